@@ -1,0 +1,75 @@
+"""Errors that name the thing, the place and the way out.
+
+Every error that a user can cause derives from :class:`OdinError`. It is raised once, where the cause is known, and
+the command line shows its text without a traceback.
+"""
+
+from __future__ import annotations
+
+
+class OdinError(Exception):
+    """A failure that the user can mend: what happened, where, and what to do.
+
+    Args:
+        what: What was found and what was expected.
+        where: File and line, record id, or configuration key; empty when there is no such place.
+        fix: The way out, as an instruction.
+    """
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+        self.what = what
+        self.where = where
+        self.fix = fix
+        super().__init__(what, where, fix)
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{text} {self.fix}" if self.fix else text
+
+
+class CorpusFormatError(OdinError):
+    """A corpus file does not follow its publisher's format."""
+
+
+class MissingInputError(OdinError):
+    """A file or folder that a run needs is not there."""
+
+
+class BaseModelError(OdinError):
+    """A base model folder or id cannot be loaded."""
+
+
+class RecordTooLongError(OdinError):
+    """A record does not fit into the token budget and windowing is off."""
+
+
+class LeakageError(OdinError):
+    """A document, or a near-duplicate of it, would lie in two splits."""
+
+
+class UnknownEnvironmentError(OdinError):
+    """``--env`` names a configuration folder that does not exist."""
+
+
+class UnknownParameterError(OdinError):
+    """``--params`` names a key that nothing reads."""
+
+
+class PredictionsError(OdinError):
+    """A predictions file does not hold what scoring needs."""
+
+
+class ReleaseError(OdinError):
+    """A release may not be staged or published as it is."""
+
+
+class BackendError(OdinError):
+    """A training backend cannot run on this machine."""
+
+
+class AdapterError(OdinError):
+    """A folder holds no LoRA adapter, or one that does not fit the base."""
+
+
+class GrammarError(OdinError):
+    """The grammar of an input cannot be built, or it refused a token that it had allowed."""

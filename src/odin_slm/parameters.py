@@ -1,0 +1,264 @@
+"""Typed parameters: one model per pipeline, checked before any node runs.
+
+Kedro builds them from ``conf/<env>/parameters_<pipeline>.yml`` and ``--params``; an unknown key or a value out of range
+stops the run and names the key.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+HubId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
+RepositoryName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=96)]
+
+
+class Parameters(BaseModel):
+    """Base of all parameters: unknown keys are refused, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class IngestionParams(Parameters):
+    """From raw corpora to records."""
+
+    corpora: tuple[Literal["ade", "bc5cdr", "biored"], ...] = ("ade", "bc5cdr", "biored")
+    """Corpora that become records; the others stay empty."""
+    ade_negative_ratio: float = Field(default=0.5, ge=0.0, le=5.0)
+    """Sentences without an adverse event, per sentence with one."""
+    instruction: Literal["per_schema", "shared"] = "per_schema"
+    """Whether the prompt names what the corpus annotates, or one instruction serves all."""
+    relation_mentions: Literal["canonical", "all"] = "canonical"
+    """Whether relations name each concept once, or by every surface."""
+    max_tokens: int = Field(default=512, ge=64)
+    """Tokens that prompt and completion may have together, counted by the base's own tokenizer."""
+    overflow: Literal["window", "drop"] = "window"
+    """What happens to a longer document: windows cut at sentence ends, or left out; both are counted."""
+    seed: int = 42
+    """Seed of the choice of sentences without an adverse event."""
+
+
+class CombinationParams(Parameters):
+    """From records to one leak-free dataset."""
+
+    validation_ratio: float = Field(default=0.1, gt=0.0, lt=0.5)
+    """Share of the document groups without official split that validate."""
+    test_ratio: float = Field(default=0.1, gt=0.0, lt=0.5)
+    """Share of them that test."""
+    near_duplicate: float = Field(default=0.7, gt=0.0, le=1.0)
+    """Jaccard similarity of character 5-grams from which two texts must stay together."""
+    quality_profile: Literal["exploration", "ml-training", "publishing"] = "ml-training"
+    """How strict the quality decision is."""
+    seed: int = 42
+    """Seed of the hash split and of the shuffle."""
+
+
+class LoraParams(Parameters):
+    """The adapter (Hu et al., 2021)."""
+
+    r: int = Field(default=32, ge=1)
+    """Rank."""
+    alpha: int = Field(default=32, ge=1)
+    """Scale: updates are multiplied by alpha / r."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Dropout before the adapter's first matrix."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Which biases are trained."""
+    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Linear layers that get an adapter."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(r) instead (Kalajdzievski, 2023)."""
+
+
+class TrainingParams(Parameters):
+    """From base and records to an adapter."""
+
+    max_seq_length: int = Field(default=512, ge=64)
+    """Longest example in tokens; a longer one stops the run, none is cut."""
+    load_in_4bit: bool = False
+    """Quantise the base to NF4 (CUDA only)."""
+    epochs: float = Field(default=3.0, gt=0.0)
+    """Passes over the training split."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Stop after this many optimizer steps, whatever the epochs."""
+    batch_size: int = Field(default=16, ge=1)
+    """Examples of one forward pass."""
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    """Forward passes of one optimizer step."""
+    learning_rate: float = Field(default=2e-3, gt=0.0)
+    """Peak learning rate."""
+    scheduler: Literal["linear", "cosine", "constant"] = "cosine"
+    """How the rate falls after warm-up."""
+    warmup_ratio: float = Field(default=0.05, ge=0.0, lt=1.0)
+    """Share of the steps over which the rate rises."""
+    weight_decay: float = Field(default=0.01, ge=0.0)
+    """Decoupled weight decay."""
+    max_grad_norm: float = Field(default=1.0, gt=0.0)
+    """Gradients are clipped to this norm."""
+    optimizer: str = "adamw_torch"
+    """Name as transformers knows it, for example adamw_8bit on CUDA."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic; auto takes bf16 where the hardware has it."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+    logging_steps: int = Field(default=10, ge=1)
+    """Optimizer steps between log lines."""
+    evaluations: int = Field(default=4, ge=1)
+    """How often the validation split is scored, evenly over the run; each saves a checkpoint, the best is kept."""
+    validation_samples: int | None = Field(default=None, ge=1)
+    """Score at most this many validation records, drawn by the seed."""
+    seed: int = 42
+    """Seed of adapter weights, data order and dropout."""
+    lora: LoraParams = LoraParams()
+    """The adapter."""
+
+
+class EvaluationParams(Parameters):
+    """From adapter and test set to predictions, scores and a report."""
+
+    experiment: str = Field(min_length=1)
+    """Name of the experiment, as the results give it."""
+    decoding: Literal["free", "constrained", "both"] = "both"
+    """Greedy decoding as the model likes, held to the input by a grammar, or both; the grammar's scores lead."""
+    batch_size: int = Field(default=32, ge=1)
+    """Outputs decoded together."""
+    max_new_tokens: int | Literal["auto"] = "auto"
+    """Budget of an output in tokens; auto is 1.25 times the longest gold output of the test set, plus 16."""
+    num_samples: int | None = Field(default=None, ge=1)
+    """Evaluate at most this many test records, drawn by the seed."""
+    bootstrap_resamples: int = Field(default=1000, ge=100)
+    """Resamples behind every interval."""
+    seed: int = 42
+    """Seed of the sample and of the bootstrap."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_penalties(cls, values: Any) -> Any:
+        for name in ("repetition_penalty", "no_repeat_ngram_size"):
+            if isinstance(values, dict) and name in values:
+                raise ValueError(f"{name} is not offered: an extraction must repeat the words of its input.")
+        return values
+
+    @model_validator(mode="after")
+    def _positive_budget(self) -> EvaluationParams:
+        if isinstance(self.max_new_tokens, int) and self.max_new_tokens < 1:
+            raise ValueError("max_new_tokens must be at least 1, or auto.")
+        return self
+
+
+class PublishingParams(Parameters):
+    """What is staged as a release, under which names and terms."""
+
+    experiment: str = Field(min_length=1)
+    """Name of the experiment, for the commands on the cards."""
+    model_name: RepositoryName = "odin-medical-ner-re"
+    """Title of the model card; for a Llama base it must begin with Llama."""
+    dataset_name: RepositoryName = "odin-medical-ner-re-data"
+    """Title of the dataset card."""
+    model_repo: HubId | None = None
+    """Hub id of the model; the card's snippet then downloads from there."""
+    dataset_repo: HubId | None = None
+    """Hub id of the dataset; the model card then links it."""
+    base_model_id: HubId | None = None
+    """Hub id that stands for a base in a local folder of the same name; a Hub base needs none."""
+    include_base: Literal["auto", "never"] = "auto"
+    """Whether a base that is a local folder goes into the release, under base/."""
+    license: str = "apache-2.0"
+    """Hub licence id of the adapter."""
+    license_file: Path | None = None
+    """Text of that licence, unless it is apache-2.0 or lies in the base's folder as LICENSE."""
+    minimum_entity_f1: float = Field(default=0.0, ge=0.0, le=1.0)
+    """A model with a lower micro F1 over entities is not staged."""
+
+
+class ArchitectureParams(Parameters):
+    """Shape of the embedded base."""
+
+    vocabulary: int = Field(default=5120, ge=400)
+    """Entries of the tokenizer."""
+    hidden: int = Field(default=256, ge=16)
+    """Features of a position."""
+    layers: int = Field(default=6, ge=1)
+    """Transformer blocks."""
+    heads: int = Field(default=4, ge=1)
+    """Attention heads."""
+    feed_forward: int = Field(default=704, ge=16)
+    """Features inside the feed-forward blocks."""
+    context: int = Field(default=1024, ge=128)
+    """Longest input in tokens."""
+
+    @model_validator(mode="after")
+    def _heads_divide_hidden(self) -> ArchitectureParams:
+        if self.hidden % self.heads or (self.hidden // self.heads) % 2:
+            raise ValueError("hidden must be an even multiple of heads: rotary embeddings turn pairs of features.")
+        return self
+
+
+class ScheduleParams(Parameters):
+    """Length and rates of pretraining."""
+
+    tokens: int = Field(default=4_000_000, ge=1000)
+    """Tokens to train on, padding not counted."""
+    batch_tokens: int = Field(default=4096, ge=256)
+    """Tokens of one step, padding included."""
+    learning_rate: float = Field(default=0.02, gt=0.0)
+    """Peak rate of Muon (matrices)."""
+    embedding_learning_rate: float = Field(default=0.003, gt=0.0)
+    """Peak rate of AdamW (embeddings, norms)."""
+    warmup: float = Field(default=0.03, ge=0.0, lt=1.0)
+    """Share of the tokens over which the rates rise."""
+    decay: float = Field(default=0.6, ge=0.0, le=1.0)
+    """Share of the tokens over which they fall to zero."""
+    prompt_share: float = Field(default=0.3, ge=0.0, le=1.0)
+    """Share of the prompt tokens that are predicted too; completion tokens all are."""
+    log_every: int = Field(default=20, ge=1)
+    """Steps between log lines."""
+    evaluate_every: int = Field(default=100, ge=1)
+    """Steps between evaluations on held-out examples."""
+    checkpoint_every: int = Field(default=100, ge=1)
+    """Steps between checkpoints."""
+    seed: int = 42
+    """Seed of weights and data."""
+
+
+class MixtureParams(Parameters):
+    """Shares of the exercises of the curriculum; see odin_slm.curriculum."""
+
+    language: float = Field(default=0.12, ge=0.0)
+    """Plain text."""
+    gold: float = Field(default=0.50, ge=0.0)
+    """Annotated training documents, mostly with other names in them."""
+    tagged: float = Field(default=0.20, ge=0.0)
+    """Sentences of other annotated collections."""
+    copy_spans: float = Field(default=0.15, ge=0.0)
+    """Marked spans and invented words to find and copy."""
+    nothing: float = Field(default=0.03, ge=0.0)
+    """Texts in which the schema finds nothing."""
+
+
+class PretrainingParams(Parameters):
+    """From training documents and further text to the embedded base."""
+
+    experiment: str = Field(min_length=1)
+    """Name of the experiment, as the base's card gives it."""
+    architecture: ArchitectureParams = ArchitectureParams()
+    """Shape of the model."""
+    schedule: ScheduleParams = ScheduleParams()
+    """Length and rates."""
+    mixture: MixtureParams = MixtureParams()
+    """What it learns from."""
+    held_out: float = Field(default=0.02, gt=0.0, lt=0.5)
+    """Share of the material kept out of training, for its evaluation loss."""
+    copy_probes: int = Field(default=200, ge=1)
+    """Spans to copy in the closing test."""
+
+
+class SampleParams(Parameters):
+    """The embedded synthetic sample."""
+
+    seed: int = 42
+    """Seed of the generator."""
+    documents_per_corpus: int = Field(default=300, ge=10)
+    """Documents of each corpus."""

@@ -1,0 +1,154 @@
+r"""The one module that renders and parses prompts and outputs.
+
+An output text lists entities, then relations::
+
+    ### Entities:
+    1. [Drug] enalapril
+    2. [Symptom] acute renal failure
+
+    ### Relations:
+    1. enalapril --[causes]--> acute renal failure
+
+An empty list is the line ``None``. ``parse(render(x)) == x`` holds for every extraction: a backslash, a line break
+and the arrow's own characters are escaped where a mention contains them (``\\``, ``\n``, ``\r``, ``--\[``).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from odin_slm.schema import ENTITY_TYPES, RELATION_TYPES, Schema
+
+ENTITIES_HEADER = "### Entities:"
+RELATIONS_HEADER = "### Relations:"
+NOTHING = "None"
+
+_ENTITY = re.compile(r"[0-9]+\. \[(" + "|".join(ENTITY_TYPES) + r")\] (.+)", re.DOTALL)
+_RELATION = re.compile(r"[0-9]+\. (.+?) --\[(" + "|".join(RELATION_TYPES) + r")\]--> (.+)", re.DOTALL)
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """An entity as it stands in an output text: its type and surface."""
+
+    type: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RelationTriple:
+    """A relation as it stands in an output text: head surface, type, tail surface."""
+
+    head: str
+    type: str
+    tail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """What an output text says: entities and relations, in order."""
+
+    entities: tuple[Entity, ...] = ()
+    relations: tuple[RelationTriple, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedOutput:
+    """A parsed output text.
+
+    Attributes:
+        extraction: Everything that could be read.
+        malformed: The lines that follow no rule of the format, in order; empty for a well-formed output.
+    """
+
+    extraction: Extraction
+    malformed: tuple[str, ...] = ()
+
+    @property
+    def well_formed(self) -> bool:
+        """Whether every line of the output follows the format."""
+        return not self.malformed
+
+
+def instruction_for(schema: Schema) -> str:
+    """Return the instruction that names what a schema annotates."""
+    relations = ", ".join(schema.relations) or "none"
+    return f"Extract entities: {', '.join(schema.entities)}. Relations: {relations}."
+
+
+SHARED_INSTRUCTION = instruction_for(Schema(ENTITY_TYPES, RELATION_TYPES))
+"""The single instruction of ``instruction: shared``, whatever the corpus annotates."""
+
+
+def render_prompt(instruction: str, text: str) -> str:
+    """Return the Alpaca prompt of one example; the output text follows it directly, then EOS."""
+    return f"### Instruction:\n{instruction}\n\n### Input:\n{text}\n\n### Output:\n"
+
+
+def render(extraction: Extraction) -> str:
+    """Return the output text of an extraction, without a final line break."""
+    entities = [f"{n}. [{e.type}] {_escape(e.text)}" for n, e in enumerate(extraction.entities, start=1)]
+    relations = [
+        f"{n}. {_escape(r.head)} --[{r.type}]--> {_escape(r.tail)}" for n, r in enumerate(extraction.relations, start=1)
+    ]
+    return "\n".join([ENTITIES_HEADER, *(entities or [NOTHING]), "", RELATIONS_HEADER, *(relations or [NOTHING])])
+
+
+def parse(output: str) -> ParsedOutput:
+    """Read an output text; never raises.
+
+    Lines that break the format are collected instead of ending the parse, so that one bad line costs one item. A
+    missing header counts as a malformed line of its own.
+    """
+    entities: list[Entity] = []
+    relations: list[RelationTriple] = []
+    malformed: list[str] = []
+    section = ""
+    seen: list[str] = []
+    for line in output.rstrip("\n").split("\n"):
+        if line in (ENTITIES_HEADER, RELATIONS_HEADER):
+            section = line
+            seen.append(line)
+        elif line in ("", NOTHING):
+            continue
+        elif section == ENTITIES_HEADER and (match := _ENTITY.fullmatch(line)):
+            entities.append(Entity(match[1], _unescape(match[2])))
+        elif section == RELATIONS_HEADER and (match := _RELATION.fullmatch(line)):
+            relations.append(RelationTriple(_unescape(match[1]), match[2], _unescape(match[3])))
+        else:
+            malformed.append(line)
+    if seen != [ENTITIES_HEADER, RELATIONS_HEADER]:
+        malformed.append(f"<headers: {', '.join(seen) or 'none'}>")
+    return ParsedOutput(Extraction(tuple(entities), tuple(relations)), tuple(malformed))
+
+
+def locate(text: str, surface: str) -> list[tuple[int, int]]:
+    """Return the (begin, end) of every occurrence of a surface in a text that does not cut a word.
+
+    Falls back to occurrences inside words ("toxicity" in "ototoxicity") only where no whole-word one exists. The
+    match is exact first, then without regard to case.
+    """
+    if not surface:
+        return []
+    for flags in (0, re.IGNORECASE):
+        spans = [match.span() for match in re.finditer(re.escape(surface), text, flags)]
+        whole = [span for span in spans if _on_word_boundaries(text, *span)]
+        if spans:
+            return whole or spans
+    return []
+
+
+def _on_word_boundaries(text: str, begin: int, end: int) -> bool:
+    before = begin > 0 and text[begin - 1].isalnum() and text[begin].isalnum()
+    after = end < len(text) and text[end].isalnum() and text[end - 1].isalnum()
+    return not before and not after
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("--[", "--\\[")
+
+
+def _unescape(text: str) -> str:
+    return _ESCAPED.sub(lambda match: {"n": "\n", "r": "\r"}.get(match[1], match[1]), text)

@@ -1,0 +1,131 @@
+"""Instruction records: one training or test example each, made from a document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, TypedDict
+
+from odin_slm.document import Document, Mention, canonical_mentions, crop
+from odin_slm.errors import RecordTooLongError
+from odin_slm.prompt import (
+    SHARED_INSTRUCTION,
+    Entity,
+    Extraction,
+    RelationTriple,
+    instruction_for,
+    render,
+    render_prompt,
+)
+from odin_slm.schema import RELATION_TYPES, SCHEMAS, SIGNATURES
+from odin_slm.sentences import sentence_spans
+
+
+class Record(TypedDict):
+    """One instruction example: what the model reads, what it must write, and where it comes from."""
+
+    instruction: str
+    input: str
+    output: str
+    id: str
+    source: str
+    document_id: str
+
+
+def extraction_of(document: Document, relation_mentions: Literal["canonical", "all"] = "canonical") -> Extraction:
+    """Turn a document's annotations into the extraction that a model should write.
+
+    Entities are the distinct (type, surface) pairs in text order, compared without regard to case. A concept is named
+    in relations by its canonical mention, or by each of its surfaces with ``relation_mentions="all"``. Relations whose
+    arguments do not fit the type signature, or that relate a surface to itself, cannot be written and are left out;
+    so are repeated ones.
+    """
+    entities: dict[tuple[str, str], Entity] = {}
+    for mention in document.mentions:
+        entities.setdefault((mention.type, mention.text.casefold()), Entity(mention.type, mention.text))
+
+    def name(mention: Mention) -> Entity:
+        return entities[mention.type, mention.text.casefold()]
+
+    named: dict[str, list[Entity]] = {}
+    if relation_mentions == "canonical":
+        named = {concept: [name(mention)] for concept, mention in canonical_mentions(document).items()}
+    else:
+        for mention in document.mentions:
+            for concept in mention.concepts:
+                surfaces = named.setdefault(concept, [])
+                if name(mention) not in surfaces:
+                    surfaces.append(name(mention))
+
+    order = {entity: position for position, entity in enumerate(entities.values())}
+    triples: dict[tuple[int, int, int], RelationTriple] = {}
+    for relation in document.relations:
+        for head in named.get(relation.head, ()):
+            for tail in named.get(relation.tail, ()):
+                if (head.type, tail.type) in SIGNATURES[relation.type] and head != tail:
+                    key = (order[head], order[tail], RELATION_TYPES.index(relation.type))
+                    triples[key] = RelationTriple(head.text, relation.type, tail.text)
+    return Extraction(tuple(entities.values()), tuple(triples[key] for key in sorted(triples)))
+
+
+def make_record(
+    document: Document,
+    *,
+    instruction: Literal["per_schema", "shared"] = "per_schema",
+    relation_mentions: Literal["canonical", "all"] = "canonical",
+) -> Record:
+    """Turn a document into its instruction record."""
+    return Record(
+        instruction=SHARED_INSTRUCTION if instruction == "shared" else instruction_for(SCHEMAS[document.source]),
+        input=document.text,
+        output=render(extraction_of(document, relation_mentions)),
+        id=document.id,
+        source=document.source,
+        document_id=document.id.split("#")[0],
+    )
+
+
+def window(document: Document, fits: Callable[[Document], bool]) -> Iterator[Document]:
+    """Cut a document at sentence ends into windows that fit.
+
+    Sentences are taken greedily from the left. A mention that crosses a sentence end keeps both sentences together.
+
+    Args:
+        document: The document to cut.
+        fits: Whether a window's record fits into the token budget.
+
+    Yields:
+        Windows in text order, with ``#w<n>`` appended to the document's id.
+
+    Raises:
+        RecordTooLongError: A single sentence does not fit.
+    """
+    units = _unbroken(sentence_spans(document.text), document.mentions)
+    number, begin, end = 0, units[0][0], units[0][0]
+    for unit_begin, unit_end in units:
+        if end > begin and not fits(crop(document, begin, unit_end, "")):
+            yield crop(document, begin, end, f"#w{number}")
+            number, begin = number + 1, unit_begin
+        if begin == unit_begin and not fits(crop(document, unit_begin, unit_end, "")):
+            raise RecordTooLongError(
+                f"the sentence at characters {unit_begin}-{unit_end} alone exceeds the token budget.",
+                where=f"document {document.id}",
+                fix="Raise ingestion.max_tokens, or set ingestion.overflow=drop.",
+            )
+        end = unit_end
+    yield crop(document, begin, end, f"#w{number}")
+
+
+def _unbroken(spans: list[tuple[int, int]], mentions: Iterable[Mention]) -> list[tuple[int, int]]:
+    merged: list[tuple[int, int]] = []
+    crossing = [(m.begin, m.end) for m in mentions]
+    for begin, end in spans:
+        if merged and any(b < merged[-1][1] and e > begin for b, e in crossing):
+            merged[-1] = (merged[-1][0], end)
+        else:
+            merged.append((begin, end))
+    return merged
+
+
+def full_text(record: Record | dict[str, Any]) -> tuple[str, str]:
+    """Return (prompt, completion) of a record."""
+    return render_prompt(record["instruction"], record["input"]), record["output"]

@@ -1,0 +1,98 @@
+"""Documents become records: canonical names, windows at sentence ends, nothing cut silently."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from odin_slm.document import Document, Mention, Relation, crop, surface_concept
+from odin_slm.errors import RecordTooLongError
+from odin_slm.prompt import Entity, RelationTriple
+from odin_slm.record import extraction_of, make_record, window
+from odin_slm.sentences import sentence_spans
+
+TEXT = "Methotrexate (MTX) was given. MTX caused renal and hepatic failure. Renal failure resolved."
+
+
+def mention(text: str, kind: str, *concepts: str, nth: int = 0) -> Mention:
+    begin = -1
+    for _ in range(nth + 1):
+        begin = TEXT.index(text, begin + 1)
+    return Mention(begin, begin + len(text), text, kind, concepts or (surface_concept(text),))
+
+
+DOCUMENT = Document(
+    id="bc5cdr-1",
+    text=TEXT,
+    source="bc5cdr",
+    pmid="1",
+    split="train",
+    mentions=(
+        mention("Methotrexate", "Drug", "M"),
+        mention("MTX", "Drug", "M"),
+        mention("MTX", "Drug", "M", nth=1),
+        mention("renal and hepatic failure", "Disease", "R", "H"),
+        mention("Renal failure", "Disease", "R"),
+    ),
+    relations=(Relation("causes", "M", "R"), Relation("causes", "M", "H"), Relation("causes", "R", "M")),
+)
+
+
+def test_a_concept_is_named_once_by_its_first_mention_of_its_own() -> None:
+    extraction = extraction_of(DOCUMENT)
+    assert extraction.entities == (
+        Entity("Drug", "Methotrexate"),
+        Entity("Drug", "MTX"),
+        Entity("Disease", "renal and hepatic failure"),
+        Entity("Disease", "Renal failure"),
+    )
+    assert extraction.relations == (
+        RelationTriple("Methotrexate", "causes", "renal and hepatic failure"),
+        RelationTriple("Methotrexate", "causes", "Renal failure"),
+    )
+
+
+def test_all_surfaces_on_request() -> None:
+    heads = [r.head for r in extraction_of(DOCUMENT, "all").relations]
+    assert heads.count("MTX") == heads.count("Methotrexate") == 2
+
+
+def test_a_document_survives_json() -> None:
+    assert Document.from_dict(DOCUMENT.to_dict()) == DOCUMENT
+
+
+def test_windows_end_at_sentences_and_keep_what_lies_inside() -> None:
+    pieces = list(window(DOCUMENT, lambda d: len(d.text) <= 70))
+    assert [p.text for p in pieces] == [TEXT[:67], "Renal failure resolved."]
+    assert [p.id for p in pieces] == ["bc5cdr-1#w0", "bc5cdr-1#w1"]
+    assert make_record(pieces[1])["document_id"] == "bc5cdr-1"
+    assert sum(len(p.mentions) for p in pieces) == len(DOCUMENT.mentions)
+    for piece in pieces:
+        assert all(piece.text[m.begin : m.end] == m.text for m in piece.mentions)
+
+
+def test_a_sentence_that_cannot_fit_is_refused_by_name() -> None:
+    with pytest.raises(RecordTooLongError, match=r"bc5cdr-1.*ingestion\.max_tokens"):
+        list(window(DOCUMENT, lambda d: len(d.text) <= 10))
+
+
+@settings(max_examples=200)
+@given(st.text(alphabet="ab AB.?!()\n", max_size=60).filter(str.strip), st.integers(1, 60))
+def test_windows_lose_no_word(text: str, budget: int) -> None:
+    document = Document(id="d", text=text, source="ade", pmid="1")
+    try:
+        pieces = list(window(document, lambda d: len(d.text) <= budget))
+    except RecordTooLongError:
+        return
+    assert "".join("".join(p.text.split()) for p in pieces) == "".join(text.split())
+    assert all(len(p.text) <= budget for p in pieces)
+
+
+def test_sentences() -> None:
+    spans = sentence_spans('Dr. A. Smith gave 5 mg vs. 10 mg. It helped (p < 0.05). "Why?" Nobody knew')
+    assert len(spans) == 4
+
+
+def test_crop_keeps_relations_whose_concepts_are_still_named() -> None:
+    piece = crop(DOCUMENT, 30, 67, "#x")
+    assert [m.text for m in piece.mentions] == ["MTX", "renal and hepatic failure"]
+    assert len(extraction_of(piece).relations) == 1

@@ -1,0 +1,100 @@
+"""BC5CDR: abstracts with chemicals, diseases and chemical-induced diseases.
+
+Source: Li et al. 2016, "BioCreative V CDR task corpus: a resource for chemical disease relation extraction". ``CID``
+relations hold between MeSH ids of the whole abstract. A composite mention ("renal and hepatic failure") carries
+several ids joined by ``|``; its seventh column names the parts, which are often not verbatim, so only the span counts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from odin_slm.corpora import pubtator
+from odin_slm.corpora.parsed import DOWNLOAD_AGAIN, ParsedCorpus, concepts_of, corpus_report, require_files
+from odin_slm.corpora.pubtator import AnnotatedText
+from odin_slm.document import Document, Mention, Relation
+from odin_slm.errors import CorpusFormatError
+
+FILES = {
+    "train": "CDR_TrainingSet.PubTator.txt",
+    "validation": "CDR_DevelopmentSet.PubTator.txt",
+    "test": "CDR_TestSet.PubTator.txt",
+}
+ENTITIES = {"Chemical": "Drug", "Disease": "Disease"}
+
+
+def parse(files: Mapping[str, str]) -> ParsedCorpus:
+    """Turn the three PubTator files into one document per abstract, with its official split.
+
+    Some public copies of the training file also hold the development set: an abstract that two files share keeps the
+    later split (test before validation before train), and the report counts it.
+
+    Args:
+        files: File name -> text, for the names in :data:`FILES`.
+
+    Raises:
+        MissingInputError: A file was not given.
+        CorpusFormatError: A line breaks the format, or one PMID has two texts; with ``file:line``.
+    """
+    require_files(files, tuple(FILES.values()), "bc5cdr")
+    found: dict[str, tuple[AnnotatedText, str]] = {}
+    dropped: Counter[str] = Counter()
+    duplicates: Counter[str] = Counter()
+    for split, name in FILES.items():
+        for item in pubtator.read(name, files[name]):
+            if item.pmid in found:
+                earlier, earlier_split = found.pop(item.pmid)
+                require_same_text(earlier, item)
+                duplicates[f"in {earlier_split} and {split}, kept in {split}"] += 1
+            found[item.pmid] = (item, split)
+    documents = [_document(item, split, dropped) for item, split in found.values()]
+    report = corpus_report(
+        "bc5cdr",
+        documents,
+        dropped=dropped,
+        duplicates=duplicates,
+        inputs={name: files[name] for name in FILES.values()},
+    )
+    return ParsedCorpus(documents, report)
+
+
+def require_same_text(earlier: AnnotatedText, later: AnnotatedText) -> None:
+    """Check that a PMID which occurs twice has one text.
+
+    Raises:
+        CorpusFormatError: The texts differ, so one of the two is mis-numbered.
+    """
+    if earlier.text != later.text:
+        raise CorpusFormatError(
+            f"found PMID {later.pmid} again with another text; expected the text at {earlier.where}.",
+            where=later.where,
+            fix=DOWNLOAD_AGAIN,
+        )
+
+
+def _document(item: AnnotatedText, split: str, dropped: Counter[str]) -> Document:
+    mentions = set()
+    for annotation in item.annotations:
+        if annotation.type not in ENTITIES:
+            raise CorpusFormatError(
+                f"found entity type {annotation.type[:40]!r}; expected {' or '.join(ENTITIES)}.",
+                where=annotation.where,
+                fix=DOWNLOAD_AGAIN,
+            )
+        concepts = concepts_of(annotation.identifiers.split("|"), annotation.text)
+        mentions.add(Mention(annotation.begin, annotation.end, annotation.text, ENTITIES[annotation.type], concepts))
+    carried = {(mention.type, concept) for mention in mentions for concept in mention.concepts}
+    relations: dict[Relation, None] = {}
+    for relation in item.relations:
+        if relation.type != "CID":
+            raise CorpusFormatError(
+                f"found relation type {relation.type[:40]!r}; expected CID.", where=relation.where, fix=DOWNLOAD_AGAIN
+            )
+        if ("Drug", relation.first) not in carried or ("Disease", relation.second) not in carried:
+            dropped["relation: CID without a mention of its concepts"] += 1
+        else:
+            relations[Relation("causes", relation.first, relation.second)] = None
+    return Document(
+        f"bc5cdr-{item.pmid}", item.text, "bc5cdr", item.pmid, split, tuple(sorted(mentions)), tuple(relations)
+    )

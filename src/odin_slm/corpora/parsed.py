@@ -1,0 +1,118 @@
+"""What a corpus parser returns, and the small steps that all parsers share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from odin_slm.document import Document, surface_concept
+from odin_slm.errors import CorpusFormatError, MissingInputError
+from odin_slm.schema import SCHEMAS, SPLITS
+from odin_slm.serialization import sha256_text
+
+DOWNLOAD_AGAIN = "Fetch the file again from its publisher and compare its sha256."
+
+
+@dataclass(frozen=True)
+class ParsedCorpus:
+    """A corpus as plain values.
+
+    Attributes:
+        documents: Documents in file order, one per PMID (ADE: one per sentence).
+        report: JSON-ready counts: documents, splits, mentions, relations, dropped things by reason, duplicates, and
+            the sha256 of every input text under ``inputs``.
+    """
+
+    documents: list[Document]
+    report: dict[str, Any]
+
+
+def require_files(files: Mapping[str, str], names: tuple[str, ...], corpus: str) -> None:
+    """Check that every file of a corpus was given.
+
+    Raises:
+        MissingInputError: Naming the files that are missing and those that are there.
+    """
+    missing = [name for name in names if name not in files]
+    if missing:
+        raise MissingInputError(
+            f"missing {', '.join(missing)}; found {', '.join(sorted(files)) or 'nothing'}.",
+            where=f"corpus {corpus}",
+            fix="Put the corpus' files under their original names into its folder.",
+        )
+
+
+def numbered_lines(name: str, text: str) -> Iterator[tuple[int, str]]:
+    r"""Yield (line number from 1, line) without line ends; ``\n`` and ``\r\n`` end a line, nothing else does.
+
+    Raises:
+        CorpusFormatError: The text holds a lone surrogate, so it was not decoded from UTF-8.
+    """
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
+        require_unicode(line, f"{name}:{number}")
+        yield number, line.removesuffix("\r")
+
+
+def require_unicode(text: str, where: str) -> None:
+    """Check that a text can be written as UTF-8.
+
+    Raises:
+        CorpusFormatError: It holds a lone surrogate.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise CorpusFormatError(
+            f"found {text[error.start : error.start + 1]!r}, which is no character; expected UTF-8 text.",
+            where=where,
+            fix=DOWNLOAD_AGAIN,
+        ) from None
+
+
+def is_number(text: str) -> bool:
+    """Tell whether a field is a PubMed id or an offset: one to nine ASCII digits."""
+    return 0 < len(text) <= 9 and text.isascii() and text.isdigit()
+
+
+def concepts_of(identifiers: list[str], surface: str) -> tuple[str, ...]:
+    """Return a mention's concepts: its ids, each once, or its surface where it has none (``-1``, ``-``, empty)."""
+    known = [identifier.strip() for identifier in identifiers]
+    concepts = tuple(dict.fromkeys(identifier for identifier in known if identifier not in ("", "-", "-1")))
+    return concepts or (surface_concept(surface),)
+
+
+def corpus_report(
+    corpus: str,
+    documents: list[Document],
+    *,
+    dropped: Mapping[str, int],
+    duplicates: Mapping[str, int],
+    inputs: Mapping[str, str],
+) -> dict[str, Any]:
+    """Return the counts that every parse report holds."""
+    mentions = Counter(mention.type for document in documents for mention in document.mentions)
+    relations = Counter(relation.type for document in documents for relation in document.relations)
+    splits = Counter(document.split for document in documents if document.split)
+    return {
+        "corpus": corpus,
+        "documents": len(documents),
+        "splits": {split: splits[split] for split in SPLITS if splits[split]},
+        "mentions": {kind: mentions[kind] for kind in SCHEMAS[corpus].entities},
+        "relations": {kind: relations[kind] for kind in SCHEMAS[corpus].relations},
+        "composite_mentions": sum(len(m.concepts) > 1 for d in documents for m in d.mentions),
+        "overlapping_mentions": sum(_overlapping(d) for d in documents),
+        "dropped": dict(sorted(dropped.items())),
+        "duplicates": dict(sorted(duplicates.items())),
+        "inputs": {name: sha256_text(text) for name, text in sorted(inputs.items())},
+    }
+
+
+def _overlapping(document: Document) -> int:
+    """Count the mentions that begin before an earlier one has ended."""
+    count, reached = 0, 0
+    for mention in sorted(document.mentions):
+        count += mention.begin < reached
+        reached = max(reached, mention.end)
+    return count

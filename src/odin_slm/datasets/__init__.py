@@ -1,0 +1,1 @@
+"""Catalog classes: every read and write of the project."""

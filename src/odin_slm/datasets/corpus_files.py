@@ -1,0 +1,226 @@
+"""Kedro datasets of raw corpora: their original files as texts, and the synthetic sample."""
+
+from __future__ import annotations
+
+import io
+import lzma
+import os
+import shutil
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from kedro.io import AbstractDataset, DatasetError
+
+from odin_slm.errors import CorpusFormatError, MissingInputError
+
+MAX_MEMBER_BYTES = 512 * 1024 * 1024
+"""A zip member may not unpack to more: the largest of the real corpora has 3 MB."""
+
+_ORIGINS = {
+    "DRUG-AE.rel": "GitHub trunghlt/AdverseDrugReaction, folder ADE-Corpus-V2",
+    "DRUG-DOSE.rel": "GitHub trunghlt/AdverseDrugReaction, folder ADE-Corpus-V2",
+    "ADE-NEG.txt": "GitHub trunghlt/AdverseDrugReaction, folder ADE-Corpus-V2",
+    "CDR_TrainingSet.PubTator.txt": "CDR_Data.zip of the Hugging Face dataset repository bigbio/bc5cdr",
+    "CDR_DevelopmentSet.PubTator.txt": "CDR_Data.zip of the Hugging Face dataset repository bigbio/bc5cdr",
+    "CDR_TestSet.PubTator.txt": "CDR_Data.zip of the Hugging Face dataset repository bigbio/bc5cdr",
+    "BIORED.zip": "https://ftp.ncbi.nlm.nih.gov/pub/lu/BioRED/BIORED.zip",
+}
+
+_ZIPPED = {"biored": "BIORED.zip"}
+"""Folder of the sample -> the zip that its publisher puts the files into."""
+
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+)
+"""What zipfile raises on broken, encrypted or exotic archives."""
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+"""The earliest time a zip member can carry; one for all, so that equal texts give equal bytes."""
+
+
+class CorpusFilesDataset(AbstractDataset[None, dict[str, str]]):
+    """The files of one corpus in their publisher's format, as texts; read-only.
+
+    Args:
+        filepath: Folder of the corpus.
+        files: Names in that folder. A ``.zip`` stands for its members.
+        members: Members to read from the zip; all of them where it is None.
+        metadata: For Kedro's users; unused.
+    """
+
+    def __init__(
+        self,
+        *,
+        filepath: str,
+        files: list[str],
+        members: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        self._folder = Path(filepath)
+        self._files = files
+        self._members = members
+        self.metadata = metadata
+
+    def load(self) -> dict[str, str]:
+        """Return file (or zip member) name -> text, line ends as they are.
+
+        Raises:
+            MissingInputError: A file or member is not there.
+            CorpusFormatError: A file is not UTF-8, with ``file:line``, or no readable zip.
+        """
+        missing = [name for name in self._files if not (self._folder / name).is_file()]
+        if missing:
+            found = f"missing {', '.join(missing)}" if self._folder.is_dir() else "no such folder"
+            origin = _ORIGINS.get(missing[0])
+            raise MissingInputError(
+                f"{found}; expected it to hold {', '.join(self._files)}.",
+                where=str(self._folder),
+                fix=(f"Get them from {origin} and put them there" if origin else "Put them there")
+                + ", or point `--params corpora=DIR` at the folder that holds ade/, bc5cdr/ and biored/.",
+            )
+        texts: dict[str, str] = {}
+        for name in self._files:
+            content = (self._folder / name).read_bytes()
+            contents = self._unpack(name, content) if name.endswith(".zip") else {name: content}
+            texts |= {key: _decode(str(self._folder / name), key, value) for key, value in contents.items()}
+        return texts
+
+    def save(self, data: None) -> NoReturn:
+        """Refuse: nothing in this project writes into a corpus.
+
+        Raises:
+            DatasetError: Always.
+        """
+        raise DatasetError(f"{self._folder} holds an original corpus and is read-only.")
+
+    def _unpack(self, name: str, content: bytes) -> dict[str, bytes]:
+        where = str(self._folder / name)
+        try:
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                held = [info.filename for info in archive.infolist() if not info.is_dir()]
+                wanted = held if self._members is None else self._members
+                missing = [member for member in wanted if member not in held]
+                if missing:
+                    raise MissingInputError(
+                        f"no member {', '.join(missing)}; found {', '.join(held[:12]) or 'none'}.",
+                        where=where,
+                        fix=f"Get {name} from {_ORIGINS.get(name, 'its publisher')} again.",
+                    )
+                return {member: _read_member(archive, member, where) for member in wanted}
+        except _ZIP_ERRORS as error:
+            raise CorpusFormatError(
+                f"no readable zip ({type(error).__name__}: {error}).",
+                where=where,
+                fix=f"Get {name} from {_ORIGINS.get(name, 'its publisher')} again.",
+            ) from None
+
+    def _exists(self) -> bool:
+        return all((self._folder / name).is_file() for name in self._files)
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._folder), "files": self._files, "members": self._members}
+
+
+class SampleDataset(AbstractDataset[dict[str, dict[str, str]], None]):
+    """The synthetic sample as a corpora folder: folder -> file -> text; write-only.
+
+    ``.`` stands for the sample's own folder, and the folder ``biored`` becomes the zip that NCBI publishes. The
+    folder appears whole or not at all, and equal values give equal bytes.
+
+    Args:
+        filepath: Folder to write; an earlier sample there is replaced.
+        metadata: For Kedro's users; unused.
+    """
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._folder = Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> NoReturn:
+        """Refuse: the sample is read as corpora, by :class:`CorpusFilesDataset`.
+
+        Raises:
+            DatasetError: Always.
+        """
+        raise DatasetError(f"{self._folder} is read as corpora: use CorpusFilesDataset for its folders.")
+
+    def save(self, data: Mapping[str, Mapping[str, str]]) -> None:
+        """Write the whole sample beside its place, then move it there."""
+        self._folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{self._folder.name}-", dir=self._folder.parent) as scratch:
+            fresh, old = Path(scratch, "new"), Path(scratch, "old")
+            for folder, files in data.items():
+                target = fresh / folder
+                target.mkdir(parents=True, exist_ok=True)
+                if folder in _ZIPPED:
+                    (target / _ZIPPED[folder]).write_bytes(_zip(files))
+                else:
+                    for name, text in files.items():
+                        (target / name).write_bytes(text.encode("utf-8"))
+            if self._folder.exists():
+                os.replace(self._folder, old)
+            try:
+                os.replace(fresh, self._folder)
+            except OSError:
+                if old.exists():
+                    os.replace(old, self._folder)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _exists(self) -> bool:
+        return self._folder.is_dir()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._folder)}
+
+
+def _read_member(archive: zipfile.ZipFile, member: str, where: str) -> bytes:
+    with archive.open(member) as stream:
+        # The size in the archive's directory may lie, so the stream itself is bounded.
+        content = stream.read(MAX_MEMBER_BYTES + 1)
+    if len(content) > MAX_MEMBER_BYTES:
+        raise CorpusFormatError(
+            f"member {member} unpacks to more than {MAX_MEMBER_BYTES // 1024**2} MiB.",
+            where=where,
+            fix="Get the archive from its publisher again.",
+        )
+    return content
+
+
+def _decode(path: str, name: str, content: bytes) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        place = f"{path}:{line}" if path.endswith(name) else f"{path}, {name}:{line}"
+        raise CorpusFormatError(
+            f"found byte 0x{content[error.start]:02x}, which is not UTF-8; expected UTF-8 text.",
+            where=place,
+            fix="Get the file from its publisher again, or convert it: iconv -f latin1 -t utf-8.",
+        ) from None
+
+
+def _zip(files: Mapping[str, str]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, text in files.items():
+            info = zipfile.ZipInfo(name, _EPOCH)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            info.external_attr = 0o644 << 16
+            info.create_system = 3
+            archive.writestr(info, text.encode("utf-8"), compresslevel=9)
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""Kedro pipelines: pure nodes, wired by name to the catalog."""

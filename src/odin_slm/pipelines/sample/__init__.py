@@ -1,0 +1,5 @@
+"""The synthetic sample that stands in for the corpora."""
+
+from odin_slm.pipelines.sample.pipeline import create_pipeline
+
+__all__ = ["create_pipeline"]

@@ -1,0 +1,16 @@
+"""Node of the sample pipeline."""
+
+from odin_slm.corpora.sample import make_sample
+from odin_slm.parameters import SampleParams
+
+
+def write_sample(params: SampleParams) -> dict[str, dict[str, str]]:
+    """Write the synthetic corpora in the public corpora's formats.
+
+    Args:
+        params: Seed and size.
+
+    Returns:
+        Folder -> file name -> text.
+    """
+    return make_sample(params.seed, params.documents_per_corpus)

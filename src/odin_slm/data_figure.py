@@ -1,0 +1,38 @@
+"""Figure of a combined dataset: what each split holds of each label, source by source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+COLOURS = {"train": "#1b6ca8", "validation": "#c8553d", "test": "#e0a458"}
+
+
+def plot_data(statistics: Mapping[str, Any]) -> Figure:
+    """Draw, per split, the share of the records of each source and of the gold labels of each type.
+
+    Args:
+        statistics: Split -> source (or ``all``) -> counts, as the combination counts them.
+
+    Returns:
+        A Plotly figure of grouped bars on a logarithmic axis, as labels differ by orders of magnitude.
+    """
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for split, sources in statistics.items():
+        rows = {f"records: {source}": counts["records"] for source, counts in sources.items() if source != "all"}
+        rows["records without entities"] = sources["all"]["without_entities"]
+        rows |= {f"{kind}": count for kind, count in sources["all"]["entities"].items()}
+        rows |= {f"{kind}": count for kind, count in sources["all"]["relations"].items()}
+        figure.add_bar(name=split, x=list(rows), y=list(rows.values()), marker_color=COLOURS[split])
+    return figure.update_layout(
+        title="Records and gold labels per split",
+        template="plotly_white",
+        barmode="group",
+        yaxis={"type": "log", "title": "count"},
+        legend={"orientation": "h", "y": 1.08},
+    )

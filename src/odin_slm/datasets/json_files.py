@@ -1,0 +1,141 @@
+"""JSON and JSON Lines files with canonical bytes, and a table of the first rows for Kedro-Viz."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kedro.io import AbstractDataset, DatasetError
+from kedro_datasets._typing import JSONPreview, TablePreview
+
+from odin_slm.datasets.files import write_text
+from odin_slm.errors import MissingInputError, PredictionsError
+from odin_slm.serialization import canonical_json, canonical_jsonl
+
+_PREVIEW_CHARACTERS = 300
+
+
+class JsonFileDataset(AbstractDataset[Any, Any]):
+    """One JSON value in canonical form: equal values are equal bytes."""
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._filepath = Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> Any:
+        """Return the value.
+
+        Raises:
+            MissingInputError: There is no such file.
+            PredictionsError: The file is not JSON.
+        """
+        if not self._filepath.is_file():
+            raise MissingInputError("there is no such file.", where=str(self._filepath), fix="Run the pipeline before.")
+        try:
+            return json.loads(self._filepath.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise PredictionsError(f"not JSON ({error}).", where=str(self._filepath), fix="Make it again.") from None
+
+    def save(self, data: Any) -> None:
+        """Write the value."""
+        write_text(self._filepath, canonical_json(data))
+
+    def _exists(self) -> bool:
+        return self._filepath.is_file()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}
+
+    def preview(self) -> JSONPreview:
+        """Return the whole value; for small reports only."""
+        return JSONPreview(canonical_json(self.load()))
+
+
+class RecordsDataset(JsonFileDataset):
+    """A list of flat JSON objects."""
+
+    def preview(self, nrows: int = 5) -> TablePreview:  # type: ignore[override]
+        """Return the first rows, long texts cut for the eye."""
+        return _table(self.load()[:nrows])
+
+
+class JsonLinesDataset(AbstractDataset[list[dict[str, Any]], list[dict[str, Any]]]):
+    """One JSON object a line."""
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._filepath = Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> list[dict[str, Any]]:
+        """Return the rows.
+
+        Raises:
+            MissingInputError: There is no such file.
+            PredictionsError: A line is not a JSON object.
+        """
+        if not self._filepath.is_file():
+            raise MissingInputError("there is no such file.", where=str(self._filepath), fix="Run the pipeline before.")
+        rows = []
+        with self._filepath.open(encoding="utf-8", newline="\n") as stream:
+            for number, line in enumerate(stream, start=1):
+                try:
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise ValueError("no object")
+                except ValueError as error:
+                    raise PredictionsError(
+                        f"expected one JSON object ({error}).", where=f"{self._filepath}:{number}", fix="Make it again."
+                    ) from None
+                rows.append(row)
+        return rows
+
+    def save(self, data: list[dict[str, Any]]) -> None:
+        """Write the rows."""
+        write_text(self._filepath, canonical_jsonl(data))
+
+    def _exists(self) -> bool:
+        return self._filepath.is_file()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}
+
+    def preview(self, nrows: int = 5) -> TablePreview:
+        """Return the first rows, long values cut for the eye."""
+        return _table(self.load()[:nrows])
+
+
+class TextFileDataset(AbstractDataset[str, str]):
+    """A UTF-8 text file, written whole or not at all."""
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._filepath = Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> str:
+        """Return the text."""
+        try:
+            return self._filepath.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DatasetError(f"{self._filepath}: {error}") from error
+
+    def save(self, data: str) -> None:
+        """Write the text."""
+        write_text(self._filepath, data)
+
+    def _exists(self) -> bool:
+        return self._filepath.is_file()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}
+
+
+def _table(rows: list[dict[str, Any]]) -> TablePreview:
+    columns = list(rows[0]) if rows else []
+    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    return TablePreview({"index": list(range(len(rows))), "columns": columns, "data": cells})
+
+
+def _cell(value: Any) -> Any:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _PREVIEW_CHARACTERS else text[:_PREVIEW_CHARACTERS] + "…"

@@ -1,0 +1,201 @@
+"""Nodes of the combination pipeline."""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from odin_slm.document import Document
+from odin_slm.errors import LeakageError
+from odin_slm.parameters import CombinationParams, IngestionParams
+from odin_slm.prompt import parse
+from odin_slm.quality import assess
+from odin_slm.record import Record
+from odin_slm.schema import SPLITS, is_synthetic
+from odin_slm.serialization import canonical_json, sha256_text
+from odin_slm.splitting import assign_splits, find_leaks
+
+# The check uses permutations of its own, so that a pair which the split's hashing missed is not missed twice.
+_SECOND_OPINION = 7_919
+
+
+def place_documents(
+    ade_documents: list[dict[str, Any]],
+    bc5cdr_documents: list[dict[str, Any]],
+    biored_documents: list[dict[str, Any]],
+    params: CombinationParams,
+) -> dict[str, dict[str, Any]]:
+    """Place every document of every corpus in one split.
+
+    Returns:
+        Document id -> ``split`` (None: not used), ``group``, ``rule``, ``pmid``, ``source``.
+    """
+    documents = [Document.from_dict(d) for d in (*ade_documents, *bc5cdr_documents, *biored_documents)]
+    placements = assign_splits(
+        documents,
+        seed=params.seed,
+        validation_ratio=params.validation_ratio,
+        test_ratio=params.test_ratio,
+        near_duplicate=params.near_duplicate,
+    )
+    return {d.id: {**placements[d.id].to_dict(), "pmid": d.pmid, "source": d.source} for d in documents}
+
+
+def combine_records(
+    ade_records: list[Record],
+    bc5cdr_records: list[Record],
+    biored_records: list[Record],
+    splits: dict[str, dict[str, Any]],
+    params: CombinationParams,
+) -> tuple[list[Record], list[Record], list[Record], dict[str, Any]]:
+    """Put every record into its document's split, shuffled by the seed, and prove that nothing leaks.
+
+    Returns:
+        Train, validation and test records, and the leakage report.
+
+    Raises:
+        LeakageError: A document, an input or a near-duplicate lies in two splits; nothing is saved then.
+    """
+    parts: dict[str, list[Record]] = {name: [] for name in SPLITS}
+    for record in (*ade_records, *bc5cdr_records, *biored_records):
+        split = splits[record["document_id"]]["split"]
+        if split is not None:
+            parts[split].append(record)
+    for name, records in parts.items():
+        random.Random(f"{params.seed}-{name}").shuffle(records)
+    pmids = {identifier: placed["pmid"] for identifier, placed in splits.items()}
+    leaks = find_leaks(parts, pmids, near_duplicate=params.near_duplicate, seed=params.seed + _SECOND_OPINION)
+    found = [leak for kind in leaks.values() for leak in kind]
+    if found:
+        first = found[0]
+        raise LeakageError(
+            f"{len(found)} leaks between splits; the first: documents {', '.join(first['documents'])} "
+            f"in {' and '.join(first['splits'])}.",
+            where="combination",
+            fix="Lower combination.near_duplicate, or take one of the documents out of the corpus.",
+        )
+    report = {
+        **{kind: len(leaks[kind]) for kind in leaks},
+        "leaks": leaks,
+        "near_duplicate_threshold": params.near_duplicate,
+        "rules": dict(sorted(Counter(p["rule"] for p in splits.values()).items())),
+        "groups": len({p["group"] for p in splits.values()}),
+        "not_used_because_another_corpus_annotates_the_abstract": sorted(
+            identifier for identifier, placed in splits.items() if placed["split"] is None
+        ),
+        "seen_in_training": _seen(parts["train"], parts["test"]),
+    }
+    return parts["train"], parts["validation"], parts["test"], report
+
+
+def write_manifest(
+    train: list[Record],
+    val: list[Record],
+    test: list[Record],
+    splits: dict[str, dict[str, Any]],
+    ade_parse_report: dict[str, Any],
+    bc5cdr_parse_report: dict[str, Any],
+    biored_parse_report: dict[str, Any],
+    ingestion: IngestionParams,
+    combination: CombinationParams,
+) -> dict[str, Any]:
+    """Describe the dataset so that anyone can make it again and compare it byte for byte.
+
+    Returns:
+        ``inputs`` (corpus file -> sha256), ``outputs`` (split file -> sha256), ``counts``, ``parameters``, ``seed``,
+        ``versions``, and ``synthetic_sources``: the sources whose documents our own generator wrote.
+    """
+    from importlib.metadata import version
+
+    reports = {"ade": ade_parse_report, "bc5cdr": bc5cdr_parse_report, "biored": biored_parse_report}
+    parts = {"train": train, "val": val, "test": test}
+    synthetic: dict[str, list[bool]] = defaultdict(list)
+    for placed in splits.values():
+        synthetic[placed["source"]].append(is_synthetic(placed["pmid"]))
+    return {
+        "inputs": {
+            f"{corpus}/{file}": digest
+            for corpus, report in reports.items()
+            for file, digest in report.get("inputs", {}).items()
+        },
+        "outputs": {f"{name}.json": sha256_text(canonical_json(records)) for name, records in parts.items()},
+        "counts": {
+            name: {
+                "records": len(records),
+                "documents": len({record["document_id"] for record in records}),
+                "by_source": dict(sorted(Counter(record["source"] for record in records).items())),
+            }
+            for name, records in parts.items()
+        },
+        "synthetic_sources": sorted(source for source, flags in synthetic.items() if all(flags)),
+        "seed": combination.seed,
+        "parameters": {
+            "ingestion": ingestion.model_dump(mode="json"),
+            "combination": combination.model_dump(mode="json"),
+        },
+        "versions": {name: version(name) for name in ("odin-slm", "rensa", "tokenizers")},
+    }
+
+
+def assess_quality(
+    train: list[Record], val: list[Record], test: list[Record], leakage: dict[str, Any], params: CombinationParams
+) -> dict[str, Any]:
+    """Score the dataset and decide whether it may be used; see :func:`odin_slm.quality.assess`."""
+    splits = {"train": train, "validation": val, "test": test}
+    return assess(splits, leakage["leaks"], profile=params.quality_profile)
+
+
+def count_data(train: list[Record], val: list[Record], test: list[Record]) -> dict[str, Any]:
+    """Count records, entities and relations per split and source, and the lengths of the inputs in words."""
+    return {name: _count(records) for name, records in (("train", train), ("validation", val), ("test", test))}
+
+
+def draw_data(data_statistics: dict[str, Any]) -> Any:
+    """Draw records and labels per split; see :func:`odin_slm.data_figure.plot_data`."""
+    from odin_slm.data_figure import plot_data
+
+    return plot_data(data_statistics)
+
+
+def _count(records: Sequence[Record]) -> dict[str, Any]:
+    by_source: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        by_source[record["source"]].append(record)
+    return {"all": _count_labels(records), **{source: _count_labels(by_source[source]) for source in sorted(by_source)}}
+
+
+def _count_labels(records: Sequence[Record]) -> dict[str, Any]:
+    extractions = [parse(record["output"]).extraction for record in records]
+    words = sorted(len(record["input"].split()) for record in records)
+    return {
+        "records": len(records),
+        "documents": len({record["document_id"] for record in records}),
+        "without_entities": sum(not x.entities for x in extractions),
+        "entities": dict(sorted(Counter(e.type for x in extractions for e in x.entities).items())),
+        "relations": dict(sorted(Counter(r.type for x in extractions for r in x.relations).items())),
+        "words_of_input": {
+            "median": words[len(words) // 2] if words else 0,
+            "longest": words[-1] if words else 0,
+        },
+    }
+
+
+def _seen(train: Sequence[Record], test: Sequence[Record]) -> dict[str, dict[str, float | int]]:
+    """Return, per source, the share of distinct test entities and triples whose strings training holds too."""
+    known_entities, known_triples = set(), set()
+    for record in train:
+        extraction = parse(record["output"]).extraction
+        known_entities |= {(e.type, e.text.casefold()) for e in extraction.entities}
+        known_triples |= {(r.head.casefold(), r.type, r.tail.casefold()) for r in extraction.relations}
+    shares: dict[str, dict[str, float | int]] = {}
+    for source in sorted({record["source"] for record in test}):
+        extractions = [parse(record["output"]).extraction for record in test if record["source"] == source]
+        entities = {(e.type, e.text.casefold()) for x in extractions for e in x.entities}
+        triples = {(r.head.casefold(), r.type, r.tail.casefold()) for x in extractions for r in x.relations}
+        shares[source] = {
+            "test_entities": len(entities),
+            "test_entities_seen": round(len(entities & known_entities) / len(entities), 4) if entities else 0.0,
+            "test_triples": len(triples),
+            "test_triples_seen": round(len(triples & known_triples) / len(triples), 4) if triples else 0.0,
+        }
+    return shares

@@ -1,0 +1,207 @@
+"""Quality of the combined dataset: checks with severities, a score, a grade, and a decision.
+
+The decision is not the score: one failed critical check refuses the data however high the rest scores.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from odin_slm.prompt import Extraction, parse, render
+from odin_slm.record import Record
+from odin_slm.schema import SCHEMAS, SIGNATURES
+
+WEIGHTS = {"critical": 3.0, "high": 2.0, "medium": 1.0}
+GRADES = ((95.0, "A"), (85.0, "B"), (70.0, "C"), (50.0, "D"), (0.0, "F"))
+PROFILES = {"exploration": 50.0, "ml-training": 85.0, "publishing": 95.0}
+"""Least score that each profile accepts."""
+
+_NAMED = 20
+
+
+@dataclass(frozen=True)
+class Check:
+    """One rule, applied.
+
+    Attributes:
+        name: What must hold.
+        severity: A key of :data:`WEIGHTS`.
+        failures: Ids of the records (or names of the labels, splits) that break it.
+        tolerated: Share of failures that is still a pass.
+        total: How many were looked at.
+        fix: The way out.
+    """
+
+    name: str
+    severity: str
+    failures: tuple[str, ...]
+    total: int
+    tolerated: float
+    fix: str
+
+    @property
+    def share(self) -> float:
+        """Share of failures, 0 to 1."""
+        return len(self.failures) / self.total if self.total else 1.0
+
+    @property
+    def passed(self) -> bool:
+        """Whether no more failed than is tolerated."""
+        return self.share <= self.tolerated
+
+
+def assess(
+    splits: Mapping[str, Sequence[Record]], leaks: Mapping[str, Sequence[Any]], *, profile: str
+) -> dict[str, Any]:
+    """Apply every check to a combined dataset.
+
+    A check earns its weight times (1 - share of failures), so that worse data never scores higher; the score is the
+    earned share of all weights, 0 to 100.
+
+    Args:
+        splits: Split name -> records.
+        leaks: What :func:`odin_slm.splitting.find_leaks` found.
+        profile: A key of :data:`PROFILES`.
+
+    Returns:
+        ``decision`` (pass or fail), ``score``, ``grade``, ``profile``, ``minimum_score`` and ``checks``, each with its
+        severity, its result, how many failed, the first of them by id, and the way out.
+    """
+    checks = list(_checks(splits, leaks))
+    score = 100 * sum(WEIGHTS[c.severity] * (1 - c.share) for c in checks) / sum(WEIGHTS[c.severity] for c in checks)
+    refused = [c.name for c in checks if c.severity == "critical" and not c.passed]
+    return {
+        "decision": "pass" if not refused and score >= PROFILES[profile] else "fail",
+        "score": round(score, 2),
+        "grade": next(grade for least, grade in GRADES if score >= least),
+        "profile": profile,
+        "minimum_score": PROFILES[profile],
+        "failed_critical": refused,
+        "checks": [
+            {
+                "name": c.name,
+                "severity": c.severity,
+                "passed": c.passed,
+                "failed": len(c.failures),
+                "of": c.total,
+                "tolerated_share": c.tolerated,
+                "examples": list(c.failures[:_NAMED]),
+                "fix": "" if c.passed else c.fix,
+            }
+            for c in checks
+        ],
+    }
+
+
+def _checks(splits: Mapping[str, Sequence[Record]], leaks: Mapping[str, Sequence[Any]]) -> Iterator[Check]:
+    records = [record for name in splits for record in splits[name]]
+    parsed = {record["id"]: parse(record["output"]) for record in records}
+    extractions = {key: value.extraction for key, value in parsed.items()}
+
+    def broken(rule: Any) -> tuple[str, ...]:
+        return tuple(record["id"] for record in records if not rule(record, extractions[record["id"]]))
+
+    def rows(name: str, severity: str, rule: Any, fix: str, tolerated: float = 0.0) -> Check:
+        return Check(name, severity, broken(rule), len(records), tolerated, fix)
+
+    empty = tuple(name for name in splits if not splits[name])
+    yield Check("no split is empty", "critical", empty, len(splits), 0.0, "Change the ratios or add documents.")
+    leaking = tuple("+".join(leak["documents"]) for kind in leaks.values() for leak in kind)
+    yield Check(
+        "no document lies in two splits",
+        "critical",
+        leaking,
+        max(len(records), len(leaking)),
+        0.0,
+        "Lower combination.near_duplicate.",
+    )
+    repeated = tuple(key for key, n in Counter(record["id"] for record in records).items() if n > 1)
+    yield Check("record ids are unique", "critical", repeated, len(records), 0.0, "Mend the parser that numbers them.")
+    yield rows(
+        "outputs parse and render back",
+        "critical",
+        lambda r, x: parsed[r["id"]].well_formed and render(x) == r["output"],
+        "Write outputs with odin_slm.prompt alone.",
+    )
+    yield rows(
+        "every mention is verbatim in its input",
+        "critical",
+        lambda r, x: all(e.text in r["input"] for e in x.entities),
+        "Mend the mention's offsets in the corpus.",
+    )
+    yield rows(
+        "types and relations are of the source's schema", "critical", _in_schema, "Map or drop the label in the parser."
+    )
+    yield rows(
+        "relation arguments are listed and legal",
+        "critical",
+        _arguments_listed,
+        "Mend the parser's mapping of relations.",
+    )
+    yield rows(
+        "provenance is filled",
+        "high",
+        lambda r, _: bool(r["source"] and r["document_id"]),
+        "Fill source and document_id.",
+    )
+    for name, part in splits.items():
+        inputs = Counter(" ".join(record["input"].casefold().split()) for record in part)
+        copies = tuple(r["id"] for r in part if inputs[" ".join(r["input"].casefold().split())] > 1)
+        yield Check(
+            f"at most 1 % of {name} repeats an input", "high", copies, max(1, len(part)), 0.01, "Drop duplicates."
+        )
+    wanted = sorted({label for r in records for label in _labels(r)})
+    found = {name: {label for r in part for label in _used(extractions[r["id"]])} for name, part in splits.items()}
+    lacking = tuple(f"{name}: {label}" for name in splits for label in wanted if label not in found[name])
+    yield Check(
+        "every label occurs in every split",
+        "high",
+        lacking,
+        max(1, len(wanted) * len(splits)),
+        0.0,
+        "Add documents or move the ratios.",
+    )
+    yield rows(
+        "an input has at least five words",
+        "medium",
+        lambda r, _: len(r["input"].split()) >= 5,
+        "Drop the shortest texts.",
+        tolerated=0.05,
+    )
+    yield rows(
+        "at most 60 % of the outputs are empty",
+        "medium",
+        lambda _, x: bool(x.entities),
+        "Lower ingestion.ade_negative_ratio.",
+        tolerated=0.6,
+    )
+
+
+def _in_schema(record: Record, extraction: Extraction) -> bool:
+    schema = SCHEMAS[record["source"]]
+    return all(e.type in schema.entities for e in extraction.entities) and all(
+        r.type in schema.relations for r in extraction.relations
+    )
+
+
+def _arguments_listed(record: Record, extraction: Extraction) -> bool:
+    types: dict[str, set[str]] = {}
+    for entity in extraction.entities:
+        types.setdefault(entity.text, set()).add(entity.type)
+    return all(
+        any((head, tail) in SIGNATURES[r.type] for head in types.get(r.head, ()) for tail in types.get(r.tail, ()))
+        for r in extraction.relations
+    )
+
+
+def _labels(record: Record) -> tuple[str, ...]:
+    schema = SCHEMAS[record["source"]]
+    return (*schema.entities, *schema.relations)
+
+
+def _used(extraction: Extraction) -> Iterator[str]:
+    yield from (entity.type for entity in extraction.entities)
+    yield from (relation.type for relation in extraction.relations)

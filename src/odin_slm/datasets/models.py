@@ -1,0 +1,168 @@
+"""Model folders: the base, training's checkpoints, the adapter."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kedro.io import AbstractDataset, DatasetError
+from kedro_datasets._typing import JSONPreview
+
+from odin_slm.datasets.files import new_folder, replace_folder
+from odin_slm.engines.base_model import BaseModel, check_folder, resolve_base_model
+from odin_slm.errors import MissingInputError
+
+
+class BaseModelDataset(AbstractDataset[Mapping[str, Path | str], BaseModel]):
+    """The base model by folder or Hub id; loads as a checked :class:`BaseModel`, saves the files of a new one.
+
+    Args:
+        source: Folder, relative to the project or absolute, or Hub id ``owner/name``.
+        revision: Commit or tag of a Hub id.
+        root: The project's folder.
+    """
+
+    def __init__(
+        self, *, source: str, root: str = ".", revision: str | None = None, metadata: dict[str, Any] | None = None
+    ) -> None:
+        self._source = source
+        self._root = Path(root)
+        self._revision = revision
+        self.metadata = metadata
+
+    def load(self) -> BaseModel:
+        """Return where the base lies, after checking a local folder."""
+        return resolve_base_model(self._source, root=self._root, revision=self._revision)
+
+    def save(self, data: Mapping[str, Path | str]) -> None:
+        """Write a base, given as file name -> file or text, in the place of the source folder."""
+        with new_folder(self._root / self._source) as folder:
+            for name, content in data.items():
+                if isinstance(content, Path):
+                    shutil.copyfile(content, folder / name)
+                else:
+                    (folder / name).write_text(content, encoding="utf-8")
+            check_folder(folder)
+
+    def _exists(self) -> bool:
+        return (self._root / self._source).is_dir()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"source": self._source, "revision": self._revision}
+
+
+class BaseFolderDataset(AbstractDataset[Path, Path]):
+    """A base model's folder by itself: what pretraining hands to its test and its card."""
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._filepath = Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> Path:
+        """Return the folder, after checking it."""
+        check_folder(self._filepath)
+        return self._filepath
+
+    def save(self, data: Path) -> None:
+        """Copy the folder."""
+        check_folder(data)
+        replace_folder(self._filepath, data)
+
+    def _exists(self) -> bool:
+        return (self._filepath / "config.json").is_file()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}
+
+
+class FolderDataset(AbstractDataset[Path, None]):
+    """A working folder that a long job writes into while it runs; loading makes it."""
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._filepath = Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> Path:
+        """Return the folder, made if need be."""
+        self._filepath.mkdir(parents=True, exist_ok=True)
+        return self._filepath
+
+    def save(self, data: None) -> None:
+        """Refuse: jobs write into the folder themselves."""
+        raise DatasetError("a working folder is not saved as a whole.")
+
+    def _exists(self) -> bool:
+        return True
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}
+
+
+class AdapterDataset(AbstractDataset[Path, Path]):
+    """A LoRA adapter as PEFT and its tokenizer save it; values are paths, a save copies the folder as a whole."""
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._filepath = Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> Path:
+        """Return the folder.
+
+        Raises:
+            MissingInputError: There is no ``adapter_config.json`` in it.
+        """
+        if not (self._filepath / "adapter_config.json").is_file():
+            raise MissingInputError(
+                "there is no adapter here (adapter_config.json).",
+                where=str(self._filepath),
+                fix="Run the training pipeline, or name a folder with --params adapter=DIR.",
+            )
+        return self._filepath
+
+    def save(self, data: Path) -> None:
+        """Copy the adapter's folder."""
+        replace_folder(self._filepath, data)
+
+    def _exists(self) -> bool:
+        return (self._filepath / "adapter_config.json").is_file()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": os.fspath(self._filepath)}
+
+    def preview(self) -> JSONPreview:
+        """Return the adapter's configuration."""
+        configuration = json.loads((self._filepath / "adapter_config.json").read_text(encoding="utf-8"))
+        return JSONPreview(json.dumps(configuration, indent=1))
+
+
+class TextFolderDataset(AbstractDataset[dict[str, str], None]):
+    """Every ``*.txt`` and ``*.tsv`` file of a folder, by name."""
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._filepath = Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> dict[str, str]:
+        """Return file name -> text, in name order."""
+        files = sorted(f for f in self._filepath.glob("*") if f.suffix in (".txt", ".tsv"))
+        if not files:
+            raise MissingInputError(
+                "there is no *.txt or *.iob.tsv file to pretrain on.",
+                where=str(self._filepath),
+                fix="Name a folder of texts with --params text=DIR.",
+            )
+        return {file.name: file.read_text(encoding="utf-8") for file in files}
+
+    def save(self, data: None) -> None:
+        """Refuse: the texts are read-only."""
+        raise DatasetError("the texts for pretraining are read-only.")
+
+    def _exists(self) -> bool:
+        return self._filepath.is_dir()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}

@@ -1,0 +1,167 @@
+"""Training: the mask is exact, TRL's loss on a CPU has the right gradients, the best checkpoint is kept."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from odin_slm.engines.base_model import BaseModel, load_model, load_tokenizer, resolve_base_model
+from odin_slm.engines.training import IGNORED, check_mask, tokenise, total_steps, train_lora
+from odin_slm.errors import BackendError, BaseModelError, RecordTooLongError
+from odin_slm.parameters import LoraParams, TrainingParams
+from odin_slm.record import Record
+
+PARAMS = TrainingParams(
+    max_seq_length=400, epochs=4, batch_size=4, logging_steps=1, evaluations=2, learning_rate=0.01, lora=LoraParams(r=4)
+)
+
+
+def records(count: int, start: int = 0) -> list[Record]:
+    return [
+        Record(
+            instruction="Extract entities: Drug, Symptom. Relations: causes.",
+            input=f"Patient {n} had nausea after aspirin.",
+            output="### Entities:\n1. [Symptom] nausea\n2. [Drug] aspirin\n\n"
+            "### Relations:\n1. aspirin --[causes]--> nausea",
+            id=f"ade-{n}",
+            source="ade",
+            document_id=f"ade-{n}",
+        )
+        for n in range(start, start + count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def base(tiny_base: Path) -> BaseModel:
+    return BaseModel("tiny", tiny_base)
+
+
+def test_labels_cover_the_completion_and_eos_and_nothing_else(base: BaseModel) -> None:
+    tokenizer = load_tokenizer(base)
+    rows = tokenise(tokenizer, records(3), 400)
+    for record, row in zip(records(3), rows, strict=True):
+        labelled = [label for label in row["labels"] if label != IGNORED]
+        assert tokenizer.decode(labelled) == record["output"] + tokenizer.eos_token
+        assert labelled[-1] == tokenizer.eos_token_id != tokenizer.pad_token_id
+        prompt = row["input_ids"][: len(row["input_ids"]) - len(labelled)]
+        assert tokenizer.decode(prompt).endswith("\n\n### Output:\n")
+    check_mask(tokenizer, records(3), rows)
+
+
+def test_a_wrong_mask_stops_the_run(base: BaseModel) -> None:
+    tokenizer = load_tokenizer(base)
+    rows = tokenise(tokenizer, records(1), 400)
+    rows[0]["labels"][-1] = IGNORED
+    with pytest.raises(BackendError, match="ade-0"):
+        check_mask(tokenizer, records(1), rows)
+
+
+def test_nothing_is_cut(base: BaseModel) -> None:
+    with pytest.raises(RecordTooLongError, match=r"max_seq_length.*2 of 2 records exceed 20 tokens: ade-0, ade-1"):
+        tokenise(load_tokenizer(base), records(2), 20)
+
+
+def test_the_loss_without_triton_has_the_gradients_of_the_models_own(base: BaseModel) -> None:
+    import torch
+    from trl.trainer.utils import add_fused_lm_head
+
+    from odin_slm.engines import lm_head
+
+    lm_head.install()
+    tokenizer = load_tokenizer(base)
+    rows = tokenise(tokenizer, records(2), 400)
+    batch = {key: torch.tensor([row[key] for row in rows]) for key in ("input_ids", "labels")}
+
+    def gradients(fused: bool) -> tuple[float, dict[str, Any]]:
+        torch.manual_seed(0)
+        model = load_model(base).train()
+        if fused:
+            add_fused_lm_head(model, outputs=("log_probs", "entropy", "is_top1"))
+            loss = model(**batch, fused_lm_head=True).loss
+        else:
+            loss = model(**batch).loss
+        loss.backward()
+        return loss.item(), {name: p.grad for name, p in model.named_parameters()}
+
+    (ours, our_gradients), (theirs, their_gradients) = gradients(True), gradients(False)
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    for name, gradient in their_gradients.items():
+        torch.testing.assert_close(our_gradients[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_training_learns_keeps_the_best_and_is_the_same_twice(base: BaseModel, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    logged: list[int] = []
+    runs = [
+        train_lora(base, records(24), records(4, 100), tmp_path / str(n), PARAMS, lambda step, _: logged.append(step))
+        for n in range(2)
+    ]
+    adapter, state = runs[0]
+    losses = [entry["loss"] for entry in state["history"] if "loss" in entry]
+    assert losses[-1] < losses[0] - 0.2
+    assert state["best_eval_loss"] == min(e["eval_loss"] for e in state["history"] if "eval_loss" in e)
+    assert state["steps"] == 24 == max(logged)
+    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= {f.name for f in adapter.iterdir()}
+    assert str(tmp_path) not in (adapter / "adapter_config.json").read_text()
+    first, second = (load_file(run[0] / "adapter_model.safetensors") for run in runs)
+    assert all((first[name] == second[name]).all() for name in first)
+    assert any(value.abs().max() > 0 for name, value in first.items() if "lora_B" in name)
+
+
+def test_the_adapter_changes_the_output(base: BaseModel, tmp_path: Path) -> None:
+    import torch
+    from peft import PeftModel
+
+    adapter, _ = train_lora(base, records(24), records(4, 100), tmp_path, PARAMS, lambda *_: None)
+    ids = torch.tensor([tokenise(load_tokenizer(base), records(1), 400)[0]["input_ids"]])
+    with torch.no_grad():
+        plain = load_model(base)(ids).logits
+        tuned = PeftModel.from_pretrained(load_model(base), adapter)(ids).logits
+    assert not torch.allclose(plain, tuned, atol=1e-3)
+
+
+def test_steps() -> None:
+    assert total_steps(100, TrainingParams(batch_size=16, epochs=2)) == 14
+    assert total_steps(100, TrainingParams(batch_size=16, epochs=2, gradient_accumulation_steps=4)) == 4
+    assert total_steps(100, TrainingParams(batch_size=16, epochs=2, max_steps=5)) == 5
+
+
+def test_what_the_machine_or_the_base_lacks_is_named(base: BaseModel, tmp_path: Path) -> None:
+    wrong = TrainingParams(lora=LoraParams(target_modules=("q_proj", "c_attn")))
+    with pytest.raises(BackendError, match=r"no module c_attn.*down_proj"):
+        train_lora(base, records(4), records(2), tmp_path, wrong, lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "lacks config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), "not JSON"),
+        (lambda folder: (folder / "tokenizer.json").write_text("x"), "not JSON"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "no \\*.safetensors"),
+        (lambda folder: _truncate(folder / "model.safetensors"), "not a whole safetensors file"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"PK\x03\x04" * 9), "not a whole safetensors file"),
+    ],
+)
+def test_a_corrupt_base_is_refused_before_it_is_loaded(
+    tiny_base: Path, tmp_path: Path, damage: Any, message: str
+) -> None:
+    import shutil
+
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_base, folder)
+    damage(folder)
+    with pytest.raises(BaseModelError, match=message) as caught:
+        resolve_base_model("base", root=tmp_path)
+    assert caught.value.fix
+
+
+def test_a_base_is_a_folder_or_a_hub_id(tmp_path: Path) -> None:
+    assert resolve_base_model("owner/name", root=tmp_path).location == "owner/name"
+    with pytest.raises(BaseModelError, match="no such folder"):
+        resolve_base_model("data/06_models/none", root=tmp_path)
+
+
+def _truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])

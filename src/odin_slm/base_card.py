@@ -1,0 +1,49 @@
+"""The card of the embedded base, from the figures of its own training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+CITATIONS = {
+    "craft": "CRAFT (open-access articles, CC BY)",
+    "pubmedqa": "PubMedQA (MIT)",
+    "ncbi-disease": "NCBI Disease (Doğan et al., 2014)",
+    "bionlp09": "BioNLP shared task 2009",
+    "bionlp11": "BioNLP shared task 2011",
+    "bionlp13": "BioNLP shared task 2013",
+    "bc2gm": "BioCreative II gene mention (Smith et al., 2008)",
+    "ex-ptm": "exhaustive PTM (Pyysalo et al., 2011)",
+    "anatem": "AnatEM (Pyysalo and Ananiadou, 2014)",
+    "linnaeus": "LINNAEUS (Gerner et al., 2010)",
+}
+"""How a text file's name begins -> the collection to cite."""
+
+
+def base_card(state: Mapping[str, Any], evaluation: Mapping[str, Any], *, experiment: str) -> str:
+    """Write the card of a base.
+
+    Args:
+        state: State of pretraining: history, tokens, seconds, device, sources, parameters of the run.
+        evaluation: What the base could do by itself.
+        experiment: The experiment that made it; its command stands on the card.
+
+    Returns:
+        Markdown with the Hub's front matter.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    scored = [row for row in state["history"] if "eval_loss" in row]
+    step = max(1, len(scored) // 10)
+    files = state["sources"]["files"]
+    template = Environment(
+        loader=PackageLoader("odin_slm", "templates"), undefined=StrictUndefined, keep_trailing_newline=True
+    ).get_template("base_card.md.j2")
+    return template.render(
+        **{key: state[key] for key in ("parameters", "sources", "tokens", "steps", "seconds", "device")},
+        **{key: state["parameters_of_run"][key] for key in ("architecture", "mixture", "schedule")},
+        curve=[*scored[:-1:step], *scored[-1:]],
+        files_cited=[text for name, text in CITATIONS.items() if any(file.startswith(name) for file in files)],
+        evaluation=evaluation,
+        experiment=experiment,
+    )

@@ -1,0 +1,247 @@
+"""What the embedded base learns from: language, copying, and reading out what a schema asks for.
+
+Verbatim copying is what extraction needs and what a small model finds hardest, so most examples make it unavoidable:
+names are swapped for others or for invented words, spans are marked at random, and types and relations are renamed,
+so that neither a memorised name nor a memorised label solves the task. Everything is drawn from a seeded generator:
+the same seed and step give the same example.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from odin_slm.corpora.iob import TaggedSentence
+from odin_slm.document import Document, Mention, crop
+from odin_slm.prompt import Entity, Extraction, RelationTriple, instruction_for, render, render_prompt
+from odin_slm.record import extraction_of
+from odin_slm.schema import ENTITY_TYPES, SCHEMAS, Schema
+from odin_slm.sentences import sentence_spans
+
+_ONSETS = "b c d f g h l m n p qu r s t v x z br cl cr dr fl gl pr st tr th ph ch sc".split()
+_NUCLEI = "a e i o u y ae io ea ou ia eu".split()
+_CODAS = " n r s l x m t n d c".split(" ")
+_ENDINGS = "ine ol ide ate azole mab pril one ium osis itis emia oma pathy algia ia al in".split()
+_TYPE_NAMES = "Substance Condition Finding Term Item Agent Effect Name Object Class Entity Topic Label Key".split()
+_RELATION_NAMES = "leads_to helps linked_with acts_on follows precedes affects relates_to".split()
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One pretraining example.
+
+    Attributes:
+        kind: Name of the exercise, a key of :data:`EXERCISES`.
+        prompt: Text before the completion; empty for plain language modelling.
+        completion: What follows it.
+    """
+
+    kind: str
+    prompt: str
+    completion: str
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The texts that the exercises draw from.
+
+    Attributes:
+        documents: Training documents of the corpora.
+        sentences: Sentences with typed spans from further collections.
+        paragraphs: Plain text.
+    """
+
+    documents: Sequence[Document]
+    sentences: Sequence[TaggedSentence]
+    paragraphs: Sequence[str]
+    names: Mapping[str, Sequence[str]] = field(init=False)
+    by_source: Mapping[str, Sequence[Document]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        by_source: dict[str, list[Document]] = defaultdict(list)
+        for document in self.documents:
+            by_source[document.source].append(document)
+        object.__setattr__(self, "by_source", dict(sorted(by_source.items())))
+        names: dict[str, set[str]] = defaultdict(set)
+        for document in self.documents:
+            for mention in document.mentions:
+                names[mention.type].add(mention.text)
+        object.__setattr__(self, "names", {kind: sorted(values) for kind, values in names.items()})
+
+
+def draw(sources: Sources, mixture: Mapping[str, float], rng: random.Random) -> Example:
+    """Draw one example: first the exercise by its share in ``mixture``, then its material."""
+    kind = rng.choices(list(mixture), weights=list(mixture.values()))[0]
+    return EXERCISES[kind](sources, rng)
+
+
+def language(sources: Sources, rng: random.Random) -> Example:
+    """Plain text: a run of sentences of up to 600 characters."""
+    text = rng.choice(sources.paragraphs) if sources.paragraphs else rng.choice(sources.documents).text
+    begin, end = _sentence_run(text, rng, characters=600)
+    return Example("language", "", text[begin:end])
+
+
+def gold(sources: Sources, rng: random.Random) -> Example:
+    """Annotated documents, as they are or with other names in them, under their own or a renamed schema."""
+    # every source has an equal share: ADE has ten times as many documents as the corpora of whole abstracts
+    document = rng.choice(sources.by_source[rng.choice(list(sources.by_source))])
+    begin, end = _sentence_run(document.text, rng, characters=rng.choice((200, 400, 900)))
+    document = crop(document, begin, end, "")
+    if rng.random() < 0.6:
+        document = _swap_names(document, sources.names, rng)
+    schema, extraction = SCHEMAS[document.source], extraction_of(document)
+    if rng.random() < 0.25:
+        schema, extraction = _rename(schema, extraction, rng)
+    elif rng.random() < 0.15:
+        schema, extraction = _narrow(schema, extraction, rng)
+    return _example("gold", schema, document.text, extraction)
+
+
+def tagged(sources: Sources, rng: random.Random) -> Example:
+    """Sentences of other collections with the types that they annotate: genes, chemicals, diseases, anatomy."""
+    sentence = rng.choice(sources.sentences)
+    kinds = tuple(sorted({kind for _, _, kind in sentence.spans})) or (rng.choice(_TYPE_NAMES),)
+    entities = {
+        (kind, sentence.text[b:e].casefold()): Entity(kind, sentence.text[b:e]) for b, e, kind in sentence.spans
+    }
+    return _example("tagged", Schema(kinds, ()), sentence.text, Extraction(tuple(entities.values())))
+
+
+def copy_spans(sources: Sources, rng: random.Random) -> Example:
+    """Spans to find and to copy: marked in the text by quotes or brackets, or words that exist nowhere else."""
+    text = _plain_sentence(sources, rng)
+    words = [match.span() for match in _WORD.finditer(text)]
+    count = min(len(words), rng.randint(1, 5))
+    kind = rng.choice(_TYPE_NAMES)
+    if count == 0:
+        return _example("copy_spans", Schema((kind,), ()), text, Extraction())
+    if rng.random() < 0.5:
+        begins = sorted(rng.sample(range(len(words)), count))
+        spans, last = [], -1
+        for first in begins:
+            if first > last:
+                last = min(first + rng.choice((0, 0, 0, 1, 2, 4)), len(words) - 1)
+                spans.append((words[first][0], words[last][1]))
+        marks = rng.choice((('"', '"'), ("[", "]"), ("<", ">"), ("*", "*")))
+        marked, chosen, position = "", [], 0
+        for begin, end in spans:
+            marked += text[position:begin] + marks[0] + text[begin:end] + marks[1]
+            chosen.append(text[begin:end])
+            position = end
+        text = marked + text[position:]
+    else:
+        chosen, pieces, position = [], [], 0
+        for begin, _ in sorted(rng.sample(words, count)):
+            word = invent_name(rng)
+            pieces += [text[position:begin], word, " "]
+            chosen.append(word)
+            position = begin
+        text = "".join(pieces) + text[position:]
+    entities = {surface.casefold(): Entity(kind, surface) for surface in chosen}
+    return _example("copy_spans", Schema((kind,), ()), text, Extraction(tuple(entities.values())))
+
+
+def nothing(sources: Sources, rng: random.Random) -> Example:
+    """A text in which the schema finds nothing; drawn from documents without mentions where there are any."""
+    for _ in range(8):
+        document = rng.choice(sources.documents)
+        if not document.mentions:
+            return _example("nothing", SCHEMAS[document.source], document.text, Extraction())
+    kinds = tuple(rng.sample(_TYPE_NAMES, 1))
+    return _example("nothing", Schema(kinds, ()), _plain_sentence(sources, rng), Extraction())
+
+
+EXERCISES: dict[str, Callable[[Sources, random.Random], Example]] = {
+    "language": language,
+    "gold": gold,
+    "tagged": tagged,
+    "copy_spans": copy_spans,
+    "nothing": nothing,
+}
+"""The exercises by the names that a mixture uses."""
+
+
+def invent_name(rng: random.Random) -> str:
+    """Return a word that exists nowhere, sometimes with a number, a capital or a second part, as drug names have."""
+    syllables = "".join(
+        rng.choice(_ONSETS) + rng.choice(_NUCLEI) + rng.choice(_CODAS) for _ in range(rng.choice((1, 2, 2, 3)))
+    )
+    word = syllables + rng.choice(_ENDINGS)
+    draw = rng.random()
+    if draw < 0.15:
+        return word.capitalize()
+    if draw < 0.25:
+        return f"{word[:4].upper()}-{rng.randint(1, 999)}"
+    if draw < 0.40:
+        return f"{word} {rng.choice(_ONSETS)}{rng.choice(_NUCLEI)}{rng.choice(_ENDINGS)}"
+    return word
+
+
+def _example(kind: str, schema: Schema, text: str, extraction: Extraction) -> Example:
+    return Example(kind, render_prompt(instruction_for(schema), text), render(extraction))
+
+
+def _plain_sentence(sources: Sources, rng: random.Random) -> str:
+    pools: list[Sequence[str] | Sequence[TaggedSentence]] = [p for p in (sources.paragraphs, sources.sentences) if p]
+    if not pools:
+        text = rng.choice(sources.documents).text
+    else:
+        drawn = rng.choice(rng.choice(pools))
+        text = drawn if isinstance(drawn, str) else drawn.text
+    begin, end = _sentence_run(text, rng, characters=220)
+    return text[begin:end]
+
+
+def _sentence_run(text: str, rng: random.Random, *, characters: int) -> tuple[int, int]:
+    """Choose consecutive sentences of at most ``characters`` together; a longer single one is kept whole."""
+    spans = sentence_spans(text)
+    first = rng.randrange(len(spans))
+    last = first
+    while last + 1 < len(spans) and spans[last + 1][1] - spans[first][0] <= characters:
+        last += 1
+    return spans[first][0], spans[last][1]
+
+
+def _swap_names(document: Document, names: Mapping[str, Sequence[str]], rng: random.Random) -> Document:
+    """Replace every surface by another name of its type or by an invented one; equal surfaces change equally."""
+    mentions = [m for i, m in enumerate(document.mentions) if i == 0 or m.begin >= document.mentions[i - 1].end]
+    if len(mentions) < len(document.mentions):  # nested or overlapping spans cannot be swapped one by one
+        return document
+    invented = rng.random() < 0.5
+    new_names: dict[tuple[str, str], str] = {}
+    text, position = "", 0
+    swapped: list[Mention] = []
+    for mention in mentions:
+        key = (mention.type, mention.text.casefold())
+        if key not in new_names:
+            new_names[key] = invent_name(rng) if invented else rng.choice(names[mention.type])
+        name = new_names[key]
+        text += document.text[position : mention.begin]
+        swapped.append(replace(mention, begin=len(text), end=len(text) + len(name), text=name))
+        text += name
+        position = mention.end
+    return replace(document, text=text + document.text[position:], mentions=tuple(swapped))
+
+
+def _rename(schema: Schema, extraction: Extraction, rng: random.Random) -> tuple[Schema, Extraction]:
+    """Give the types and relations other names, the same ones in instruction and output."""
+    types = dict(zip(schema.entities, rng.sample(_TYPE_NAMES, len(schema.entities)), strict=True))
+    relations = dict(zip(schema.relations, rng.sample(_RELATION_NAMES, len(schema.relations)), strict=True))
+    return (
+        Schema(tuple(types.values()), tuple(relations.values())),
+        Extraction(
+            tuple(Entity(types[e.type], e.text) for e in extraction.entities),
+            tuple(RelationTriple(r.head, relations[r.type], r.tail) for r in extraction.relations),
+        ),
+    )
+
+
+def _narrow(schema: Schema, extraction: Extraction, rng: random.Random) -> tuple[Schema, Extraction]:
+    """Ask for one entity type alone, without relations."""
+    kind = rng.choice([t for t in ENTITY_TYPES if t in schema.entities])
+    return Schema((kind,), ()), Extraction(tuple(e for e in extraction.entities if e.type == kind))

@@ -1,0 +1,437 @@
+"""Training the embedded base from scratch: tokenizer, loop, checkpoints. Runs on a CPU or one CUDA device."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from odin_slm.curriculum import Example, Sources, draw
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+EOS, PAD = "<|endoftext|>", "<|pad|>"
+MARKERS = (
+    "### Instruction:\n",
+    "\n\n### Input:\n",
+    "\n\n### Output:\n",
+    "### Entities:\n",
+    "\n\n### Relations:\n",
+    ". [",
+    " --[",
+    "]-->",
+)
+"""Strings of the format that are one token each. None ends in a space: a name keeps the leading space that it has in
+running text, and so the tokens that it has there."""
+
+_POOL_BATCHES = 16
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Shape of the Llama model; sizes in units of features, lengths in tokens."""
+
+    vocabulary: int
+    hidden: int
+    layers: int
+    heads: int
+    feed_forward: int
+    context: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train.
+
+    Attributes:
+        tokens: Non-padding tokens to train on.
+        batch_tokens: Tokens of one step, padding included.
+        learning_rate: Peak rate of Muon, which trains the matrices.
+        embedding_learning_rate: Peak rate of AdamW, which trains embeddings and norms.
+        warmup: Share of the tokens over which the rate rises.
+        decay: Share of the tokens over which it falls to zero, linearly, at the end.
+        prompt_share: Share of the prompt tokens that are predicted too, drawn at random; a completion token always is.
+        log_every: Steps between log lines.
+        evaluate_every: Steps between evaluations on held-out examples.
+        checkpoint_every: Steps between checkpoints.
+        seed: Seed of weights and data.
+    """
+
+    tokens: int
+    batch_tokens: int
+    learning_rate: float
+    embedding_learning_rate: float
+    warmup: float
+    decay: float
+    prompt_share: float
+    log_every: int
+    evaluate_every: int
+    checkpoint_every: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of one example and the number of them that belong to the prompt."""
+
+    ids: list[int]
+    prompt: int
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int, context: int, folder: Path) -> None:
+    """Train a byte-level BPE tokenizer and save it as ``transformers`` loads it.
+
+    Every byte is in the alphabet, so that no text is unknown. The format's markers are single, non-special tokens.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary - len(MARKERS),
+        special_tokens=[EOS, PAD],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(marker, normalized=False) for marker in MARKERS])
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=EOS,
+        pad_token=PAD,
+        model_max_length=context,
+        clean_up_tokenization_spaces=False,
+    ).save_pretrained(folder)
+
+
+def pretrain(
+    sources: Sources,
+    held_out: Sources,
+    tokenizer_folder: Path,
+    work: Path,
+    *,
+    architecture: Architecture,
+    schedule: Schedule,
+    mixture: Mapping[str, float],
+    on_log: Callable[[int, dict[str, float]], None],
+) -> dict[str, Any]:
+    """Train a base from scratch, or go on from the newest checkpoint in ``work``.
+
+    Args:
+        sources: What to learn from.
+        held_out: What to evaluate on; shares no document with ``sources``.
+        tokenizer_folder: Folder of the trained tokenizer.
+        work: Folder for ``checkpoint/`` and the finished ``base/``.
+        architecture: Shape of the model.
+        schedule: Length and rates.
+        mixture: Share of each exercise.
+        on_log: Called with the step and its figures.
+
+    Returns:
+        ``history`` (one entry per log line), ``tokens``, ``steps``, ``seconds``, ``parameters``, ``device``.
+    """
+    import torch
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = _new_model(architecture, tokenizer, schedule.seed).to(device)
+    optimizers = _optimizers(model, schedule)
+    peaks = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
+    encode = _encoder(tokenizer, architecture.context)
+    probe = [_batch(b, tokenizer.pad_token_id, 0.0) for b in _probe(held_out, mixture, encode, schedule)]
+    state = _Progress()
+    checkpoint = work / "checkpoint"
+    if checkpoint.is_dir():
+        state = _restore(checkpoint, model, optimizers, {"schedule": asdict(schedule), "mixture": dict(mixture)})
+        logger.info("Continuing from step %d (%d tokens).", state.step, state.tokens)
+
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=_fast_bfloat16(device))
+    begin, window_tokens, window_begin = time.monotonic() - state.seconds, 0, time.monotonic()
+    for batch in _batches(sources, mixture, encode, schedule, skip=state.step):
+        rate = _rate(state.tokens / schedule.tokens, schedule)
+        for group, peak in zip((g for o in optimizers for g in o.param_groups), peaks, strict=True):
+            group["lr"] = peak * rate
+        ids, scored = (t.to(device) for t in _batch(batch, tokenizer.pad_token_id, schedule.prompt_share))
+        with autocast:
+            loss = _loss(model, ids, scored)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        used = sum(len(e.ids) for e in batch)
+        state.step, state.tokens, window_tokens = state.step + 1, state.tokens + used, window_tokens + used
+        done = state.tokens >= schedule.tokens
+        if state.step % schedule.log_every == 0 or done:
+            elapsed = time.monotonic() - window_begin
+            figures = {
+                "loss": loss.item(),
+                "gradient_norm": norm.item(),
+                "learning_rate": peaks[0] * rate,
+                "tokens": float(state.tokens),
+                "tokens_per_second": window_tokens / elapsed,
+            }
+            if state.step % schedule.evaluate_every == 0 or done:
+                figures["eval_loss"] = _evaluate(model, probe, device)
+            state.history.append({"step": state.step, **figures})
+            on_log(state.step, figures)
+            left = (schedule.tokens - state.tokens) / figures["tokens_per_second"]
+            logger.info(
+                "step %d  %.2f of %.2fM tokens  loss %.3f%s  %.0f tokens/s  %.0f min left",
+                state.step, state.tokens / 1e6, schedule.tokens / 1e6, figures["loss"],
+                f"  eval {figures['eval_loss']:.3f}" if "eval_loss" in figures else "",
+                figures["tokens_per_second"], max(0.0, left) / 60,
+            )  # fmt: skip
+            window_tokens, window_begin = 0, time.monotonic()
+        state.seconds = time.monotonic() - begin
+        if state.step % schedule.checkpoint_every == 0 or done:
+            _save(checkpoint, model, optimizers, state, {"schedule": asdict(schedule), "mixture": dict(mixture)})
+        if done:
+            break
+    base = work / "base"
+    shutil.rmtree(base, ignore_errors=True)
+    model.to(torch.bfloat16).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    return {
+        "history": state.history,
+        "tokens": state.tokens,
+        "steps": state.step,
+        "seconds": round(state.seconds),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "device": _describe(device),
+    }
+
+
+@dataclass
+class _Progress:
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def _new_model(shape: Architecture, tokenizer: Any, seed: int) -> Any:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from odin_slm.engines import induction
+
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=shape.vocabulary,
+            hidden_size=shape.hidden,
+            intermediate_size=shape.feed_forward,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.heads,
+            max_position_embeddings=shape.context,
+            tie_word_embeddings=True,
+            initializer_range=shape.hidden**-0.5 / 2,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    induction.install(model, torch.Generator().manual_seed(seed))
+    return model
+
+
+def _optimizers(model: Any, schedule: Schedule) -> list[torch.optim.Optimizer]:
+    import torch
+
+    from odin_slm.engines.muon import Muon
+
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    return [
+        Muon(matrices, lr=schedule.learning_rate, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=schedule.embedding_learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+
+
+def _encoder(tokenizer: Any, context: int) -> Callable[[Example], Encoded | None]:
+    def encode(example: Example) -> Encoded | None:
+        prompt = tokenizer(example.prompt, add_special_tokens=False)["input_ids"] if example.prompt else []
+        completion = tokenizer(example.completion, add_special_tokens=False)["input_ids"]
+        ids = [*prompt, *completion, tokenizer.eos_token_id]
+        return Encoded(ids, len(prompt)) if len(ids) <= context else None
+
+    return encode
+
+
+def _batches(
+    sources: Sources,
+    mixture: Mapping[str, float],
+    encode: Callable[[Example], Encoded | None],
+    schedule: Schedule,
+    *,
+    skip: int = 0,
+) -> Iterator[list[Encoded]]:
+    """Yield batches of similar lengths for ever; ``skip`` of them are passed over without work where possible."""
+    pool_number = 0
+    while True:
+        rng = random.Random(f"{schedule.seed}-{pool_number}")
+        pool: list[Encoded] = []
+        total = 0
+        while total < schedule.batch_tokens * _POOL_BATCHES:
+            encoded = encode(draw(sources, mixture, rng))
+            if encoded is not None:
+                pool.append(encoded)
+                total += len(encoded.ids)
+        batches = _cut(sorted(pool, key=lambda e: len(e.ids)), schedule.batch_tokens)
+        rng.shuffle(batches)
+        for batch in batches:
+            if skip:
+                skip -= 1
+            else:
+                yield batch
+        pool_number += 1
+
+
+def _cut(pool: list[Encoded], batch_tokens: int) -> list[list[Encoded]]:
+    batches: list[list[Encoded]] = [[]]
+    for encoded in pool:  # sorted by length, so that the newest is the longest
+        if batches[-1] and (len(batches[-1]) + 1) * len(encoded.ids) > batch_tokens:
+            batches.append([])
+        batches[-1].append(encoded)
+    return batches
+
+
+def _batch(batch: list[Encoded], pad: int, prompt_share: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return token ids and which of them are predicted, both (examples, length).
+
+    Padding stands right, where causal attention ignores it. Logits over the vocabulary are a quarter of a small
+    model's work, so only a share of the prompt's tokens teaches language; the draw is seeded by the tokens themselves.
+    """
+    import torch
+
+    length = max(len(e.ids) for e in batch)
+    ids = torch.full((len(batch), length), pad)
+    scored = torch.zeros((len(batch), length), dtype=torch.bool)
+    for row, encoded in enumerate(batch):
+        ids[row, : len(encoded.ids)] = torch.tensor(encoded.ids)
+        if prompt_share:
+            generator = torch.Generator().manual_seed(sum(encoded.ids))
+            scored[row, : encoded.prompt] = torch.rand(encoded.prompt, generator=generator) < prompt_share
+        scored[row, encoded.prompt : len(encoded.ids)] = True
+    return ids, scored
+
+
+def _loss(model: Any, ids: torch.Tensor, scored: torch.Tensor) -> torch.Tensor:
+    """Mean next-token cross-entropy over the scored tokens; logits are made for these alone."""
+    import torch
+
+    hidden = model.model(input_ids=ids[:, :-1]).last_hidden_state
+    chosen = scored[:, 1:]
+    logits = model.lm_head(hidden[chosen]).float()
+    return torch.nn.functional.cross_entropy(logits, ids[:, 1:][chosen])
+
+
+def _evaluate(model: Any, probe: list[tuple[torch.Tensor, torch.Tensor]], device: torch.device) -> float:
+    import torch
+
+    model.eval()
+    with torch.inference_mode():
+        losses = [_loss(model, ids.to(device), scored.to(device)).item() for ids, scored in probe]
+    model.train()
+    return sum(losses) / len(losses)
+
+
+def _probe(
+    held_out: Sources,
+    mixture: Mapping[str, float],
+    encode: Callable[[Example], Encoded | None],
+    schedule: Schedule,
+) -> list[list[Encoded]]:
+    rng = random.Random(f"{schedule.seed}-probe")
+    shares = {kind: share for kind, share in mixture.items() if kind != "language"}
+    drawn = [encode(draw(held_out, shares, rng)) for _ in range(96)]
+    return _cut(sorted((e for e in drawn if e), key=lambda e: len(e.ids)), schedule.batch_tokens)
+
+
+def _rate(done: float, schedule: Schedule) -> float:
+    """Share of the peak rate: linear rise, plateau, linear fall."""
+    rise = min(1.0, (done + 1e-3) / schedule.warmup) if schedule.warmup else 1.0
+    fall = min(1.0, max(0.0, 1.0 - done) / schedule.decay) if schedule.decay else 1.0
+    return rise * fall
+
+
+def _save(folder: Path, model: Any, optimizers: list[Any], state: _Progress, settings: dict[str, Any]) -> None:
+    from safetensors.torch import save_file
+
+    new = folder.with_name(folder.name + ".new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    save_file({n: p.detach().contiguous() for n, p in model.named_parameters()}, new / "model.safetensors")
+    tensors = {}
+    for number, optimizer in enumerate(optimizers):
+        for key, values in optimizer.state_dict()["state"].items():
+            for name, value in values.items():
+                tensors[f"{number}.{key}.{name}"] = value.contiguous()
+    save_file(tensors, new / "optimizer.safetensors")
+    (new / "progress.json").write_text(json.dumps({**asdict(state), "settings": settings}))
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _restore(folder: Path, model: Any, optimizers: list[Any], settings: dict[str, Any]) -> _Progress:
+    from safetensors.torch import load_file
+
+    from odin_slm.errors import BackendError
+
+    progress = json.loads((folder / "progress.json").read_text())
+    if progress.pop("settings") != json.loads(json.dumps(settings)):
+        raise BackendError(
+            "the checkpoint was made with another schedule or mixture.",
+            where=str(folder),
+            fix="Delete the folder to start afresh, or restore the parameters it was made with.",
+        )
+    weights = load_file(folder / "model.safetensors")
+    for name, parameter in model.named_parameters():
+        parameter.data.copy_(weights[name])
+    tensors = load_file(folder / "optimizer.safetensors")
+    for number, optimizer in enumerate(optimizers):
+        values = optimizer.state_dict()
+        state: dict[int, dict[str, Any]] = {}
+        for key, tensor in tensors.items():
+            owner, parameter_key, name = key.split(".")
+            if int(owner) == number:
+                state.setdefault(int(parameter_key), {})[name] = tensor
+        optimizer.load_state_dict({**values, "state": state})
+    return _Progress(**progress)
+
+
+def _fast_bfloat16(device: torch.device) -> bool:
+    """Whether bf16 arithmetic is in hardware; emulated, it is many times slower than float32."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+def _describe(device: torch.device) -> str:
+    import torch
+
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"CPU, {torch.get_num_threads()} threads"

@@ -1,0 +1,64 @@
+"""What a fresh base can do before any fine-tuning: copy marked spans, and read out what a schema asks for."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+from odin_slm.curriculum import EXERCISES, Example, Sources
+from odin_slm.engines.base_model import BaseModel
+from odin_slm.engines.generation import generate
+
+_MAX_NEW_TOKENS = 200
+
+
+def probe_base(folder: Path, held_out: Sources, *, probes: int, seed: int) -> dict[str, Any]:
+    """Let a base solve examples made of held-out text, free of any grammar.
+
+    Args:
+        folder: The base model's folder.
+        held_out: Material that it was not trained on.
+        probes: Examples of each exercise.
+        seed: Seed of the examples.
+
+    Returns:
+        For ``copy_spans`` and ``gold``: ``examples``, ``identical_outputs`` (share), and of the listed names
+        ``name_recall``, ``name_precision`` and ``not_in_text`` (shares).
+    """
+    rng = random.Random(f"{seed}-probes")
+    results = {}
+    for kind in ("copy_spans", "gold"):
+        examples = [EXERCISES[kind](held_out, rng) for _ in range(probes)]
+        outputs = generate(
+            BaseModel(folder.name, folder),
+            None,
+            [example.prompt for example in examples],
+            batch_size=32,
+            max_new_tokens=_MAX_NEW_TOKENS,
+        )
+        results[kind] = _score(examples, {output.index: output.text for output in outputs})
+    return results
+
+
+def _score(examples: list[Example], outputs: dict[int, str]) -> dict[str, float | int]:
+    wanted = found = right = foreign = identical = 0
+    for index, example in enumerate(examples):
+        gold, said = _names(example.completion), _names(outputs[index])
+        wanted, found, right = wanted + len(gold), found + len(said), right + len(gold & said)
+        foreign += sum(name.split("] ", 1)[-1] not in example.prompt for name in said)
+        identical += outputs[index] == example.completion
+    return {
+        "examples": len(examples),
+        "identical_outputs": round(identical / len(examples), 4),
+        "names": wanted,
+        "name_recall": round(right / wanted, 4) if wanted else 0.0,
+        "name_precision": round(right / found, 4) if found else 0.0,
+        "not_in_text": round(foreign / found, 4) if found else 0.0,
+    }
+
+
+def _names(output: str) -> set[str]:
+    """Return the listed entities of an output, as ``[Type] name``; types may be outside the closed set here."""
+    entities = output.split("### Relations:")[0]
+    return {line.split(". ", 1)[1] for line in entities.split("\n") if ". [" in line and "] " in line}

@@ -1,0 +1,157 @@
+"""Nodes of the pretraining pipeline."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from odin_slm.corpora.iob import parse_iob
+from odin_slm.curriculum import Sources
+from odin_slm.document import Document
+from odin_slm.parameters import PretrainingParams
+from odin_slm.serialization import canonical_json
+
+
+def select_training_documents(
+    ade_documents: list[dict[str, Any]],
+    bc5cdr_documents: list[dict[str, Any]],
+    biored_documents: list[dict[str, Any]],
+    splits: dict[str, dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Keep the documents that the combination puts into the training split; all others stay unseen."""
+    return [
+        document
+        for document in (*ade_documents, *bc5cdr_documents, *biored_documents)
+        if splits[document["id"]]["split"] == "train"
+    ]
+
+
+def train_base(
+    pretraining_documents: list[dict[str, Any]],
+    pretraining_texts: dict[str, str],
+    pretraining_work: Path,
+    params: PretrainingParams,
+) -> tuple[Path, dict[str, Any]]:
+    """Train tokenizer and model from scratch; a run that was stopped goes on from its newest checkpoint.
+
+    Args:
+        pretraining_documents: Training documents of the corpora.
+        pretraining_texts: File name -> text: ``*.txt`` with one paragraph a line, ``*.iob.tsv`` with tagged tokens.
+        pretraining_work: Folder for tokenizer, checkpoints and the result.
+        params: Architecture, schedule, curriculum.
+
+    Returns:
+        Folder of the finished base, and the state of training: history, tokens, seconds, device, sizes of the sources.
+    """
+    from odin_slm.engines.pretraining import Architecture, Schedule, pretrain, train_tokenizer
+
+    sources, held_out = _sources(pretraining_documents, pretraining_texts, params)
+    tokenizer = pretraining_work / "tokenizer"
+    architecture = Architecture(**params.architecture.model_dump())
+    if not (tokenizer / "tokenizer.json").is_file():
+        texts = [d.text for d in sources.documents] + [s.text for s in sources.sentences] + list(sources.paragraphs)
+        train_tokenizer(texts, architecture.vocabulary, architecture.context, tokenizer)
+    state = pretrain(
+        sources,
+        held_out,
+        tokenizer,
+        pretraining_work,
+        architecture=architecture,
+        schedule=Schedule(**params.schedule.model_dump()),
+        mixture=params.mixture.model_dump(),
+        on_log=_log,
+    )
+    state["sources"] = {
+        "documents": len(sources.documents),
+        "sentences": len(sources.sentences),
+        "paragraphs": len(sources.paragraphs),
+        "words": sum(len(d.text.split()) for d in sources.documents)
+        + sum(len(s.text.split()) for s in sources.sentences)
+        + sum(len(p.split()) for p in sources.paragraphs),
+        "files": sorted(pretraining_texts),
+    }
+    state["parameters_of_run"] = params.model_dump(mode="json")
+    return pretraining_work / "base", state
+
+
+def test_base(
+    pretrained_base: Path,
+    pretraining_documents: list[dict[str, Any]],
+    pretraining_texts: dict[str, str],
+    params: PretrainingParams,
+) -> dict[str, Any]:
+    """Let the finished base copy spans of text that it was not trained on, and extract from held-out documents.
+
+    Returns:
+        ``copying`` and ``gold``: probes, how many outputs were well formed, the shares of listed names that are
+        right, and of names that stand nowhere in the text.
+    """
+    from odin_slm.engines.probing import probe_base
+
+    _, held_out = _sources(pretraining_documents, pretraining_texts, params)
+    return probe_base(pretrained_base, held_out, probes=params.copy_probes, seed=params.schedule.seed)
+
+
+def assemble_base(
+    pretrained_base: Path,
+    pretraining_documents: list[dict[str, Any]],
+    pretraining_state: dict[str, Any],
+    base_evaluation: dict[str, Any],
+    params: PretrainingParams,
+) -> dict[str, Path | str]:
+    """Put weights, tokenizer, card and the list of training documents together.
+
+    Args:
+        pretrained_base: Folder of weights and tokenizer.
+        pretraining_documents: What it was trained on.
+        pretraining_state: State of training.
+        base_evaluation: What it can do by itself.
+        params: Names the experiment, for the command on the card.
+
+    Returns:
+        File name -> file or text.
+    """
+    from odin_slm.base_card import base_card
+
+    files: dict[str, Path | str] = {file.name: file for file in sorted(pretrained_base.iterdir())}
+    files["README.md"] = base_card(pretraining_state, base_evaluation, experiment=params.experiment)
+    files["pretraining.json"] = canonical_json({"state": pretraining_state, "evaluation": base_evaluation})
+    identifiers = sorted(document["id"] for document in pretraining_documents)
+    files["training_documents.json"] = json.dumps(identifiers, indent=0) + "\n"
+    return files
+
+
+def _sources(
+    documents: list[dict[str, Any]], texts: dict[str, str], params: PretrainingParams
+) -> tuple[Sources, Sources]:
+    """Return what is trained on and what is held out of it, parted by the hash of each text."""
+    parsed = [Document.from_dict(values) for values in documents]
+    sentences = [
+        s for name, text in texts.items() if name.endswith(".tsv") for s in parse_iob(text, name) if len(s.text) < 600
+    ]
+    paragraphs = [
+        line for name, text in texts.items() if name.endswith(".txt") for line in text.split("\n") if line.strip()
+    ]
+
+    def held(text: str) -> bool:
+        return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 16**8 < params.held_out
+
+    return (
+        Sources(
+            [d for d in parsed if not held(d.text)],
+            [s for s in sentences if not held(s.text)],
+            [p for p in paragraphs if not held(p)],
+        ),
+        Sources(
+            [d for d in parsed if held(d.text)],
+            [s for s in sentences if held(s.text)],
+            [p for p in paragraphs if held(p)],
+        ),
+    )
+
+
+def _log(step: int, figures: dict[str, float]) -> None:
+    import mlflow
+
+    if mlflow.active_run():
+        mlflow.log_metrics({f"pretraining_{name}": value for name, value in figures.items()}, step=step)

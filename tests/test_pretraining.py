@@ -1,0 +1,166 @@
+"""Pretraining: the curriculum asks for what the text holds, the tokenizer never fails, a killed run goes on."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from odin_slm.corpora.iob import parse_iob
+from odin_slm.curriculum import EXERCISES, Sources, draw, invent_name
+from odin_slm.document import Document, Mention, Relation, surface_concept
+from odin_slm.engines.pretraining import MARKERS, Architecture, Schedule, pretrain, train_tokenizer
+from odin_slm.errors import BackendError, CorpusFormatError
+
+IOB = "Mutations\tO\nin\tO\nBRCA1\tB-Gene\n-\tO\nlinked\tO\ncancer\tB-Disease\n(\tO\nbreast\tB-Disease\n)\tO\n.\tO\n"
+
+
+def document(n: int) -> Document:
+    text = f"Severe rash{n} followed drug{n} in one patient. It resolved after a week."
+    return Document(
+        id=f"ade-{n}",
+        text=text,
+        source="ade",
+        pmid=str(n),
+        mentions=tuple(
+            Mention(text.index(name), text.index(name) + len(name), name, kind, (surface_concept(name),))
+            for name, kind in ((f"rash{n}", "Symptom"), (f"drug{n}", "Drug"))
+        ),
+        relations=(Relation("causes", surface_concept(f"drug{n}"), surface_concept(f"rash{n}")),),
+    )
+
+
+SOURCES = Sources(
+    [*(document(n) for n in range(30)), Document(id="ade-neg-1", text="Nothing was seen.", source="ade", pmid="99")],
+    list(parse_iob(IOB, "genes.iob.tsv")),
+    ["A first sentence of plain text. A second one follows it.", "Another paragraph about nothing much."],
+)
+MIXTURE = dict.fromkeys(EXERCISES, 1.0)
+SHAPE = Architecture(vocabulary=600, hidden=32, layers=2, heads=4, feed_forward=64, context=512)
+SCHEDULE = Schedule(
+    tokens=6000,
+    batch_tokens=1024,
+    learning_rate=0.02,
+    embedding_learning_rate=0.01,
+    warmup=0.1,
+    decay=0.5,
+    prompt_share=0.3,
+    log_every=1,
+    evaluate_every=2,
+    checkpoint_every=2,
+    seed=1,
+)
+
+
+@pytest.mark.parametrize("kind", [k for k in EXERCISES if k != "language"])
+def test_every_name_to_write_stands_in_the_text(kind: str) -> None:
+    rng = random.Random(5)
+    for _ in range(300):
+        example = EXERCISES[kind](SOURCES, rng)
+        text = example.prompt.split("### Input:\n")[1]
+        for line in example.completion.split("### Relations:")[0].split("\n"):
+            if "] " in line:
+                assert line.split("] ", 1)[1] in text
+
+
+def test_the_same_seed_gives_the_same_examples() -> None:
+    one, two = ([draw(SOURCES, MIXTURE, random.Random("7-1")) for _ in range(1)] for _ in range(2))
+    assert one == two
+
+
+def test_invented_names_vary() -> None:
+    rng = random.Random(0)
+    assert len({invent_name(rng) for _ in range(500)}) > 450
+
+
+def test_tagged_tokens_become_running_text() -> None:
+    (sentence,) = parse_iob(IOB, "genes.iob.tsv")
+    assert sentence.text == "Mutations in BRCA1-linked cancer (breast)."
+    assert [(sentence.text[b:e], kind) for b, e, kind in sentence.spans] == [
+        ("BRCA1", "Gene"),
+        ("cancer", "Disease"),
+        ("breast", "Disease"),
+    ]
+    with pytest.raises(CorpusFormatError, match=r"x\.tsv:1"):
+        list(parse_iob("no tab here\n", "x.tsv"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer([d.text for d in SOURCES.documents] * 5, SHAPE.vocabulary, SHAPE.context, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tokenizer_folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tokenizer_folder)
+
+
+@given(text=st.text(max_size=80).filter(lambda t: not any(0xD800 <= ord(c) < 0xE000 for c in t)))
+def test_the_tokenizer_gives_every_text_back(tokenizer: Any, text: str) -> None:
+    assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+
+
+def test_the_formats_markers_are_one_token_each(tokenizer: Any) -> None:
+    assert all(len(tokenizer(marker, add_special_tokens=False)["input_ids"]) == 1 for marker in MARKERS)
+    assert len(tokenizer) <= SHAPE.vocabulary
+
+
+def _train(work: Path, tokenizer: Path, schedule: Schedule = SCHEDULE, stop_at: int | None = None) -> dict:
+    def on_log(step: int, _: dict[str, float]) -> None:
+        if step == stop_at:
+            raise KeyboardInterrupt
+
+    return pretrain(
+        SOURCES, SOURCES, tokenizer, work, architecture=SHAPE, schedule=schedule, mixture=MIXTURE, on_log=on_log
+    )
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(tokenizer_folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    straight = _train(tmp_path / "straight", tokenizer_folder)
+    with pytest.raises(KeyboardInterrupt):
+        _train(tmp_path / "killed", tokenizer_folder, stop_at=5)
+    resumed = _train(tmp_path / "killed", tokenizer_folder)
+    assert [h["loss"] for h in resumed["history"]] == [h["loss"] for h in straight["history"]]
+    one, two = (load_file(tmp_path / name / "base/model.safetensors") for name in ("straight", "killed"))
+    assert all((one[name] == two[name]).all() for name in one)
+    assert straight["history"][-1]["loss"] < straight["history"][0]["loss"]
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "straight/base").config.tie_word_embeddings
+
+
+def test_a_checkpoint_of_other_settings_is_not_continued(tokenizer_folder: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    _train(tmp_path, tokenizer_folder)
+    with pytest.raises(BackendError, match="another schedule"):
+        _train(tmp_path, tokenizer_folder, schedule=replace(SCHEDULE, learning_rate=0.01))
+
+
+def test_no_weights_are_pickled(tokenizer_folder: Path, tmp_path: Path) -> None:
+    _train(tmp_path, tokenizer_folder)
+    assert {f.suffix for f in tmp_path.rglob("*") if f.is_file()} <= {".safetensors", ".json", ".jinja"}
+    json.loads((tmp_path / "checkpoint/progress.json").read_text())
+
+
+def test_the_starting_weights_copy(tokenizer: Any) -> None:
+    import torch
+
+    from odin_slm.engines.pretraining import _new_model
+
+    shape = Architecture(vocabulary=600, hidden=256, layers=2, heads=4, feed_forward=64, context=512)
+    model = _new_model(shape, tokenizer, seed=1).eval()
+    once = torch.randint(10, 600, (8, 60), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        guesses = model(torch.cat([once, once], dim=1)).logits.argmax(-1)
+    # where the second copy runs, the next token is the one that followed before
+    assert (guesses[:, 60:-1] == once[:, 1:]).float().mean() > 0.85
+    assert (guesses[:, :59] == once[:, 1:]).float().mean() < 0.05

@@ -45,6 +45,7 @@ SCHEDULE = Schedule(
     batch_tokens=1024,
     learning_rate=0.02,
     embedding_learning_rate=0.01,
+    circuit_learning_rate=0.001,
     warmup=0.1,
     decay=0.5,
     prompt_share=0.3,

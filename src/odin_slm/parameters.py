@@ -199,7 +199,7 @@ class ArchitectureParams(Parameters):
 class ScheduleParams(Parameters):
     """Length and rates of pretraining."""
 
-    tokens: int = Field(default=4_000_000, ge=1000)
+    tokens: int = Field(default=3_200_000, ge=1000)
     """Tokens to train on, padding not counted."""
     batch_tokens: int = Field(default=4096, ge=256)
     """Tokens of one step, padding included."""
@@ -207,7 +207,9 @@ class ScheduleParams(Parameters):
     """Peak rate of Muon (matrices)."""
     embedding_learning_rate: float = Field(default=0.003, gt=0.0)
     """Peak rate of AdamW (embeddings, norms)."""
-    warmup: float = Field(default=0.03, ge=0.0, lt=1.0)
+    circuit_learning_rate: float = Field(default=0.0005, gt=0.0)
+    """Peak rate of AdamW for the attention of the first two layers, which starts out copying."""
+    warmup: float = Field(default=0.05, ge=0.0, lt=1.0)
     """Share of the tokens over which the rates rise."""
     decay: float = Field(default=0.6, ge=0.0, le=1.0)
     """Share of the tokens over which they fall to zero."""

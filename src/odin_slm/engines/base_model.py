@@ -115,7 +115,9 @@ def load_model(base: BaseModel, **options: Any) -> Any:
     """
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # a bar per loaded tensor, over in a blink
     options.setdefault("dtype", torch.float32)
     try:
         return AutoModelForCausalLM.from_pretrained(

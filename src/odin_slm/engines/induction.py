@@ -25,6 +25,12 @@ _FAST = 6
 _POSITION_SHARPNESS = 240.0
 _MATCH_SHARPNESS = 16.0
 _COPY_STRENGTH = 1.5
+_EMBEDDING_SCALE = 0.3
+
+
+def circuit_parameters(model: Any) -> list[torch.nn.Parameter]:
+    """Return the matrices that hold the circuit: large steps early in training would wash it out."""
+    return [parameter for layer in model.model.layers[:2] for parameter in layer.self_attn.parameters()]
 
 
 def install(model: Any, generator: torch.Generator) -> None:
@@ -42,10 +48,13 @@ def install(model: Any, generator: torch.Generator) -> None:
     noted = range(width - size, width)
     token = range(1, width - size)
     embedding = model.model.embed_tokens.weight
-    scale = embedding.std().item()
+    scale = _EMBEDDING_SCALE
     projection = torch.linalg.qr(torch.randn(len(token), len(token), generator=generator))[0][:size]
     projection = projection * math.sqrt(len(token) / size)
     with torch.no_grad():
+        # Large embeddings are steady under a sign-like optimizer; the final norm keeps the tied logits as small as ever.
+        model.model.norm.weight.fill_(embedding.std().item() / scale)
+        embedding.mul_(scale / embedding.std())
         embedding[:, 0] = 3 * scale
         embedding[:, noted.start :] = 0
         for layer in model.model.layers:

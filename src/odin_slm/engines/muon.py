@@ -1,8 +1,7 @@
 """Muon in the precision of its parameters.
 
-``torch.optim.Muon`` orthogonalises in bfloat16, which a CPU without bf16 units emulates: a step over the embedded
-base's matrices took 12 s there against 0.3 s in float32 (2 cores, ``benchmarks/muon.py``). The update is otherwise
-the same (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/).
+``torch.optim.Muon`` orthogonalises in bfloat16, which a CPU without bf16 units emulates, many times slower than float32
+(``benchmarks/muon.py`` measures by how much). The update is otherwise the same (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/).
 """
 
 from __future__ import annotations

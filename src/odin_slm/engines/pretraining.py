@@ -58,6 +58,7 @@ class Schedule:
         batch_tokens: Tokens of one step, padding included.
         learning_rate: Peak rate of Muon, which trains the matrices.
         embedding_learning_rate: Peak rate of AdamW, which trains embeddings and norms.
+        circuit_learning_rate: Peak rate of AdamW for the attention that starts out copying.
         warmup: Share of the tokens over which the rate rises.
         decay: Share of the tokens over which it falls to zero, linearly, at the end.
         prompt_share: Share of the prompt tokens that are predicted too, drawn at random; a completion token always is.
@@ -71,6 +72,7 @@ class Schedule:
     batch_tokens: int
     learning_rate: float
     embedding_learning_rate: float
+    circuit_learning_rate: float
     warmup: float
     decay: float
     prompt_share: float
@@ -253,13 +255,23 @@ def _new_model(shape: Architecture, tokenizer: Any, seed: int) -> Any:
 def _optimizers(model: Any, schedule: Schedule) -> list[torch.optim.Optimizer]:
     import torch
 
+    from odin_slm.engines.induction import circuit_parameters
     from odin_slm.engines.muon import Muon
 
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    circuit = circuit_parameters(model)
+    held = {id(p) for p in circuit}
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and id(p) not in held]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     return [
         Muon(matrices, lr=schedule.learning_rate, weight_decay=0.01),
-        torch.optim.AdamW(others, lr=schedule.embedding_learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
+        torch.optim.AdamW(
+            [
+                {"params": others, "lr": schedule.embedding_learning_rate},
+                {"params": circuit, "lr": schedule.circuit_learning_rate},
+            ],
+            betas=(0.9, 0.95),
+            weight_decay=0.0,
+        ),
     ]
 
 

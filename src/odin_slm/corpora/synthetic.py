@@ -24,9 +24,11 @@ _PHRASE = re.compile(r"<(\w+)>")
 _SLOT = re.compile(r"\{(\w)\}")
 _DRUG_SLOTS = frozenset("de")
 
-_UNCODED = 0.05
+_UNCODED = 0.15
 """Share of bystanders without a concept id, as in the public corpora (``-1``)."""
-_COMPOSITE = 0.05
+_ABBREVIATED = 0.1
+"""Share of coded drugs and conditions that have an abbreviation."""
+_COMPOSITE = 0.03
 """Share of effects that are two concepts in one mention."""
 
 
@@ -169,7 +171,7 @@ class _Draft:
         if self.style == "ade" or (not stated and self.rng.random() < _UNCODED):
             return _Thing(kind, name, (surface_concept(name),))
         short = ""
-        if self.style != "synthetic" and self.rng.random() < 0.3:
+        if self.style != "synthetic" and self.rng.random() < _ABBREVIATED:
             short = vocabulary.abbreviation(name, self.rng)
             if short in self.names:
                 short = ""
@@ -238,14 +240,14 @@ def _case_report(draft: _Draft) -> None:
     else:
         draft.say(templates.CAUSES, d=drug, c=effect)
     _deny(draft, drug)
-    _maybe(draft, (0.45, templates.BYSTANDERS), (0.4, templates.FILLERS))
+    _maybe(draft, (0.2, templates.BYSTANDERS), (0.3, templates.FILLERS))
 
 
 def _trial(draft: _Draft) -> None:
     rng = draft.rng
     drug, illness = draft.drug(), draft.condition(symptom=0.2)
     draft.say(templates.TREATS_TITLE, d=drug, c=illness)
-    _maybe(draft, (0.5, templates.BYSTANDERS), (0.3, templates.FILLERS))
+    _maybe(draft, (0.2, templates.BYSTANDERS), (0.3, templates.FILLERS))
     draft.say(templates.TREATS, d=drug, c=illness)
     if draft.style == "bc5cdr" or rng.random() < 0.5:
         draft.say(templates.CAUSES if rng.random() < 0.7 else templates.CAUSES_TWO_EFFECTS, d=drug)
@@ -255,9 +257,9 @@ def _trial(draft: _Draft) -> None:
 def _prevention(draft: _Draft) -> None:
     drug, culprit, effect = draft.drug(), draft.drug(), draft.condition()
     draft.say(templates.PREVENTS_TITLE, d=drug, e=culprit, c=effect)
-    _maybe(draft, (0.3, templates.BACKGROUND))
+    _maybe(draft, (0.2, templates.BACKGROUND))
     draft.say(templates.PREVENTS, d=drug, e=culprit, c=effect)
-    _maybe(draft, (0.4, templates.BYSTANDERS))
+    _maybe(draft, (0.2, templates.BYSTANDERS))
     draft.say(templates.CAUSES if draft.rng.random() < 0.5 else templates.FILLERS, d=culprit, c=effect)
 
 
@@ -266,7 +268,7 @@ def _interaction(draft: _Draft) -> None:
     draft.say(templates.INTERACTS_TITLE, d=drug, e=other)
     draft.say(templates.TREATS, d=other)
     draft.say(templates.INTERACTS, d=drug, e=other)
-    _maybe(draft, (0.4, templates.CAUSES), (0.4, templates.NEGATED), (0.4, templates.FILLERS))
+    _maybe(draft, (0.2, templates.CAUSES), (0.2, templates.NEGATED), (0.3, templates.FILLERS))
 
 
 def _association(draft: _Draft) -> None:
@@ -274,7 +276,7 @@ def _association(draft: _Draft) -> None:
     draft.say(templates.ASSOCIATED_TITLE, d=drug, c=illness)
     _maybe(draft, (0.4, templates.FILLERS), (0.3, templates.BACKGROUND))
     draft.say(templates.ASSOCIATED, d=drug, c=illness)
-    _maybe(draft, (0.5, templates.COMBINED), (0.5, templates.NEGATED), (0.3, templates.TREATS))
+    _maybe(draft, (0.3, templates.COMBINED), (0.2, templates.NEGATED), (0.2, templates.TREATS))
 
 
 def _note(draft: _Draft) -> None:
@@ -288,8 +290,8 @@ def _note(draft: _Draft) -> None:
 
 
 def _deny(draft: _Draft, drug: _Thing) -> None:
-    """Often add that something did not happen; in half of the cases with the very drug that does other things."""
-    if draft.rng.random() < 0.5:
+    """Sometimes add that something did not happen; in half of the cases with the very drug that does other things."""
+    if draft.rng.random() < 0.3:
         draft.say(templates.NEGATED, d=drug if draft.rng.random() < 0.5 else draft.drug(stated=False))
 
 

@@ -1,7 +1,7 @@
 """Names for the synthetic corpus: drugs, diseases and symptoms, common ones and endlessly many invented ones.
 
 Single words are international nonproprietary names and everyday clinical terms; everything else is put together from
-syllables and word parts, so that most names of a test document do not occur in training.
+syllables and word parts, so that many names of a test document do not occur in training.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ _TOXICITY_ROOTS = ("cardio", "derma", "hepato", "myelo", "nephro", "neuro", "oto
 
 
 def drug(rng: random.Random) -> str:
-    """Return a drug's name: one of seven is a common one, the others are invented around a stem."""
-    if rng.random() < 0.15:
+    """Return a drug's name: every second one is common, the others are invented around a stem."""
+    if rng.random() < 0.5:
         return rng.choice(_COMMON_DRUGS)
     middle = rng.choice(_DRUG_MIDDLES) if rng.random() < 0.6 else ""
     return rng.choice(_DRUG_ONSETS) + middle + rng.choice(_DRUG_STEMS)
@@ -126,7 +126,7 @@ def drug(rng: random.Random) -> str:
 
 def symptom(rng: random.Random) -> str:
     """Return a symptom: a finding that a patient feels or shows."""
-    if rng.random() < 0.35:
+    if rng.random() < 0.6:
         return rng.choice(_COMMON_SYMPTOMS)
     return f"{rng.choice(_SYMPTOM_SITES)} {rng.choice(_SYMPTOM_FINDINGS)}"
 
@@ -134,9 +134,9 @@ def symptom(rng: random.Random) -> str:
 def disease(rng: random.Random) -> str:
     """Return a disease."""
     draw = rng.random()
-    if draw < 0.25:
+    if draw < 0.5:
         return rng.choice(_COMMON_DISEASES)
-    if draw < 0.55:
+    if draw < 0.7:
         return f"{rng.choice(_ORGANS)} {rng.choice(_ORGAN_DISEASES)}"
     if draw < 0.9:
         name = rng.choice(_ORGAN_ROOTS) + rng.choice(_DISEASE_SUFFIXES)

@@ -187,12 +187,13 @@ def _example(kind: str, schema: Schema, text: str, extraction: Extraction) -> Ex
 
 
 def _plain_sentence(sources: Sources, rng: random.Random) -> str:
-    pools: list[Sequence[str] | Sequence[TaggedSentence]] = [p for p in (sources.paragraphs, sources.sentences) if p]
-    if not pools:
-        text = rng.choice(sources.documents).text
+    kinds = [kind for kind in (sources.paragraphs, sources.sentences) if kind]
+    if kinds and rng.choice(kinds) is sources.sentences:
+        text = rng.choice(sources.sentences).text
+    elif sources.paragraphs:
+        text = rng.choice(sources.paragraphs)
     else:
-        drawn = rng.choice(rng.choice(pools))
-        text = drawn if isinstance(drawn, str) else drawn.text
+        text = rng.choice(sources.documents).text
     begin, end = _sentence_run(text, rng, characters=220)
     return text[begin:end]
 

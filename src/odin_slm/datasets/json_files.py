@@ -55,7 +55,7 @@ class JsonFileDataset(AbstractDataset[Any, Any]):
 class RecordsDataset(JsonFileDataset):
     """A list of flat JSON objects."""
 
-    def preview(self, nrows: int = 5) -> TablePreview:  # type: ignore[override]
+    def preview(self, nrows: int = 5) -> TablePreview:
         """Return the first rows, long texts cut for the eye."""
         return _table(self.load()[:nrows])
 

@@ -79,7 +79,7 @@ class BaseFolderDataset(AbstractDataset[Path, Path]):
         return {"filepath": str(self._filepath)}
 
 
-class FolderDataset(AbstractDataset[Path, None]):
+class FolderDataset(AbstractDataset[None, Path]):
     """A working folder that a long job writes into while it runs; loading makes it."""
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
@@ -139,7 +139,7 @@ class AdapterDataset(AbstractDataset[Path, Path]):
         return JSONPreview(json.dumps(configuration, indent=1))
 
 
-class TextFolderDataset(AbstractDataset[dict[str, str], None]):
+class TextFolderDataset(AbstractDataset[None, dict[str, str]]):
     """Every ``*.txt`` and ``*.tsv`` file of a folder, by name."""
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:

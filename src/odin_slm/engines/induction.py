@@ -52,7 +52,7 @@ def install(model: Any, generator: torch.Generator) -> None:
     projection = torch.linalg.qr(torch.randn(len(token), len(token), generator=generator))[0][:size]
     projection = projection * math.sqrt(len(token) / size)
     with torch.no_grad():
-        # Large embeddings are steady under a sign-like optimizer; the final norm keeps the tied logits as small as ever.
+        # Large embeddings are steady under a sign-like optimizer; the final norm keeps the tied logits small.
         model.model.norm.weight.fill_(embedding.std().item() / scale)
         embedding.mul_(scale / embedding.std())
         embedding[:, 0] = 3 * scale

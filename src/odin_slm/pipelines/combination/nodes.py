@@ -107,6 +107,8 @@ def write_manifest(
     """
     from importlib.metadata import version
 
+    from odin_slm import __version__
+
     reports = {"ade": ade_parse_report, "bc5cdr": bc5cdr_parse_report, "biored": biored_parse_report}
     parts = {"train": train, "val": val, "test": test}
     synthetic: dict[str, list[bool]] = defaultdict(list)
@@ -133,7 +135,7 @@ def write_manifest(
             "ingestion": ingestion.model_dump(mode="json"),
             "combination": combination.model_dump(mode="json"),
         },
-        "versions": {name: version(name) for name in ("odin-slm", "rensa", "tokenizers")},
+        "versions": {"odin-slm": __version__, **{name: version(name) for name in ("rensa", "tokenizers")}},
     }
 
 

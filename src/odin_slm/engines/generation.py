@@ -1,0 +1,349 @@
+"""Batched greedy generation with the base model or with an adapter merged into it.
+
+Every prompt is read whole, token for token as in training. Rows are sorted by length and padded on the left; a row
+leaves its batch when it ends. The decoding loop is our own: a step of it takes a third less time on a CPU than one of
+``model.generate``, and needs no generation settings to be neutralised. There is no repetition penalty: an extraction
+must repeat the words of its input.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from odin_slm.engines.base_model import BaseModel, load_model, load_tokenizer
+from odin_slm.engines.constraint import Constraint, Grammar, Vocabulary, complete_lines
+from odin_slm.engines.tokens import prompt_ids
+from odin_slm.errors import AdapterError, RecordTooLongError
+
+if TYPE_CHECKING:
+    import torch
+
+_log = logging.getLogger(__name__)
+_SECONDS_BETWEEN_LOG_LINES = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What the model wrote after one prompt.
+
+    Attributes:
+        index: Position of the prompt in the call.
+        text: The output. Where a grammar held it, the output follows the format even if it is not finished.
+        finished: Whether the output ended before the budget of tokens did.
+        tokens: Tokens written, the end-of-sequence token not counted.
+    """
+
+    index: int
+    text: str
+    finished: bool
+    tokens: int
+
+
+@dataclass(slots=True)
+class _Row:
+    index: int
+    prompt: list[int]
+    limit: int
+    constraint: Constraint | None = None
+    written: list[int] = field(default_factory=list)
+    finished: bool = False
+
+
+def generate(
+    base: BaseModel,
+    adapter: Path | None,
+    prompts: Sequence[str],
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    grammars: Sequence[Grammar | None] | None = None,
+    names: Sequence[str] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Generation]:
+    """Write the most likely output after every prompt.
+
+    Equal prompts of a batch are read once, so that asking with and without a grammar costs less than two runs.
+
+    Args:
+        base: The base model.
+        adapter: Folder of a LoRA adapter that is merged into it; None for the base alone.
+        prompts: Prompts.
+        batch_size: Rows decoded together.
+        max_new_tokens: Budget of an output; the model's context may leave less.
+        grammars: For every prompt the grammar that holds its output, or None.
+        names: What errors call the prompts, for example record ids.
+        on_progress: Called with (prompts done, prompts) whenever some are done.
+
+    Returns:
+        One generation per prompt, in the order of the prompts.
+
+    Raises:
+        RecordTooLongError: A prompt leaves no room for an output in the model's context.
+        AdapterError: The adapter does not fit the base.
+        BaseModelError: The base cannot be loaded.
+        GrammarError: llguidance cannot build a grammar.
+    """
+    import torch
+
+    if not prompts:
+        return []
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer = load_tokenizer(base)
+    model = _load(base, adapter, device)
+    end_tokens = _end_tokens(model, tokenizer)
+    grammars = grammars or [None] * len(prompts)
+    vocabulary = Vocabulary(tokenizer, _logits(model), sorted(end_tokens)) if any(grammars) else None
+    rows = _rows(tokenizer, model, prompts, names, max_new_tokens)
+    rows.sort(key=lambda row: (-len(row.prompt), row.prompt, row.index))
+    done: list[Generation] = []
+    for begin in range(0, len(rows), batch_size):
+        batch = rows[begin : begin + batch_size]
+        for row in batch:
+            grammar = grammars[row.index]
+            if grammar is not None and vocabulary is not None:
+                row.constraint = Constraint(vocabulary, grammar)
+        with torch.inference_mode():
+            for row in _decode(model, batch, end_tokens, tokenizer.pad_token_id, vocabulary):
+                done.append(_generation(row, tokenizer))
+                if on_progress:
+                    on_progress(len(done), len(rows))
+    return sorted(done, key=lambda generation: generation.index)
+
+
+@contextmanager
+def progress(label: str, total: int) -> Iterator[Callable[[int, int], None]]:
+    """Show progress: a bar with speed and remaining time on a terminal, a log line now and then elsewhere.
+
+    Args:
+        label: What is done.
+        total: How many there are.
+
+    Yields:
+        The ``on_progress`` of :func:`generate`.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    started = time.monotonic()
+
+    def speed(done: int) -> float:
+        return done / max(time.monotonic() - started, 1e-9)
+
+    if not console.is_terminal:
+        said = started
+
+        def log(done: int, total: int) -> None:
+            nonlocal said
+            now = time.monotonic()
+            if done == total or now - said >= _SECONDS_BETWEEN_LOG_LINES:
+                said = now
+                left = (total - done) / speed(done)
+                _log.info("%s: %d of %d, %.1f examples/s, %.0f s left", label, done, total, speed(done), left)
+
+        yield log
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]:.1f} examples/s"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(label, total=total, speed=0.0)
+        yield lambda done, total: bar.update(task, completed=done, total=total, speed=speed(done))
+
+
+def _rows(
+    tokenizer: Any, model: Any, prompts: Sequence[str], names: Sequence[str] | None, max_new_tokens: int
+) -> list[_Row]:
+    context = getattr(model.config, "max_position_embeddings", None)
+    rows = []
+    for index, prompt in enumerate(prompts):
+        ids = prompt_ids(tokenizer, prompt)
+        room = max_new_tokens if context is None else min(max_new_tokens, context - len(ids))
+        if room < 1:
+            raise RecordTooLongError(
+                f"the prompt has {len(ids)} tokens and the model's context {context}; a prompt is never cut.",
+                where=names[index] if names else f"prompt {index}",
+                fix="Shorten the input, or choose a base with a longer context.",
+            )
+        rows.append(_Row(index, ids, room))
+    return rows
+
+
+def _decode(
+    model: Any, rows: list[_Row], end_tokens: frozenset[int], pad: int, vocabulary: Vocabulary | None
+) -> Iterator[_Row]:
+    """Decode one batch; yield each row when it is done."""
+    import torch
+
+    from odin_slm.engines.kv_cache import BatchCache
+
+    prompts = list(dict.fromkeys(tuple(row.prompt) for row in rows))
+    width = max(len(prompt) for prompt in prompts)
+    number = {prompt: position for position, prompt in enumerate(prompts)}
+    continues = torch.tensor([number[tuple(row.prompt)] for row in rows], device=model.device)
+    ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=model.device)
+    lengths = torch.tensor([len(p) for p in prompts], device=model.device)
+    mask = (torch.arange(width, device=model.device) >= (width - lengths)[:, None]).long()
+    positions = (mask.cumsum(-1) - 1).clamp_min(0)
+
+    columns = width + max(row.limit for row in rows)
+    cache = BatchCache(model.config.num_hidden_layers, continues, columns)
+    logits = _forward(model, ids, mask, positions, cache)[continues]
+    mask, positions = mask[continues], positions[continues, -1:]
+    active = list(rows)
+    while True:
+        tokens = _choose(logits, active, vocabulary)
+        gone = [
+            place
+            for place, (row, token) in enumerate(zip(active, tokens, strict=True))
+            if _take(row, token, end_tokens)
+        ]
+        yield from (active[place] for place in gone)
+        if len(gone) == len(active):
+            return
+        next_ids = torch.tensor(tokens, device=model.device)[:, None]
+        if gone:
+            order = cache.drop(gone)
+            active = [active[place] for place in order]
+            mask, positions, next_ids = mask[order], positions[order], next_ids[order]
+        mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
+        positions = positions + 1
+        logits = _forward(model, next_ids, mask, positions, cache)
+
+
+def _forward(model: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
+    """Return the logits after the last position, shape (rows, vocabulary)."""
+    output = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    logits: torch.Tensor = output.logits[:, -1].float()
+    return logits
+
+
+def _choose(logits: torch.Tensor, rows: list[_Row], vocabulary: Vocabulary | None) -> list[int]:
+    """Return the likeliest allowed token of every row."""
+    import torch
+
+    held = [(place, row.constraint) for place, row in enumerate(rows) if row.constraint is not None]
+    if held and vocabulary is not None:
+        allowed = torch.from_numpy(vocabulary.allowed([constraint for _, constraint in held])).to(logits.device)
+        places = [place for place, _ in held]
+        logits[places] = logits[places].masked_fill(~allowed, -torch.inf)
+    tokens: list[int] = logits.argmax(-1).tolist()
+    return tokens
+
+
+def _take(row: _Row, token: int, end_tokens: frozenset[int]) -> bool:
+    """Append a token to its row; tell whether the row is done."""
+    if token in end_tokens:
+        row.finished = True
+        return True
+    row.written.append(token)
+    if row.constraint is not None:
+        row.constraint.consume(token)
+        row.finished = row.constraint.closed
+    return row.finished or len(row.written) >= row.limit
+
+
+def _generation(row: _Row, tokenizer: Any) -> Generation:
+    if row.constraint is None:
+        text = tokenizer.decode(row.written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    else:
+        text = row.constraint.text if row.finished else complete_lines(row.constraint.text)
+    return Generation(row.index, text, row.finished, len(row.written))
+
+
+def _load(base: BaseModel, adapter: Path | None, device: torch.device) -> Any:
+    """Load the base, with the adapter merged into its weights; fp32 on a CPU, bf16 on a GPU."""
+    import torch
+
+    dtype = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    model = load_model(base, dtype=dtype)
+    if adapter is not None:
+        model = _merge(model, base, adapter)
+    return model.to(device).eval()
+
+
+def _merge(model: Any, base: BaseModel, adapter: Path) -> Any:
+    from peft import PeftModel, get_peft_model_state_dict
+
+    _check_config(adapter)
+    found = _shapes(adapter / "adapter_model.safetensors")
+    fix = "Name the base that it was trained on (globals.yml, base_model), or another adapter."
+    try:
+        merged = PeftModel.from_pretrained(model, str(adapter))
+    except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise AdapterError(
+            f"the adapter does not fit the base {base.source} ({reason}).", where=str(adapter), fix=fix
+        ) from error
+    expected = {name: tuple(value.shape) for name, value in get_peft_model_state_dict(merged).items()}
+    if found != expected:
+        name = sorted(found.items() ^ expected.items())[0][0]
+        raise AdapterError(
+            f"the adapter does not fit the base {base.source}: {name} is {found.get(name, 'missing')}, "
+            f"expected {expected.get(name, 'nothing')}.",
+            where=str(adapter),
+            fix=fix,
+        )
+    return merged.merge_and_unload()
+
+
+def _check_config(adapter: Path) -> None:
+    file = adapter / "adapter_config.json"
+    fix = "Name a folder that PEFT saved: --params adapter=DIR."
+    try:
+        kind = json.loads(file.read_text(encoding="utf-8"))["peft_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AdapterError(f"not the configuration of an adapter ({error!r}).", where=str(file), fix=fix) from None
+    if kind != "LORA":
+        raise AdapterError(f"found an adapter of the kind {kind}, expected LORA.", where=str(file), fix=fix)
+
+
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(
+            f"the adapter's weights cannot be read ({error}).",
+            where=str(file),
+            fix="Train again, or name another folder with --params adapter=DIR.",
+        ) from None
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    configured = model.generation_config.eos_token_id
+    known = configured if isinstance(configured, list) else [configured]
+    return frozenset(token for token in (tokenizer.eos_token_id, *known) if token is not None)
+
+
+def _logits(model: Any) -> int:
+    size: int = model.get_output_embeddings().weight.shape[0]
+    return size

@@ -1,0 +1,85 @@
+"""Keys and values of a batch in memory that is taken once.
+
+``DynamicCache`` of transformers concatenates at every step and so copies all that it holds. Here a step writes one
+column, and a finished row is overwritten by the last one, so that the batch shrinks as its outputs end.
+"""
+
+from __future__ import annotations
+
+import torch
+from transformers.cache_utils import Cache, DynamicLayer
+
+
+class BatchCache(Cache):
+    """Keys and values of all layers.
+
+    Args:
+        layers: Layers of the model.
+        rows: For every row of the batch to decode, the row of the prefilled batch that it continues.
+        columns: Positions that a row can reach.
+    """
+
+    def __init__(self, layers: int, rows: torch.Tensor, columns: int) -> None:
+        super().__init__(layers=[_Layer(rows, columns) for _ in range(layers)])
+
+    def drop(self, rows: list[int]) -> list[int]:
+        """Drop rows.
+
+        Args:
+            rows: Row numbers, each once.
+
+        Returns:
+            For every row that is left, the number it had before.
+        """
+        count = self.layers[0].rows
+        left = count - len(rows)
+        gone = set(rows)
+        order = list(range(left))
+        spare = iter([row for row in range(left, count) if row not in gone])
+        for row in sorted(gone):
+            if row < left:
+                order[row] = next(spare)
+        moved = [row for row in range(left) if order[row] != row]
+        for layer in self.layers:
+            layer.move(moved, [order[row] for row in moved], left)
+        return order
+
+
+class _Layer(DynamicLayer):
+    """Keys and values of one layer: tensors of shape (rows, heads, columns, features), filled from the left."""
+
+    def __init__(self, rows: torch.Tensor, columns: int) -> None:
+        super().__init__()
+        self.rows = len(rows)
+        self._continues = rows
+        self._columns = columns
+        self._filled = 0
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write new columns; return all that the attention may read."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            shape = (self.rows, key_states.shape[1], self._columns, key_states.shape[3])
+            self.keys, self.values = key_states.new_empty(shape), value_states.new_empty(shape)
+            self._filled = key_states.shape[2]
+            self.keys[:, :, : self._filled] = key_states[self._continues]
+            self.values[:, :, : self._filled] = value_states[self._continues]
+            return key_states, value_states
+        end = self._filled + key_states.shape[2]
+        self.keys[: self.rows, :, self._filled : end] = key_states
+        self.values[: self.rows, :, self._filled : end] = value_states
+        self._filled = end
+        return self.keys[: self.rows, :, :end], self.values[: self.rows, :, :end]
+
+    def move(self, targets: list[int], sources: list[int], left: int) -> None:
+        """Copy rows over others, and keep the first ``left`` ones."""
+        if targets:
+            self.keys[targets, :, : self._filled] = self.keys[sources, :, : self._filled]
+            self.values[targets, :, : self._filled] = self.values[sources, :, : self._filled]
+        self.rows = left
+
+    def get_seq_length(self) -> int:
+        """Return the number of filled columns."""
+        return self._filled

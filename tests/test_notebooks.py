@@ -1,0 +1,45 @@
+"""The notebooks run from top to bottom on a finished run, and are committed without outputs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from conftest import ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def test_there_are_two() -> None:
+    assert len(NOTEBOOKS) == 2
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_outputs_are_committed(path: Path) -> None:
+    for cell in nbformat.read(path, as_version=4).cells:
+        assert not cell.get("outputs")
+        assert cell.get("execution_count") is None
+
+
+def test_they_run_on_a_finished_run(
+    project: Path, run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a link would be refused: Kedro wants the source inside the project
+    shutil.copytree(ROOT / "src", project / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    run()
+    monkeypatch.setenv("KEDRO_ENV", "test")
+    monkeypatch.setenv("PYTHONPATH", str(project / "src"))
+    (project / "notebooks").mkdir()
+    for path in NOTEBOOKS:
+        notebook = nbformat.read(shutil.copy(path, project / "notebooks"), as_version=4)
+        client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": project / "notebooks"}})
+        client.execute()
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+        assert any("text/html" in output.get("data", {}) for output in outputs), path.name
+    assert not list((project / "notebooks").glob("*.db")), "the tracking store is the project's, wherever a kernel starts"

@@ -163,6 +163,8 @@ def pretrain(
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=_fast_bfloat16(device))
     begin, window_tokens, window_begin = time.monotonic() - state.seconds, 0, time.monotonic()
     for batch in _batches(sources, mixture, encode, schedule, skip=state.step):
+        if state.tokens >= schedule.tokens:  # the checkpoint of a run that ended
+            break
         rate = _rate(state.tokens / schedule.tokens, schedule)
         for group, peak in zip((g for o in optimizers for g in o.param_groups), peaks, strict=True):
             group["lr"] = peak * rate

@@ -1,0 +1,239 @@
+"""Nodes of the evaluation pipeline."""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from odin_slm.engines.base_model import BaseModel
+from odin_slm.errors import MissingInputError, PredictionsError
+from odin_slm.parameters import EvaluationParams
+from odin_slm.prompt import locate, parse, render_prompt
+
+_REQUIRED = ("instruction", "input", "output")
+
+
+def select_test_set(test: list[dict[str, Any]] | None, given_test: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+    """Choose what is evaluated: the records that the user names, or else the experiment's own test split.
+
+    Args:
+        test: The experiment's test split; None where it was not made yet.
+        given_test: Records from elsewhere; ``id``, ``source`` and ``document_id`` may be missing in them.
+
+    Returns:
+        Records.
+
+    Raises:
+        MissingInputError: There are neither.
+        PredictionsError: A record lacks a field, its output does not follow the format, or an id occurs twice.
+    """
+    records = test if given_test is None else given_test
+    if records is None:
+        raise MissingInputError(
+            "there is no test set.",
+            where="test",
+            fix="Run the data pipeline before, or name a file with --params test_data=FILE.json.",
+        )
+    where = "test" if given_test is None else "test_data"
+    if not isinstance(records, list) or not records:
+        raise PredictionsError("expected a JSON list of records.", where=where, fix="Name another file.")
+    complete = [_complete(record, number, where) for number, record in enumerate(records, start=1)]
+    repeated = [name for name, count in Counter(record["id"] for record in complete).items() if count > 1]
+    if repeated:
+        raise PredictionsError(
+            f"the id {repeated[0]} occurs more than once.", where=where, fix="Give every record its own id."
+        )
+    return complete
+
+
+def generate_predictions(
+    base_model: BaseModel, adapter: Path, test_data: list[dict[str, Any]], params: EvaluationParams
+) -> list[dict[str, Any]]:
+    """Let the fine-tuned model extract from every test text.
+
+    Args:
+        base_model: The base.
+        adapter: Folder of the LoRA adapter.
+        test_data: Test records.
+        params: Decoding, batch size, budget, sample.
+
+    Returns:
+        Rows in the order of the records: ``id``, ``source``, ``document_id``, ``input``, ``gold``, ``decoding``,
+        ``prediction`` (raw text) and what is parsed from it: ``entities`` with character offsets in the input,
+        ``relations``, ``malformed`` lines; ``finished``, ``tokens``. With both decodings ``prediction`` is the
+        constrained one and ``free`` holds the same fields of the free one. ``gold_reachable`` tells whether the grammar
+        accepts the gold output.
+    """
+    return _predict(base_model, adapter, test_data, params, "fine-tuned model")
+
+
+def generate_base_predictions(
+    base_model: BaseModel, test_data: list[dict[str, Any]], params: EvaluationParams
+) -> list[dict[str, Any]]:
+    """Let the base model alone extract from the same texts; see :func:`generate_predictions`."""
+    return _predict(base_model, None, test_data, params, "base model alone")
+
+
+def score_predictions(
+    predictions: list[dict[str, Any]],
+    base_predictions: list[dict[str, Any]],
+    seen_records: list[dict[str, Any]] | None,
+    params: EvaluationParams,
+) -> dict[str, Any]:
+    """Score both models from their raw texts and compare them.
+
+    Args:
+        predictions: Rows of the fine-tuned model.
+        base_predictions: Rows of the base; may be empty.
+        seen_records: The training split; strings in it count as seen. None where it is not at hand.
+        params: Experiment, bootstrap.
+
+    Returns:
+        See :func:`odin_slm.scoring.evaluate`.
+    """
+    from odin_slm.scoring import evaluate
+
+    return evaluate(
+        predictions,
+        base_predictions,
+        seen_records,
+        experiment=params.experiment,
+        resamples=params.bootstrap_resamples,
+        seed=params.seed,
+    )
+
+
+def draw_type_scores(evaluation_results: dict[str, Any]) -> Any:
+    """Draw F1 by type, base against fine-tuned."""
+    from odin_slm.figures import plot_type_scores
+
+    return plot_type_scores(evaluation_results)
+
+
+def draw_errors(evaluation_results: dict[str, Any]) -> Any:
+    """Draw how often each kind of error occurs."""
+    from odin_slm.figures import plot_errors
+
+    return plot_errors(evaluation_results)
+
+
+def draw_length_scores(evaluation_results: dict[str, Any]) -> Any:
+    """Draw F1 against the length of the input."""
+    from odin_slm.figures import plot_length_scores
+
+    return plot_length_scores(evaluation_results)
+
+
+def draw_training_curve(training_state: dict[str, Any] | None) -> Any:
+    """Draw the losses of training."""
+    from odin_slm.figures import plot_training_curve
+
+    return plot_training_curve(training_state)
+
+
+def draw_overview(evaluation_results: dict[str, Any], training_state: dict[str, Any] | None) -> Any:
+    """Draw all of it on one page."""
+    from odin_slm import figures
+
+    return figures.draw_overview(evaluation_results, training_state)
+
+
+def write_report(
+    evaluation_results: dict[str, Any], predictions: list[dict[str, Any]], training_state: dict[str, Any] | None
+) -> str:
+    """Write the final report as one HTML page."""
+    from odin_slm.report import render_report
+
+    return render_report(evaluation_results, predictions, training_state)
+
+
+def _complete(record: Any, number: int, where: str) -> dict[str, Any]:
+    """Check a record, and name it where it comes without provenance."""
+    place = f"{where}, record {number}"
+    for name in _REQUIRED:
+        if not isinstance(record, dict) or not isinstance(record.get(name), str):
+            raise PredictionsError(
+                f"expected a text {name!r}.", where=place, fix=f"A record needs {', '.join(_REQUIRED)}."
+            )
+    malformed = parse(record["output"]).malformed
+    if malformed:
+        raise PredictionsError(
+            f"the gold output does not follow the format: {malformed[0]!r}.",
+            where=place,
+            fix="Write gold outputs as odin_slm/prompt.py describes.",
+        )
+    name = str(record.get("id", number))
+    return {"source": "unknown", "document_id": name, **record, "id": name}
+
+
+def _predict(
+    base_model: BaseModel,
+    adapter: Path | None,
+    test_data: list[dict[str, Any]],
+    params: EvaluationParams,
+    title: str,
+) -> list[dict[str, Any]]:
+    from odin_slm.engines.constraint import Grammar, reachable
+    from odin_slm.engines.generation import generate, progress
+
+    budget = _budget(base_model, test_data) if params.max_new_tokens == "auto" else params.max_new_tokens
+    records = _sample(test_data, params)
+    decodings = ("constrained", "free") if params.decoding == "both" else (params.decoding,)
+    grammars = [Grammar.of(record["instruction"], record["input"]) for record in records]
+    held: dict[str, list[Any]] = {"constrained": grammars, "free": [None] * len(records)}
+    prompts = [render_prompt(record["instruction"], record["input"]) for record in records]
+    with progress(f"Generating, {title}", len(records) * len(decodings)) as on_progress:
+        outputs = generate(
+            base_model,
+            adapter,
+            prompts * len(decodings),
+            batch_size=params.batch_size,
+            max_new_tokens=budget,
+            grammars=[grammar for decoding in decodings for grammar in held[decoding]],
+            names=[record["id"] for record in records] * len(decodings),
+            on_progress=on_progress,
+        )
+    rows = []
+    for index, record in enumerate(records):
+        row = {name: record[name] for name in ("id", "source", "document_id", "input")}
+        row |= {"gold": record["output"], "decoding": decodings[0], **_parsed(record["input"], outputs[index])}
+        if len(decodings) == 2:
+            row["free"] = _parsed(record["input"], outputs[index + len(records)])
+        if "constrained" in decodings:
+            row["gold_reachable"] = reachable(record["input"], record["output"], record["instruction"])
+        rows.append(row)
+    return rows
+
+
+def _parsed(text: str, output: Any) -> dict[str, Any]:
+    parsed = parse(output.text)
+    return {
+        "prediction": output.text,
+        "entities": [
+            {"type": e.type, "text": e.text, "offsets": [list(span) for span in locate(text, e.text)]}
+            for e in parsed.extraction.entities
+        ],
+        "relations": [{"head": r.head, "type": r.type, "tail": r.tail} for r in parsed.extraction.relations],
+        "malformed": list(parsed.malformed),
+        "finished": output.finished,
+        "tokens": output.tokens,
+    }
+
+
+def _sample(records: Sequence[dict[str, Any]], params: EvaluationParams) -> list[dict[str, Any]]:
+    """Return the records to evaluate, in their order; a smaller sample is part of a larger one."""
+    if params.num_samples is None or params.num_samples >= len(records):
+        return list(records)
+    order = list(range(len(records)))
+    random.Random(params.seed).shuffle(order)
+    return [records[index] for index in sorted(order[: params.num_samples])]
+
+
+def _budget(base_model: BaseModel, records: Sequence[dict[str, Any]]) -> int:
+    """Return a budget that every gold output fits in, with room for longer ones; the same for any sample."""
+    from odin_slm.engines.tokens import token_counter
+
+    longest = max(token_counter(base_model)([record["output"] for record in records]))
+    return math.ceil(longest * 1.25) + 16

@@ -1,0 +1,344 @@
+"""Generation and its grammar, on a tiny model with random weights."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from odin_slm.engines.base_model import BaseModel, load_model, load_tokenizer
+from odin_slm.engines.constraint import Constraint, Grammar, Vocabulary, complete_lines, reachable
+from odin_slm.engines.generation import generate, progress
+from odin_slm.engines.tokens import completion_ids, prompt_ids
+from odin_slm.errors import AdapterError, GrammarError, RecordTooLongError
+from odin_slm.prompt import Entity, Extraction, RelationTriple, instruction_for, parse, render, render_prompt
+from odin_slm.schema import SCHEMAS, SIGNATURES
+
+ADE = instruction_for(SCHEMAS["ade"])
+SYNTHETIC = instruction_for(SCHEMAS["synthetic"])
+TEXTS = [
+    "Aspirin caused nausea.",
+    "A patient on enalapril (10 mg/day) and aspirin developed acute renal failure, then fever; both were stopped.",
+    "5'-fluorouracil/leucovorin [5-FU] against α-fetoprotein–positive tumours: “toxicity” — Ca2+ fell to 1.5 mM 😀.",
+    "We saw no harm.",
+    "A tab\there, a break\nthere, a back\\slash and an arrow --[causes]--> in one text about naproxen.",
+]
+PROMPTS = [render_prompt(SYNTHETIC, text) for text in TEXTS]
+GRAMMARS = [Grammar.of(SYNTHETIC, text) for text in TEXTS]
+
+
+@pytest.fixture(scope="module")
+def base(tiny_base: Path) -> BaseModel:
+    return BaseModel("tiny", tiny_base)
+
+
+@pytest.fixture(scope="module")
+def adapter(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_adapter(base, tmp_path_factory.mktemp("adapter") / "own")
+
+
+@pytest.fixture(scope="module")
+def vocabulary(base: BaseModel) -> Vocabulary:
+    tokenizer = load_tokenizer(base)
+    return Vocabulary(tokenizer, len(tokenizer), [tokenizer.eos_token_id])
+
+
+def make_adapter(base: BaseModel, folder: Path) -> Path:
+    """An adapter that changes what the base writes."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(1)
+    modules = ["q_proj", "v_proj", "down_proj"]
+    config = LoraConfig(r=4, lora_alpha=64, target_modules=modules, init_lora_weights=False, task_type="CAUSAL_LM")
+    get_peft_model(load_model(base), config).save_pretrained(folder)
+    return folder
+
+
+def write(base: BaseModel, adapter: Path | None = None, **options: Any) -> list[tuple[str, bool, int]]:
+    options = {"batch_size": 8, "max_new_tokens": 40, **options}
+    prompts = options.pop("prompts", PROMPTS)
+    return [(g.text, g.finished, g.tokens) for g in generate(base, adapter, prompts, **options)]
+
+
+# What is written
+
+
+@pytest.mark.parametrize("grammars", [None, GRAMMARS], ids=["free", "constrained"])
+def test_a_batch_writes_what_single_prompts_get(base: BaseModel, grammars: list[Grammar] | None) -> None:
+    together = write(base, grammars=grammars, batch_size=5)
+    assert write(base, grammars=grammars, batch_size=1) == together
+    assert write(base, grammars=grammars, batch_size=2) == together
+
+
+def test_free_and_constrained_in_one_call_are_the_same_as_in_two(base: BaseModel) -> None:
+    both = write(base, prompts=PROMPTS * 2, grammars=[*GRAMMARS, *[None] * len(PROMPTS)], batch_size=4)
+    assert both == write(base, grammars=GRAMMARS) + write(base)
+
+
+@pytest.mark.parametrize("with_adapter", [False, True])
+def test_free_output_is_the_greedy_one_of_the_library(base: BaseModel, adapter: Path, with_adapter: bool) -> None:
+    import torch
+    from peft import PeftModel
+
+    model, tokenizer = load_model(base), load_tokenizer(base)
+    if with_adapter:
+        model = PeftModel.from_pretrained(model, str(adapter)).eval()
+    expected = []
+    for prompt in PROMPTS:
+        ids = torch.tensor([prompt_ids(tokenizer, prompt)])
+        output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=40, do_sample=False)
+        expected.append(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
+    assert [text for text, _, _ in write(base, adapter if with_adapter else None)] == expected
+
+
+def test_the_adapter_changes_what_is_written(base: BaseModel, adapter: Path) -> None:
+    assert write(base, adapter) != write(base)
+
+
+def test_an_output_that_the_budget_cuts_is_not_finished(base: BaseModel) -> None:
+    whole = write(base, max_new_tokens=40)
+    cut = write(base, max_new_tokens=3)
+    assert cut == [(cut_text, False, 3) for cut_text, _, _ in cut]
+    assert all(long[0].startswith(short[0].rstrip("�")) for long, short in zip(whole, cut, strict=True))
+
+
+def test_the_end_token_ends_an_output_and_is_no_part_of_it(base: BaseModel) -> None:
+    nothing = Grammar("  ")  # a text without words: only one output is possible
+    text = "### Entities:\nNone\n\n### Relations:\nNone"
+    tokens = len(completion_ids(load_tokenizer(base), text)) - 1
+    [(output, finished, count)] = write(base, prompts=PROMPTS[:1], grammars=[nothing], max_new_tokens=400)
+    assert (output, finished) == (text, True)
+    assert count >= tokens
+
+
+def test_a_prompt_near_the_end_of_the_context_leaves_less_room(base: BaseModel) -> None:
+    tokenizer = load_tokenizer(base)
+    text = "a"
+    while len(prompt_ids(tokenizer, render_prompt(ADE, text))) < 1014:
+        text += " a"
+    room = 1024 - len(prompt_ids(tokenizer, render_prompt(ADE, text)))
+    [(_, finished, tokens)] = write(base, prompts=[render_prompt(ADE, text)], max_new_tokens=40)
+    assert (finished, tokens) == (False, room)
+
+
+def test_a_prompt_beyond_the_context_is_refused_by_name(base: BaseModel) -> None:
+    with pytest.raises(RecordTooLongError, match=r"ade-7.*never cut"):
+        write(base, prompts=[PROMPTS[0], render_prompt(ADE, "naproxen " * 900)], names=["ade-1", "ade-7"])
+
+
+def test_progress_counts_every_prompt(base: BaseModel) -> None:
+    seen: list[tuple[int, int]] = []
+    write(base, batch_size=2, on_progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(number, len(PROMPTS)) for number in range(1, len(PROMPTS) + 1)]
+
+
+def test_progress_is_logged_where_there_is_no_terminal(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), progress("Generating", 2) as on_progress:
+        on_progress(1, 2)
+        on_progress(2, 2)
+    assert re.search(r"Generating: 2 of 2, [\d.]+ examples/s, 0 s left", caplog.text)
+
+
+# Adapters that do not fit
+
+pytestmark = pytest.mark.filterwarnings("ignore:Found missing adapter keys:UserWarning")
+
+
+def broken(adapter: Path, folder: Path, change: Callable[[Path], None]) -> Path:
+    shutil.copytree(adapter, folder)
+    change(folder)
+    return folder
+
+
+def rewrite(file: Path, **values: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+def resize(file: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    save_file(change(load_file(file)), file)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: (f / "adapter_config.json").unlink(), "not the configuration of an adapter"),
+        (lambda f: (f / "adapter_config.json").write_text("{"), "not the configuration of an adapter"),
+        (lambda f: rewrite(f / "adapter_config.json", peft_type="PROMPT_TUNING"), "expected LORA"),
+        (lambda f: rewrite(f / "adapter_config.json", target_modules=["c_attn"]), "does not fit the base tiny"),
+        (lambda f: rewrite(f / "adapter_config.json", r=8), "does not fit the base tiny"),
+        (lambda f: (f / "adapter_model.safetensors").unlink(), "cannot be read"),
+        (lambda f: (f / "adapter_model.safetensors").write_bytes(b"12345678"), "cannot be read"),
+        (
+            lambda f: resize(f / "adapter_model.safetensors", lambda tensors: dict(list(tensors.items())[2:])),
+            "is missing, expected",
+        ),
+        (
+            lambda f: resize(f / "adapter_model.safetensors", lambda t: {k: numpy.zeros((9, 9)) for k in t}),
+            "does not fit the base tiny",
+        ),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_refused(
+    base: BaseModel, adapter: Path, tmp_path: Path, change: Callable[[Path], None], message: str
+) -> None:
+    with pytest.raises(AdapterError, match=message) as caught:
+        write(base, broken(adapter, tmp_path / "broken", change))
+    assert str(tmp_path / "broken") in str(caught.value)
+
+
+# What the grammar allows
+
+
+def assert_held(text: str, output: str, instruction: str) -> None:
+    """What constrained decoding promises."""
+    schema = Grammar.of(instruction, text).schema
+    parsed = parse(output)
+    assert parsed.well_formed, output
+    types: dict[str, set[str]] = {}
+    for entity in parsed.extraction.entities:
+        assert entity.text in text
+        assert entity.text == entity.text.strip() != ""
+        assert entity.type in schema.entities
+        types.setdefault(entity.text, set()).add(entity.type)
+    for relation in parsed.extraction.relations:
+        assert relation.type in schema.relations
+        assert relation.head != relation.tail
+        pairs = {(head, tail) for head in types[relation.head] for tail in types[relation.tail]}
+        assert pairs & SIGNATURES[relation.type]
+
+
+@pytest.mark.parametrize("source", SCHEMAS)
+def test_random_weights_write_only_what_is_promised(base: BaseModel, adapter: Path, source: str) -> None:
+    instruction = instruction_for(SCHEMAS[source])
+    grammars = [Grammar.of(instruction, text) for text in TEXTS]
+    prompts = [render_prompt(instruction, text) for text in TEXTS]
+    for limit in (7, 120):
+        outputs = generate(base, adapter, prompts, batch_size=8, max_new_tokens=limit, grammars=grammars)
+        for text, output in zip(TEXTS, outputs, strict=True):
+            assert_held(text, output.text, instruction)
+            assert output.finished or output.tokens == limit
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_allowed_tokens_make_only_what_is_promised(vocabulary: Vocabulary, seed: int) -> None:
+    """Choose among the allowed tokens by chance, as no model would."""
+    rng = random.Random(seed)
+    text, instruction = rng.choice(TEXTS), rng.choice([ADE, SYNTHETIC])
+    constraint = Constraint(vocabulary, Grammar.of(instruction, text))
+    end = vocabulary.tokens.eos_token
+    finished = False
+    for _ in range(rng.choice([20, 200, 600])):
+        [allowed] = vocabulary.allowed([constraint])
+        token = rng.choice(numpy.flatnonzero(allowed).tolist())
+        if token == end:
+            finished = True
+            break
+        constraint.consume(token)
+        if constraint.closed:
+            finished = True
+            break
+    assert_held(text, constraint.text if finished else complete_lines(constraint.text), instruction)
+
+
+GOLD = Extraction(
+    (Entity("Drug", "enalapril"), Entity("Drug", "aspirin"), Entity("Symptom", "acute renal failure")),
+    (
+        RelationTriple("enalapril", "causes", "acute renal failure"),
+        RelationTriple("aspirin", "treats", "acute renal failure"),
+    ),
+)
+
+
+def test_gold_passes_token_by_token(vocabulary: Vocabulary, base: BaseModel) -> None:
+    constraint = Constraint(vocabulary, GRAMMARS[1])
+    for token in completion_ids(load_tokenizer(base), render(GOLD))[:-1]:
+        [allowed] = vocabulary.allowed([constraint])
+        assert allowed[token]
+        constraint.consume(token)
+    [allowed] = vocabulary.allowed([constraint])
+    assert allowed[vocabulary.tokens.eos_token]
+    assert constraint.text == render(GOLD)
+
+
+def test_a_token_that_is_not_allowed_is_refused(vocabulary: Vocabulary) -> None:
+    constraint = Constraint(vocabulary, GRAMMARS[0])
+    [allowed] = vocabulary.allowed([constraint])
+    with pytest.raises(GrammarError, match="decoding=free"):
+        constraint.consume(int(numpy.flatnonzero(~allowed)[0]))
+
+
+def test_a_line_written_for_the_third_time_ends_its_list(vocabulary: Vocabulary, base: BaseModel) -> None:
+    tokenizer = load_tokenizer(base)
+    constraint = Constraint(vocabulary, GRAMMARS[1])
+
+    def say(text: str) -> None:
+        for token in completion_ids(tokenizer, text)[:-1]:
+            constraint.consume(token)
+
+    lines = ("[Drug] aspirin", "[Symptom] fever", "[Drug] aspirin", "[Symptom] fever", "[Drug] aspirin")
+    entities = "".join(f"{number}. {line}\n" for number, line in enumerate(lines, start=1))
+    say(f"### Entities:\n{entities}")
+    assert constraint.matcher.compute_ff_bytes() == b"\n### Relations:\n"
+    say("\n### Relations:\n")
+    for number in (1, 2, 3):
+        assert not constraint.closed
+        say(f"{number}. aspirin --[treats]--> fever\n")
+    assert constraint.closed
+    assert constraint.text.endswith("3. aspirin --[treats]--> fever")
+    assert parse(constraint.text).well_formed
+
+
+def output(entities: Sequence[tuple[str, str]], relations: Sequence[tuple[str, str, str]] = ()) -> str:
+    return render(Extraction(tuple(Entity(*e) for e in entities), tuple(RelationTriple(*r) for r in relations)))
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "expected"),
+    [
+        (TEXTS[1], render(GOLD), True),
+        (TEXTS[1], output([]), True),
+        (TEXTS[0], output([("Drug", "Aspirin"), ("Symptom", "nausea")], [("Aspirin", "causes", "nausea")]), True),
+        (TEXTS[0], output([("Drug", "aspirin")]), False),  # another case
+        (TEXTS[0], output([("Drug", "Aspirin nausea")]), False),  # not contiguous
+        (TEXTS[0], output([("Drug", "allopurinol")]), False),  # not in the text
+        (TEXTS[0], output([("Gene", "Aspirin")]), False),  # no such type
+        (TEXTS[0], output([("Drug", " caused")]), False),  # white space at an end
+        (TEXTS[0], output([], [("Aspirin", "causes", "nausea")]), False),  # arguments not listed
+        (TEXTS[0], output([("Drug", "Aspirin"), ("Drug", "nausea")], [("Aspirin", "causes", "nausea")]), False),
+        (TEXTS[0], output([("Drug", "Aspirin"), ("Symptom", "nausea")], [("nausea", "causes", "Aspirin")]), False),
+        (TEXTS[0], output([("Drug", "Aspirin")], [("Aspirin", "interacts_with", "Aspirin")]), False),
+        (TEXTS[2], output([("Drug", "5'-fluorouracil/leucovorin [5-FU]"), ("Drug", "Ca2+"), ("Disease", "😀")]), True),
+        (TEXTS[2], output([("Drug", "Ca2")]), True),
+        (TEXTS[2], output([("Drug", "Ca")]), False),  # part of a word
+        (TEXTS[4], output([("Drug", "naproxen"), ("Symptom", "A tab\there")]), True),
+        (TEXTS[4], output([("Drug", "break\nthere")]), False),  # would have to be escaped
+        (TEXTS[4], output([("Drug", "back\\slash")]), False),
+        (TEXTS[4], output([("Drug", "arrow --[causes")]), False),
+        ("", output([]), True),
+        ("", output([("Drug", "a")]), False),
+        (TEXTS[0], "### Entities:\n1. [Drug] Aspirin", False),
+        (TEXTS[0], "", False),
+    ],
+)
+def test_reachable(text: str, said: str, expected: bool) -> None:
+    assert reachable(text, said, SYNTHETIC) is expected
+
+
+def test_only_types_that_the_instruction_names_are_reachable() -> None:
+    disease = output([("Disease", "nausea")])
+    assert reachable(TEXTS[0], disease, instruction_for(SCHEMAS["bc5cdr"]))
+    assert not reachable(TEXTS[0], disease, ADE)
+    assert reachable(TEXTS[0], disease, "List what you find.")  # unknown wording: the whole closed sets
+    treats = output([("Drug", "Aspirin"), ("Symptom", "nausea")], [("Aspirin", "treats", "nausea")])
+    assert reachable(TEXTS[0], treats, SYNTHETIC)
+    assert not reachable(TEXTS[0], treats, ADE)

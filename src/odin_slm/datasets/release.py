@@ -1,0 +1,202 @@
+"""Release folders: staged whole and checked, or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from kedro.io import AbstractDataset
+from kedro_datasets._typing import TablePreview
+
+from odin_slm.cards import read_front_matter
+from odin_slm.datasets.files import new_folder
+from odin_slm.errors import MissingInputError, ReleaseError
+from odin_slm.release import (
+    CHECKSUMS,
+    ReleaseKind,
+    adapter_config_problems,
+    checksum_lines,
+    file_problems,
+    path_problems,
+    tensor_problems,
+    text_problems,
+    validate_card,
+)
+
+_BINARY = frozenset({".safetensors", ".parquet", ".model"})
+
+
+class ReleaseDataset(AbstractDataset[dict[str, bytes | Path], Path]):
+    """A folder that holds exactly the files of a release; values are paths.
+
+    A save fills a temporary folder beside the target, writes ``SHA256SUMS``, checks the result with
+    :func:`check_release` and only then takes the target's place, so that a refused release leaves the old one alone.
+
+    Args:
+        filepath: The folder.
+        kind: ``model`` or ``dataset``: which files it may hold and how they are checked.
+    """
+
+    def __init__(self, *, filepath: str, kind: ReleaseKind, metadata: dict[str, Any] | None = None) -> None:
+        self._filepath = Path(filepath)
+        self._kind = kind
+        self.metadata = metadata
+
+    def load(self) -> Path:
+        """Return the folder.
+
+        Raises:
+            MissingInputError: Nothing is staged.
+        """
+        if not self._exists():
+            raise MissingInputError(
+                "no release is staged here.", where=str(self._filepath), fix="Run kedro run --pipelines publishing."
+            )
+        return self._filepath
+
+    def save(self, data: dict[str, bytes | Path]) -> None:
+        """Stage a release.
+
+        Args:
+            data: Relative POSIX file name -> content, or the file to copy.
+
+        Raises:
+            ReleaseError: Something may not be released; the old folder stays.
+        """
+        with new_folder(self._filepath) as folder:
+            for name, content in data.items():
+                _put(folder, name, content)
+            (folder / CHECKSUMS).write_text(checksum_lines(file_hashes(folder)), encoding="utf-8", newline="\n")
+            check_release(folder, self._kind)
+
+    def _exists(self) -> bool:
+        return (self._filepath / CHECKSUMS).is_file()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath), "kind": self._kind}
+
+    def preview(self) -> TablePreview:
+        """Return the files with size and checksum."""
+        rows = [
+            [name, (self._filepath / name).stat().st_size, digest[:16]]
+            for name, digest in sorted(file_hashes(self.load()).items())
+        ]
+        return TablePreview(
+            {"index": list(range(len(rows))), "columns": ["file", "bytes", "sha256 (first 16)"], "data": rows}
+        )
+
+
+def check_release(folder: Path, kind: ReleaseKind) -> None:
+    """Check a staged folder: names, text, configuration, weights, card.
+
+    Raises:
+        ReleaseError: Lists every problem by file.
+    """
+    problems = list(_problems(folder, kind))
+    if problems:
+        raise ReleaseError(
+            "the release is refused:\n" + "\n".join(f"  - {problem}" for problem in problems) + "\n",
+            where=f"{kind} release",
+            fix="Mend what is listed and run kedro run --pipelines publishing again.",
+        )
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """Return relative POSIX name -> hexadecimal SHA-256 of every file of a release but its checksum file."""
+    return {
+        file.relative_to(folder).as_posix(): _sha256(file)
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != CHECKSUMS
+    }
+
+
+def _put(folder: Path, name: str, content: bytes | Path) -> None:
+    relative = PurePosixPath(name)
+    if relative.is_absolute() or ".." in relative.parts:
+        raise ReleaseError(f"{name!r} is no name inside the release.", where=name, fix="Name files relative to it.")
+    target = folder / relative
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        target.write_bytes(content)
+    else:
+        shutil.copyfile(content, target)
+
+
+def _problems(folder: Path, kind: ReleaseKind) -> Iterator[str]:
+    entries = sorted(folder.rglob("*"))
+    names = [entry.relative_to(folder).as_posix() for entry in entries if not entry.is_dir() or entry.is_symlink()]
+    yield from file_problems(names, kind)
+    for name in names:
+        file = folder / name
+        if file.is_symlink():
+            yield f"{name}: is a symbolic link"
+        elif file.suffix == ".safetensors":
+            yield from (f"{name}: {problem}" for problem in _safetensors_problems(folder, name))
+        elif file.suffix == ".parquet":
+            yield from _parquet_problems(file, name)
+        elif file.suffix not in _BINARY:
+            yield from _text_file_problems(file, name, kind)
+
+
+def _text_file_problems(file: Path, name: str, kind: ReleaseKind) -> Iterator[str]:
+    try:
+        text = file.read_text(encoding="utf-8")
+        value = json.loads(text) if file.suffix == ".json" else None
+    except ValueError as error:
+        yield f"{name}: cannot be read ({error})"
+        return
+    yield from text_problems(name, text)
+    yield from path_problems(name, value)
+    if name == "adapter_config.json":
+        yield from adapter_config_problems(value if isinstance(value, Mapping) else {})
+    if name == "README.md":
+        yield from (f"{name}: {problem}" for problem in validate_card(read_front_matter(text), kind))
+
+
+def _safetensors_problems(folder: Path, name: str) -> Iterator[str]:
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    adapter = name == "adapter_model.safetensors"
+    try:
+        with safe_open(folder / name, framework="pt") as tensors:
+            yield from text_problems("its metadata", json.dumps(tensors.metadata() or {}))
+            yield from tensor_problems(
+                ((key, bool(torch.isfinite(tensors.get_tensor(key)).all())) for key in tensors.keys()),  # noqa: SIM118
+                adapter=adapter,
+                saved_modules=_saved_modules(folder) if adapter else (),
+            )
+    except SafetensorError as error:
+        yield f"is not a whole safetensors file ({error})"
+
+
+def _saved_modules(folder: Path) -> list[str]:
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # reported on its own
+        return []
+    return (config.get("modules_to_save") or []) if isinstance(config, dict) else []
+
+
+def _parquet_problems(file: Path, name: str) -> Iterator[str]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(file)
+    except pyarrow.ArrowInvalid as error:
+        yield f"{name}: is not a whole Parquet file ({error})"
+        return
+    if table.num_rows == 0:
+        yield f"{name}: holds no rows"
+    values = (value for row in table.to_pylist() for value in row.values() if value)
+    yield from sorted({problem for value in values for problem in text_problems(name, value)})
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,240 @@
+"""Nodes of the publishing pipeline."""
+
+import hashlib
+import json
+from collections import Counter
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from odin_slm.cards import (
+    DatasetFacts,
+    ModelFacts,
+    SplitFile,
+    dataset_card,
+    dataset_license_text,
+    model_card,
+    read_front_matter,
+)
+from odin_slm.engines.base_model import BaseModel
+from odin_slm.errors import ReleaseError
+from odin_slm.parameters import PublishingParams
+from odin_slm.release import (
+    BASE_FILES,
+    TOKENIZER_FILES,
+    require_entity_f1,
+    require_no_leaks,
+    require_quality,
+)
+from odin_slm.serialization import canonical_json
+from odin_slm.terms import OPEN_LICENSES, BaseTerms, publishable_rows, require_base_terms
+
+_COLUMNS = ("id", "source", "document_id", "instruction", "input", "output", "input_sha256", "output_sha256")
+
+
+def stage_model_release(
+    adapter: Path,
+    base_model: BaseModel,
+    evaluation_results: dict[str, Any],
+    training_state: dict[str, Any],
+    manifest: dict[str, Any],
+    leakage: dict[str, Any],
+    quality: dict[str, Any],
+    params: PublishingParams,
+) -> dict[str, bytes | Path]:
+    """Gather what a stranger needs to use the adapter and to judge it.
+
+    Args:
+        adapter: Folder that PEFT and the tokenizer saved.
+        base_model: The base it was trained on; a base in a local folder becomes part of the release.
+        evaluation_results: Measured figures.
+        training_state: How it was trained.
+        manifest: What it was trained on.
+        leakage: What the splits share.
+        quality: Quality of the data.
+        params: Names and terms.
+
+    Returns:
+        File name -> content, or the file to copy.
+
+    Raises:
+        ReleaseError: A gate or a licence refuses the model, or a file is missing.
+    """
+    require_no_leaks(leakage)
+    require_quality(quality)
+    require_entity_f1(evaluation_results, params.minimum_entity_f1)
+    base_id = _base_id(base_model, params)
+    names = {"publishing.model_name": params.model_name, "publishing.model_repo": params.model_repo}
+    terms = require_base_terms(
+        base_id, names={key: name for key, name in names.items() if name}, license_id=params.license
+    )
+    base_files = _base_files(base_model) if params.include_base == "auto" else {}
+    files: dict[str, bytes | Path] = {
+        "adapter_config.json": _portable_config(adapter, base_id, base_model.revision),
+        "adapter_model.safetensors": _existing(adapter / "adapter_model.safetensors"),
+        **{name: adapter / name for name in TOKENIZER_FILES if (adapter / name).is_file()},
+        "LICENSE": _license(base_model, terms, params),
+        "evaluation_results.json": canonical_json(evaluation_results).encode("utf-8"),
+        **base_files,
+    }
+    if terms:
+        files["NOTICE"] = terms.notice.encode("utf-8")
+    facts = ModelFacts(
+        name=params.model_name,
+        experiment=params.experiment,
+        repo_id=params.model_repo,
+        dataset_repo=params.dataset_repo,
+        base_id=base_id,
+        base_revision=base_model.revision,
+        base_included=bool(base_files),
+        license=params.license,
+        base_terms=terms,
+        results=evaluation_results,
+        training=training_state,
+        manifest=manifest,
+        leakage=leakage,
+        quality=quality,
+        checksums=_checksums(files),
+    )
+    return {**files, "README.md": model_card(facts).encode("utf-8")}
+
+
+def stage_dataset_release(
+    train: list[dict[str, Any]],
+    val: list[dict[str, Any]],
+    test: list[dict[str, Any]],
+    manifest: dict[str, Any],
+    leakage: dict[str, Any],
+    quality: dict[str, Any],
+    data_statistics: dict[str, Any],
+    params: PublishingParams,
+) -> dict[str, bytes | Path]:
+    """Gather the dataset as Parquet, with the texts that may be published and hashes of all.
+
+    Args:
+        train: Training records.
+        val: Validation records.
+        test: Test records.
+        manifest: Seeds, counts, hashes, and which sources are synthetic.
+        leakage: What the splits share.
+        quality: Quality of the data.
+        data_statistics: Counts per split and source.
+        params: Names.
+
+    Returns:
+        File name -> content.
+
+    Raises:
+        ReleaseError: A gate refuses the data.
+    """
+    require_no_leaks(leakage)
+    require_quality(quality)
+    files: dict[str, bytes | Path] = {}
+    split_files = []
+    for split, records in (("train", train), ("validation", val), ("test", test)):
+        rows = publishable_rows(records, manifest["synthetic_sources"])
+        content, num_bytes = _parquet(rows)
+        files[f"data/{split}.parquet"] = content
+        split_files.append(SplitFile(split, len(rows), num_bytes, len(content)))
+    files["LICENSE"] = dataset_license_text(manifest, _apache_license()).encode("utf-8")
+    files["manifest.json"] = canonical_json(manifest).encode("utf-8")
+    files["leakage.json"] = canonical_json(leakage).encode("utf-8")
+    facts = DatasetFacts(
+        name=params.dataset_name,
+        experiment=params.experiment,
+        repo_id=params.dataset_repo,
+        columns=_COLUMNS,
+        files=split_files,
+        rows_by_source=Counter(record["source"] for record in (*train, *val, *test)),
+        statistics=data_statistics,
+        manifest=manifest,
+        leakage=leakage,
+        quality=quality,
+        checksums=_checksums(files),
+    )
+    return {**files, "README.md": dataset_card(facts).encode("utf-8")}
+
+
+def _base_id(base_model: BaseModel, params: PublishingParams) -> str:
+    """Return the Hub id that stands for the base; a local folder must not pass for another model by oversight."""
+    if base_model.path is None:
+        return base_model.source
+    if params.base_model_id is None or params.base_model_id.rpartition("/")[2] != base_model.path.name:
+        raise ReleaseError(
+            f"found {params.base_model_id!r} for a base in the folder {base_model.path.name!r}; expected owner/name "
+            "with the folder's name.",
+            where="publishing.base_model_id",
+            fix="Set it to the Hub id of the model in that folder, or rename the folder.",
+        )
+    return params.base_model_id
+
+
+def _base_files(base_model: BaseModel) -> dict[str, bytes | Path]:
+    if base_model.path is None:
+        return {}
+    card = base_model.path / "README.md"
+    found = read_front_matter(card.read_text(encoding="utf-8")).get("license") if card.is_file() else None
+    if found not in OPEN_LICENSES:
+        raise ReleaseError(
+            f"the base's own card (README.md) names the licence {found!r}; a base is put into a release only under "
+            "an open one.",
+            where=base_model.source,
+            fix="Set publishing.include_base=never; the card then refers to publishing.base_model_id on the Hub.",
+        )
+    present = sorted(file for pattern in BASE_FILES for file in base_model.path.glob(pattern) if file.is_file())
+    return {f"base/{file.name}": file for file in present}
+
+
+def _portable_config(adapter: Path, base_id: str, revision: str | None) -> bytes:
+    """Return ``adapter_config.json`` with the base's Hub id in place of a local path, in a fixed order."""
+    config = json.loads(_existing(adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = base_id
+    config["revision"] = revision or config.get("revision")
+    config["task_type"] = config.get("task_type") or "CAUSAL_LM"
+    if isinstance(config.get("target_modules"), list):  # PEFT writes a set, in any order
+        config["target_modules"] = sorted(config["target_modules"])
+    return canonical_json(config).encode("utf-8")
+
+
+def _license(base_model: BaseModel, terms: BaseTerms | None, params: PublishingParams) -> bytes | Path:
+    if params.license_file:
+        return _existing(params.license_file, fix="Mend publishing.license_file.")
+    if params.license == "apache-2.0":
+        return _apache_license().encode("utf-8")
+    if terms and base_model.path and (base_model.path / "LICENSE").is_file():
+        return base_model.path / "LICENSE"
+    raise ReleaseError(
+        f"the text of the licence {params.license!r} is not at hand, and a release carries its licence.",
+        where="publishing.license_file",
+        fix="Download the licence from the base's page on the Hub and set publishing.license_file=FILE.",
+    )
+
+
+def _apache_license() -> str:
+    return (resources.files("odin_slm") / "templates" / "apache-2.0.txt").read_text(encoding="utf-8")
+
+
+def _existing(file: Path, fix: str = "Train again, or name an adapter that PEFT saved as safetensors.") -> Path:
+    if not file.is_file():
+        raise ReleaseError("there is no such file, and a release needs it.", where=str(file), fix=fix)
+    return file
+
+
+def _parquet(rows: list[dict[str, Any]]) -> tuple[bytes, int]:
+    """Return a Parquet file, equal for equal rows, and the rows' size in memory."""
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.Table.from_pylist(rows, schema=pyarrow.schema([(name, pyarrow.string()) for name in _COLUMNS]))
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(
+        table, sink, version="2.6", compression="zstd", compression_level=9, row_group_size=1000, store_schema=False
+    )
+    return sink.getvalue().to_pybytes(), table.nbytes
+
+
+def _checksums(files: dict[str, bytes | Path]) -> dict[str, str]:
+    return {
+        name: hashlib.sha256(content if isinstance(content, bytes) else content.read_bytes()).hexdigest()
+        for name, content in files.items()
+    }

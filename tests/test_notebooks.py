@@ -42,4 +42,5 @@ def test_they_run_on_a_finished_run(
         client.execute()
         outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
         assert any("text/html" in output.get("data", {}) for output in outputs), path.name
-    assert not list((project / "notebooks").glob("*.db")), "the tracking store is the project's, wherever a kernel starts"
+    # the tracking store is the project's, wherever a kernel starts
+    assert not list((project / "notebooks").glob("*.db"))

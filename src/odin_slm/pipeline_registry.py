@@ -1,0 +1,29 @@
+"""Project pipelines."""
+
+from __future__ import annotations
+
+from kedro.pipeline import Pipeline
+
+from odin_slm.pipelines import combination, evaluation, ingestion, pretraining, publishing, sample, training
+
+
+def register_pipelines() -> dict[str, Pipeline]:
+    """Map each runnable name to its pipeline.
+
+    ``__default__`` goes from the raw corpora to a staged release. ``pretraining`` (it makes the embedded base) and
+    ``sample`` (it writes the embedded corpora) make what the repository ships, and run by name only.
+    """
+    stages = {
+        "ingestion": ingestion.create_pipeline(),
+        "combination": combination.create_pipeline(),
+        "training": training.create_pipeline(),
+        "evaluation": evaluation.create_pipeline(),
+        "publishing": publishing.create_pipeline(),
+    }
+    return {
+        **stages,
+        "data": stages["ingestion"] + stages["combination"],
+        "pretraining": pretraining.create_pipeline(),
+        "sample": sample.create_pipeline(),
+        "__default__": sum(stages.values(), Pipeline([])),
+    }

@@ -1,0 +1,148 @@
+"""The closing summary of a run: what the data are, what the scores mean, where everything lies, what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+_PLACES = {
+    "report": "report",
+    "adapter": "adapter",
+    "model_release": "model release",
+    "dataset_release": "dataset release",
+}
+_KINDS = {"entity": "entities", "relation": "relations"}
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run leaves to say.
+
+    Attributes:
+        experiment: Name of the experiment.
+        env: Kedro environment, None for the default one.
+        values: Dataset name -> value, for those of :attr:`READS` that the run's pipelines know.
+        places: Dataset name -> path relative to the project's folder.
+        tracking: MLflow experiment name and run id, or None.
+        seconds: Pipeline name -> seconds.
+    """
+
+    READS: ClassVar[frozenset[str]] = frozenset({"data_statistics", "leakage", "manifest", "evaluation_results"})
+
+    experiment: str
+    env: str | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+    places: Mapping[str, str] = field(default_factory=dict)
+    tracking: tuple[str, str] | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+def print_summary(summary: RunSummary, console: Console | None = None) -> None:
+    """Print the summary to standard output."""
+    (console or Console()).print(Group(*_parts(summary)))
+
+
+def _parts(summary: RunSummary) -> Iterator[RenderableType]:
+    yield Text()
+    yield Text(f"Experiment {summary.experiment}", style="bold")
+    if "data_statistics" in summary.values:
+        yield _data(summary.values["data_statistics"])
+        yield from _data_notes(summary.values)
+    if "evaluation_results" in summary.values:
+        results = summary.values["evaluation_results"]
+        yield _scores(results)
+        yield _test_set(results["test_set"])
+    yield _where(summary)
+    yield _next(summary)
+
+
+def _data(statistics: Mapping[str, Any]) -> RenderableType:
+    table = Table("source", title="Data: records (of documents)", title_justify="left", box=box.SIMPLE)
+    for split in statistics:
+        table.add_column(split, justify="right")
+    sources = sorted({source for counts in statistics.values() for source in counts if source != "all"})
+    for source in [*sources, "all"]:
+        cells = [counts.get(source, {"records": 0, "documents": 0}) for counts in statistics.values()]
+        table.add_row(source, *(f"{cell['records']:,} ({cell['documents']:,})" for cell in cells))
+    return table
+
+
+def _data_notes(values: Mapping[str, Any]) -> Iterator[RenderableType]:
+    synthetic = values.get("manifest", {}).get("synthetic_sources", [])
+    if synthetic:
+        yield _note(f"Synthetic, written by this project's generator: {', '.join(synthetic)}.", "yellow")
+    leakage = values.get("leakage")
+    if leakage:
+        kinds = ("exact_inputs", "pmids", "near_duplicates")
+        counts = ", ".join(f"{leakage[kind]} {kind.replace('_', ' ')}" for kind in kinds)
+        yield _note(f"Leakage between splits: {counts}.", "red" if any(leakage[kind] for kind in kinds) else "green")
+
+
+def _scores(results: Mapping[str, Any]) -> RenderableType:
+    table = Table("micro F1 (95 % interval)", title="Scores on the test set", title_justify="left", box=box.SIMPLE)
+    for name in _KINDS.values():
+        table.add_column(name, justify="right")
+    for label, scored in _scored(results):
+        table.add_row(label, *(_f1(scored, kind) for kind in _KINDS))
+    return table
+
+
+def _scored(results: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for model, scored in (("base", results.get("base")), ("fine-tuned", results)):
+        if scored:
+            yield f"{model}, {scored['decoding']} decoding", scored
+            if scored.get("free"):
+                yield f"{model}, free decoding", scored["free"]
+
+
+def _f1(scored: Mapping[str, Any], kind: str) -> str:
+    f1 = scored[f"{kind}_metrics"]["micro"]["f1"]
+    interval = scored.get("intervals", {}).get(f"{kind}_f1_micro")
+    return f"{f1:.3f} ({interval[0]:.3f}-{interval[1]:.3f})" if interval else f"{f1:.3f}"
+
+
+def _test_set(test_set: Mapping[str, Any]) -> RenderableType:
+    sources = ", ".join(f"{name} {count}" for name, count in test_set["sources"].items())
+    sizes = f"n = {test_set['examples']:,} examples of {test_set['documents']:,} documents ({sources})"
+    kind = "synthetic texts, so these figures say nothing about real ones" if test_set["synthetic"] else "real texts"
+    return _note(f"{test_set['description']}: {sizes}; {kind}.", "yellow" if test_set["synthetic"] else "")
+
+
+def _where(summary: RunSummary) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    for name, label in _PLACES.items():
+        if name in summary.places:
+            table.add_row(f"  {label}", Text(summary.places[name], overflow="fold"))
+    if summary.tracking:
+        table.add_row("  MLflow run", Text(f"{summary.tracking[1]} in experiment {summary.tracking[0]}"))
+    if summary.seconds:
+        parts = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in summary.seconds.items())
+        table.add_row("  time", Text(f"{_duration(sum(summary.seconds.values()))}: {parts}"))
+    return table
+
+
+def _next(summary: RunSummary) -> RenderableType:
+    arguments = f' ARGS="--env {summary.env}"' if summary.env else ""
+    table = Table.grid(padding=(0, 2))
+    table.add_row(f"  make viz{arguments}", "the lineage, with data, figures and results in it")
+    table.add_row(f"  make ui{arguments}", "this run beside the others")
+    if summary.env:
+        table.add_row("  make notebooks", "explore the data; look at predictions and errors")
+    else:
+        table.add_row('  make run ARGS="--env nano --params corpora=DIR"', "the same on the real corpora")
+    return Group(Text("\nNext", style="bold"), table)
+
+
+def _note(text: str, style: str) -> RenderableType:
+    return Padding(Text(text, style=style), (0, 0, 0, 2))
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"

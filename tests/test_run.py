@@ -1,0 +1,96 @@
+"""The whole lineage on tiny data: the environment ``test``, with the production catalog and a random base."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+
+FASTER = {"evaluation": {"num_samples": 6, "max_new_tokens": 24, "bootstrap_resamples": 100}}
+
+
+def test_the_default_run_goes_from_raw_corpora_to_a_staged_release(
+    project: Path, run: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(params=FASTER)
+
+    data = project / "data"
+    for file in (
+        "05_model_input/test/train.json",
+        "05_model_input/test/val.json",
+        "05_model_input/test/test.json",
+        "05_model_input/test/manifest.json",
+        "06_models/test/adapter/adapter_config.json",
+        "07_model_output/test/predictions.jsonl",
+        "08_reporting/test/leakage.json",
+        "08_reporting/test/quality.json",
+        "08_reporting/test/report.html",
+        "08_reporting/test/release/model/README.md",
+        "08_reporting/test/release/model/adapter_model.safetensors",
+        "08_reporting/test/release/dataset/README.md",
+    ):
+        assert (data / file).is_file(), file
+
+    results = json.loads((data / "08_reporting/test/evaluation_results.json").read_text())
+    for kind in ("entity_metrics", "relation_metrics"):
+        assert {"precision", "recall", "f1", "tp", "fp", "fn"} <= set(results[kind]["micro"])
+        assert {"precision", "recall", "f1"} <= set(results[kind]["macro"])
+    assert results["test_set"]["synthetic"] is True
+
+    tracked = _only_run(project)
+    assert tracked.info.status == "FINISHED"
+    assert {"entity_f1_micro", "relation_f1_micro", "base_entity_f1_micro", "eval_loss"} <= set(tracked.data.metrics)
+    assert tracked.data.metrics["entity_f1_micro"] == pytest.approx(results["entity_metrics"]["micro"]["f1"])
+    manifest = hashlib.sha256((data / "05_model_input/test/manifest.json").read_bytes()).hexdigest()
+    assert tracked.data.tags["data_manifest_sha256"] == manifest
+    assert not [name for name, value in tracked.data.params.items() if str(project) in value]
+    artifacts = _artifacts(tracked)
+    for name in ("adapter_model.safetensors", "manifest.json", "evaluation_results.json", "predictions.jsonl"):
+        assert name in artifacts
+    assert "report.html" in artifacts
+    assert mlflow.active_run() is None
+
+    summary = capsys.readouterr().out
+    for words in ("Experiment test", "report.html", "release/model", tracked.info.run_id, "synthetic"):
+        assert words in summary
+
+
+def test_two_data_runs_write_the_same_bytes(project: Path, run: Callable[..., dict[str, Any]]) -> None:
+    def digests() -> dict[str, str]:
+        folders = (project / "data").glob("0[2-5]_*")
+        files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
+        return {file.relative_to(project).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+    run("data")
+    first = digests()
+    run("data")
+    assert digests() == first
+    assert "data/05_model_input/test/train.json" in first
+    assert not [name for name in first if str(project) in (project / name).read_text(encoding="utf-8")]
+
+
+def test_a_missing_corpus_leaves_nothing_in_data(project: Path, run: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(Exception, match="no-such-folder"):
+        run("data", params={"corpora": str(project / "no-such-folder")})
+    assert not list((project / "data").glob("0[2-5]_*/test/*"))
+    assert _only_run(project).info.status == "FAILED"
+
+
+def _client(project: Path) -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")
+
+
+def _only_run(project: Path) -> mlflow.entities.Run:
+    client = _client(project)
+    (found,) = client.search_runs([client.get_experiment_by_name("odin-slm-test").experiment_id])
+    return found
+
+
+def _artifacts(tracked: mlflow.entities.Run) -> set[str]:
+    folder = Path(mlflow.artifacts.download_artifacts(run_id=tracked.info.run_id))
+    return {file.name for file in folder.rglob("*") if file.is_file()}

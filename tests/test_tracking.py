@@ -1,0 +1,296 @@
+"""Each run explains itself, and nothing of one run reaches another."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from kedro.pipeline import Node, Pipeline
+
+from conftest import runner_in
+from odin_slm.hooks import evaluation_metrics
+from odin_slm.parameters import TrainingParams
+
+RESULTS = {
+    "test_set": {"description": "test split", "examples": 9, "documents": 8, "synthetic": True, "sources": {"ade": 9}},
+    "decoding": "constrained",
+    "free": {
+        "entity_metrics": {"micro": {"precision": 0.1, "recall": 0.1, "f1": 0.123}},
+        "relation_metrics": {"micro": {"precision": 0.1, "recall": 0.1, "f1": 0.1}},
+        "intervals": {"entity_f1_micro": [0.11, 0.15]},
+    },
+    "entity_metrics": {
+        "micro": {"precision": 0.5, "recall": 0.25, "f1": 0.333, "tp": 1, "fp": 1, "fn": 3},
+        "macro": {"precision": 0.4, "recall": 0.2, "f1": 0.3},
+    },
+    "relation_metrics": {
+        "micro": {"precision": 1.0, "recall": 0.5, "f1": 0.667, "tp": 1, "fp": 0, "fn": 1},
+        "macro": {"precision": 0.9, "recall": 0.4, "f1": 0.5},
+    },
+    "output_quality": {"parse_failure_rate": 0.125, "examples": 9},
+    "intervals": {"entity_f1_micro": [0.2, 0.4], "relation_f1_micro": [0.5, 0.8]},
+    "base": {
+        "decoding": "constrained",
+        "entity_metrics": {"micro": {"precision": 0.0, "recall": 0.0, "f1": 0.0}},
+        "relation_metrics": {"micro": {"precision": 0.0, "recall": 0.0, "f1": 0.0}},
+        "intervals": {"entity_f1_micro": [0.0, 0.1]},
+    },
+    "difference": {"entity_f1_micro": {"value": 0.333, "interval": [0.1, 0.4]}},
+}
+
+
+def train_adapter(params: TrainingParams) -> dict[str, float]:
+    """Log a curve as the engine does, unless the rate is one that fails."""
+    if params.learning_rate == 0.5:
+        raise RuntimeError("diverged")
+    mlflow.log_metric("loss", params.learning_rate, step=1)
+    return {"learning_rate": params.learning_rate}
+
+
+def stop_training(params: TrainingParams) -> dict[str, float]:
+    """Be interrupted, as by a notebook's stop button."""
+    raise KeyboardInterrupt
+
+
+def write_manifest() -> dict[str, int]:
+    """Make a manifest."""
+    return {"seed": 42}
+
+
+def score_predictions() -> dict[str, Any]:
+    """Make results."""
+    return RESULTS
+
+
+def read_training(train: list[Any]) -> dict[str, int]:
+    """Read the training split."""
+    return {"records": len(train)}
+
+
+TRAINING = Pipeline([Node(func=train_adapter, inputs="params:training", outputs="adapter", name="train_adapter")])
+
+
+def runs(project: Path, experiment: str = "odin-slm") -> list[mlflow.entities.Run]:
+    """All runs of a project, the oldest first."""
+    client = mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")
+    found = client.get_experiment_by_name(experiment)
+    assert found, f"no experiment {experiment}"
+    return client.search_runs([found.experiment_id], order_by=["attributes.start_time ASC"])
+
+
+@pytest.fixture
+def training(bare_project: Path, register: Callable[..., None]) -> Path:
+    register(training=TRAINING, __default__=TRAINING)
+    return bare_project
+
+
+def test_ten_sessions_in_one_process_are_ten_runs(training: Path) -> None:
+    run = runner_in(training)
+    rates = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    for rate in rates:
+        if rate == 0.5:
+            with pytest.raises(RuntimeError, match="diverged"):
+                run("training", params={"training": {"learning_rate": rate}})
+        else:
+            run("training", params={"training": {"learning_rate": rate}})
+        assert mlflow.active_run() is None
+
+    found = runs(training)
+    assert [r.info.status for r in found] == ["FAILED" if rate == 0.5 else "FINISHED" for rate in rates]
+    assert [float(r.data.params["training.learning_rate"]) for r in found] == rates
+    assert [r.data.metrics.get("loss") for r in found] == [None if rate == 0.5 else rate for rate in rates]
+
+
+def test_typed_parameters_are_logged_value_by_value(training: Path) -> None:
+    runner_in(training)("training")
+    parameters = runs(training)[0].data.params
+    assert parameters["training.epochs"] == "1.0"
+    assert parameters["training.lora.r"] == "4"
+    assert parameters["training.lora.alpha"] == "32", "defaults that no file names are logged too"
+    assert set(parameters) == {name for name in parameters if name.startswith("training.")}
+
+
+def test_a_node_receives_the_model_not_a_dict(bare_project: Path, register: Callable[..., None]) -> None:
+    seen = []
+
+    def keep(params: TrainingParams) -> dict[str, int]:
+        seen.append(params)
+        return {"r": params.lora.r}
+
+    register(training=Pipeline([Node(func=keep, inputs="params:training", outputs="kept", name="keep_params")]))
+    runner_in(bare_project)("training")
+    assert isinstance(seen[0], TrainingParams)
+
+
+def test_a_run_is_named_and_tagged_without_paths_of_this_machine(training: Path) -> None:
+    absolute = training / "elsewhere"
+    (training / "conf/base/catalog.yml").write_text(
+        "adapter:\n  type: odin_slm.datasets.json_files.JsonFileDataset\n"
+        "  filepath: ${runtime_params:adapter, data/adapter}/x.json\n"
+    )
+    runner_in(training)("training", params={"adapter": str(absolute), "training": {"epochs": 2.0}})
+    run = runs(training)[0]
+    assert run.info.run_name == "demo"
+    assert run.data.tags["experiment"] == "demo"
+    assert run.data.tags["stage"] == "training"
+    assert run.data.tags["kedro_command"] == (
+        "kedro run --pipelines training --params adapter=elsewhere,training.epochs=2.0"
+    )
+    everything = {**run.data.tags, **run.data.params}
+    assert not {name: text for name, text in everything.items() if str(training) in text}
+    assert run.data.tags["git_commit"] == "unknown", "the throw-away project is no repository"
+
+
+def test_the_commit_and_whether_it_is_dirty_are_tagged(training: Path) -> None:
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
+        command = ["git", "-C", str(training), *identity, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "-q")
+    git("add", "pyproject.toml")
+    git("commit", "-qm", "Begin")
+    runner_in(training)("training")
+    (training / "pyproject.toml").write_text("changed")
+    runner_in(training)("training")
+    clean, dirty = runs(training)
+    assert clean.data.tags["git_commit"] == git("rev-parse", "HEAD")
+    assert (clean.data.tags["git_dirty"], dirty.data.tags["git_dirty"]) == ("false", "true")
+
+
+def test_an_interrupted_run_is_killed_before_the_next_one_logs(
+    bare_project: Path, register: Callable[..., None]
+) -> None:
+    stop = Pipeline([Node(func=stop_training, inputs="params:training", outputs="adapter", name="stop_training")])
+    register(stop=stop, training=TRAINING)
+    with pytest.raises(KeyboardInterrupt):
+        runner_in(bare_project)("stop")
+    runner_in(bare_project)("training")
+    assert [r.info.status for r in runs(bare_project)] == ["KILLED", "FINISHED"]
+    assert mlflow.active_run() is None
+
+
+def test_a_failing_hook_does_not_leave_the_run_open(training: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from odin_slm import hooks
+
+    def fail(self: Any, *_: Any, **__: Any) -> None:
+        raise RuntimeError("a hook failed")
+
+    monkeypatch.setattr(hooks, "local_path", lambda *_: fail(None))
+    with pytest.raises(Exception, match="a hook failed"):
+        runner_in(training)("training")
+    assert [r.info.status for r in runs(training)] == ["FAILED"]
+    assert mlflow.active_run() is None
+
+
+def test_the_run_of_an_orchestrator_stays_open(training: Path) -> None:
+    mlflow.set_tracking_uri(f"sqlite:///{training}/mlflow.db")
+    mlflow.set_experiment("outer")
+    with mlflow.start_run() as outer:
+        runner_in(training)("training")
+        assert mlflow.active_run().info.run_id == outer.info.run_id
+
+
+def test_the_data_of_a_run_are_tagged_by_their_manifest(bare_project: Path, register: Callable[..., None]) -> None:
+    register(
+        data=Pipeline([Node(func=write_manifest, inputs=None, outputs="manifest", name="write_manifest")]),
+        training=Pipeline([Node(func=read_training, inputs="train", outputs="counts", name="read_training")]),
+    )
+    run = runner_in(bare_project)
+    run("data")
+    (bare_project / "data/train.json").write_text("[]")
+    run("training")
+    digest = hashlib.sha256((bare_project / "data/manifest.json").read_bytes()).hexdigest()
+    assert [r.data.tags["data_manifest_sha256"] for r in runs(bare_project)] == [digest, digest]
+
+
+def test_results_become_metrics_with_the_ends_of_their_intervals(
+    bare_project: Path, register: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    register(
+        evaluation=Pipeline(
+            [Node(func=score_predictions, inputs=None, outputs="evaluation_results", name="score_predictions")]
+        )
+    )
+    runner_in(bare_project)("evaluation")
+    metrics = runs(bare_project)[0].data.metrics
+    expected = {
+        "entity_f1_micro": 0.333,
+        "entity_precision_micro": 0.5,
+        "entity_recall_micro": 0.25,
+        "entity_f1_micro_low": 0.2,
+        "entity_f1_micro_high": 0.4,
+        "relation_f1_micro": 0.667,
+        "relation_f1_macro": 0.5,
+        "free_entity_f1_micro": 0.123,
+        "free_entity_f1_micro_low": 0.11,
+        "base_entity_f1_micro": 0.0,
+        "base_entity_f1_micro_high": 0.1,
+        "difference_entity_f1_micro": 0.333,
+        "difference_entity_f1_micro_low": 0.1,
+        "parse_failure_rate": 0.125,
+        "test_examples": 9.0,
+    }
+    assert {name: metrics.get(name) for name in expected} == expected
+    printed = capsys.readouterr().out
+    assert "0.333 (0.200-0.400)" in printed
+    assert "synthetic texts" in printed
+
+
+def test_metrics_need_no_base() -> None:
+    results = {key: value for key, value in RESULTS.items() if key not in ("base", "difference")}
+    assert not [name for name in evaluation_metrics(results) if name.startswith(("base_", "difference_"))]
+
+
+def test_files_and_folders_that_ask_for_it_become_artifacts(bare_project: Path, register: Callable[..., None]) -> None:
+    (bare_project / "conf/base/catalog.yml").write_text(
+        "manifest:\n  type: odin_slm.datasets.json_files.JsonFileDataset\n  filepath: data/manifest.json\n"
+        "  metadata: {mlflow: {artifact_path: data}}\n"
+        "adapter:\n  type: odin_slm.datasets.models.AdapterDataset\n  filepath: data/06_models/adapter\n"
+        "  metadata: {mlflow: {artifact_path: adapter}}\n"
+        '"{name}":\n  type: odin_slm.datasets.json_files.JsonFileDataset\n  filepath: data/{name}.json\n'
+    )
+    made = bare_project / "made"
+    made.mkdir()
+    (made / "adapter_config.json").write_text("{}")
+    register(
+        training=Pipeline(
+            [
+                Node(func=write_manifest, inputs=None, outputs="manifest", name="write_manifest"),
+                Node(func=lambda: made, inputs=None, outputs="adapter", name="train_adapter"),
+                Node(func=write_manifest, inputs=None, outputs="silent", name="write_silent"),
+            ]
+        )
+    )
+    runner_in(bare_project)("training")
+    run = runs(bare_project)[0]
+    client = mlflow.MlflowClient(f"sqlite:///{bare_project}/mlflow.db")
+    listed = {
+        entry.path for folder in ("", "data", "adapter") for entry in client.list_artifacts(run.info.run_id, folder)
+    }
+    assert listed == {"data", "adapter", "data/manifest.json", "adapter/adapter_config.json"}
+    assert (bare_project / "mlartifacts").is_dir()
+
+
+def test_the_store_lies_in_the_project_wherever_the_process_was_started(
+    training: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebooks = training / "notebooks"
+    notebooks.mkdir()
+    monkeypatch.chdir(notebooks)
+    runner_in(training)("training")
+    assert list(notebooks.iterdir()) == []
+    assert len(runs(training)) == 1
+
+
+def test_an_environment_changes_single_keys_of_the_tracking_configuration(training: Path) -> None:
+    runner_in(training, env="test")("training")
+    runner_in(training, env="test")("training")
+    found = runs(training, "odin-slm-test")
+    assert [r.info.status for r in found] == ["FINISHED", "FINISHED"], "run.nested: false of base must survive"
+    assert mlflow.active_run() is None

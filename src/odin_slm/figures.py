@@ -157,6 +157,7 @@ def _draw_errors(ax: Axes, results: Mapping[str, Any]) -> None:
     ax.bar_label(bars, padding=3)
     ax.invert_yaxis()
     ax.margins(x=0.12)
+    ax.locator_params(axis="x", integer=True)
     ax.grid(axis="y", visible=False)
     ax.set(xlabel="count", title="Errors of the fine-tuned model")
 

@@ -48,6 +48,7 @@ class Failure:
         errors: What went wrong, as phrases of :data:`odin_slm.scoring.ERRORS`.
         pieces: The input, cut at the borders of entities.
         foreign: Predicted entities that do not stand in the text.
+        hidden: (mark, entity) of wrong ones that a longer marked name covers.
         relations: (mark, relation as text) of every relation, gold or predicted.
         malformed: Lines of the output that break the format.
     """
@@ -57,6 +58,7 @@ class Failure:
     errors: tuple[str, ...]
     pieces: tuple[Piece, ...]
     foreign: tuple[str, ...]
+    hidden: tuple[tuple[str, str], ...]
     relations: tuple[tuple[str, str], ...]
     malformed: tuple[str, ...]
 
@@ -116,14 +118,16 @@ def _failure(row: Mapping[str, Any]) -> Failure:
     predicted = parsed.extraction
     text = normalise(row["input"])
     said = dict.fromkeys(entity.text for entity in predicted.entities)
+    pieces = tuple(highlight(row["input"], gold, predicted))
     return Failure(
         id=row["id"],
         source=row.get("source", "unknown"),
         errors=tuple(
             f"{count} × {ERRORS[name]}" if count > 1 else ERRORS[name] for name, count in errors_in(row).items()
         ),
-        pieces=tuple(highlight(row["input"], gold, predicted)),
+        pieces=pieces,
         foreign=tuple(surface for surface in said if normalise(surface) not in text),
+        hidden=tuple(_hidden(row["input"], pieces, gold, predicted)),
         relations=tuple(_marked_relations(gold, predicted)),
         malformed=parsed.malformed,
     )
@@ -152,6 +156,16 @@ def highlight(text: str, gold: Extraction, predicted: Extraction) -> Iterator[Pi
         position = end
     if position < len(text):
         yield Piece(text[position:])
+
+
+def _hidden(text: str, pieces: Sequence[Piece], gold: Extraction, predicted: Extraction) -> Iterator[tuple[str, str]]:
+    """Yield (mark, entity) of every missed or extra entity of the text that no piece shows."""
+    shown = {normalise(piece.text) for piece in pieces if piece.mark}
+    sides = (("extra", predicted, gold), ("missed", gold, predicted))
+    for mark, here, there in sides:
+        for key in sorted(_types(here).keys() - _types(there).keys() - shown):
+            if locate(text, key):
+                yield mark, key
 
 
 def _types(extraction: Extraction) -> dict[str, list[str]]:

@@ -154,11 +154,12 @@ def evaluate(
     def scored(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return _scored(rows, seen, resamples, seed)
 
+    own = scored(predictions)
     results = {
         "experiment": experiment,
         "test_set": _test_set(predictions),
         "training_set": _training_set(training_records),
-        **scored(predictions),
+        **own,
     }
     refusal = _not_comparable(predictions, base_predictions)
     base = None if refusal or base_predictions is None else base_predictions
@@ -293,11 +294,10 @@ def _not_comparable(predictions: Sequence[Mapping[str, Any]], others: Sequence[M
 
 
 def _fingerprint(rows: Sequence[Mapping[str, Any]]) -> str:
-    return sha256_text(canonical_json(sorted([row["id"], row["input"], row["gold"]] for row in rows)))
+    return sha256_text(canonical_json(sorted([str(row.get(name)) for name in ("id", "input", "gold")] for row in rows)))
 
 
 def _test_set(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    read_examples(rows)
     documents = {row.get("document_id") or row["id"] for row in rows}
     written = {name for name in documents if any(is_synthetic(part) for part in name.split("-"))}
     sources = Counter(row.get("source") or "unknown" for row in rows)
@@ -421,7 +421,11 @@ def _metrics(
     counts = _counts(pairs)
     by_type = {}
     for name in types:
-        own = _counts(_kept(pairs, lambda item, name=name: type_of(item) == name))
+
+        def is_of_type(item: _Item, name: str = name) -> bool:
+            return type_of(item) == name
+
+        own = _counts(_kept(pairs, is_of_type))
         totals = _total(own)
         support = totals["tp"] + totals["fn"]
         if support or totals["fp"]:

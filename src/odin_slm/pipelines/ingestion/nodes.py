@@ -46,9 +46,9 @@ def write_records(
         params: Instruction, naming of relations, budget and what happens beyond it.
 
     Returns:
-        Records in document order, and a report: how many documents were windowed or dropped and which, the gold
-        relations that no window holds, and gold mentions that are not verbatim in their input (there are none where
-        the parser did its work).
+        Records in document order, and a report: lengths in tokens, how many documents were windowed, which were
+        dropped (all that overflow, or those with a sentence that alone does), and how many gold relations no window
+        holds.
     """
     if not documents:
         return [], {"records": 0}
@@ -61,12 +61,10 @@ def write_records(
             records.append(_record(document, params))
             continue
         try:
-            pieces = list(_windows(document, params, count))
-        except RecordTooLongError:
-            if params.overflow != "drop":
-                raise
+            pieces = list(_windows(document, params, count)) if params.overflow == "window" else []
+        except RecordTooLongError:  # one sentence alone is too long: there is nowhere to cut
             pieces = []
-        if params.overflow == "drop":
+        if not pieces:
             dropped.append(document.id)
             continue
         windowed.append(document.id)

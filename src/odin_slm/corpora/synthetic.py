@@ -232,51 +232,52 @@ _AFTERTHOUGHTS = (
 
 def _case_report(draft: _Draft) -> None:
     rng = draft.rng
-    drug, effect, illness = draft.drug(), draft.condition(), draft.condition(symptom=0.0)
+    drug, effect = draft.drug(), draft.condition()
     draft.say(templates.CAUSES_TITLE, d=drug, c=effect)
-    draft.say(templates.TREATS if rng.random() < 0.6 else templates.BACKGROUND, d=drug, c=illness)
     if rng.random() < 0.35:
+        draft.say(templates.TREATS if rng.random() < 0.6 else templates.BACKGROUND, d=drug)
+    if rng.random() < 0.2:
         draft.say(templates.CAUSES_TWO_EFFECTS, d=drug, c=effect, k=draft.condition())
     else:
         draft.say(templates.CAUSES, d=drug, c=effect)
     _deny(draft, drug)
-    _maybe(draft, (0.2, templates.BYSTANDERS), (0.3, templates.FILLERS))
+    _maybe(draft, (0.1, templates.BYSTANDERS), (0.2, templates.FILLERS))
 
 
 def _trial(draft: _Draft) -> None:
     rng = draft.rng
     drug, illness = draft.drug(), draft.condition(symptom=0.2)
     draft.say(templates.TREATS_TITLE, d=drug, c=illness)
-    _maybe(draft, (0.2, templates.BYSTANDERS), (0.3, templates.FILLERS))
-    draft.say(templates.TREATS, d=drug, c=illness)
-    if draft.style == "bc5cdr" or rng.random() < 0.5:
-        draft.say(templates.CAUSES if rng.random() < 0.7 else templates.CAUSES_TWO_EFFECTS, d=drug)
+    if rng.random() < 0.5:
+        draft.say(templates.TREATS, d=drug, c=illness)
+    if draft.style == "bc5cdr" or rng.random() < 0.3:
+        draft.say(templates.CAUSES if rng.random() < 0.8 else templates.CAUSES_TWO_EFFECTS, d=drug)
     _deny(draft, drug)
+    _maybe(draft, (0.1, templates.BYSTANDERS), (0.2, templates.FILLERS))
 
 
 def _prevention(draft: _Draft) -> None:
     drug, culprit, effect = draft.drug(), draft.drug(), draft.condition()
     draft.say(templates.PREVENTS_TITLE, d=drug, e=culprit, c=effect)
-    _maybe(draft, (0.2, templates.BACKGROUND))
+    _maybe(draft, (0.1, templates.BACKGROUND))
     draft.say(templates.PREVENTS, d=drug, e=culprit, c=effect)
-    _maybe(draft, (0.2, templates.BYSTANDERS))
-    draft.say(templates.CAUSES if draft.rng.random() < 0.5 else templates.FILLERS, d=culprit, c=effect)
+    _maybe(draft, (0.1, templates.BYSTANDERS), (0.2, templates.FILLERS))
 
 
 def _interaction(draft: _Draft) -> None:
     drug, other = draft.drug(), draft.drug()
     draft.say(templates.INTERACTS_TITLE, d=drug, e=other)
-    draft.say(templates.TREATS, d=other)
+    _maybe(draft, (0.3, templates.FILLERS))
     draft.say(templates.INTERACTS, d=drug, e=other)
-    _maybe(draft, (0.2, templates.CAUSES), (0.2, templates.NEGATED), (0.3, templates.FILLERS))
+    _maybe(draft, (0.1, templates.NEGATED))
 
 
 def _association(draft: _Draft) -> None:
     drug, illness = draft.drug(), draft.condition(symptom=0.3)
     draft.say(templates.ASSOCIATED_TITLE, d=drug, c=illness)
-    _maybe(draft, (0.4, templates.FILLERS), (0.3, templates.BACKGROUND))
+    _maybe(draft, (0.3, templates.FILLERS))
     draft.say(templates.ASSOCIATED, d=drug, c=illness)
-    _maybe(draft, (0.3, templates.COMBINED), (0.2, templates.NEGATED), (0.2, templates.TREATS))
+    _maybe(draft, (0.2, templates.COMBINED), (0.1, templates.NEGATED))
 
 
 def _note(draft: _Draft) -> None:
@@ -291,7 +292,7 @@ def _note(draft: _Draft) -> None:
 
 def _deny(draft: _Draft, drug: _Thing) -> None:
     """Sometimes add that something did not happen; in half of the cases with the very drug that does other things."""
-    if draft.rng.random() < 0.3:
+    if draft.rng.random() < 0.15:
         draft.say(templates.NEGATED, d=drug if draft.rng.random() < 0.5 else draft.drug(stated=False))
 
 

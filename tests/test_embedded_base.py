@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from conftest import ROOT
 from odin_slm.corpora import PARSERS
 from odin_slm.datasets.corpus_files import CorpusFilesDataset
-from odin_slm.engines.base_model import load_model, load_tokenizer, resolve_base_model
+from odin_slm.engines.base_model import load_tokenizer, resolve_base_model
+from odin_slm.engines.generation import generate
 from odin_slm.parameters import CombinationParams, IngestionParams
 from odin_slm.pipelines.combination.nodes import place_documents
-from odin_slm.schema import is_synthetic
+from odin_slm.prompt import Entity, instruction_for, parse, render_prompt
+from odin_slm.schema import SCHEMAS, is_synthetic
 
 BASE = ROOT / "data/06_models/odin-nano"
 CORPORA = ROOT.parent / "shared/corpora"
@@ -46,18 +48,11 @@ def test_its_tokenizer_fails_on_no_byte(text: str) -> None:
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
 
 
-def test_it_copies_a_marked_name() -> None:
-    import torch
-
-    tokenizer, model = _tokenizer(), load_model(resolve_base_model(str(BASE), root=ROOT))
-    prompt = (
-        "### Instruction:\nExtract entities: Term. Relations: none.\n\n### Input:\n"
-        'The patient was given "velafenprazole" for a week.\n\n### Output:\n'
-    )
-    ids = torch.tensor([tokenizer(prompt, add_special_tokens=False)["input_ids"]])
-    with torch.no_grad():
-        output = model.generate(ids, max_new_tokens=40, do_sample=False)
-    assert "velafenprazole" in tokenizer.decode(output[0, ids.shape[1] :])
+def test_it_copies_a_word_that_it_never_saw() -> None:
+    prompt = render_prompt(instruction_for(SCHEMAS["ade"]), "Severe hiccups followed treatment with velafenprazole.")
+    (output,) = generate(resolve_base_model(str(BASE), root=ROOT), None, [prompt], batch_size=1, max_new_tokens=60)
+    assert output.finished
+    assert Entity("Drug", "velafenprazole") in parse(output.text).extraction.entities
 
 
 def test_it_has_seen_training_documents_only() -> None:

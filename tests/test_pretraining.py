@@ -134,7 +134,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(tokenizer_folder: Path, tmp_pa
     assert [h["loss"] for h in resumed["history"]] == [h["loss"] for h in straight["history"]]
     one, two = (load_file(tmp_path / name / "base/model.safetensors") for name in ("straight", "killed"))
     assert all((one[name] == two[name]).all() for name in one)
-    assert _train(tmp_path / "killed", tokenizer_folder)["steps"] == straight["steps"], "a finished run is not prolonged"
+    assert _train(tmp_path / "killed", tokenizer_folder)["steps"] == straight["steps"], (
+        "a finished run is not prolonged"
+    )
     assert straight["history"][-1]["loss"] < straight["history"][0]["loss"]
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "straight/base").config.tie_word_embeddings
 

@@ -36,7 +36,7 @@ def stage_model_release(
     adapter: Path,
     base_model: BaseModel,
     evaluation_results: dict[str, Any],
-    training_state: dict[str, Any],
+    training_state: dict[str, Any] | None,
     manifest: dict[str, Any],
     leakage: dict[str, Any],
     quality: dict[str, Any],
@@ -58,8 +58,14 @@ def stage_model_release(
         File name -> content, or the file to copy.
 
     Raises:
-        ReleaseError: A gate or a licence refuses the model, or a file is missing.
+        ReleaseError: A gate or a licence refuses the model, a file is missing, or nobody knows how it was trained.
     """
+    if training_state is None:
+        raise ReleaseError(
+            "there is no training_state.json: the card could not say how the adapter was trained.",
+            where=f"experiment {params.experiment}",
+            fix="Run the training pipeline in this experiment; adapters from elsewhere are evaluated, not staged.",
+        )
     require_no_leaks(leakage)
     require_quality(quality)
     require_entity_f1(evaluation_results, params.minimum_entity_f1)

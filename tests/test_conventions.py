@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import importlib
 import json
 import os
@@ -283,3 +284,26 @@ def test_commands_in_documents_exist(document: str, command: str) -> None:
     nodes = {node.name for name in options["pipelines"] or ["__default__"] for node in pipelines[name].nodes}
     assert {*options["from_nodes"], *options["to_nodes"], *options["node_names"]} <= nodes
     loader(options["env"], options["params"])
+
+
+@pytest.mark.parametrize("name", ["__default__", "data", "training", "evaluation", "publishing", "pretraining"])
+def test_kedro_viz_can_order_the_layers(name: str) -> None:
+    """Kedro-Viz draws no layers at all where they form a circle."""
+    entries = loader("nano")["catalog"]
+    catalog = DataCatalog.from_config(entries)
+
+    def layer(dataset: str) -> str:
+        found = catalog.get(dataset)
+        return str((found.metadata or {})["kedro-viz"]["layer"])
+
+    edges = {
+        (layer(source), layer(target))
+        for node in pipelines[name].nodes
+        for source in node.inputs
+        for target in node.outputs
+        if not source.startswith("params:") and layer(source) != layer(target)
+    }
+    order = graphlib.TopologicalSorter()
+    for source, target in edges:
+        order.add(target, source)
+    order.prepare()  # raises CycleError, which names the circle

@@ -47,7 +47,7 @@ def create_pipeline() -> Pipeline:
                     "base_evaluation",
                     "params:pretraining",
                 ],
-                outputs="base_model",
+                outputs="embedded_base",
                 name="assemble_base",
             ),
         ],

@@ -85,7 +85,9 @@ def train_lora(
             bf16=_precision(params) == "bf16",
             fp16=_precision(params) == "fp16",
             gradient_checkpointing=params.gradient_checkpointing,
-            train_sampling_strategy="group_by_length",
+            # Grouped by length, the short outputs ("None") share batches of few tokens, and the mean over a batch's
+            # tokens then weighs their one decision several times over: the model learns to answer nothing.
+            train_sampling_strategy="random",
             logging_steps=params.logging_steps,
             eval_strategy="steps",
             eval_steps=every,

@@ -7,7 +7,7 @@ import pytest
 from odin_slm.document import Document
 from odin_slm.record import make_record
 from odin_slm.schema import SPLITS
-from odin_slm.splitting import assign_splits, find_leaks, near_duplicates, select_by_hash
+from odin_slm.splitting import assign_splits, find_leaks, near_duplicates
 
 OPTIONS = {"seed": 42, "validation_ratio": 0.1, "test_ratio": 0.1, "near_duplicate": 0.7}
 
@@ -100,10 +100,3 @@ def test_near_duplicates_are_confirmed_by_their_exact_similarity() -> None:
     grams = [{t.lower()[i : i + 5] for i in range(len(t) - 5)} for t in (s.rstrip(".") + " " for s in texts)]
     assert found[0][2] == pytest.approx(len(grams[0] & grams[1]) / len(grams[0] | grams[1]), abs=0.05)
     assert list(near_duplicates(texts, ["a", "a"], threshold=0.5, seed=1)) == []
-
-
-def test_choice_by_hash_is_stable() -> None:
-    keys = [f"s{n}" for n in range(100)]
-    chosen = select_by_hash(keys, 10, seed=1)
-    assert chosen == select_by_hash(keys[::-1], 10, seed=1)
-    assert len(select_by_hash([*keys, "t"], 10, seed=1) & chosen) >= 9

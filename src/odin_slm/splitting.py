@@ -184,11 +184,6 @@ def find_leaks(
     }
 
 
-def select_by_hash(keys: Sequence[str], count: int, seed: int) -> set[str]:
-    """Choose ``count`` of the keys by their seeded hash: the same ones whatever the order or the rest of the list."""
-    return set(sorted(set(keys), key=lambda key: _digest(seed, key))[:count])
-
-
 def _replaced_annotations(documents: Sequence[Document], placements: Mapping[str, Placement]) -> Iterator[str]:
     """Yield the documents whose abstract another corpus annotates too and whose annotation is not used.
 

@@ -2,8 +2,8 @@
 
 Extraction is copying, and copying is done by two heads in a row: one that notes at every position which token came
 before, and one that looks for the place where the token before was the present one and takes what stands there
-(Olsson et al., 2022, "In-context learning and induction heads"). A transformer finds this circuit by itself only after
-many millions of tokens, more than a CPU sees in an hour. These weights begin with it; training keeps, sharpens or
+(Olsson et al., 2022, "In-context learning and induction heads"). A transformer finds this circuit by itself, but
+not early, and a CPU sees few tokens in an hour. These weights begin with it; training keeps, sharpens or
 unlearns it like any other weight, and the architecture stays plain Llama. (Mimetic initialisation: Trockman and
 Kolter, 2023.)
 

@@ -168,3 +168,33 @@ def test_the_starting_weights_copy(tokenizer: Any) -> None:
     # where the second copy runs, the next token is the one that followed before
     assert (guesses[:, 60:-1] == once[:, 1:]).float().mean() > 0.85
     assert (guesses[:, :59] == once[:, 1:]).float().mean() < 0.05
+
+
+def test_workers_share_a_batch_and_find_the_gradient_of_the_whole(tokenizer: Any) -> None:
+    import torch
+
+    from odin_slm.engines.muon import Muon
+    from odin_slm.engines.pretraining import _loss, _new_model
+    from odin_slm.engines.workers import Workers
+
+    ids = torch.randint(10, 600, (5, 40), generator=torch.Generator().manual_seed(3))
+    scored = torch.rand(ids.shape, generator=torch.Generator().manual_seed(4)) < 0.5
+    count = int(scored[:, 1:].sum())
+    found = []
+    for number in (1, 3):
+        model = _new_model(SHAPE, tokenizer, seed=1)
+        workers = Workers(model, number)
+        loss = workers.backward(lambda m, i, s: _loss(m, i, s, count), ids, scored)
+        gradients = [p.grad.clone() for p in model.parameters()]
+        matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+        Muon(matrices, lr=0.1, pool=workers.pool).step()
+        losses = workers.evaluate(lambda m, share: _loss(m, *share).item(), [(ids[:n], scored[:n]) for n in (2, 4, 5)])
+        workers.close()
+        found.append((loss, gradients, [p.detach().clone() for p in matrices], losses))
+    (one, one_gradients, one_weights, one_losses), (many, many_gradients, many_weights, many_losses) = found
+    torch.testing.assert_close(many, one)
+    torch.testing.assert_close(many_gradients, one_gradients, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(many_weights, one_weights, atol=2e-3, rtol=1e-2)
+    assert many_losses == pytest.approx(one_losses, rel=1e-3)
+    # replicas follow the weights: the loss after the step is another one
+    assert one_losses[-1] != pytest.approx(float(one), rel=1e-4)

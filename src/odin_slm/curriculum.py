@@ -2,8 +2,11 @@
 
 Verbatim copying is what extraction needs and what a small model finds hardest, so most examples make it unavoidable:
 names are swapped for others or for invented words, spans are marked at random, and types and relations are renamed,
-so that neither a memorised name nor a memorised label solves the task. Everything is drawn from a seeded generator:
-the same seed and step give the same example.
+so that neither a memorised name nor a memorised label solves the task. A name that opens a text or stands behind a
+bracket has other tokens than the same name behind a space, and a model has to learn which belong together: such places
+are frequent on purpose. Clinical notes of the project's own generator, with names of the training documents or invented
+ones in them, add short texts with several types and relations. Everything is drawn from a seeded generator: the same
+seed and step give the same example.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from odin_slm.corpora.iob import TaggedSentence
+from odin_slm.corpora.synthetic import clinical_note
 from odin_slm.document import Document, Mention, crop
 from odin_slm.prompt import Entity, Extraction, RelationTriple, instruction_for, render, render_prompt
 from odin_slm.record import extraction_of
@@ -24,7 +28,11 @@ from odin_slm.sentences import sentence_spans
 _ONSETS = "b c d f g h l m n p qu r s t v x z br cl cr dr fl gl pr st tr th ph ch sc".split()
 _NUCLEI = "a e i o u y ae io ea ou ia eu".split()
 _CODAS = " n r s l x m t n d c".split(" ")
-_ENDINGS = "ine ol ide ate azole mab pril one ium osis itis emia oma pathy algia ia al in".split()
+_ENDINGS = {
+    "Drug": "ine ol ide ate azole mab pril one ium in".split(),
+    "Disease": "osis itis emia oma pathy ia uria trophy".split(),
+    "Symptom": "algia ache ness ing ling pnea".split(),
+}
 _TYPE_NAMES = "Substance Condition Finding Term Item Agent Effect Name Object Class Entity Topic Label Key".split()
 _RELATION_NAMES = "leads_to helps linked_with acts_on follows precedes affects relates_to".split()
 _WORD = re.compile(r"\w+")
@@ -90,16 +98,19 @@ def gold(sources: Sources, rng: random.Random) -> Example:
     """Annotated documents, as they are or with other names in them, under their own or a renamed schema."""
     # every source has an equal share: ADE has ten times as many documents as the corpora of whole abstracts
     document = rng.choice(sources.by_source[rng.choice(list(sources.by_source))])
-    begin, end = _sentence_run(document.text, rng, characters=rng.choice((200, 400, 900)))
+    begin, end = _sentence_run(document.text, rng, characters=rng.choice((200, 400, 900, 1600)))
     document = crop(document, begin, end, "")
     if rng.random() < 0.6:
         document = _swap_names(document, sources.names, rng)
-    schema, extraction = SCHEMAS[document.source], extraction_of(document)
-    if rng.random() < 0.25:
-        schema, extraction = _rename(schema, extraction, rng)
-    elif rng.random() < 0.15:
-        schema, extraction = _narrow(schema, extraction, rng)
-    return _example("gold", schema, document.text, extraction)
+    return _under_some_schema("gold", document, rng)
+
+
+def notes(sources: Sources, rng: random.Random) -> Example:
+    """Clinical notes of the project's own generator; most with names of the training documents or invented ones."""
+    document = clinical_note(rng)
+    if rng.random() < 0.7:
+        document = _swap_names(document, sources.names, rng)
+    return _under_some_schema("notes", document, rng)
 
 
 def tagged(sources: Sources, rng: random.Random) -> Example:
@@ -113,37 +124,57 @@ def tagged(sources: Sources, rng: random.Random) -> Example:
 
 
 def copy_spans(sources: Sources, rng: random.Random) -> Example:
-    """Spans to find and to copy: marked in the text by quotes or brackets, or words that exist nowhere else."""
+    """Spans to find and copy in order: marked in the text, or words that exist nowhere else."""
     text = _plain_sentence(sources, rng)
     words = [match.span() for match in _WORD.finditer(text)]
-    count = min(len(words), rng.randint(1, 5))
+    if not words:
+        return _example("copy_spans", Schema((rng.choice(_TYPE_NAMES),), ()), text, Extraction())
+    count = min(len(words), rng.randint(1, 8))
+    return (_marked_spans if rng.random() < 0.5 else _invented_words)(text, words, count, rng)
+
+
+def _marked_spans(text: str, words: Sequence[tuple[int, int]], count: int, rng: random.Random) -> Example:
     kind = rng.choice(_TYPE_NAMES)
-    if count == 0:
-        return _example("copy_spans", Schema((kind,), ()), text, Extraction())
-    if rng.random() < 0.5:
-        begins = sorted(rng.sample(range(len(words)), count))
-        spans, last = [], -1
-        for first in begins:
-            if first > last:
-                last = min(first + rng.choice((0, 0, 0, 1, 2, 4)), len(words) - 1)
-                spans.append((words[first][0], words[last][1]))
-        marks = rng.choice((('"', '"'), ("[", "]"), ("<", ">"), ("*", "*")))
-        marked, chosen, position = "", [], 0
-        for begin, end in spans:
-            marked += text[position:begin] + marks[0] + text[begin:end] + marks[1]
-            chosen.append(text[begin:end])
-            position = end
-        text = marked + text[position:]
-    else:
-        chosen, pieces, position = [], [], 0
-        for begin, _ in sorted(rng.sample(words, count)):
-            word = invent_name(rng)
-            pieces += [text[position:begin], word, " "]
-            chosen.append(word)
-            position = begin
-        text = "".join(pieces) + text[position:]
-    entities = {surface.casefold(): Entity(kind, surface) for surface in chosen}
-    return _example("copy_spans", Schema((kind,), ()), text, Extraction(tuple(entities.values())))
+    spans, last = [], -1
+    for first in sorted(rng.sample(range(len(words)), count)):
+        if first > last:
+            last = min(first + rng.choice((0, 0, 0, 1, 2, 4)), len(words) - 1)
+            spans.append((words[first][0], words[last][1]))
+    # marks with spaces inside leave a word the tokens that it has in running text
+    left, right = rng.choice((("* ", " *"), ("< ", " >"), ("[ ", " ]"), ("{ ", " }"), ('"', '"'), ("(", ")")))
+    marked, position = "", 0
+    chosen: dict[str, Entity] = {}
+    for begin, end in spans:
+        marked += text[position:begin] + left + text[begin:end] + right
+        chosen.setdefault(text[begin:end].casefold(), Entity(kind, text[begin:end]))
+        position = end
+    return _example("copy_spans", Schema((kind,), ()), marked + text[position:], Extraction(tuple(chosen.values())))
+
+
+def _invented_words(text: str, words: Sequence[tuple[int, int]], count: int, rng: random.Random) -> Example:
+    """Put words into a text that no other holds; their endings tell of which type they are."""
+    pieces, position = [], 0
+    chosen: dict[str, Entity] = {}
+    starts = rng.sample(words, count)
+    if rng.random() < 0.3:
+        starts[0] = words[0]
+    for begin, _ in sorted(set(starts)):
+        kind = rng.choice(list(_ENDINGS))
+        word = invent_name(rng, kind)
+        if begin == words[0][0] and rng.random() < 0.7:
+            word = word[0].upper() + word[1:]
+        chosen.setdefault(word.casefold(), Entity(kind, word))
+        before, after = rng.choice(_PLACES)
+        pieces += [text[position:begin], before, word, after, " "]
+        position = begin
+    every = tuple(_ENDINGS)
+    wanted = rng.choice((every[:1], every[1:2], every[:2], every[::2], every, every))
+    entities = tuple(entity for entity in chosen.values() if entity.type in wanted)
+    return _example("copy_spans", Schema(wanted, ()), "".join(pieces) + text[position:], Extraction(entities))
+
+
+_PLACES = (*[("", "")] * 4, ("", ","), ("", "-induced"), ("(", ")"), ("anti-", ""), ("", ", and"))
+"""What stands right before and after an invented word."""
 
 
 def nothing(sources: Sources, rng: random.Random) -> Example:
@@ -159,6 +190,7 @@ def nothing(sources: Sources, rng: random.Random) -> Example:
 EXERCISES: dict[str, Callable[[Sources, random.Random], Example]] = {
     "language": language,
     "gold": gold,
+    "notes": notes,
     "tagged": tagged,
     "copy_spans": copy_spans,
     "nothing": nothing,
@@ -166,20 +198,37 @@ EXERCISES: dict[str, Callable[[Sources, random.Random], Example]] = {
 """The exercises by the names that a mixture uses."""
 
 
-def invent_name(rng: random.Random) -> str:
-    """Return a word that exists nowhere, sometimes with a number, a capital or a second part, as drug names have."""
+def invent_name(rng: random.Random, kind: str | None = None) -> str:
+    """Return a word that exists nowhere, sometimes with a number, a capital or a second part, as drug names have.
+
+    Args:
+        rng: Source of the draws.
+        kind: Key of the endings to choose from; None takes any.
+    """
+    endings = _ENDINGS[kind] if kind else [ending for group in _ENDINGS.values() for ending in group]
     syllables = "".join(
         rng.choice(_ONSETS) + rng.choice(_NUCLEI) + rng.choice(_CODAS) for _ in range(rng.choice((1, 2, 2, 3)))
     )
-    word = syllables + rng.choice(_ENDINGS)
+    word = syllables + rng.choice(endings)
     draw = rng.random()
     if draw < 0.15:
         return word.capitalize()
-    if draw < 0.25:
+    if draw < 0.25 and kind in (None, "Drug"):
         return f"{word[:4].upper()}-{rng.randint(1, 999)}"
     if draw < 0.40:
-        return f"{word} {rng.choice(_ONSETS)}{rng.choice(_NUCLEI)}{rng.choice(_ENDINGS)}"
+        return f"{word} {rng.choice(_ONSETS)}{rng.choice(_NUCLEI)}{rng.choice(endings)}"
     return word
+
+
+def _under_some_schema(kind: str, document: Document, rng: random.Random) -> Example:
+    """Ask for what the document's own schema annotates, or under other names, or for one type alone."""
+    schema, extraction = SCHEMAS[document.source], extraction_of(document)
+    draw = rng.random()
+    if draw < 0.2:
+        schema, extraction = _rename(schema, extraction, rng)
+    elif draw < 0.35:
+        schema, extraction = _narrow(schema, extraction, rng)
+    return _example(kind, schema, document.text, extraction)
 
 
 def _example(kind: str, schema: Schema, text: str, extraction: Extraction) -> Example:
@@ -220,7 +269,8 @@ def _swap_names(document: Document, names: Mapping[str, Sequence[str]], rng: ran
     for mention in mentions:
         key = (mention.type, mention.text.casefold())
         if key not in new_names:
-            new_names[key] = invent_name(rng) if invented else rng.choice(names[mention.type])
+            known = names.get(mention.type)
+            new_names[key] = rng.choice(known) if known and not invented else invent_name(rng, mention.type)
         name = new_names[key]
         text += document.text[position : mention.begin]
         swapped.append(replace(mention, begin=len(text), end=len(text) + len(name), text=name))

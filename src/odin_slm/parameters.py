@@ -199,7 +199,7 @@ class ArchitectureParams(Parameters):
 class ScheduleParams(Parameters):
     """Length and rates of pretraining."""
 
-    tokens: int = Field(default=3_200_000, ge=1000)
+    tokens: int = Field(default=18_000_000, ge=1000)
     """Tokens to train on, padding not counted."""
     batch_tokens: int = Field(default=4096, ge=256)
     """Tokens of one step, padding included."""
@@ -228,13 +228,15 @@ class ScheduleParams(Parameters):
 class MixtureParams(Parameters):
     """Shares of the exercises of the curriculum; see odin_slm.curriculum."""
 
-    language: float = Field(default=0.12, ge=0.0)
+    language: float = Field(default=0.08, ge=0.0)
     """Plain text."""
-    gold: float = Field(default=0.50, ge=0.0)
+    gold: float = Field(default=0.40, ge=0.0)
     """Annotated training documents, mostly with other names in them."""
-    tagged: float = Field(default=0.20, ge=0.0)
+    notes: float = Field(default=0.15, ge=0.0)
+    """Synthetic clinical notes, mostly with other names in them."""
+    tagged: float = Field(default=0.16, ge=0.0)
     """Sentences of other annotated collections."""
-    copy_spans: float = Field(default=0.15, ge=0.0)
+    copy_spans: float = Field(default=0.18, ge=0.0)
     """Marked spans and invented words to find and copy."""
     nothing: float = Field(default=0.03, ge=0.0)
     """Texts in which the schema finds nothing."""

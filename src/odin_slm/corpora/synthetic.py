@@ -56,6 +56,13 @@ def generate(count: int, seed: int, corpus: str | None = None) -> list[Document]
     return documents[:count]
 
 
+def clinical_note(rng: random.Random) -> Document:
+    """Write one clinical note: the ``synthetic`` style without the stories that the styles of the corpora share."""
+    draft = _Draft("synthetic", rng)
+    _note(draft)
+    return draft.document("synthetic-note", str(SYNTHETIC_PMIDS[0]))
+
+
 @dataclass(frozen=True, slots=True)
 class _Thing:
     """A drug or condition of a document's cast.

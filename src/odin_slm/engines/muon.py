@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import Executor
 from typing import Any
 
 import torch
@@ -24,29 +25,40 @@ class Muon(torch.optim.Optimizer):
             / columns)``.
         momentum: Nesterov momentum.
         weight_decay: Decoupled decay, as in AdamW.
+        pool: Threads among which the matrices are shared out; None updates them one after the other.
     """
 
     def __init__(
-        self, params: Iterable[torch.nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        params: Iterable[torch.nn.Parameter],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        pool: Executor | None = None,
     ) -> None:
+        self._pool = pool
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
-    @torch.no_grad()
     def step(self, closure: Any = None) -> None:
         """Update every parameter that has a gradient."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["momentum"] = torch.zeros_like(parameter)
-                momentum: torch.Tensor = state["momentum"]
-                momentum.lerp_(parameter.grad, 1 - group["momentum"])
-                update = orthogonalise(parameter.grad.lerp(momentum, group["momentum"]))
-                scale = max(1.0, parameter.size(0) / parameter.size(1)) ** 0.5
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(update, alpha=-group["lr"] * scale)
+        work = [(group, p) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        for _, parameter in work:
+            if not self.state[parameter]:
+                self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+        # Matrices of a small model are too small to share one among cores; each goes to one thread as a whole.
+        list((self._pool.map if self._pool else map)(self._update, work))
+
+    @torch.no_grad()
+    def _update(self, item: tuple[dict[str, Any], torch.nn.Parameter]) -> None:
+        group, parameter = item
+        gradient = parameter.grad
+        assert gradient is not None
+        momentum: torch.Tensor = self.state[parameter]["momentum"]
+        momentum.lerp_(gradient, 1 - group["momentum"])
+        update = orthogonalise(gradient.lerp(momentum, group["momentum"]))
+        scale = max(1.0, parameter.size(0) / parameter.size(1)) ** 0.5
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        parameter.add_(update, alpha=-group["lr"] * scale)
 
 
 def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:

@@ -10,10 +10,12 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from odin_slm.curriculum import Example, Sources, draw
+from odin_slm.engines.workers import Workers
 
 if TYPE_CHECKING:
     import torch
@@ -150,7 +152,8 @@ def pretrain(
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = _new_model(architecture, tokenizer, schedule.seed).to(device)
-    optimizers = _optimizers(model, schedule)
+    workers = Workers(model, 1 if device.type == "cuda" else torch.get_num_threads())
+    optimizers = _optimizers(model, schedule, workers)
     peaks = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
     encode = _encoder(tokenizer, architecture.context)
     probe = [_batch(b, tokenizer.pad_token_id, 0.0) for b in _probe(held_out, mixture, encode, schedule)]
@@ -160,7 +163,12 @@ def pretrain(
         state = _restore(checkpoint, model, optimizers, {"schedule": asdict(schedule), "mixture": dict(mixture)})
         logger.info("Continuing from step %d (%d tokens).", state.step, state.tokens)
 
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=_fast_bfloat16(device))
+    bfloat16 = _fast_bfloat16(device)
+
+    def loss_of(replica: Any, ids: torch.Tensor, scored: torch.Tensor, count: int | None = None) -> torch.Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):  # a setting of the thread
+            return _loss(replica, ids.to(device), scored.to(device), count)
+
     begin, window_tokens, window_begin = time.monotonic() - state.seconds, 0, time.monotonic()
     for batch in _batches(sources, mixture, encode, schedule, skip=state.step):
         if state.tokens >= schedule.tokens:  # the checkpoint of a run that ended
@@ -168,10 +176,8 @@ def pretrain(
         rate = _rate(state.tokens / schedule.tokens, schedule)
         for group, peak in zip((g for o in optimizers for g in o.param_groups), peaks, strict=True):
             group["lr"] = peak * rate
-        ids, scored = (t.to(device) for t in _batch(batch, tokenizer.pad_token_id, schedule.prompt_share))
-        with autocast:
-            loss = _loss(model, ids, scored)
-        loss.backward()
+        ids, scored = _batch(batch, tokenizer.pad_token_id, schedule.prompt_share)
+        loss = workers.backward(partial(loss_of, count=int(scored[:, 1:].sum())), ids, scored)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -189,7 +195,8 @@ def pretrain(
                 "tokens_per_second": window_tokens / elapsed,
             }
             if state.step % schedule.evaluate_every == 0 or done:
-                figures["eval_loss"] = _evaluate(model, probe, device)
+                losses = workers.evaluate(lambda replica, item: loss_of(replica, *item).item(), probe)
+                figures["eval_loss"] = sum(losses) / len(losses)
             state.history.append({"step": state.step, **figures})
             on_log(state.step, figures)
             left = (schedule.tokens - state.tokens) / figures["tokens_per_second"]
@@ -205,6 +212,7 @@ def pretrain(
             _save(checkpoint, model, optimizers, state, {"schedule": asdict(schedule), "mixture": dict(mixture)})
         if done:
             break
+    workers.close()
     base = work / "base"
     shutil.rmtree(base, ignore_errors=True)
     model.to(torch.bfloat16).save_pretrained(base)
@@ -254,7 +262,7 @@ def _new_model(shape: Architecture, tokenizer: Any, seed: int) -> Any:
     return model
 
 
-def _optimizers(model: Any, schedule: Schedule) -> list[torch.optim.Optimizer]:
+def _optimizers(model: Any, schedule: Schedule, workers: Workers) -> list[torch.optim.Optimizer]:
     import torch
 
     from odin_slm.engines.induction import circuit_parameters
@@ -265,7 +273,7 @@ def _optimizers(model: Any, schedule: Schedule) -> list[torch.optim.Optimizer]:
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and id(p) not in held]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     return [
-        Muon(matrices, lr=schedule.learning_rate, weight_decay=0.01),
+        Muon(matrices, lr=schedule.learning_rate, weight_decay=0.01, pool=workers.pool),
         torch.optim.AdamW(
             [
                 {"params": others, "lr": schedule.embedding_learning_rate},
@@ -345,24 +353,18 @@ def _batch(batch: list[Encoded], pad: int, prompt_share: float) -> tuple[torch.T
     return ids, scored
 
 
-def _loss(model: Any, ids: torch.Tensor, scored: torch.Tensor) -> torch.Tensor:
-    """Mean next-token cross-entropy over the scored tokens; logits are made for these alone."""
+def _loss(model: Any, ids: torch.Tensor, scored: torch.Tensor, count: int | None = None) -> torch.Tensor:
+    """Next-token cross-entropy over the scored tokens, divided by ``count``, or by their number.
+
+    Logits are made for the scored tokens alone.
+    """
     import torch
 
     hidden = model.model(input_ids=ids[:, :-1]).last_hidden_state
     chosen = scored[:, 1:]
     logits = model.lm_head(hidden[chosen]).float()
-    return torch.nn.functional.cross_entropy(logits, ids[:, 1:][chosen])
-
-
-def _evaluate(model: Any, probe: list[tuple[torch.Tensor, torch.Tensor]], device: torch.device) -> float:
-    import torch
-
-    model.eval()
-    with torch.inference_mode():
-        losses = [_loss(model, ids.to(device), scored.to(device)).item() for ids, scored in probe]
-    model.train()
-    return sum(losses) / len(losses)
+    total = torch.nn.functional.cross_entropy(logits, ids[:, 1:][chosen], reduction="sum")
+    return total / (len(logits) if count is None else count)
 
 
 def _probe(

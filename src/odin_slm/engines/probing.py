@@ -23,12 +23,12 @@ def probe_base(folder: Path, held_out: Sources, *, probes: int, seed: int) -> di
         seed: Seed of the examples.
 
     Returns:
-        For ``copy_spans`` and ``gold``: ``examples``, ``identical_outputs`` (share), and of the listed names
+        For ``copy_spans``, ``gold`` and ``notes``: ``examples``, ``identical_outputs`` (share), and of the listed names
         ``name_recall``, ``name_precision`` and ``not_in_text`` (shares).
     """
     rng = random.Random(f"{seed}-probes")
     results = {}
-    for kind in ("copy_spans", "gold"):
+    for kind in ("copy_spans", "gold", "notes"):
         examples = [EXERCISES[kind](held_out, rng) for _ in range(probes)]
         outputs = generate(
             BaseModel(folder.name, folder),

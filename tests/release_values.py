@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from odin_slm.pipelines.combination.nodes import count_data
+from odin_slm.pipelines.combination.nodes import count_records
 from odin_slm.prompt import Entity, Extraction, RelationTriple, instruction_for, render
 from odin_slm.schema import SCHEMAS
 
@@ -88,7 +88,10 @@ def quality(decision: str = "pass") -> dict[str, Any]:
 
 
 def statistics(parts: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    return count_data(parts["train"], parts["val"], parts["test"])
+    def words(texts: list[str]) -> list[int]:
+        return [len(text.split()) for text in texts]
+
+    return {"validation" if name == "val" else name: count_records(part, words) for name, part in parts.items()}
 
 
 def _scores(f1: float) -> dict[str, Any]:

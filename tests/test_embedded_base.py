@@ -71,12 +71,12 @@ def test_it_has_seen_training_documents_only() -> None:
             d.to_dict()
             for d in PARSERS[name](
                 texts,
-                **({"negative_ratio": options.ade_negative_ratio, "seed": options.seed} if name == "ade" else {}),
+                **({"seed": options.seed} if name == "ade" else {}),
             ).documents
         ]
         for name, texts in raw.items()
     }
-    splits = place_documents(documents["ade"], documents["bc5cdr"], documents["biored"], CombinationParams())
+    splits = place_documents(CombinationParams(), *documents.values())
     seen = json.loads((BASE / "training_documents.json").read_text(encoding="utf-8"))
     assert len(seen) > 1000
     assert {splits[identifier]["split"] for identifier in seen} == {"train"}

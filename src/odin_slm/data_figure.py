@@ -1,4 +1,4 @@
-"""Figure of a combined dataset: what each split holds of each label, source by source."""
+"""Figures of a combined dataset: what each split holds of each label, and how long its records are."""
 
 from __future__ import annotations
 
@@ -9,6 +9,33 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 COLOURS = {"train": "#1b6ca8", "validation": "#c8553d", "test": "#e0a458"}
+
+
+def plot_lengths(statistics: Mapping[str, Any]) -> Figure:
+    """Draw how many records have how many tokens, prompt and completion together, split by split.
+
+    Args:
+        statistics: Split -> source (or ``all``) -> counts, as the combination counts them.
+
+    Returns:
+        A Plotly figure of one line per split, as shares of its records.
+    """
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for split, sources in statistics.items():
+        tokens, records = sources["all"]["tokens"], max(1, sources["all"]["records"])
+        lows = [int(low) for low in tokens["histogram"]]
+        shares = [100 * n / records for n in tokens["histogram"].values()]
+        name = f"{split} (median {tokens['median']}, longest {tokens['longest']})"
+        figure.add_scatter(name=name, x=lows, y=shares, mode="lines+markers", line={"color": COLOURS[split]})
+    return figure.update_layout(
+        title="Lengths of the records, prompt and completion",
+        template="plotly_white",
+        xaxis={"title": "tokens (bins of 32, by their lower end)", "rangemode": "tozero"},
+        yaxis={"title": "% of the records", "rangemode": "tozero"},
+        legend={"orientation": "h", "y": 1.08},
+    )
 
 
 def plot_data(statistics: Mapping[str, Any]) -> Figure:

@@ -6,10 +6,14 @@ stops the run and names the key.
 
 from __future__ import annotations
 
+import inspect
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model, model_validator
+
+from odin_slm import corpora
 
 HubId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
 RepositoryName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=96)]
@@ -24,10 +28,12 @@ class Parameters(BaseModel):
 class IngestionParams(Parameters):
     """From raw corpora to records."""
 
-    corpora: tuple[Literal["ade", "bc5cdr", "biored"], ...] = ("ade", "bc5cdr", "biored")
+    corpora: tuple[str, ...] = ("ade", "bc5cdr", "biored")
     """Corpora that become records; the others stay empty."""
-    ade_negative_ratio: float = Field(default=0.5, ge=0.0, le=5.0)
-    """Sentences without an adverse event, per sentence with one."""
+    options: dict[str, dict[str, Any]] = {}
+    """Corpus name -> options of its parser."""
+    synthetic_ratio: float = Field(default=0.0, ge=0.0, le=10.0)
+    """Synthetic documents, for training alone, per document of the corpora."""
     instruction: Literal["per_schema", "shared"] = "per_schema"
     """Whether the prompt names what the corpus annotates, or one instruction serves all."""
     relation_mentions: Literal["canonical", "all"] = "canonical"
@@ -37,11 +43,41 @@ class IngestionParams(Parameters):
     overflow: Literal["window", "drop"] = "window"
     """What happens to a longer document: windows cut at sentence ends, or left out; both are counted."""
     seed: int = 42
-    """Seed of the choice of sentences without an adverse event."""
+    """Seed of what parsers draw, and of the synthetic documents."""
+
+    @model_validator(mode="after")
+    def _known_corpora(self) -> IngestionParams:
+        known = corpora.CORPORA
+        for name in (*self.corpora, *self.options):
+            if name not in known:
+                raise ValueError(f"there is no corpus {name!r}; there are {', '.join(known)}.")
+        for name, values in self.options.items():
+            options_of(name)(**values)
+        return self
+
+
+@cache
+def options_of(corpus: str) -> type[Parameters]:
+    """Return the model of a corpus parser's options: its arguments beside the files, as their annotations say."""
+    parse = corpora.CORPORA[corpus].parse
+    arguments = list(inspect.signature(parse, eval_str=True).parameters.values())[1:]
+    fields: dict[str, Any] = {a.name: (a.annotation, a.default) for a in arguments}
+    return create_model(f"{corpus}_options", __base__=Parameters, **fields)
 
 
 class CombinationParams(Parameters):
     """From records to one leak-free dataset."""
+
+    drop_duplicates: bool = False
+    """Leave out records whose input, apart from case and space, repeats an earlier one of the same split."""
+    drop_empty: bool = False
+    """Leave out records without entities from training."""
+    normalise_text: bool = False
+    """Put inputs and mentions into Unicode NFC, with plain spaces and quotes."""
+    balance_by: Literal["none", "source", "type"] = "none"
+    """Thin out training until no source (or entity type) has more records than the smallest one times balance_limit."""
+    balance_limit: float = Field(default=3.0, ge=1.0)
+    """How many times the smallest group the largest may be, where balance_by is on."""
 
     validation_ratio: float = Field(default=0.1, gt=0.0, lt=0.5)
     """Share of the document groups without official split that validate."""

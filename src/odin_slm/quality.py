@@ -151,7 +151,12 @@ def _checks(splits: Mapping[str, Sequence[Record]], leaks: Mapping[str, Sequence
         inputs = Counter(" ".join(record["input"].casefold().split()) for record in part)
         copies = tuple(r["id"] for r in part if inputs[" ".join(r["input"].casefold().split())] > 1)
         yield Check(
-            f"at most 1 % of {name} repeats an input", "high", copies, max(1, len(part)), 0.01, "Drop duplicates."
+            f"at most 1 % of {name} repeats an input",
+            "high",
+            copies,
+            max(1, len(part)),
+            0.01,
+            "Set combination.drop_duplicates=true.",
         )
     wanted = sorted({label for r in records for label in _labels(r)})
     found = {name: {label for r in part for label in _used(extractions[r["id"]])} for name, part in splits.items()}
@@ -175,7 +180,7 @@ def _checks(splits: Mapping[str, Sequence[Record]], leaks: Mapping[str, Sequence
         "at most 60 % of the outputs are empty",
         "medium",
         lambda _, x: bool(x.entities),
-        "Lower ingestion.ade_negative_ratio.",
+        "Set combination.drop_empty=true, or lower ingestion.options.ade.negative_ratio.",
         tolerated=0.6,
     )
 

@@ -44,7 +44,7 @@ SCHEMAS: dict[str, Schema] = {
     "biored": Schema(("Drug", "Disease"), RELATION_TYPES),
     "synthetic": Schema(ENTITY_TYPES, RELATION_TYPES),
 }
-"""Schema of each source; the keys are the values of a record's ``source``."""
+"""Schema of each source; the keys are the values of a record's ``source``. A parser module adds its own."""
 
 SYNTHETIC_PMIDS = range(990_000_000, 1_000_000_000)
 """Document ids of the project's own generator: nine digits, a range that PubMed has not reached."""

@@ -19,7 +19,8 @@ from odin_slm.record import Record
 from odin_slm.schema import SPLITS
 
 PREFERRED_SOURCES = ("biored", "bc5cdr", "ade", "synthetic")
-"""Where two corpora annotate one abstract and neither owns the split: BioRED first, it types the relations."""
+"""Where two corpora annotate one abstract and neither owns the split: BioRED first, it types the relations. Corpora
+that are not named here come last, by name."""
 
 _WORD = re.compile(r"\w+")
 _OFFICIAL_ORDER = ("test", "validation", "train")
@@ -198,9 +199,14 @@ def _replaced_annotations(documents: Sequence[Document], placements: Mapping[str
             continue
         keep = min(
             shared,
-            key=lambda d: (d.split != placements[d.id].split, PREFERRED_SOURCES.index(d.source)),
+            key=lambda d: (d.split != placements[d.id].split, *_preference(d.source)),
         )
         yield from (document.id for document in shared if document.source != keep.source)
+
+
+def _preference(source: str) -> tuple[int, str]:
+    known = PREFERRED_SOURCES.index(source) if source in PREFERRED_SOURCES else len(PREFERRED_SOURCES)
+    return known, source
 
 
 def _by_pmid(documents: Sequence[Document]) -> dict[str, list[str]]:

@@ -14,8 +14,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import NonNegativeFloat
+
 from odin_slm.corpora.parsed import (
     DOWNLOAD_AGAIN,
+    Corpus,
     ParsedCorpus,
     corpus_report,
     is_number,
@@ -24,6 +27,7 @@ from odin_slm.corpora.parsed import (
 )
 from odin_slm.document import Document, Mention, Relation, surface_concept
 from odin_slm.errors import CorpusFormatError
+from odin_slm.schema import SCHEMAS
 
 EFFECTS_FILE = "DRUG-AE.rel"
 DOSAGES_FILE = "DRUG-DOSE.rel"
@@ -56,7 +60,7 @@ class AdeRow:
     exact: bool
 
 
-def parse(files: Mapping[str, str], negative_ratio: float = 0.5, seed: int = 42) -> ParsedCorpus:
+def parse(files: Mapping[str, str], negative_ratio: NonNegativeFloat = 0.5, seed: int = 42) -> ParsedCorpus:
     """Turn the corpus' three files into one document per sentence.
 
     All rows of one (PMID, sentence) become one document. Sentences without an adverse event are chosen by a hash of
@@ -247,3 +251,6 @@ def _normalised(sentence: str) -> str:
 
 def _draw(seed: int, sentence: str) -> str:
     return hashlib.sha256(f"{seed}\n{sentence}".encode()).hexdigest()
+
+
+CORPUS = Corpus("ade", SCHEMAS["ade"], parse)

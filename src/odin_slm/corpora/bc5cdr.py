@@ -11,10 +11,11 @@ from collections import Counter
 from collections.abc import Mapping
 
 from odin_slm.corpora import pubtator
-from odin_slm.corpora.parsed import DOWNLOAD_AGAIN, ParsedCorpus, concepts_of, corpus_report, require_files
+from odin_slm.corpora.parsed import DOWNLOAD_AGAIN, Corpus, ParsedCorpus, concepts_of, corpus_report, require_files
 from odin_slm.corpora.pubtator import AnnotatedText
 from odin_slm.document import Document, Mention, Relation
 from odin_slm.errors import CorpusFormatError
+from odin_slm.schema import SCHEMAS
 
 FILES = {
     "train": "CDR_TrainingSet.PubTator.txt",
@@ -98,3 +99,6 @@ def _document(item: AnnotatedText, split: str, dropped: Counter[str]) -> Documen
     return Document(
         f"bc5cdr-{item.pmid}", item.text, "bc5cdr", item.pmid, split, tuple(sorted(mentions)), tuple(relations)
     )
+
+
+CORPUS = Corpus("bc5cdr", SCHEMAS["bc5cdr"], parse)

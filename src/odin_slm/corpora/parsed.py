@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from odin_slm.document import Document, surface_concept
 from odin_slm.errors import CorpusFormatError, MissingInputError
-from odin_slm.schema import SCHEMAS, SPLITS
+from odin_slm.schema import SCHEMAS, SPLITS, Schema
 from odin_slm.serialization import sha256_text
 
 DOWNLOAD_AGAIN = "Fetch the file again from its publisher and compare its sha256."
@@ -27,6 +27,22 @@ class ParsedCorpus:
 
     documents: list[Document]
     report: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a parser module offers under the name ``CORPUS``; that makes it a corpus of the project.
+
+    Attributes:
+        name: Name of the corpus: prefix of its datasets, ``source`` of its documents.
+        schema: Types that it annotates.
+        parse: Function of the texts of its files (name -> text). Its further arguments, which need annotations and
+            defaults, are the options under ``ingestion.options.<name>``; one called ``seed`` gets the run's seed.
+    """
+
+    name: str
+    schema: Schema
+    parse: Callable[..., ParsedCorpus]
 
 
 def require_files(files: Mapping[str, str], names: tuple[str, ...], corpus: str) -> None:

@@ -11,10 +11,11 @@ import hashlib
 import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from odin_slm.corpora import templates, vocabulary
+from odin_slm.corpora.parsed import ParsedCorpus, corpus_report
 from odin_slm.corpora.templates import Template
 from odin_slm.document import Document, Mention, Relation, surface_concept
 from odin_slm.schema import SCHEMAS, SYNTHETIC_PMIDS
@@ -38,8 +39,8 @@ def generate(count: int, seed: int, corpus: str | None = None) -> list[Document]
     Args:
         count: How many.
         seed: Equal seeds give equal documents.
-        corpus: Style, which is also the documents' source: a key of :data:`odin_slm.schema.SCHEMAS`; None takes the
-            four in turn.
+        corpus: Style, which is also the documents' source: ade, bc5cdr, biored or synthetic; None takes the four in
+            turn.
 
     Returns:
         ``count`` documents without official split, with PMIDs in :data:`odin_slm.schema.SYNTHETIC_PMIDS`. ADE
@@ -49,11 +50,18 @@ def generate(count: int, seed: int, corpus: str | None = None) -> list[Document]
     number = int(hashlib.sha256(f"{seed}/{corpus}".encode()).hexdigest()[:8], 16)
     documents: list[Document] = []
     while len(documents) < count:
-        style = corpus or tuple(SCHEMAS)[number % len(SCHEMAS)]
+        style = corpus or tuple(_WRITERS)[number % len(_WRITERS)]
         pmid = str(SYNTHETIC_PMIDS[number % len(SYNTHETIC_PMIDS)])
         number += 1
         documents += _WRITERS[style](pmid, rng)
     return documents[:count]
+
+
+def synthetic_corpus(count: int, seed: int) -> ParsedCorpus:
+    """Write the synthetic corpus: documents in its own style, for training alone."""
+    documents = [replace(document, split="train") for document in generate(count, seed, "synthetic")]
+    report = corpus_report("synthetic", documents, dropped={}, duplicates={}, inputs={})
+    return ParsedCorpus(documents, {**report, "seed": seed})
 
 
 def clinical_note(rng: random.Random) -> Document:

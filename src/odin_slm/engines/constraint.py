@@ -41,7 +41,6 @@ _NUMBER = r"/[1-9][0-9]{0,2}\. /"
 _REPEATS = 3
 
 _EVERYTHING = Schema(ENTITY_TYPES, RELATION_TYPES)
-_SCHEMA_OF = {SHARED_INSTRUCTION: _EVERYTHING, **{instruction_for(schema): schema for schema in SCHEMAS.values()}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,8 @@ class Grammar:
     @classmethod
     def of(cls, instruction: str, text: str) -> Grammar:
         """Return the grammar of a record; an instruction of unknown wording allows the whole closed sets."""
-        return cls(text, _SCHEMA_OF.get(instruction, _EVERYTHING))
+        schemas = {instruction_for(schema): schema for schema in SCHEMAS.values()}
+        return cls(text, schemas.get(instruction, _EVERYTHING))
 
     def entities_lark(self) -> str:
         """Return the first phase as Lark: all of the output up to the first relation."""

@@ -2,53 +2,105 @@
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+from odin_slm import cleaning
+from odin_slm.cleaning import Cleaned
 from odin_slm.document import Document
+from odin_slm.engines.base_model import BaseModel
+from odin_slm.engines.tokens import token_counter
 from odin_slm.errors import LeakageError
 from odin_slm.parameters import CombinationParams, IngestionParams
 from odin_slm.prompt import parse
 from odin_slm.quality import assess
-from odin_slm.record import Record
+from odin_slm.record import Record, full_text
 from odin_slm.schema import SPLITS, is_synthetic
 from odin_slm.serialization import canonical_json, sha256_text
 from odin_slm.splitting import assign_splits, find_leaks
 
 # The check uses permutations of its own, so that a pair which the split's hashing missed is not missed twice.
 _SECOND_OPINION = 7_919
+_BIN = 32
+"""Width of the histogram of lengths, in tokens."""
 
 
-def place_documents(
-    ade_documents: list[dict[str, Any]],
-    bc5cdr_documents: list[dict[str, Any]],
-    biored_documents: list[dict[str, Any]],
-    params: CombinationParams,
-) -> dict[str, dict[str, Any]]:
+def place_documents(params: CombinationParams, *documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Place every document of every corpus in one split.
+
+    Args:
+        params: Ratios, threshold and seed.
+        *documents: Documents of each corpus, as JSON values.
 
     Returns:
         Document id -> ``split`` (None: not used), ``group``, ``rule``, ``pmid``, ``source``.
     """
-    documents = [Document.from_dict(d) for d in (*ade_documents, *bc5cdr_documents, *biored_documents)]
+    parsed = [Document.from_dict(values) for corpus in documents for values in corpus]
     placements = assign_splits(
-        documents,
+        parsed,
         seed=params.seed,
         validation_ratio=params.validation_ratio,
         test_ratio=params.test_ratio,
         near_duplicate=params.near_duplicate,
     )
-    return {d.id: {**placements[d.id].to_dict(), "pmid": d.pmid, "source": d.source} for d in documents}
+    return {d.id: {**placements[d.id].to_dict(), "pmid": d.pmid, "source": d.source} for d in parsed}
 
 
 def combine_records(
-    ade_records: list[Record],
-    bc5cdr_records: list[Record],
-    biored_records: list[Record],
-    splits: dict[str, dict[str, Any]],
-    params: CombinationParams,
+    splits: dict[str, dict[str, Any]], params: CombinationParams, *records: list[Record]
+) -> dict[str, list[Record]]:
+    """Put every record into its document's split, shuffled by the seed.
+
+    Args:
+        splits: Where each document lies.
+        params: The seed.
+        *records: Records of each corpus.
+
+    Returns:
+        Split -> records.
+    """
+    parts: dict[str, list[Record]] = {name: [] for name in SPLITS}
+    for record in (one for corpus in records for one in corpus):
+        split = splits[record["document_id"]]["split"]
+        if split is not None:
+            parts[split].append(record)
+    for name, part in parts.items():
+        random.Random(f"{params.seed}-{name}").shuffle(part)
+    return parts
+
+
+def clean_records(
+    combined: dict[str, list[Record]], params: CombinationParams
+) -> tuple[dict[str, list[Record]], dict[str, Any]]:
+    """Apply the cleaning steps that the parameters switch on; without any, the records pass as they are.
+
+    Returns:
+        Split -> records, and the report: what each step changed or left out, by record id.
+    """
+    steps: list[tuple[str, bool, Callable[[dict[str, list[Record]]], Cleaned]]] = [
+        ("normalise_text", params.normalise_text, cleaning.normalise_text),
+        ("drop_duplicates", params.drop_duplicates, cleaning.drop_duplicates),
+        ("drop_empty", params.drop_empty, cleaning.drop_empty),
+        (
+            f"balance_by_{params.balance_by}",
+            params.balance_by != "none",
+            partial(cleaning.balance, by=params.balance_by, limit=params.balance_limit),
+        ),
+    ]
+    report: dict[str, Any] = {}
+    for name, wanted, step in steps:
+        if wanted:
+            cleaned = step(combined)
+            combined = cleaned.records
+            report[name] = {"changed": cleaned.changed, "left_out": cleaned.left_out}
+    return combined, {"steps": report, "records": {name: len(part) for name, part in combined.items()}}
+
+
+def check_leakage(
+    cleaned: dict[str, list[Record]], splits: dict[str, dict[str, Any]], params: CombinationParams
 ) -> tuple[list[Record], list[Record], list[Record], dict[str, Any]]:
-    """Put every record into its document's split, shuffled by the seed, and prove that nothing leaks.
+    """Prove that nothing leaks from one split into another.
 
     Returns:
         Train, validation and test records, and the leakage report.
@@ -56,15 +108,8 @@ def combine_records(
     Raises:
         LeakageError: A document, an input or a near-duplicate lies in two splits; nothing is saved then.
     """
-    parts: dict[str, list[Record]] = {name: [] for name in SPLITS}
-    for record in (*ade_records, *bc5cdr_records, *biored_records):
-        split = splits[record["document_id"]]["split"]
-        if split is not None:
-            parts[split].append(record)
-    for name, records in parts.items():
-        random.Random(f"{params.seed}-{name}").shuffle(records)
     pmids = {identifier: placed["pmid"] for identifier, placed in splits.items()}
-    leaks = find_leaks(parts, pmids, near_duplicate=params.near_duplicate, seed=params.seed + _SECOND_OPINION)
+    leaks = find_leaks(cleaned, pmids, near_duplicate=params.near_duplicate, seed=params.seed + _SECOND_OPINION)
     found = [leak for kind in leaks.values() for leak in kind]
     if found:
         first = found[0]
@@ -83,9 +128,9 @@ def combine_records(
         "not_used_because_another_corpus_annotates_the_abstract": sorted(
             identifier for identifier, placed in splits.items() if placed["split"] is None
         ),
-        "seen_in_training": _seen(parts["train"], parts["test"]),
+        "seen_in_training": _seen(cleaned["train"], cleaned["test"]),
     }
-    return parts["train"], parts["validation"], parts["test"], report
+    return cleaned["train"], cleaned["validation"], cleaned["test"], report
 
 
 def write_manifest(
@@ -93,11 +138,9 @@ def write_manifest(
     val: list[Record],
     test: list[Record],
     splits: dict[str, dict[str, Any]],
-    ade_parse_report: dict[str, Any],
-    bc5cdr_parse_report: dict[str, Any],
-    biored_parse_report: dict[str, Any],
     ingestion: IngestionParams,
     combination: CombinationParams,
+    *parse_reports: dict[str, Any],
 ) -> dict[str, Any]:
     """Describe the dataset so that anyone can make it again and compare it byte for byte.
 
@@ -109,15 +152,14 @@ def write_manifest(
 
     from odin_slm import __version__
 
-    reports = {"ade": ade_parse_report, "bc5cdr": bc5cdr_parse_report, "biored": biored_parse_report}
     parts = {"train": train, "val": val, "test": test}
     synthetic: dict[str, list[bool]] = defaultdict(list)
     for placed in splits.values():
         synthetic[placed["source"]].append(is_synthetic(placed["pmid"]))
     return {
         "inputs": {
-            f"{corpus}/{file}": digest
-            for corpus, report in reports.items()
+            f"{report['corpus']}/{file}": digest
+            for report in parse_reports
             for file, digest in report.get("inputs", {}).items()
         },
         "outputs": {f"{name}.json": sha256_text(canonical_json(records)) for name, records in parts.items()},
@@ -147,9 +189,11 @@ def assess_quality(
     return assess(splits, leakage["leaks"], profile=params.quality_profile)
 
 
-def count_data(train: list[Record], val: list[Record], test: list[Record]) -> dict[str, Any]:
-    """Count records, entities and relations per split and source, and the lengths of the inputs in words."""
-    return {name: _count(records) for name, records in (("train", train), ("validation", val), ("test", test))}
+def count_data(train: list[Record], val: list[Record], test: list[Record], base_model: BaseModel) -> dict[str, Any]:
+    """Count records, entities and relations per split and source, with lengths in words and in the base's tokens."""
+    count = token_counter(base_model)
+    splits = {"train": train, "validation": val, "test": test}
+    return {name: count_records(records, count) for name, records in splits.items()}
 
 
 def draw_data(data_statistics: dict[str, Any]) -> Any:
@@ -159,11 +203,42 @@ def draw_data(data_statistics: dict[str, Any]) -> Any:
     return plot_data(data_statistics)
 
 
-def _count(records: Sequence[Record]) -> dict[str, Any]:
+def draw_lengths(data_statistics: dict[str, Any]) -> Any:
+    """Draw how long the records are; see :func:`odin_slm.data_figure.plot_lengths`."""
+    from odin_slm.data_figure import plot_lengths
+
+    return plot_lengths(data_statistics)
+
+
+def count_records(records: Sequence[Record], count: Callable[[list[str]], list[int]]) -> dict[str, Any]:
+    """Count one split, all of it and source by source; ``count`` gives the lengths of texts in tokens."""
     by_source: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         by_source[record["source"]].append(record)
-    return {"all": _count_labels(records), **{source: _count_labels(by_source[source]) for source in sorted(by_source)}}
+    parts = {"all": list(records), **{source: by_source[source] for source in sorted(by_source)}}
+    return {
+        name: {
+            **_count_labels(part),
+            "tokens": _spread([sum(count(list(full_text(record)))) + 1 for record in part]),  # + 1: end of sequence
+        }
+        for name, part in parts.items()
+    }
+
+
+def _spread(lengths: Sequence[int]) -> dict[str, Any]:
+    """Return quantiles of lengths, and how many lie in each bin of 32 tokens."""
+    ordered = sorted(lengths)
+    if not ordered:
+        return {"median": 0, "p90": 0, "p99": 0, "longest": 0, "total": 0, "histogram": {}}
+    return {
+        **{
+            f"{name}": ordered[int(len(ordered) * share)]
+            for name, share in (("median", 0.5), ("p90", 0.9), ("p99", 0.99))
+        },
+        "longest": ordered[-1],
+        "total": sum(ordered),
+        "histogram": {str(low): n for low, n in sorted(Counter(length // _BIN * _BIN for length in ordered).items())},
+    }
 
 
 def _count_labels(records: Sequence[Record]) -> dict[str, Any]:

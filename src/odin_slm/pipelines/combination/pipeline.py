@@ -4,29 +4,46 @@ from kedro.pipeline import Node, Pipeline
 
 from odin_slm.pipelines.combination.nodes import (
     assess_quality,
+    check_leakage,
+    clean_records,
     combine_records,
     count_data,
     draw_data,
+    draw_lengths,
     place_documents,
     write_manifest,
 )
+from odin_slm.pipelines.ingestion.pipeline import sources
 
 
 def create_pipeline() -> Pipeline:
     """Return combination: documents and records of all corpora -> train, val, test and their reports."""
+    names = sources()
     return Pipeline(
         [
             Node(
                 func=place_documents,
-                inputs=["ade_documents", "bc5cdr_documents", "biored_documents", "params:combination"],
+                inputs=["params:combination", *(f"{name}_documents" for name in names)],
                 outputs="splits",
                 name="place_documents",
             ),
             Node(
                 func=combine_records,
-                inputs=["ade_records", "bc5cdr_records", "biored_records", "splits", "params:combination"],
-                outputs=["train", "val", "test", "leakage"],
+                inputs=["splits", "params:combination", *(f"{name}_records" for name in names)],
+                outputs="combined",
                 name="combine_records",
+            ),
+            Node(
+                func=clean_records,
+                inputs=["combined", "params:combination"],
+                outputs=["cleaned", "cleaning"],
+                name="clean_records",
+            ),
+            Node(
+                func=check_leakage,
+                inputs=["cleaned", "splits", "params:combination"],
+                outputs=["train", "val", "test", "leakage"],
+                name="check_leakage",
             ),
             Node(
                 func=write_manifest,
@@ -35,11 +52,9 @@ def create_pipeline() -> Pipeline:
                     "val",
                     "test",
                     "splits",
-                    "ade_parse_report",
-                    "bc5cdr_parse_report",
-                    "biored_parse_report",
                     "params:ingestion",
                     "params:combination",
+                    *(f"{name}_parse_report" for name in names),
                 ],
                 outputs="manifest",
                 name="write_manifest",
@@ -52,7 +67,7 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 func=count_data,
-                inputs=["train", "val", "test"],
+                inputs=["train", "val", "test", "base_model"],
                 outputs="data_statistics",
                 name="count_data",
             ),
@@ -61,6 +76,12 @@ def create_pipeline() -> Pipeline:
                 inputs="data_statistics",
                 outputs="data_figure",
                 name="draw_data",
+            ),
+            Node(
+                func=draw_lengths,
+                inputs="data_statistics",
+                outputs="lengths_figure",
+                name="draw_lengths",
             ),
         ],
         tags=["combination"],

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from odin_slm.corpora import PARSERS
+from odin_slm import corpora
+from odin_slm.corpora.synthetic import synthetic_corpus
 from odin_slm.document import Document
 from odin_slm.engines.base_model import BaseModel
 from odin_slm.engines.tokens import token_counter
 from odin_slm.errors import RecordTooLongError
-from odin_slm.parameters import IngestionParams
+from odin_slm.parameters import IngestionParams, options_of
 from odin_slm.record import Record, full_text, make_record, window
 
 
@@ -20,19 +21,38 @@ def parser_of(corpus: str) -> Callable[..., tuple[list[dict[str, Any]], dict[str
 
         Args:
             raw: File name -> text.
-            params: Which corpora are used, and the share of ADE sentences without an event.
+            params: Which corpora are used, and the options of their parsers.
 
         Returns:
             Documents as JSON values, and the parser's report of what it read, dropped and found twice.
         """
         if corpus not in params.corpora:
-            return [], {"skipped": "not in ingestion.corpora"}
-        options = {"negative_ratio": params.ade_negative_ratio, "seed": params.seed} if corpus == "ade" else {}
-        parsed = PARSERS[corpus](raw, **options)
+            return [], {"corpus": corpus, "documents": 0, "skipped": "not in ingestion.corpora"}
+        known = options_of(corpus)
+        given = {"seed": params.seed} if "seed" in known.model_fields else {}
+        options = known(**{**given, **params.options.get(corpus, {})})
+        parsed = corpora.CORPORA[corpus].parse(raw, **dict(options))
         return [document.to_dict() for document in parsed.documents], parsed.report
 
     parse_corpus.__name__ = f"parse_{corpus}"
     return parse_corpus
+
+
+def write_synthetic(
+    params: IngestionParams, *parse_reports: dict[str, Any]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Write synthetic documents in proportion to those of the corpora.
+
+    Args:
+        params: The ratio, and the seed.
+        *parse_reports: Reports of the corpora, which count their documents.
+
+    Returns:
+        Documents as JSON values, all of the training split, and their report.
+    """
+    count = round(params.synthetic_ratio * sum(report["documents"] for report in parse_reports))
+    parsed = synthetic_corpus(count, params.seed)
+    return [document.to_dict() for document in parsed.documents], parsed.report
 
 
 def write_records(

@@ -2,25 +2,41 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from odin_slm.pipelines.ingestion.nodes import parser_of, write_records
+from odin_slm import corpora
+from odin_slm.pipelines.ingestion.nodes import parser_of, write_records, write_synthetic
 
-CORPORA = ("ade", "bc5cdr", "biored")
+
+def sources() -> tuple[str, ...]:
+    """Return the names of all corpora, the synthetic one last; their datasets begin with these names."""
+    return (*corpora.CORPORA, "synthetic")
 
 
 def create_pipeline() -> Pipeline:
     """Return ingestion: ``<corpus>_raw`` -> ``<corpus>_documents`` -> ``<corpus>_records``, for every corpus."""
-    return sum((_corpus_pipeline(corpus) for corpus in CORPORA), Pipeline([]))
+    parsing = {
+        corpus: Node(
+            func=parser_of(corpus),
+            inputs=["raw", "params:ingestion"],
+            outputs=["documents", "parse_report"],
+            name="parse_corpus",
+        )
+        for corpus in corpora.CORPORA
+    }
+    reports = [f"{corpus}_parse_report" for corpus in corpora.CORPORA]
+    writing = Node(
+        func=write_synthetic,
+        inputs=["params:ingestion", *reports],
+        outputs=["documents", "parse_report"],
+        name="write_synthetic",
+    )
+    pipelines = [_corpus_pipeline(name, node, {"raw": f"{name}_raw"}) for name, node in parsing.items()]
+    return sum(pipelines, _corpus_pipeline("synthetic", writing, {name: name for name in reports}))
 
 
-def _corpus_pipeline(corpus: str) -> Pipeline:
+def _corpus_pipeline(corpus: str, first: Node, inputs: dict[str, str]) -> Pipeline:
     return Pipeline(
         [
-            Node(
-                func=parser_of(corpus),
-                inputs=["raw", "params:ingestion"],
-                outputs=["documents", "parse_report"],
-                name="parse_corpus",
-            ),
+            first,
             Node(
                 func=write_records,
                 inputs=["documents", "base_model", "params:ingestion"],
@@ -29,7 +45,7 @@ def _corpus_pipeline(corpus: str) -> Pipeline:
             ),
         ],
         namespace=corpus,
-        inputs={"raw": f"{corpus}_raw", "base_model": "base_model"},
+        inputs={**inputs, "base_model": "base_model"},
         outputs={name: f"{corpus}_{name}" for name in ("documents", "parse_report", "records", "records_report")},
         parameters={"params:ingestion": "params:ingestion"},
         tags=["ingestion", corpus],

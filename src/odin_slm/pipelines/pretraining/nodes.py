@@ -13,17 +13,10 @@ from odin_slm.serialization import canonical_json
 
 
 def select_training_documents(
-    ade_documents: list[dict[str, Any]],
-    bc5cdr_documents: list[dict[str, Any]],
-    biored_documents: list[dict[str, Any]],
-    splits: dict[str, dict[str, Any]],
+    splits: dict[str, dict[str, Any]], *documents: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Keep the documents that the combination puts into the training split; all others stay unseen."""
-    return [
-        document
-        for document in (*ade_documents, *bc5cdr_documents, *biored_documents)
-        if splits[document["id"]]["split"] == "train"
-    ]
+    return [document for corpus in documents for document in corpus if splits[document["id"]]["split"] == "train"]
 
 
 def train_base(

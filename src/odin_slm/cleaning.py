@@ -1,0 +1,112 @@
+"""Cleaning steps of a combined dataset: each pure, switched on by a parameter, and accountable record by record."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from odin_slm.prompt import Entity, Extraction, RelationTriple, parse, render
+from odin_slm.record import Record
+
+Splits = Mapping[str, Sequence[Record]]
+
+_SPACES = "\u00a0\u2007\u2009\u200a\u202f\u3000"
+_QUOTES = {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'}
+_PLAIN = str.maketrans({**dict.fromkeys(_SPACES, " "), **_QUOTES})
+"""Spaces of all widths, and typographic quotes, as a keyboard writes them."""
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What a step leaves.
+
+    Attributes:
+        records: Split -> records, in their order.
+        changed: Ids of the records whose text it changed.
+        left_out: Ids of the records that it left out.
+    """
+
+    records: dict[str, list[Record]]
+    changed: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+def normalise_text(splits: Splits) -> Cleaned:
+    """Put inputs and mentions into Unicode NFC, with plain spaces and quotes.
+
+    A record whose mentions would no longer stand verbatim in its input stays as it is.
+    """
+    records: dict[str, list[Record]] = {name: [] for name in splits}
+    changed = []
+    for name, part in splits.items():
+        for record in part:
+            extraction = parse(record["output"]).extraction
+            text = _plain(record["input"])
+            plain = Extraction(
+                tuple(Entity(e.type, _plain(e.text)) for e in extraction.entities),
+                tuple(RelationTriple(_plain(r.head), r.type, _plain(r.tail)) for r in extraction.relations),
+            )
+            fresh: Record = {**record, "input": text, "output": render(plain)}
+            if fresh != record and all(e.text in text for e in plain.entities):
+                changed.append(record["id"])
+                records[name].append(fresh)
+            else:
+                records[name].append(record)
+    return Cleaned(records, changed=changed)
+
+
+def drop_duplicates(splits: Splits) -> Cleaned:
+    """Leave out records whose input, apart from case and space, repeats an earlier one of the same split."""
+    records: dict[str, list[Record]] = {name: [] for name in splits}
+    left_out = []
+    for name, part in splits.items():
+        seen = set()
+        for record in part:
+            key = " ".join(record["input"].casefold().split())
+            if key in seen:
+                left_out.append(record["id"])
+            else:
+                seen.add(key)
+                records[name].append(record)
+    return Cleaned(records, left_out=left_out)
+
+
+def drop_empty(splits: Splits) -> Cleaned:
+    """Leave out training records without entities; validation and test stay as their corpora are."""
+    empty = [r["id"] for r in splits["train"] if not parse(r["output"]).extraction.entities]
+    return _without(splits, set(empty))
+
+
+def balance(splits: Splits, *, by: str, limit: float) -> Cleaned:
+    """Thin out training: no group keeps more than ``limit`` times the records of the smallest one.
+
+    The first records of a group stay, and training is shuffled by its seed. By type, a record counts for the rarest of
+    its entity types; records without entities are a group of their own, which sets no limit.
+
+    Args:
+        splits: Split -> records.
+        by: ``source`` or ``type``.
+        limit: How many times the smallest group the largest may be.
+    """
+    groups: dict[str, list[str]] = defaultdict(list)
+    types = {r["id"]: {e.type for e in parse(r["output"]).extraction.entities} for r in splits["train"]}
+    often = Counter(kind for kinds in types.values() for kind in kinds)
+    for record in splits["train"]:
+        rarest = min(types[record["id"]], key=lambda kind: (often[kind], kind), default="")
+        groups[record["source"] if by == "source" else rarest].append(record["id"])
+    sizes = [len(ids) for name, ids in groups.items() if name]
+    most = int(limit * min(sizes)) if sizes else 0
+    return _without(splits, {identifier for ids in groups.values() for identifier in ids[most:]} if sizes else set())
+
+
+def _without(splits: Splits, ids: set[str]) -> Cleaned:
+    records = {name: list(part) for name, part in splits.items()}
+    left_out = [record["id"] for record in records["train"] if record["id"] in ids]
+    records["train"] = [record for record in records["train"] if record["id"] not in ids]
+    return Cleaned(records, left_out=left_out)
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFC", text).translate(_PLAIN)

@@ -35,6 +35,10 @@ class MissingInputError(OdinError):
     """A file or folder that a run needs is not there."""
 
 
+class FetchError(OdinError):
+    """A corpus file cannot be fetched, or is not what its publisher published."""
+
+
 class BaseModelError(OdinError):
     """A base model folder or id cannot be loaded."""
 

@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 
 from kedro.io import AbstractDataset, DatasetError
 
-from odin_slm.errors import CorpusFormatError, MissingInputError
+from odin_slm.datasets.fetching import fetch, sources_of
+from odin_slm.errors import CorpusFormatError, FetchError, MissingInputError
 
 MAX_MEMBER_BYTES = 512 * 1024 * 1024
 """A zip member may not unpack to more: the largest of the real corpora has 3 MB."""
@@ -59,6 +60,8 @@ class CorpusFilesDataset(AbstractDataset[None, dict[str, str]]):
         filepath: Folder of the corpus.
         files: Names in that folder. A ``.zip`` stands for its members.
         members: Members to read from the zip; all of them where it is None.
+        sources: File name -> where it is published: ``url``, ``sha256``, and ``member`` for a file in a zip.
+        fetch: Whether files that are missing are fetched from there; otherwise nothing here uses the network.
         metadata: For Kedro's users; unused.
     """
 
@@ -68,11 +71,15 @@ class CorpusFilesDataset(AbstractDataset[None, dict[str, str]]):
         filepath: str,
         files: list[str],
         members: list[str] | None = None,
+        sources: dict[str, dict[str, Any]] | None = None,
+        fetch: bool = False,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self._folder = Path(filepath)
         self._files = files
         self._members = members
+        self._sources = sources_of(sources or {}, where=str(self._folder))
+        self._fetch = fetch
         self.metadata = metadata
 
     def load(self) -> dict[str, str]:
@@ -80,9 +87,13 @@ class CorpusFilesDataset(AbstractDataset[None, dict[str, str]]):
 
         Raises:
             MissingInputError: A file or member is not there.
+            FetchError: A missing file could not be fetched.
             CorpusFormatError: A file is not UTF-8, with ``file:line``, or no readable zip.
         """
         missing = [name for name in self._files if not (self._folder / name).is_file()]
+        if missing and self._fetch and self._sources:
+            fetch(self._folder, missing, self._sources, _member_of)
+            missing = []
         if missing:
             found = f"missing {', '.join(missing)}" if self._folder.is_dir() else "no such folder"
             origin = _ORIGINS.get(missing[0])
@@ -90,6 +101,7 @@ class CorpusFilesDataset(AbstractDataset[None, dict[str, str]]):
                 f"{found}; expected it to hold {', '.join(self._files)}.",
                 where=str(self._folder),
                 fix=(f"Get them from {origin} and put them there" if origin else "Put them there")
+                + (", let `--params fetch=true` get them" if self._sources else "")
                 + ", or point `--params corpora=DIR` at the folder that holds ade/, bc5cdr/ and biored/.",
             )
         texts: dict[str, str] = {}
@@ -186,6 +198,19 @@ class SampleDataset(AbstractDataset[dict[str, dict[str, str]], None]):
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._folder)}
+
+
+def _member_of(archive: bytes, member: str, where: str) -> bytes:
+    """Read one member of a fetched zip."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+            return _read_member(opened, member, where)
+    except (*_ZIP_ERRORS, KeyError) as error:
+        raise FetchError(
+            f"no zip with the member {member} ({type(error).__name__}: {error}).",
+            where=where,
+            fix="The publisher may have changed the archive: look at it, and put the files into their folder by hand.",
+        ) from None
 
 
 def _read_member(archive: zipfile.ZipFile, member: str, where: str) -> bytes:

@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from odin_slm.document import Document
@@ -115,19 +116,20 @@ def near_duplicates(
     """
     from rensa import RMinHash, RMinHashLSH
 
-    shingles = [_shingles(text) for text in texts]
+    # Shingles are made again for the few candidates: kept, those of 100,000 documents would take gigabytes.
+    shingles = lru_cache(maxsize=1024)(lambda position: _shingles(texts[position]))
     index = RMinHashLSH(threshold=threshold, num_perm=128, num_bands=32)
     sketches = []
-    for key, grams in enumerate(shingles):
+    for key, text in enumerate(texts):
         sketch = RMinHash(num_perm=128, seed=seed)
-        sketch.update(sorted(grams))
+        sketch.update(sorted(_shingles(text)))
         index.insert(key, sketch)
         sketches.append(sketch)
     for left, sketch in enumerate(sketches):
         for right in sorted(index.query(sketch)):
             if right <= left or owners[left] == owners[right]:
                 continue
-            similarity = _jaccard(shingles[left], shingles[right])
+            similarity = _jaccard(shingles(left), shingles(right))
             if similarity >= threshold:
                 yield left, right, similarity
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,7 +77,7 @@ def generate(
         base: The base model.
         adapter: Folder of a LoRA adapter that is merged into it; None for the base alone.
         prompts: Prompts.
-        batch_size: Rows decoded together.
+        batch_size: Rows decoded together; on a CPU every core decodes such a batch.
         max_new_tokens: Budget of an output; the model's context may leave less.
         grammars: For every prompt the grammar that holds its output, or None.
         names: What errors call the prompts, for example record ids.
@@ -103,17 +105,36 @@ def generate(
     rows = _rows(tokenizer, model, prompts, names, max_new_tokens)
     rows.sort(key=lambda row: (-len(row.prompt), row.prompt, row.index))
     done: list[Generation] = []
-    for begin in range(0, len(rows), batch_size):
-        batch = rows[begin : begin + batch_size]
+    lock = threading.Lock()
+
+    def write(batch: list[_Row]) -> None:
         for row in batch:
             grammar = grammars[row.index]
             if grammar is not None and vocabulary is not None:
                 row.constraint = Constraint(vocabulary, grammar)
         with torch.inference_mode():
             for row in _decode(model, batch, end_tokens, tokenizer.pad_token_id, vocabulary):
-                done.append(_generation(row, tokenizer))
-                if on_progress:
-                    on_progress(len(done), len(rows))
+                generation = _generation(row, tokenizer)
+                with lock:
+                    done.append(generation)
+                    if on_progress:
+                        on_progress(len(done), len(rows))
+
+    batches = [rows[begin : begin + batch_size] for begin in range(0, len(rows), batch_size)]
+    workers = min(len(batches), torch.get_num_threads()) if device.type == "cpu" else 1
+    if workers == 1:
+        for batch in batches:
+            write(batch)
+    else:
+        # One token of 32 rows is too little work to share among cores: every core decodes a batch of its own.
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            futures = [pool.submit(write, batch) for batch in batches]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
     return sorted(done, key=lambda generation: generation.index)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from odin_slm.corpora.iob import parse_iob
 from odin_slm.curriculum import EXERCISES, Sources, draw, invent_name
 from odin_slm.document import Document, Mention, Relation, surface_concept
-from odin_slm.engines.pretraining import MARKERS, Architecture, Schedule, pretrain, train_tokenizer
+from odin_slm.engines.pretraining import MARKERS, Architecture, Phase, Schedule, decisions, pretrain, train_tokenizer
 from odin_slm.errors import BackendError, CorpusFormatError
 
 IOB = "Mutations\tO\nin\tO\nBRCA1\tB-Gene\n-\tO\nlinked\tO\ncancer\tB-Disease\n(\tO\nbreast\tB-Disease\n)\tO\n.\tO\n"
@@ -39,6 +39,7 @@ SOURCES = Sources(
     ["A first sentence of plain text. A second one follows it.", "Another paragraph about nothing much."],
 )
 MIXTURE = dict.fromkeys(EXERCISES, 1.0)
+PHASES = (Phase(0.4, MIXTURE, 0.3, 1.0), Phase(1.0, {**MIXTURE, "language": 0.0}, 0.0, 4.0))
 SHAPE = Architecture(vocabulary=600, hidden=32, layers=2, heads=4, feed_forward=64, context=512)
 SCHEDULE = Schedule(
     tokens=6000,
@@ -48,7 +49,6 @@ SCHEDULE = Schedule(
     circuit_learning_rate=0.001,
     warmup=0.1,
     decay=0.5,
-    prompt_share=0.3,
     log_every=1,
     evaluate_every=2,
     checkpoint_every=2,
@@ -119,7 +119,7 @@ def _train(work: Path, tokenizer: Path, schedule: Schedule = SCHEDULE, stop_at: 
             raise KeyboardInterrupt
 
     return pretrain(
-        SOURCES, SOURCES, tokenizer, work, architecture=SHAPE, schedule=schedule, mixture=MIXTURE, on_log=on_log
+        SOURCES, SOURCES, tokenizer, work, architecture=SHAPE, schedule=schedule, phases=PHASES, on_log=on_log
     )
 
 
@@ -147,6 +147,15 @@ def test_a_checkpoint_of_other_settings_is_not_continued(tokenizer_folder: Path,
     _train(tmp_path, tokenizer_folder)
     with pytest.raises(BackendError, match="another schedule"):
         _train(tmp_path, tokenizer_folder, schedule=replace(SCHEDULE, learning_rate=0.01))
+
+
+def test_decisions_are_names_types_and_ends() -> None:
+    output = "### Entities:\n1. [Drug] acid\n2. [Symptom] dry mouth\n\n### Relations:\n1. acid --[causes]--> dry mouth"
+    marked = "".join("|" * (place in decisions(output)) + letter for place, letter in enumerate(output))
+    assert marked == (
+        "### Entities:\n|1. [|Drug] |acid|\n2. [|Symptom] |dry mouth|\n\n### Relations:\n"
+        "|1. |acid --[|causes]--> |dry mouth"
+    ).replace("|\n\n", "|\n|\n")
 
 
 def test_no_weights_are_pickled(tokenizer_folder: Path, tmp_path: Path) -> None:
@@ -178,8 +187,8 @@ def test_workers_share_a_batch_and_find_the_gradient_of_the_whole(tokenizer: Any
     from odin_slm.engines.workers import Workers
 
     ids = torch.randint(10, 600, (5, 40), generator=torch.Generator().manual_seed(3))
-    scored = torch.rand(ids.shape, generator=torch.Generator().manual_seed(4)) < 0.5
-    count = int(scored[:, 1:].sum())
+    scored = torch.rand(ids.shape, generator=torch.Generator().manual_seed(4)).round(decimals=1)
+    count = scored[:, 1:].sum().item()
     found = []
     for number in (1, 3):
         model = _new_model(SHAPE, tokenizer, seed=1)

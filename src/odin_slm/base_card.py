@@ -41,7 +41,7 @@ def base_card(state: Mapping[str, Any], evaluation: Mapping[str, Any], *, experi
     ).get_template("base_card.md.j2")
     return template.render(
         **{key: state[key] for key in ("parameters", "sources", "tokens", "steps", "seconds", "device")},
-        **{key: state["parameters_of_run"][key] for key in ("architecture", "mixture", "schedule")},
+        **{key: state["parameters_of_run"][key] for key in ("architecture", "phases", "schedule")},
         curve=[*scored[:-1:step], *scored[-1:]],
         files_cited=[text for name, text in CITATIONS.items() if any(file.startswith(name) for file in files)],
         evaluation=evaluation,

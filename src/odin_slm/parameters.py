@@ -235,7 +235,7 @@ class ArchitectureParams(Parameters):
 class ScheduleParams(Parameters):
     """Length and rates of pretraining."""
 
-    tokens: int = Field(default=18_000_000, ge=1000)
+    tokens: int = Field(default=22_000_000, ge=1000)
     """Tokens to train on, padding not counted."""
     batch_tokens: int = Field(default=4096, ge=256)
     """Tokens of one step, padding included."""
@@ -245,12 +245,10 @@ class ScheduleParams(Parameters):
     """Peak rate of AdamW (embeddings, norms)."""
     circuit_learning_rate: float = Field(default=0.0005, gt=0.0)
     """Peak rate of AdamW for the attention of the first two layers, which starts out copying."""
-    warmup: float = Field(default=0.05, ge=0.0, lt=1.0)
+    warmup: float = Field(default=0.041, ge=0.0, lt=1.0)
     """Share of the tokens over which the rates rise."""
-    decay: float = Field(default=0.6, ge=0.0, le=1.0)
+    decay: float = Field(default=0.67, ge=0.0, le=1.0)
     """Share of the tokens over which they fall to zero."""
-    prompt_share: float = Field(default=0.3, ge=0.0, le=1.0)
-    """Share of the prompt tokens that are predicted too; completion tokens all are."""
     log_every: int = Field(default=20, ge=1)
     """Steps between log lines."""
     evaluate_every: int = Field(default=100, ge=1)
@@ -278,6 +276,19 @@ class MixtureParams(Parameters):
     """Texts in which the schema finds nothing."""
 
 
+class PhaseParams(Parameters):
+    """What is learned over a part of the schedule."""
+
+    until: float = Field(gt=0.0, le=1.0)
+    """Share of the tokens at which the phase ends; 1 for the last."""
+    prompt_share: float = Field(default=0.3, ge=0.0, le=1.0)
+    """Share of the prompt tokens that are predicted too; completion tokens all are."""
+    decision_weight: float = Field(default=1.0, gt=0.0)
+    """How many times a token counts at which an output decides which name, type or end comes next."""
+    mixture: MixtureParams = MixtureParams()
+    """Share of each exercise."""
+
+
 class PretrainingParams(Parameters):
     """From training documents and further text to the embedded base."""
 
@@ -287,12 +298,19 @@ class PretrainingParams(Parameters):
     """Shape of the model."""
     schedule: ScheduleParams = ScheduleParams()
     """Length and rates."""
-    mixture: MixtureParams = MixtureParams()
-    """What it learns from."""
+    phases: tuple[PhaseParams, ...] = Field(default=(PhaseParams(until=1.0),), min_length=1)
+    """What it learns from, one phase after the other."""
     held_out: float = Field(default=0.02, gt=0.0, lt=0.5)
     """Share of the material kept out of training, for its evaluation loss."""
     copy_probes: int = Field(default=200, ge=1)
     """Spans to copy in the closing test."""
+
+    @model_validator(mode="after")
+    def _phases_follow_each_other(self) -> PretrainingParams:
+        ends = [phase.until for phase in self.phases]
+        if ends != sorted(set(ends)) or ends[-1] != 1.0:
+            raise ValueError(f"phases must end one after the other, the last at 1.0; found {ends}.")
+        return self
 
 
 class SampleParams(Parameters):

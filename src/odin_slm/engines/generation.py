@@ -121,7 +121,8 @@ def generate(
                         on_progress(len(done), len(rows))
 
     batches = [rows[begin : begin + batch_size] for begin in range(0, len(rows), batch_size)]
-    workers = min(len(batches), torch.get_num_threads()) if device.type == "cpu" else 1
+    cores = torch.get_num_threads()
+    workers = min(len(batches), cores) if device.type == "cpu" else 1
     if workers == 1:
         for batch in batches:
             write(batch)
@@ -135,6 +136,7 @@ def generate(
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+        torch.set_num_threads(cores)  # what a thread sets is also what later threads begin with
     return sorted(done, key=lambda generation: generation.index)
 
 

@@ -6,9 +6,11 @@ import json
 import logging
 import os
 import random
+import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -63,7 +65,6 @@ class Schedule:
         circuit_learning_rate: Peak rate of AdamW for the attention that starts out copying.
         warmup: Share of the tokens over which the rate rises.
         decay: Share of the tokens over which it falls to zero, linearly, at the end.
-        prompt_share: Share of the prompt tokens that are predicted too, drawn at random; a completion token always is.
         log_every: Steps between log lines.
         evaluate_every: Steps between evaluations on held-out examples.
         checkpoint_every: Steps between checkpoints.
@@ -77,7 +78,6 @@ class Schedule:
     circuit_learning_rate: float
     warmup: float
     decay: float
-    prompt_share: float
     log_every: int
     evaluate_every: int
     checkpoint_every: int
@@ -85,11 +85,52 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Phase:
+    """What is learned over a part of the schedule.
+
+    Attributes:
+        until: Share of the schedule's tokens at which the phase ends.
+        mixture: Share of each exercise.
+        prompt_share: Share of the prompt tokens that are predicted too, drawn at random; a completion token always is.
+        decision_weight: How many times a token counts at which an output decides what to say next; see
+            :func:`decisions`.
+    """
+
+    until: float
+    mixture: Mapping[str, float]
+    prompt_share: float
+    decision_weight: float
+
+
+@dataclass(frozen=True)
 class Encoded:
-    """Token ids of one example and the number of them that belong to the prompt."""
+    """Token ids of one example.
+
+    Attributes:
+        ids: Prompt, completion, end of sequence.
+        prompt: How many of them belong to the prompt.
+        decisions: Positions at which the completion decides what to say next.
+    """
 
     ids: list[int]
     prompt: int
+    decisions: tuple[int, ...] = ()
+
+
+_DECISIONS = re.compile(
+    r"(?<=^### Entities:\n)|(?<=### Relations:\n)|(?<!:)(?=\n)"  # whether a list is empty, goes on, or ends
+    r"|(?<=^\d\. )(?!\[)|(?<=^\d\d\. )(?!\[)|(?<=\] )|(?<=\]--> )"  # which name comes next
+    r"|(?<=\. \[)|(?<= --\[)",  # of what type it is
+    re.MULTILINE,
+)
+
+
+def decisions(completion: str) -> list[int]:
+    """Return the characters of an output at which it decides what to say next: a name, a type, the end of a list.
+
+    All other characters spell out what was decided, and are most of an output.
+    """
+    return [match.start() for match in _DECISIONS.finditer(completion)]
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, context: int, folder: Path) -> None:
@@ -128,7 +169,7 @@ def pretrain(
     *,
     architecture: Architecture,
     schedule: Schedule,
-    mixture: Mapping[str, float],
+    phases: Sequence[Phase],
     on_log: Callable[[int, dict[str, float]], None],
 ) -> dict[str, Any]:
     """Train a base from scratch, or go on from the newest checkpoint in ``work``.
@@ -140,7 +181,7 @@ def pretrain(
         work: Folder for ``checkpoint/`` and the finished ``base/``.
         architecture: Shape of the model.
         schedule: Length and rates.
-        mixture: Share of each exercise.
+        phases: What is learned when; the last one ends with the schedule.
         on_log: Called with the step and its figures.
 
     Returns:
@@ -156,28 +197,29 @@ def pretrain(
     optimizers = _optimizers(model, schedule, workers)
     peaks = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
     encode = _encoder(tokenizer, architecture.context)
-    probe = [_batch(b, tokenizer.pad_token_id, 0.0) for b in _probe(held_out, mixture, encode, schedule)]
+    settings = {"schedule": asdict(schedule), "phases": [asdict(phase) for phase in phases]}
+    probe = [_evaluated(b, tokenizer.pad_token_id) for b in _probe(held_out, phases[-1].mixture, encode, schedule)]
     state = _Progress()
     checkpoint = work / "checkpoint"
     if checkpoint.is_dir():
-        state = _restore(checkpoint, model, optimizers, {"schedule": asdict(schedule), "mixture": dict(mixture)})
+        state = _restore(checkpoint, model, optimizers, settings)
         logger.info("Continuing from step %d (%d tokens).", state.step, state.tokens)
 
     bfloat16 = _fast_bfloat16(device)
 
-    def loss_of(replica: Any, ids: torch.Tensor, scored: torch.Tensor, count: int | None = None) -> torch.Tensor:
+    def loss_of(replica: Any, ids: torch.Tensor, weights: torch.Tensor, total: float | None = None) -> torch.Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):  # a setting of the thread
-            return _loss(replica, ids.to(device), scored.to(device), count)
+            return _loss(replica, ids.to(device), weights.to(device), total)
 
     begin, window_tokens, window_begin = time.monotonic() - state.seconds, 0, time.monotonic()
-    for batch in _batches(sources, mixture, encode, schedule, skip=state.step):
+    for batch, phase in _batches(sources, phases, encode, schedule, skip=state.step):
         if state.tokens >= schedule.tokens:  # the checkpoint of a run that ended
             break
         rate = _rate(state.tokens / schedule.tokens, schedule)
         for group, peak in zip((g for o in optimizers for g in o.param_groups), peaks, strict=True):
             group["lr"] = peak * rate
-        ids, scored = _batch(batch, tokenizer.pad_token_id, schedule.prompt_share)
-        loss = workers.backward(partial(loss_of, count=int(scored[:, 1:].sum())), ids, scored)
+        ids, weights = _batch(batch, tokenizer.pad_token_id, phase.prompt_share, phase.decision_weight)
+        loss = workers.backward(partial(loss_of, total=weights[:, 1:].sum().item()), ids, weights)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -195,21 +237,24 @@ def pretrain(
                 "tokens_per_second": window_tokens / elapsed,
             }
             if state.step % schedule.evaluate_every == 0 or done:
-                losses = workers.evaluate(lambda replica, item: loss_of(replica, *item).item(), probe)
-                figures["eval_loss"] = sum(losses) / len(losses)
+                for number, name in enumerate(("eval_loss", "eval_decision_loss")):
+                    items = [(ids, weights[number]) for ids, weights in probe]
+                    losses = workers.evaluate(lambda replica, item: loss_of(replica, *item).item(), items)
+                    figures[name] = sum(losses) / len(losses)
             state.history.append({"step": state.step, **figures})
             on_log(state.step, figures)
             left = (schedule.tokens - state.tokens) / figures["tokens_per_second"]
             logger.info(
                 "step %d  %.2f of %.2fM tokens  loss %.3f%s  %.0f tokens/s  %.0f min left",
                 state.step, state.tokens / 1e6, schedule.tokens / 1e6, figures["loss"],
-                f"  eval {figures['eval_loss']:.3f}" if "eval_loss" in figures else "",
+                f"  eval {figures['eval_loss']:.3f}, decisions {figures['eval_decision_loss']:.3f}"
+                if "eval_loss" in figures else "",
                 figures["tokens_per_second"], max(0.0, left) / 60,
             )  # fmt: skip
             window_tokens, window_begin = 0, time.monotonic()
         state.seconds = time.monotonic() - begin
         if state.step % schedule.checkpoint_every == 0 or done:
-            _save(checkpoint, model, optimizers, state, {"schedule": asdict(schedule), "mixture": dict(mixture)})
+            _save(checkpoint, model, optimizers, state, settings)
         if done:
             break
     workers.close()
@@ -288,39 +333,46 @@ def _optimizers(model: Any, schedule: Schedule, workers: Workers) -> list[torch.
 def _encoder(tokenizer: Any, context: int) -> Callable[[Example], Encoded | None]:
     def encode(example: Example) -> Encoded | None:
         prompt = tokenizer(example.prompt, add_special_tokens=False)["input_ids"] if example.prompt else []
-        completion = tokenizer(example.completion, add_special_tokens=False)["input_ids"]
-        ids = [*prompt, *completion, tokenizer.eos_token_id]
-        return Encoded(ids, len(prompt)) if len(ids) <= context else None
+        completion = tokenizer(example.completion, add_special_tokens=False, return_offsets_mapping=True)
+        ids = [*prompt, *completion["input_ids"], tokenizer.eos_token_id]
+        if len(ids) > context:
+            return None
+        begins = [begin for begin, _ in completion["offset_mapping"]]
+        chosen = {bisect_right(begins, place) - 1 for place in decisions(example.completion)} if prompt else set()
+        places = [len(prompt) + i for i in sorted(chosen)]
+        return Encoded(ids, len(prompt), (*places, len(ids) - 1) if prompt else ())
 
     return encode
 
 
 def _batches(
     sources: Sources,
-    mixture: Mapping[str, float],
+    phases: Sequence[Phase],
     encode: Callable[[Example], Encoded | None],
     schedule: Schedule,
     *,
     skip: int = 0,
-) -> Iterator[list[Encoded]]:
-    """Yield batches of similar lengths for ever; ``skip`` of them are passed over without work where possible."""
-    pool_number = 0
+) -> Iterator[tuple[list[Encoded], Phase]]:
+    """Yield batches of similar lengths, with their phase, for ever; ``skip`` of them are drawn and passed over."""
+    pool_number = drawn = 0
     while True:
+        phase = next((p for p in phases if drawn < p.until * schedule.tokens), phases[-1])
         rng = random.Random(f"{schedule.seed}-{pool_number}")
         pool: list[Encoded] = []
         total = 0
         while total < schedule.batch_tokens * _POOL_BATCHES:
-            encoded = encode(draw(sources, mixture, rng))
+            encoded = encode(draw(sources, phase.mixture, rng))
             if encoded is not None:
                 pool.append(encoded)
                 total += len(encoded.ids)
+        drawn += total
         batches = _cut(sorted(pool, key=lambda e: len(e.ids)), schedule.batch_tokens)
         rng.shuffle(batches)
         for batch in batches:
             if skip:
                 skip -= 1
             else:
-                yield batch
+                yield batch, phase
         pool_number += 1
 
 
@@ -333,8 +385,10 @@ def _cut(pool: list[Encoded], batch_tokens: int) -> list[list[Encoded]]:
     return batches
 
 
-def _batch(batch: list[Encoded], pad: int, prompt_share: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return token ids and which of them are predicted, both (examples, length).
+def _batch(
+    batch: list[Encoded], pad: int, prompt_share: float, decision_weight: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return token ids and how much each counts in the loss, both (examples, length).
 
     Padding stands right, where causal attention ignores it. Logits over the vocabulary are a quarter of a small
     model's work, so only a share of the prompt's tokens teaches language; the draw is seeded by the tokens themselves.
@@ -343,28 +397,37 @@ def _batch(batch: list[Encoded], pad: int, prompt_share: float) -> tuple[torch.T
 
     length = max(len(e.ids) for e in batch)
     ids = torch.full((len(batch), length), pad)
-    scored = torch.zeros((len(batch), length), dtype=torch.bool)
+    weights = torch.zeros((len(batch), length))
     for row, encoded in enumerate(batch):
         ids[row, : len(encoded.ids)] = torch.tensor(encoded.ids)
         if prompt_share:
             generator = torch.Generator().manual_seed(sum(encoded.ids))
-            scored[row, : encoded.prompt] = torch.rand(encoded.prompt, generator=generator) < prompt_share
-        scored[row, encoded.prompt : len(encoded.ids)] = True
-    return ids, scored
+            weights[row, : encoded.prompt] = (torch.rand(encoded.prompt, generator=generator) < prompt_share).float()
+        weights[row, encoded.prompt : len(encoded.ids)] = 1.0
+        weights[row, list(encoded.decisions)] = decision_weight
+    return ids, weights
 
 
-def _loss(model: Any, ids: torch.Tensor, scored: torch.Tensor, count: int | None = None) -> torch.Tensor:
-    """Next-token cross-entropy over the scored tokens, divided by ``count``, or by their number.
+def _evaluated(batch: list[Encoded], pad: int) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    """Return token ids, and the weights of an evaluation of all completion tokens and of the decisions alone."""
+    ids, every = _batch(batch, pad, 0.0, 1.0)
+    _, others = _batch(batch, pad, 0.0, 0.0)
+    return ids, (every, every - others)
 
-    Logits are made for the scored tokens alone.
+
+def _loss(model: Any, ids: torch.Tensor, weights: torch.Tensor, total: float | None = None) -> torch.Tensor:
+    """Weighted next-token cross-entropy, divided by ``total``, or by the sum of the weights.
+
+    Logits are made for tokens of some weight alone.
     """
     import torch
 
     hidden = model.model(input_ids=ids[:, :-1]).last_hidden_state
-    chosen = scored[:, 1:]
+    chosen = weights[:, 1:] > 0
     logits = model.lm_head(hidden[chosen]).float()
-    total = torch.nn.functional.cross_entropy(logits, ids[:, 1:][chosen], reduction="sum")
-    return total / (len(logits) if count is None else count)
+    losses = torch.nn.functional.cross_entropy(logits, ids[:, 1:][chosen], reduction="none")
+    counted = weights[:, 1:][chosen]
+    return (losses * counted).sum() / (counted.sum() if total is None else total)
 
 
 def _probe(
@@ -416,7 +479,7 @@ def _restore(folder: Path, model: Any, optimizers: list[Any], settings: dict[str
     progress = json.loads((folder / "progress.json").read_text())
     if progress.pop("settings") != json.loads(json.dumps(settings)):
         raise BackendError(
-            "the checkpoint was made with another schedule or mixture.",
+            "the checkpoint was made with another schedule or other phases.",
             where=str(folder),
             fix="Delete the folder to start afresh, or restore the parameters it was made with.",
         )

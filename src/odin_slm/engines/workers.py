@@ -85,7 +85,10 @@ class Workers:
     def close(self) -> None:
         """End the threads."""
         if self.pool:
+            import torch
+
             self.pool.shutdown()
+            torch.set_num_threads(len(self.replicas))  # what a thread sets is also what later threads begin with
 
     def _map(self, work: Callable[[Any], Any], items: list[Any]) -> list[Any]:
         return list((self.pool.map if self.pool else map)(work, items))

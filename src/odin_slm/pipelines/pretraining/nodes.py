@@ -36,7 +36,7 @@ def train_base(
     Returns:
         Folder of the finished base, and the state of training: history, tokens, seconds, device, sizes of the sources.
     """
-    from odin_slm.engines.pretraining import Architecture, Schedule, pretrain, train_tokenizer
+    from odin_slm.engines.pretraining import Architecture, Phase, Schedule, pretrain, train_tokenizer
 
     sources, held_out = _sources(pretraining_documents, pretraining_texts, params)
     tokenizer = pretraining_work / "tokenizer"
@@ -51,7 +51,7 @@ def train_base(
         pretraining_work,
         architecture=architecture,
         schedule=Schedule(**params.schedule.model_dump()),
-        mixture=params.mixture.model_dump(),
+        phases=[Phase(**phase.model_dump()) for phase in params.phases],
         on_log=_log,
     )
     state["sources"] = {

@@ -121,7 +121,7 @@ def test_what_is_brought_from_elsewhere_is_evaluated_and_never_written(run: Run,
 def test_the_pipeline_depends_on_what_the_stages_before_it_make() -> None:
     pipeline = create_pipeline()
     made = {"test", "adapter", "base_model", "training_state"}
-    brought = {"given_test", "seen_records", "params:evaluation"}
+    brought = {"given_test", "seen_records", "predictions_work", "params:evaluation"}
     assert pipeline.inputs() == made | brought
     assert {"predictions", "base_predictions", "evaluation_results"} <= pipeline.all_outputs()
     assert "report" in pipeline.outputs()
@@ -131,8 +131,8 @@ def test_the_pipeline_depends_on_what_the_stages_before_it_make() -> None:
 
 
 @pytest.mark.parametrize("decoding", ["free", "constrained", "both"])
-def test_rows_hold_what_the_decoding_gave(base: BaseModel, adapter: Path, decoding: str) -> None:
-    rows = generate_predictions(base, adapter, RECORDS, params(decoding=decoding))
+def test_rows_hold_what_the_decoding_gave(base: BaseModel, adapter: Path, decoding: str, tmp_path: Path) -> None:
+    rows = generate_predictions(base, adapter, RECORDS, tmp_path, params(decoding=decoding))
     assert [row["id"] for row in rows] == [r["id"] for r in RECORDS]
     for row in rows:
         assert row["decoding"] == ("free" if decoding == "free" else "constrained")
@@ -152,10 +152,14 @@ def test_rows_hold_what_the_decoding_gave(base: BaseModel, adapter: Path, decodi
             assert row["gold_reachable"]
 
 
-def test_a_smaller_sample_is_part_of_a_larger_one_with_the_same_outputs(base: BaseModel, adapter: Path) -> None:
-    few = generate_predictions(base, adapter, RECORDS, params(num_samples=3, max_new_tokens="auto"))
-    more = generate_predictions(base, adapter, RECORDS, params(num_samples=5, max_new_tokens="auto", batch_size=2))
-    again = generate_predictions(base, adapter, RECORDS, params(num_samples=3, max_new_tokens="auto"))
+def test_a_smaller_sample_is_part_of_a_larger_one_with_the_same_outputs(
+    base: BaseModel, adapter: Path, tmp_path: Path
+) -> None:
+    few = generate_predictions(base, adapter, RECORDS, tmp_path, params(num_samples=3, max_new_tokens="auto"))
+    more = generate_predictions(
+        base, adapter, RECORDS, tmp_path, params(num_samples=5, max_new_tokens="auto", batch_size=2)
+    )
+    again = generate_predictions(base, adapter, RECORDS, tmp_path, params(num_samples=3, max_new_tokens="auto"))
     assert few == again
     assert [row for row in more if row["id"] in {r["id"] for r in few}] == few
     assert {row["id"] for row in few} != {r["id"] for r in RECORDS[:3]}

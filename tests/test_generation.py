@@ -142,6 +142,58 @@ def test_progress_counts_every_prompt(base: BaseModel) -> None:
     assert seen == [(number, len(PROMPTS)) for number in range(1, len(PROMPTS) + 1)]
 
 
+# What is kept of a generation that was killed
+
+
+class Killed(BaseException):
+    """As a signal: nothing below catches it."""
+
+
+@pytest.mark.parametrize("grammars", [None, GRAMMARS], ids=["free", "constrained"])
+def test_a_killed_generation_goes_on_where_it_stopped(
+    base: BaseModel, tmp_path: Path, grammars: list[Grammar] | None
+) -> None:
+    journal = tmp_path / "work.jsonl"
+    job = {"prompts": PROMPTS * 5, "grammars": grammars and GRAMMARS * 5}
+    straight = write(base, **job)
+
+    def kill(done: int, _: int) -> None:
+        if done == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        write(base, **job, batch_size=1, journal=journal, on_progress=kill)
+    kept = len(journal.read_text().splitlines()) - 1
+    assert 2 <= kept < len(PROMPTS * 5)
+    seen: list[int] = []
+    resumed = write(base, **job, journal=journal, on_progress=lambda done, _: seen.append(done))
+    assert resumed == straight
+    assert seen == list(range(kept + 1, len(PROMPTS * 5) + 1))
+    assert write(base, **job, journal=journal) == straight
+
+
+def test_a_journal_of_another_job_is_not_continued(base: BaseModel, adapter: Path, tmp_path: Path) -> None:
+    journal = tmp_path / "work.jsonl"
+    write(base, journal=journal)
+    for options in ({"adapter": adapter}, {"max_new_tokens": 7}, {"grammars": GRAMMARS}, {"prompts": PROMPTS[:3]}):
+        seen: list[int] = []
+        fresh = write(base, **options)
+        found = write(base, **options, journal=journal, on_progress=lambda done, _, seen=seen: seen.append(done))
+        assert found == fresh
+        assert len(seen) == len(fresh), "nothing of the other job was taken"
+
+
+def test_a_journal_is_read_up_to_the_line_that_was_cut(base: BaseModel, tmp_path: Path) -> None:
+    journal = tmp_path / "work.jsonl"
+    straight = write(base, journal=journal)
+    lines = journal.read_text().splitlines(keepends=True)
+    for rest in (lines[2][:-5], "not json\n", '["no object"]\n', '{"text": "no index"}\n'):
+        journal.write_text("".join(lines[:2]) + rest)
+        seen: list[int] = []
+        assert write(base, journal=journal, on_progress=lambda done, _, seen=seen: seen.append(done)) == straight
+        assert len(seen) == len(PROMPTS) - 1
+
+
 def test_progress_is_logged_where_there_is_no_terminal(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO), progress("Generating", 2) as on_progress:
         on_progress(1, 2)

@@ -15,12 +15,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from odin_slm.engines.base_model import BaseModel, load_model, load_tokenizer
 from odin_slm.engines.constraint import Constraint, Grammar, Vocabulary, complete_lines
+from odin_slm.engines.journal import Journal, describe
 from odin_slm.engines.tokens import prompt_ids
 from odin_slm.errors import AdapterError, RecordTooLongError
 
@@ -68,6 +69,7 @@ def generate(
     grammars: Sequence[Grammar | None] | None = None,
     names: Sequence[str] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    journal: Path | None = None,
 ) -> list[Generation]:
     """Write the most likely output after every prompt.
 
@@ -82,6 +84,8 @@ def generate(
         grammars: For every prompt the grammar that holds its output, or None.
         names: What errors call the prompts, for example record ids.
         on_progress: Called with (prompts done, prompts) whenever some are done.
+        journal: File that outputs are written to as they end. Outputs of the same model, prompts and settings that
+            it holds already are taken from it. None keeps no file.
 
     Returns:
         One generation per prompt, in the order of the prompts.
@@ -103,8 +107,18 @@ def generate(
     grammars = grammars or [None] * len(prompts)
     vocabulary = Vocabulary(tokenizer, _logits(model), sorted(end_tokens)) if any(grammars) else None
     rows = _rows(tokenizer, model, prompts, names, max_new_tokens)
-    rows.sort(key=lambda row: (-len(row.prompt), row.prompt, row.index))
+    total = len(rows)
     done: list[Generation] = []
+    book = None
+    if journal is not None:
+        settings = [max_new_tokens, [str(grammar) if grammar else "" for grammar in grammars]]
+        book = Journal(journal, describe(base, adapter, prompts, settings))
+        done = [Generation(**row) for row in book.rows.values()]
+        rows = [row for row in rows if row.index not in book.rows]
+        if done:
+            _log.info("%s: %d of %d outputs are there already.", journal.name, len(done), total)
+        book.begin()
+    rows.sort(key=lambda row: (-len(row.prompt), row.prompt, row.index))
     lock = threading.Lock()
 
     def write(batch: list[_Row]) -> None:
@@ -117,27 +131,37 @@ def generate(
                 generation = _generation(row, tokenizer)
                 with lock:
                     done.append(generation)
+                    if book:
+                        book.add(asdict(generation))
                     if on_progress:
-                        on_progress(len(done), len(rows))
+                        on_progress(len(done), total)
+
+    try:
+        _write_batches(rows, batch_size, write, torch.get_num_threads() if device.type == "cpu" else 1)
+    finally:
+        if book:
+            book.end()
+    return sorted(done, key=lambda generation: generation.index)
+
+
+def _write_batches(rows: list[_Row], batch_size: int, write: Callable[[list[_Row]], None], cores: int) -> None:
+    """Write all rows; one token of 32 rows is too little work to share among cores: each decodes a batch of its own."""
+    import torch
 
     batches = [rows[begin : begin + batch_size] for begin in range(0, len(rows), batch_size)]
-    cores = torch.get_num_threads()
-    workers = min(len(batches), cores) if device.type == "cpu" else 1
-    if workers == 1:
+    if min(len(batches), cores) <= 1:
         for batch in batches:
             write(batch)
-    else:
-        # One token of 32 rows is too little work to share among cores: every core decodes a batch of its own.
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            futures = [pool.submit(write, batch) for batch in batches]
-            try:
-                for future in futures:
-                    future.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-        torch.set_num_threads(cores)  # what a thread sets is also what later threads begin with
-    return sorted(done, key=lambda generation: generation.index)
+        return
+    with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        futures = [pool.submit(write, batch) for batch in batches]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    torch.set_num_threads(cores)  # what a thread sets is also what later threads begin with
 
 
 @contextmanager

@@ -49,7 +49,11 @@ def select_test_set(test: list[dict[str, Any]] | None, given_test: list[dict[str
 
 
 def generate_predictions(
-    base_model: BaseModel, adapter: Path, test_data: list[dict[str, Any]], params: EvaluationParams
+    base_model: BaseModel,
+    adapter: Path,
+    test_data: list[dict[str, Any]],
+    predictions_work: Path,
+    params: EvaluationParams,
 ) -> list[dict[str, Any]]:
     """Let the fine-tuned model extract from every test text.
 
@@ -57,6 +61,7 @@ def generate_predictions(
         base_model: The base.
         adapter: Folder of the LoRA adapter.
         test_data: Test records.
+        predictions_work: Folder for the outputs so far; a run that was killed goes on from there.
         params: Decoding, batch size, budget, sample.
 
     Returns:
@@ -66,14 +71,14 @@ def generate_predictions(
         constrained one and ``free`` holds the same fields of the free one. ``gold_reachable`` tells whether the grammar
         accepts the gold output.
     """
-    return _predict(base_model, adapter, test_data, params, "fine-tuned model")
+    return _predict(base_model, adapter, test_data, predictions_work / "fine-tuned.jsonl", params, "fine-tuned model")
 
 
 def generate_base_predictions(
-    base_model: BaseModel, test_data: list[dict[str, Any]], params: EvaluationParams
+    base_model: BaseModel, test_data: list[dict[str, Any]], predictions_work: Path, params: EvaluationParams
 ) -> list[dict[str, Any]]:
     """Let the base model alone extract from the same texts; see :func:`generate_predictions`."""
-    return _predict(base_model, None, test_data, params, "base model alone")
+    return _predict(base_model, None, test_data, predictions_work / "base.jsonl", params, "base model alone")
 
 
 def score_predictions(
@@ -172,6 +177,7 @@ def _predict(
     base_model: BaseModel,
     adapter: Path | None,
     test_data: list[dict[str, Any]],
+    journal: Path,
     params: EvaluationParams,
     title: str,
 ) -> list[dict[str, Any]]:
@@ -194,7 +200,10 @@ def _predict(
             grammars=[grammar for decoding in decodings for grammar in held[decoding]],
             names=[record["id"] for record in records] * len(decodings),
             on_progress=on_progress,
+            journal=journal,
         )
+    # All of it is in the values that the node returns; a further run makes them anew.
+    journal.unlink(missing_ok=True)
     rows = []
     for index, record in enumerate(records):
         row = {name: record[name] for name in ("id", "source", "document_id", "input")}

@@ -28,13 +28,13 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 func=generate_predictions,
-                inputs=["base_model", "adapter", "test_data", "params:evaluation"],
+                inputs=["base_model", "adapter", "test_data", "predictions_work", "params:evaluation"],
                 outputs="predictions",
                 name="generate_predictions",
             ),
             Node(
                 func=generate_base_predictions,
-                inputs=["base_model", "test_data", "params:evaluation"],
+                inputs=["base_model", "test_data", "predictions_work", "params:evaluation"],
                 outputs="base_predictions",
                 name="generate_base_predictions",
             ),

@@ -109,6 +109,85 @@ def test_training_learns_keeps_the_best_and_is_the_same_twice(base: BaseModel, t
     assert any(value.abs().max() > 0 for name, value in first.items() if "lora_B" in name)
 
 
+@pytest.fixture(scope="module")
+def straight(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A run that nothing stopped: 8 steps, checkpoints after 2, 4, 6 and 8."""
+    return train_lora(base, records(8), records(4, 100), tmp_path_factory.mktemp("straight"), SHORT, lambda *_: None)
+
+
+SHORT = PARAMS.model_copy(update={"evaluations": 4})
+
+
+class Killed(BaseException):
+    """As a signal: nothing below catches it."""
+
+
+def stopped_at(step: int, base: BaseModel, work: Path) -> None:
+    def kill(now: int, _: dict[str, float]) -> None:
+        if now == step:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_lora(base, records(8), records(4, 100), work, SHORT, kill)
+
+
+@pytest.mark.parametrize("step", [1, 3, 5, 7])
+def test_a_run_that_was_killed_ends_in_the_same_adapter(
+    base: BaseModel, tmp_path: Path, straight: tuple[Path, dict[str, Any]], step: int
+) -> None:
+    from safetensors.torch import load_file
+
+    stopped_at(step, base, tmp_path)
+    resumed = SHORT.model_copy(update={"resume": True})
+    adapter, state = train_lora(base, records(8), records(4, 100), tmp_path, resumed, lambda *_: None)
+    assert state["resumed_from_step"] == (step - 1 or None)
+    one, two = (load_file(folder / "adapter_model.safetensors") for folder in (straight[0], adapter))
+    assert all((one[name] == two[name]).all() for name in one)
+
+    def losses(state: dict[str, Any]) -> list[float]:
+        return [entry["loss"] for entry in state["history"] if "loss" in entry]
+
+    assert losses(state) == losses(straight[1])
+
+
+def test_a_checkpoint_that_was_cut_is_set_aside(
+    base: BaseModel, tmp_path: Path, straight: tuple[Path, dict[str, Any]]
+) -> None:
+    from safetensors.torch import load_file
+
+    stopped_at(5, base, tmp_path)
+    (tmp_path / "checkpoints/checkpoint-4/trainer_state.json").unlink()
+    resumed = SHORT.model_copy(update={"resume": True})
+    adapter, state = train_lora(base, records(8), records(4, 100), tmp_path, resumed, lambda *_: None)
+    assert state["resumed_from_step"] == 2
+    assert (tmp_path / "checkpoints/incomplete-checkpoint-4").is_dir()
+    one, two = (load_file(folder / "adapter_model.safetensors") for folder in (straight[0], adapter))
+    assert all((one[name] == two[name]).all() for name in one)
+
+
+def test_checkpoints_of_another_run_are_not_continued(base: BaseModel, tmp_path: Path) -> None:
+    stopped_at(3, base, tmp_path)
+    for other, data in (({"learning_rate": 0.02}, records(8)), ({}, records(8, 50))):
+        wrong = SHORT.model_copy(update={"resume": True, **other})
+        with pytest.raises(BackendError, match="other data, other parameters"):
+            train_lora(base, data, records(4, 100), tmp_path, wrong, lambda *_: None)
+
+
+def test_dora_and_noise_are_switches(base: BaseModel, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    short = PARAMS.model_copy(update={"max_steps": 2, "evaluations": 1})
+    dora = short.model_copy(update={"lora": LoraParams(r=4, dora=True)})
+    adapter, _ = train_lora(base, records(8), records(2, 100), tmp_path / "dora", dora, lambda *_: None)
+    assert any("lora_magnitude_vector" in name for name in load_file(adapter / "adapter_model.safetensors"))
+    noisy = short.model_copy(update={"neftune_noise_alpha": 5.0})
+    losses = [
+        train_lora(base, records(8), records(2, 100), tmp_path / "n", params, lambda *_: None)[1]["history"][0]["loss"]
+        for params in (short, noisy)
+    ]
+    assert losses[0] != losses[1]
+
+
 def test_the_adapter_changes_the_output(base: BaseModel, tmp_path: Path) -> None:
     import torch
     from peft import PeftModel

@@ -106,6 +106,8 @@ class LoraParams(Parameters):
     """Linear layers that get an adapter."""
     rslora: bool = False
     """Scale by alpha / sqrt(r) instead (Kalajdzievski, 2023)."""
+    dora: bool = False
+    """Train magnitude and direction of the weights apart (Liu et al., 2024); slower."""
 
 
 class TrainingParams(Parameters):
@@ -147,6 +149,10 @@ class TrainingParams(Parameters):
     """Score at most this many validation records, drawn by the seed."""
     seed: int = 42
     """Seed of adapter weights, data order and dropout."""
+    neftune_noise_alpha: float | None = Field(default=None, gt=0.0)
+    """Noise on the embeddings while training (Jain et al., 2023), usually 5; None: none."""
+    resume: bool = False
+    """Continue the newest complete checkpoint of the same data and parameters; without one, start afresh."""
     lora: LoraParams = LoraParams()
     """The adapter."""
 

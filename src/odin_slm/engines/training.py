@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -38,7 +39,7 @@ def train_lora(
         base: The frozen base model.
         train: Training records.
         validation: Validation records.
-        work: Folder for checkpoints and the finished ``adapter/``; emptied first.
+        work: Folder for checkpoints and the finished ``adapter/``; emptied first, unless ``params.resume``.
         params: Hyper-parameters.
         on_log: Called with the step and its figures whenever some are logged.
 
@@ -47,7 +48,8 @@ def train_lora(
 
     Raises:
         RecordTooLongError: A record exceeds ``max_seq_length``.
-        BackendError: The machine cannot do what the parameters ask for.
+        BackendError: The machine cannot do what the parameters ask for, or ``params.resume`` meets checkpoints of
+            other data, parameters or another base.
     """
     from transformers import set_seed
     from trl import SFTConfig, SFTTrainer
@@ -67,7 +69,7 @@ def train_lora(
     steps = total_steps(len(train_rows), params)
     every = max(1, steps // params.evaluations)
     model = _with_adapter(base, params)
-    shutil.rmtree(work, ignore_errors=True)
+    checkpoint = _prepare(work, _job(base, params, train_rows, validation_rows), resume=params.resume)
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
@@ -106,6 +108,7 @@ def train_lora(
             use_cpu=not _cuda(),
             report_to=[],
             disable_tqdm=True,
+            neftune_noise_alpha=params.neftune_noise_alpha,
             seed=params.seed,
             data_seed=params.seed,
         ),
@@ -119,7 +122,7 @@ def train_lora(
     tokens = sum(len(row["input_ids"]) for row in train_rows) * steps * params.batch_size
     tokens = round(tokens * params.gradient_accumulation_steps / len(train_rows))
     begin = time.monotonic()
-    trainer.train()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.monotonic() - begin
     adapter = save_adapter(trainer.model, tokenizer, base, work / "adapter")
     history = [dict(entry) for entry in trainer.state.log_history if "train_runtime" not in entry]
@@ -128,6 +131,7 @@ def train_lora(
     return adapter, {
         "history": history,
         "steps": steps,
+        "resumed_from_step": int(checkpoint.name.split("-")[1]) if checkpoint else None,
         "best_step": best["step"],
         "best_eval_loss": best["eval_loss"],
         "train_records": len(train_rows),
@@ -216,6 +220,45 @@ def save_adapter(model: Any, tokenizer: Any, base: BaseModel, folder: Path) -> P
     return folder
 
 
+_CHECKPOINT_FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+"""What a checkpoint needs to be continued; the Trainer writes the last one last."""
+
+
+def _job(base: BaseModel, params: TrainingParams, *rows: list[dict[str, list[int]]]) -> str:
+    """Return a digest of what decides the course of training."""
+    described = [base.source, base.revision, params.model_dump(mode="json", exclude={"resume"}), rows]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def _prepare(work: Path, job: str, *, resume: bool) -> Path | None:
+    """Empty the folder for a fresh run, or find the checkpoint to continue; incomplete ones are set aside.
+
+    Raises:
+        BackendError: The checkpoints belong to another job.
+    """
+    note = work / "job.json"
+    checkpoints = sorted((work / "checkpoints").glob("checkpoint-*"), key=lambda f: -int(f.name.split("-")[1]))
+    if resume and checkpoints:
+        if not note.is_file() or json.loads(note.read_text(encoding="utf-8")) != {"job": job}:
+            raise BackendError(
+                "the checkpoints are of other data, other parameters or another base.",
+                where="training.resume",
+                fix="Restore what they were made with, or set training.resume=false to start afresh.",
+            )
+        for folder in checkpoints:
+            if all((folder / name).is_file() for name in _CHECKPOINT_FILES):
+                logger.info("Continuing from %s.", folder.name)
+                return folder
+            logger.warning("%s is incomplete and set aside.", folder.name)
+            folder.rename(folder.with_name(f"incomplete-{folder.name}"))
+    if resume:
+        logger.info("There is no checkpoint to continue; training starts afresh.")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    note.write_text(json.dumps({"job": job}), encoding="utf-8")
+    return None
+
+
 def _with_adapter(base: BaseModel, params: TrainingParams) -> Any:
     """Return the frozen base with a fresh adapter on its target modules."""
     from peft import LoraConfig, get_peft_model
@@ -253,6 +296,7 @@ def _with_adapter(base: BaseModel, params: TrainingParams) -> Any:
             bias=params.lora.bias,
             target_modules=list(params.lora.target_modules),
             use_rslora=params.lora.rslora,
+            use_dora=params.lora.dora,
         ),
     )
 

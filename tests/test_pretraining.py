@@ -207,3 +207,24 @@ def test_workers_share_a_batch_and_find_the_gradient_of_the_whole(tokenizer: Any
     assert many_losses == pytest.approx(one_losses, rel=1e-3)
     # replicas follow the weights: the loss after the step is another one
     assert one_losses[-1] != pytest.approx(float(one), rel=1e-4)
+
+
+def test_the_pipeline_makes_a_base_with_its_card(project: Path, run: Any, tmp_path: Path) -> None:
+    """The environment ``test`` whole: tokenizer, two phases, closing test, card."""
+    text = tmp_path / "texts"
+    text.mkdir()
+    (text / "plain.txt").write_text(
+        "".join(f"{p} It was seen {n} times.\n" for n, p in enumerate(SOURCES.paragraphs * 9))
+    )
+    (text / "genes.iob.tsv").write_text("\n".join([IOB] * 9))
+    run("pretraining", params={"text": str(text)})
+    base = project / "data/06_models/odin-nano"
+    card = (base / "README.md").read_text(encoding="utf-8")
+    state = json.loads((base / "pretraining.json").read_text(encoding="utf-8"))
+    assert state["state"]["tokens"] >= 12000
+    assert "held out: decisions" in card
+    assert "plain.txt" in card
+    assert set(state["evaluation"]) == {"copy_spans", "gold", "notes"}
+    seen = json.loads((base / "training_documents.json").read_text(encoding="utf-8"))
+    splits = json.loads((project / "data/04_feature/test/splits.json").read_text(encoding="utf-8"))
+    assert {splits[identifier]["split"] for identifier in seen} == {"train"}

@@ -33,7 +33,7 @@ def base_card(state: Mapping[str, Any], evaluation: Mapping[str, Any], *, experi
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    scored = [row for row in state["history"] if "eval_loss" in row]
+    scored = [row for row in state["history"] if "eval_decision_loss" in row]
     step = max(1, len(scored) // 10)
     files = state["sources"]["files"]
     template = Environment(

@@ -170,6 +170,8 @@ class EvaluationParams(Parameters):
     """Budget of an output in tokens; auto is 1.25 times the longest gold output of the test set, plus 16."""
     num_samples: int | None = Field(default=None, ge=1)
     """Evaluate at most this many test records, drawn by the seed."""
+    significance: float = Field(default=0.05, gt=0.0, lt=1.0)
+    """p-value below which a difference from the champion counts."""
     bootstrap_resamples: int = Field(default=1000, ge=100)
     """Resamples behind every interval."""
     seed: int = 42

@@ -220,18 +220,49 @@ def difference(
     Raises:
         PredictionsError: The rows are not of the same examples.
     """
-    refusal = _not_comparable(predictions, others)
-    if refusal:
-        raise PredictionsError(refusal, fix="Make both with the same test set.")
-    mine = read_examples(predictions)
-    by_id = {example.id: example for example in read_examples(others)}
-    theirs = [by_id[example.id] for example in mine]
+    mine, theirs = _paired(predictions, others)
     bootstrap = _Bootstrap(mine, resamples, seed)
     my_pairs, their_pairs = (_Pairs.of(examples, _entities, _relations) for examples in (mine, theirs))
     return {
         "entity_f1_micro": bootstrap.difference(_counts(my_pairs.entities), _counts(their_pairs.entities)),
         "relation_f1_micro": bootstrap.difference(_counts(my_pairs.relations), _counts(their_pairs.relations)),
     }
+
+
+def exchanged(
+    predictions: Sequence[Mapping[str, Any]],
+    others: Sequence[Mapping[str, Any]],
+    *,
+    resamples: int = 1000,
+    seed: int = 42,
+) -> dict[str, float]:
+    """Test two models on the same examples by paired approximate randomisation over documents.
+
+    Returns:
+        ``entity_f1_micro`` and ``relation_f1_micro``: two-sided p-values, (exchanges at least as far apart + 1) /
+        (``resamples`` + 1).
+
+    Raises:
+        PredictionsError: The rows are not of the same examples.
+    """
+    mine, theirs = _paired(predictions, others)
+    bootstrap = _Bootstrap(mine, resamples, seed)
+    my_pairs, their_pairs = (_Pairs.of(examples, _entities, _relations) for examples in (mine, theirs))
+    return {
+        "entity_f1_micro": bootstrap.exchange(_counts(my_pairs.entities), _counts(their_pairs.entities)),
+        "relation_f1_micro": bootstrap.exchange(_counts(my_pairs.relations), _counts(their_pairs.relations)),
+    }
+
+
+def _paired(
+    predictions: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]
+) -> tuple[list[Example], list[Example]]:
+    refusal = _not_comparable(predictions, others)
+    if refusal:
+        raise PredictionsError(refusal, fix="Make both with the same test set.")
+    mine = read_examples(predictions)
+    by_id = {example.id: example for example in read_examples(others)}
+    return mine, [by_id[example.id] for example in mine]
 
 
 def errors_in(row: Mapping[str, Any]) -> Counter[str]:
@@ -287,9 +318,10 @@ def _scored(rows: Sequence[Mapping[str, Any]], seen: Strings | None, resamples: 
 def _not_comparable(predictions: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]] | None) -> str | None:
     """Return why two files must not be compared, or None."""
     if not others:
-        return "there are no predictions of the base model"
-    if _fingerprint(predictions) != _fingerprint(others):
-        return "the base model's predictions are of other examples"
+        return "there are no predictions of the other model"
+    mine, theirs = _fingerprint(predictions), _fingerprint(others)
+    if mine != theirs:
+        return f"the other model's predictions are of other examples (sha256 {theirs[:12]}…, here {mine[:12]}…)"
     return None
 
 
@@ -679,14 +711,37 @@ class _Bootstrap:
             "interval": _middle(_f1(drawn[:, :3]) - _f1(drawn[:, 3:])),
         }
 
-    def _draw(self, counts: Sequence[tuple[float, ...]]) -> NDArray[Any]:
-        """Return the summed counts of every resample, shape (resamples, columns of ``counts``)."""
+    def exchange(
+        self, mine: Sequence[tuple[float, float, float]], theirs: Sequence[tuple[float, float, float]]
+    ) -> float:
+        """Return the two-sided p-value of the difference of two models' micro F1 under random exchange of documents."""
+        import numpy
+
+        kinds, number = self._distinct([(*one, *other) for one, other in zip(mine, theirs, strict=True)])
+        rng = numpy.random.default_rng(self._seed)
+        # of equal documents only the number that is exchanged matters
+        swapped = rng.binomial(number, 0.5, size=(self._resamples, len(number)))
+        kept = number - swapped
+        drawn = _f1(kept @ kinds[:, :3] + swapped @ kinds[:, 3:]) - _f1(swapped @ kinds[:, :3] + kept @ kinds[:, 3:])
+        found = abs(_total(mine)["f1"] - _total(theirs)["f1"])
+        beyond = int((numpy.abs(drawn) >= found - 1e-12).sum())
+        return (beyond + 1) / (self._resamples + 1)
+
+    def _distinct(self, counts: Sequence[tuple[float, ...]]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the distinct counts of documents, shape (kinds, columns), and how many documents have them."""
         import numpy
 
         values = numpy.asarray(counts, dtype=float)
         per_document = numpy.zeros((self._documents, values.shape[1]))
         numpy.add.at(per_document, self._document, values)
         kinds, number = numpy.unique(per_document, axis=0, return_counts=True)
+        return kinds, number
+
+    def _draw(self, counts: Sequence[tuple[float, ...]]) -> NDArray[Any]:
+        """Return the summed counts of every resample, shape (resamples, columns of ``counts``)."""
+        import numpy
+
+        kinds, number = self._distinct(counts)
         rng = numpy.random.default_rng(self._seed)
         drawn: NDArray[Any] = rng.multinomial(self._documents, number / self._documents, size=self._resamples) @ kinds
         return drawn

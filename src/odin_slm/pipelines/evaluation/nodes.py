@@ -110,6 +110,21 @@ def score_predictions(
     )
 
 
+def decide_promotion(
+    predictions: list[dict[str, Any]], champion_predictions: list[dict[str, Any]], params: EvaluationParams
+) -> dict[str, Any]:
+    """Say whether this model should take the champion's place; see :func:`odin_slm.promotion.decide`."""
+    from odin_slm.promotion import decide
+
+    return decide(
+        predictions,
+        champion_predictions,
+        significance=params.significance,
+        resamples=params.bootstrap_resamples,
+        seed=params.seed,
+    )
+
+
 def draw_type_scores(evaluation_results: dict[str, Any]) -> Any:
     """Draw F1 by type, base against fine-tuned."""
     from odin_slm.figures import plot_type_scores

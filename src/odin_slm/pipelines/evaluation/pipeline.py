@@ -3,6 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from odin_slm.pipelines.evaluation.nodes import (
+    decide_promotion,
     draw_errors,
     draw_length_scores,
     draw_overview,
@@ -43,6 +44,12 @@ def create_pipeline() -> Pipeline:
                 inputs=["predictions", "base_predictions", "seen_records", "params:evaluation"],
                 outputs="evaluation_results",
                 name="score_predictions",
+            ),
+            Node(
+                func=decide_promotion,
+                inputs=["predictions", "champion_predictions", "params:evaluation"],
+                outputs="promotion",
+                name="decide_promotion",
             ),
             Node(
                 func=draw_type_scores,

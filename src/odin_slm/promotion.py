@@ -1,0 +1,70 @@
+"""Whether a model takes the champion's place: a paired test on the same frozen examples decides, and says why.
+
+Paired approximate randomisation (Noreen, 1989, chapter 2; for F1: Yeh, 2000, "More accurate tests for the statistical
+significance of result differences"): were both models equally good, each document's outputs could as well have been
+the other model's. The p-value is the share of random exchanges that part the models at least as far as they are parted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from odin_slm.scoring import KINDS, difference, exchanged
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def decide(
+    predictions: Rows, champion: Rows | None, *, significance: float, resamples: int, seed: int
+) -> dict[str, Any]:
+    """Compare a model's predictions with the champion's.
+
+    A model is promoted when it is significantly better in one of the two headline figures, and significantly worse in
+    neither. Without a champion the first model is.
+
+    Args:
+        predictions: Rows of the model's predictions file.
+        champion: Rows of the champion's, or None.
+        significance: p-value below which a difference counts.
+        resamples: Random exchanges, and bootstrap resamples behind the intervals.
+        seed: Seed of both.
+
+    Returns:
+        ``decision`` (promote or keep), ``why``, ``significance`` and, by metric, ``value`` (model minus champion), its
+        95 % ``interval`` and ``p_value``.
+
+    Raises:
+        PredictionsError: The rows are not of the same examples.
+    """
+    if not champion:
+        return {
+            "decision": "promote",
+            "why": "there is no champion to compare with",
+            "significance": significance,
+            "metrics": None,
+        }
+    options = {"resamples": resamples, "seed": seed}
+    metrics = difference(predictions, champion, **options)
+    p_values = exchanged(predictions, champion, **options)
+    for name, p_value in p_values.items():
+        metrics[name]["p_value"] = p_value
+    found = {name: m["value"] for name, m in metrics.items() if m["p_value"] < significance}
+    better = sorted(name for name, value in found.items() if value > 0)
+    worse = sorted(name for name, value in found.items() if value < 0)
+    if worse:
+        why = f"significantly worse in {_named(worse)}"
+    elif better:
+        why = f"significantly better in {_named(better)}" + (", worse in none" if len(better) < len(KINDS) else "")
+    else:
+        why = "no significant difference: the champion stays"
+    return {
+        "decision": "promote" if better and not worse else "keep",
+        "why": why,
+        "significance": significance,
+        "metrics": metrics,
+    }
+
+
+def _named(metrics: Sequence[str]) -> str:
+    return " and ".join(metric.split("_")[0] + " F1" for metric in metrics)

@@ -109,6 +109,34 @@ def test_training_learns_keeps_the_best_and_is_the_same_twice(base: BaseModel, t
     assert any(value.abs().max() > 0 for name, value in first.items() if "lora_B" in name)
 
 
+def test_examples_shared_among_threads_train_as_trl_does(
+    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    from odin_slm.engines import training
+
+    varied = [{**record, "input": record["input"] * (1 + n % 3)} for n, record in enumerate(records(10))]
+    params = PARAMS.model_copy(update={"max_steps": 5, "evaluations": 1, "gradient_accumulation_steps": 2})
+    used = []
+    find = training._threads
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(training, "_threads", lambda *a: used.append(find(*a)) or used[-1])
+    shared, state = train_lora(base, varied, records(2, 100), tmp_path / "shared", params, lambda *_: None)
+    assert used[0] is not None
+    assert len(used[0].replicas) == 2
+    monkeypatch.setattr(training, "_threads", lambda *_: None)
+    alone, expected = train_lora(base, varied, records(2, 100), tmp_path / "alone", params, lambda *_: None)
+    for key in ("loss", "grad_norm"):
+        mine, theirs = ([e[key] for e in s["history"] if key in e] for s in (state, expected))
+        assert mine == pytest.approx(theirs, rel=1e-3)
+    one, two = (load_file(folder / "adapter_model.safetensors") for folder in (shared, alone))
+    torch.testing.assert_close(one, two, atol=2e-3, rtol=1e-2)
+    noisy = params.model_copy(update={"lora": LoraParams(r=4, dropout=0.1)})
+    assert find(training._with_adapter(base, noisy), noisy) is None
+
+
 @pytest.fixture(scope="module")
 def straight(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A run that nothing stopped: 8 steps, checkpoints after 2, 4, 6 and 8."""

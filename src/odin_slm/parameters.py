@@ -326,5 +326,5 @@ class SampleParams(Parameters):
 
     seed: int = 42
     """Seed of the generator."""
-    documents_per_corpus: int = Field(default=300, ge=10)
+    documents_per_corpus: int = Field(default=700, ge=10)
     """Documents of each corpus."""

@@ -30,7 +30,7 @@ _ADE_EXTRA = 3
 """ADE documents to draw per sentence wanted: some are negative."""
 
 
-def make_sample(seed: int, documents_per_corpus: int = 300) -> dict[str, dict[str, str]]:
+def make_sample(seed: int, documents_per_corpus: int = 700) -> dict[str, dict[str, str]]:
     """Write the three corpora as their publishers' files.
 
     Args:

@@ -15,6 +15,7 @@ from typing import Any
 
 from odin_slm.engines.base_model import BaseModel, load_model, load_tokenizer
 from odin_slm.engines.tokens import completion_ids, prompt_ids
+from odin_slm.engines.workers import Workers
 from odin_slm.errors import BackendError, RecordTooLongError
 from odin_slm.parameters import TrainingParams
 from odin_slm.record import Record, full_text
@@ -69,8 +70,9 @@ def train_lora(
     steps = total_steps(len(train_rows), params)
     every = max(1, steps // params.evaluations)
     model = _with_adapter(base, params)
+    workers = _threads(model, params)
     checkpoint = _prepare(work, _job(base, params, train_rows, validation_rows), resume=params.resume)
-    trainer = SFTTrainer(
+    trainer = _trainer_class(SFTTrainer, workers)(
         model=model,
         args=SFTConfig(
             output_dir=str(work / "checkpoints"),
@@ -124,6 +126,8 @@ def train_lora(
     begin = time.monotonic()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.monotonic() - begin
+    if workers:
+        workers.close()
     adapter = save_adapter(trainer.model, tokenizer, base, work / "adapter")
     history = [dict(entry) for entry in trainer.state.log_history if "train_runtime" not in entry]
     scored = [entry for entry in history if "eval_loss" in entry]
@@ -299,6 +303,60 @@ def _with_adapter(base: BaseModel, params: TrainingParams) -> Any:
             use_dora=params.lora.dora,
         ),
     )
+
+
+def _threads(model: Any, params: TrainingParams) -> Workers | None:
+    """Return copies of the model that share its weights, one per core; None where one model serves better.
+
+    The copies are made before TRL changes the model's forward. What draws random numbers in the forward pass stays
+    with one model: threads would draw them in any order.
+    """
+    import copy
+
+    import torch
+
+    cores = min(torch.get_num_threads(), params.batch_size)
+    random_forward = params.lora.dropout > 0 or params.neftune_noise_alpha is not None
+    plain = model.config.model_type in ("llama", "qwen2", "qwen3", "mistral")  # logits are the head's, unscaled
+    if _cuda() or cores < 2 or random_forward or params.gradient_checkpointing or not plain:
+        return None
+    twin = copy.deepcopy(model)
+    for own, shared in zip(twin.parameters(), model.parameters(), strict=True):
+        own.data = shared.data
+    return Workers(twin.train(), cores)
+
+
+def _trainer_class(trainer: type[Any], workers: Workers | None) -> type[Any]:
+    """Return a trainer whose steps share the examples of a batch among threads, or the trainer as it is."""
+    if workers is None:
+        return trainer
+    shared = workers
+
+    class Threaded(trainer):
+        """Computes the gradient of TRL's loss, the mean over the labelled tokens, half a batch per core and so on."""
+
+        def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
+            labels = inputs["labels"]
+            total = (labels[:, 1:] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+
+            def loss_of(replica: Any, ids: Any, labels: Any, mask: Any) -> Any:
+                import torch
+
+                causal = replica.get_base_model()
+                hidden = causal.get_decoder()(input_ids=ids, attention_mask=mask).last_hidden_state[:, :-1]
+                wanted = labels[:, 1:]
+                chosen = wanted != IGNORED
+                logits = causal.get_output_embeddings()(hidden[chosen]).float()
+                return torch.nn.functional.cross_entropy(logits, wanted[chosen], reduction="sum") / total
+
+            loss = shared.backward(loss_of, inputs["input_ids"], labels, inputs["attention_mask"])
+            for own, twin in zip(model.parameters(), shared.replicas[0].parameters(), strict=True):
+                if twin.grad is not None:
+                    own.grad = twin.grad if own.grad is None else own.grad.add_(twin.grad)
+                    twin.grad = None
+            return loss
+
+    return Threaded
 
 
 class _Collator:

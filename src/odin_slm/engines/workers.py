@@ -39,9 +39,7 @@ class Workers:
                     own.data = shared.data
                 self.replicas.append(replica)
 
-    def backward(
-        self, loss: Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor], *tensors: torch.Tensor
-    ) -> torch.Tensor:
+    def backward(self, loss: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> torch.Tensor:
         """Add the gradient of a loss to the model's parameters.
 
         Args:

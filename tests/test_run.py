@@ -74,6 +74,24 @@ def test_two_data_runs_write_the_same_bytes(project: Path, run: Callable[..., di
     assert not [name for name in first if str(project) in (project / name).read_text(encoding="utf-8")]
 
 
+def test_two_default_runs_give_equal_weights_predictions_and_scores(
+    project: Path, run: Callable[..., dict[str, Any]]
+) -> None:
+    files = (
+        "data/06_models/test/adapter/adapter_model.safetensors",
+        "data/07_model_output/test/predictions.jsonl",
+        "data/07_model_output/test/base_predictions.jsonl",
+        "data/08_reporting/test/evaluation_results.json",
+    )
+    found = []
+    for _ in range(2):
+        run(params=FASTER)
+        found.append({name: hashlib.sha256((project / name).read_bytes()).hexdigest() for name in files})
+        for name in files:
+            (project / name).unlink()
+    assert found[0] == found[1]
+
+
 def test_a_missing_corpus_leaves_nothing_in_data(project: Path, run: Callable[..., dict[str, Any]]) -> None:
     with pytest.raises(Exception, match="no-such-folder"):
         run("data", params={"corpora": str(project / "no-such-folder")})

@@ -257,7 +257,7 @@ def exchanged(
 def _paired(
     predictions: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]
 ) -> tuple[list[Example], list[Example]]:
-    refusal = _not_comparable(predictions, others)
+    refusal = _not_comparable(predictions, others, "other model")
     if refusal:
         raise PredictionsError(refusal, fix="Make both with the same test set.")
     mine = read_examples(predictions)
@@ -315,13 +315,15 @@ def _scored(rows: Sequence[Mapping[str, Any]], seen: Strings | None, resamples: 
     return results
 
 
-def _not_comparable(predictions: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]] | None) -> str | None:
+def _not_comparable(
+    predictions: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]] | None, name: str = "base model"
+) -> str | None:
     """Return why two files must not be compared, or None."""
     if not others:
-        return "there are no predictions of the other model"
+        return f"there are no predictions of the {name}"
     mine, theirs = _fingerprint(predictions), _fingerprint(others)
     if mine != theirs:
-        return f"the other model's predictions are of other examples (sha256 {theirs[:12]}…, here {mine[:12]}…)"
+        return f"the {name}'s predictions are of other examples (sha256 {theirs[:12]}…, here {mine[:12]}…)"
     return None
 
 

@@ -2,7 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from odin_slm.corpora import CORPORA
+from odin_slm import corpora
 from odin_slm.pipelines import combination, ingestion
 from odin_slm.pipelines.pretraining.nodes import (
     assemble_base,
@@ -23,7 +23,7 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 func=select_training_documents,
-                inputs=["splits", *(f"{corpus}_documents" for corpus in CORPORA)],
+                inputs=["splits", *(f"{corpus}_documents" for corpus in corpora.CORPORA)],
                 outputs="pretraining_documents",
                 name="select_training_documents",
             ),

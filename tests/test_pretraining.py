@@ -216,7 +216,7 @@ def test_the_pipeline_makes_a_base_with_its_card(project: Path, run: Any, tmp_pa
     (text / "plain.txt").write_text(
         "".join(f"{p} It was seen {n} times.\n" for n, p in enumerate(SOURCES.paragraphs * 9))
     )
-    (text / "genes.iob.tsv").write_text("\n".join([IOB] * 9))
+    (text / "genes.iob.tsv").write_text("\n".join(IOB.replace("BRCA1", f"BRCA{n}") for n in range(30)))
     run("pretraining", params={"text": str(text)})
     base = project / "data/06_models/odin-nano"
     card = (base / "README.md").read_text(encoding="utf-8")

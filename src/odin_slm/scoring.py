@@ -50,6 +50,7 @@ _WORD = re.compile(r"\w+")
 _Item = TypeVar("_Item", bound=Hashable)
 _EntityItem = tuple[str, str]
 _RelationItem = tuple[str, str, str]
+_Counts = list[tuple[float, float, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,13 +221,8 @@ def difference(
     Raises:
         PredictionsError: The rows are not of the same examples.
     """
-    mine, theirs = _paired(predictions, others)
-    bootstrap = _Bootstrap(mine, resamples, seed)
-    my_pairs, their_pairs = (_Pairs.of(examples, _entities, _relations) for examples in (mine, theirs))
-    return {
-        "entity_f1_micro": bootstrap.difference(_counts(my_pairs.entities), _counts(their_pairs.entities)),
-        "relation_f1_micro": bootstrap.difference(_counts(my_pairs.relations), _counts(their_pairs.relations)),
-    }
+    bootstrap, counts = _paired(predictions, others, resamples, seed)
+    return {name: bootstrap.difference(*pair) for name, pair in counts.items()}
 
 
 def exchanged(
@@ -245,24 +241,25 @@ def exchanged(
     Raises:
         PredictionsError: The rows are not of the same examples.
     """
-    mine, theirs = _paired(predictions, others)
-    bootstrap = _Bootstrap(mine, resamples, seed)
-    my_pairs, their_pairs = (_Pairs.of(examples, _entities, _relations) for examples in (mine, theirs))
-    return {
-        "entity_f1_micro": bootstrap.exchange(_counts(my_pairs.entities), _counts(their_pairs.entities)),
-        "relation_f1_micro": bootstrap.exchange(_counts(my_pairs.relations), _counts(their_pairs.relations)),
-    }
+    bootstrap, counts = _paired(predictions, others, resamples, seed)
+    return {name: bootstrap.exchange(*pair) for name, pair in counts.items()}
 
 
 def _paired(
-    predictions: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]
-) -> tuple[list[Example], list[Example]]:
+    predictions: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]], resamples: int, seed: int
+) -> tuple[_Bootstrap, dict[str, tuple[_Counts, _Counts]]]:
+    """Return the resampling of the examples' documents and, by metric, both models' counts per example."""
     refusal = _not_comparable(predictions, others, "other model")
     if refusal:
         raise PredictionsError(refusal, fix="Make both with the same test set.")
     mine = read_examples(predictions)
     by_id = {example.id: example for example in read_examples(others)}
-    return mine, [by_id[example.id] for example in mine]
+    theirs = [by_id[example.id] for example in mine]
+    my_pairs, their_pairs = (_Pairs.of(examples, _entities, _relations) for examples in (mine, theirs))
+    return _Bootstrap(mine, resamples, seed), {
+        "entity_f1_micro": (_counts(my_pairs.entities), _counts(their_pairs.entities)),
+        "relation_f1_micro": (_counts(my_pairs.relations), _counts(their_pairs.relations)),
+    }
 
 
 def errors_in(row: Mapping[str, Any]) -> Counter[str]:

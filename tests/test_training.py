@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from odin_slm.engines.base_model import BaseModel, load_model, load_tokenizer, resolve_base_model
-from odin_slm.engines.training import IGNORED, check_mask, tokenise, total_steps, train_lora
+from odin_slm.engines.training import IGNORED, check_mask, share_rows, tokenise, total_steps, train_lora
 from odin_slm.errors import BackendError, BaseModelError, RecordTooLongError
 from odin_slm.parameters import LoraParams, TrainingParams
 from odin_slm.record import Record
@@ -135,6 +137,31 @@ def test_examples_shared_among_threads_train_as_trl_does(
     torch.testing.assert_close(one, two, atol=2e-3, rtol=1e-2)
     noisy = params.model_copy(update={"lora": LoraParams(r=4, dropout=0.1)})
     assert find(training._with_adapter(base, noisy), noisy) is None
+
+
+@given(
+    lengths=st.lists(st.integers(1, 600), min_size=1, max_size=40),
+    workers=st.integers(1, 4),
+    tokens=st.integers(1, 1000),
+)
+def test_every_row_of_a_batch_is_computed_once(lengths: list[int], workers: int, tokens: int) -> None:
+    shares = share_rows(lengths, workers, tokens)
+    groups = [group for share in shares for group in share]
+    assert len(shares) == workers
+    assert sorted(row for group in groups for row in group) == list(range(len(lengths)))
+    for group in groups:
+        longest = max(lengths[row] for row in group)
+        assert lengths[group[0]] == longest
+        assert len(group) == 1 or len(group) * longest <= tokens
+    loads = [sum(lengths[group[0]] * len(group) for group in share) for share in shares]
+    largest = max(lengths[group[0]] * len(group) for group in groups)
+    assert max(loads) - min(loads) <= largest
+
+
+def test_groups_of_similar_length_hold_less_padding_than_the_batch() -> None:
+    lengths = [90] * 13 + [400, 420, 500]
+    computed = [lengths[group[0]] * len(group) for share in share_rows(lengths, 2) for group in share]
+    assert sum(computed) < 1.05 * sum(lengths) < 0.4 * 500 * 16
 
 
 @pytest.fixture(scope="module")

@@ -49,15 +49,32 @@ class Workers:
         Returns:
             The loss over all rows, a scalar.
         """
-        shares = list(zip(*(tensor.chunk(len(self.replicas)) for tensor in tensors), strict=True))
+        shares = zip(*(tensor.chunk(len(self.replicas)) for tensor in tensors), strict=True)
+        return self.accumulate(loss, [[share] for share in shares])
 
-        def work(item: tuple[Any, Sequence[torch.Tensor]]) -> torch.Tensor:
-            replica, share = item
-            value = loss(replica, *share)
-            value.backward()
-            return value.detach()
+    def accumulate(
+        self, loss: Callable[..., torch.Tensor], shares: Sequence[Sequence[Sequence[torch.Tensor]]]
+    ) -> torch.Tensor:
+        """Add the gradient of a loss over several groups of tensors, each with shapes of its own.
 
-        values = self._map(work, list(zip(self.replicas, shares, strict=False)))
+        Args:
+            loss: Called with a replica and the tensors of a group; its values are added.
+            shares: The groups of each replica, in the order in which it takes them; at most one share per replica.
+
+        Returns:
+            The loss over all groups, a scalar.
+        """
+
+        def work(item: tuple[Any, Sequence[Sequence[torch.Tensor]]]) -> torch.Tensor:
+            replica, groups = item
+            total: Any = 0.0
+            for group in groups:
+                value = loss(replica, *group)
+                value.backward()
+                total = total + value.detach()
+            return total
+
+        values = self._map(work, list(zip(self.replicas, [share for share in shares if share], strict=False)))
         for replica in self.replicas[1:]:
             for own, shared in zip(replica.parameters(), self.replicas[0].parameters(), strict=True):
                 if own.grad is not None:

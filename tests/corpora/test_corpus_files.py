@@ -12,16 +12,17 @@ from kedro.runner import SequentialRunner
 from odin_slm.corpora import PARSERS, ade, bc5cdr, biored
 from odin_slm.datasets import corpus_files
 from odin_slm.datasets.corpus_files import CorpusFilesDataset, SampleDataset
-from odin_slm.errors import CorpusFormatError, MissingInputError
-from odin_slm.parameters import SampleParams
+from odin_slm.errors import CorpusFormatError, MissingInputError, OdinError
+from odin_slm.parameters import IngestionParams, SampleParams
+from odin_slm.pipelines.ingestion.nodes import parser_of
 from odin_slm.pipelines.sample import create_pipeline
 
 
 def refusal(dataset: CorpusFilesDataset) -> tuple[Exception, str]:
-    with pytest.raises(DatasetError) as raised:
-        dataset.load()
-    assert isinstance(raised.value.__cause__, Exception)
-    return raised.value.__cause__, str(raised.value)
+    texts = dataset.load()  # nothing is read yet
+    with pytest.raises(OdinError) as raised:
+        len(texts)
+    return raised.value, str(raised.value)
 
 
 @pytest.fixture
@@ -49,6 +50,15 @@ def test_what_the_sample_writes_the_corpus_dataset_reads(
 def test_all_members_are_read_where_none_is_named(folder: Path, sample: dict[str, dict[str, str]]) -> None:
     loaded = CorpusFilesDataset(filepath=str(folder / "biored"), files=["BIORED.zip"]).load()
     assert loaded == sample["biored"]
+
+
+def test_a_corpus_that_the_experiment_leaves_out_need_not_be_there(tmp_path: Path) -> None:
+    raw = dataset(tmp_path / "nowhere", "biored").load()
+    documents, report = parser_of("biored")(raw, IngestionParams(corpora=("ade",)))
+    assert documents == []
+    assert report["skipped"] == "not in ingestion.corpora"
+    with pytest.raises(MissingInputError, match=r"BIORED\.zip"):
+        parser_of("biored")(raw, IngestionParams(corpora=("ade", "biored")))
 
 
 def test_a_missing_folder_and_a_missing_file_say_what_to_put_there(tmp_path: Path, folder: Path) -> None:
@@ -100,9 +110,9 @@ def test_every_flipped_byte_of_a_zip_is_read_or_refused(folder: Path) -> None:
     for position in range(0, len(whole), max(1, len(whole) // 60)):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :])
         try:
-            dataset(folder, "biored").load()
-        except DatasetError as error:
-            causes.append(error.__cause__)
+            dataset(folder, "biored").read()
+        except OdinError as error:
+            causes.append(error)
     assert len(causes) > 10
     assert all(isinstance(cause, (CorpusFormatError, MissingInputError)) for cause in causes)
 

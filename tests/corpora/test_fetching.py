@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kedro.io import DatasetError
 
 from odin_slm.datasets.corpus_files import CorpusFilesDataset
 from odin_slm.errors import FetchError, MissingInputError, OdinError
@@ -87,10 +86,9 @@ def sha256(content: bytes) -> str:
 
 
 def refusal(data: CorpusFilesDataset) -> OdinError:
-    with pytest.raises(DatasetError) as caught:
-        data.load()
-    assert isinstance(caught.value.__cause__, OdinError)
-    return caught.value.__cause__
+    with pytest.raises(OdinError) as caught:
+        data.read()
+    return caught.value
 
 
 def test_missing_files_are_fetched_once_and_read(server: Server, tmp_path: Path) -> None:

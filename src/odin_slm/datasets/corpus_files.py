@@ -10,8 +10,9 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from functools import cached_property
 from typing import Any, NoReturn
 
 from kedro.io import AbstractDataset, DatasetError
@@ -53,7 +54,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The earliest time a zip member can carry; one for all, so that equal texts give equal bytes."""
 
 
-class CorpusFilesDataset(AbstractDataset[None, dict[str, str]]):
+class CorpusFilesDataset(AbstractDataset[None, Mapping[str, str]]):
     """The files of one corpus in their publisher's format, as texts; read-only.
 
     Args:
@@ -82,8 +83,15 @@ class CorpusFilesDataset(AbstractDataset[None, dict[str, str]]):
         self._fetch = fetch
         self.metadata = metadata
 
-    def load(self) -> dict[str, str]:
+    def load(self) -> Mapping[str, str]:
         """Return file (or zip member) name -> text, line ends as they are.
+
+        The files are read when a text is first asked for, so that an experiment without this corpus needs none.
+        """
+        return _Texts(self)
+
+    def read(self) -> dict[str, str]:
+        """Return the texts.
 
         Raises:
             MissingInputError: A file or member is not there.
@@ -145,6 +153,26 @@ class CorpusFilesDataset(AbstractDataset[None, dict[str, str]]):
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._folder), "files": self._files, "members": self._members}
+
+
+class _Texts(Mapping[str, str]):
+    """The texts of a corpus, read once, when the first is asked for."""
+
+    def __init__(self, dataset: CorpusFilesDataset) -> None:
+        self._dataset = dataset
+
+    @cached_property
+    def _texts(self) -> dict[str, str]:
+        return self._dataset.read()
+
+    def __getitem__(self, name: str) -> str:
+        return self._texts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
+
+    def __len__(self) -> int:
+        return len(self._texts)
 
 
 class SampleDataset(AbstractDataset[dict[str, dict[str, str]], None]):

@@ -58,7 +58,15 @@ def forget_provenance(r: Record, _: random.Random) -> None:
     r["document_id"] = ""
 
 
-DAMAGE = [hallucinate, unknown_label, dangle, garble, forget_provenance]
+def mangle(r: Record, _: random.Random) -> None:
+    r["instruction"] += "\ufffd"
+
+
+def leak_a_token(r: Record, _: random.Random) -> None:
+    r["output"] = r["output"].replace("] rash", f"] hf_{'a' * 30} rash")
+
+
+DAMAGE = [hallucinate, unknown_label, dangle, garble, forget_provenance, mangle, leak_a_token]
 
 
 def test_good_data_pass_with_full_marks() -> None:
@@ -66,7 +74,7 @@ def test_good_data_pass_with_full_marks() -> None:
     assert (result["decision"], result["score"], result["grade"]) == ("pass", 100.0, "A")
 
 
-@pytest.mark.parametrize("damage", [hallucinate, unknown_label, dangle, garble])
+@pytest.mark.parametrize("damage", [hallucinate, unknown_label, dangle, garble, leak_a_token])
 def test_one_critical_failure_refuses_and_names_the_record(damage: Any) -> None:
     data = dataset()
     damage(data["train"][3], random.Random(0))
@@ -88,8 +96,28 @@ def test_profiles_are_applied() -> None:
         forget_provenance(r, random.Random(0))
     results = {profile: assess(data, NO_LEAKS, profile=profile) for profile in PROFILES}
     assert results["exploration"]["decision"] == "pass"
-    assert results["publishing"]["score"] < PROFILES["publishing"]
+    assert results["publishing"]["score"] < PROFILES["publishing"].minimum
     assert results["publishing"]["decision"] == "fail"
+    data = dataset()
+    for r in data["train"][1:4]:
+        r["input"] = data["train"][0]["input"]
+    failed = {p: {c["name"] for c in assess(data, NO_LEAKS, profile=p)["checks"] if not c["passed"]} for p in PROFILES}
+    repeats = "hardly any record of train repeats an input"
+    assert repeats not in failed["exploration"]
+    assert repeats in failed["ml-training"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"instruction": 3}, {"extra": "x"}, {"input": "a\x00b"}, {"source": ""}, {"id": "a b"}, {"instruction": "\ufffd"}],
+)
+def test_a_record_of_another_shape_is_named(change: dict[str, Any]) -> None:
+    data = dataset()
+    good = assess(data, NO_LEAKS, profile="ml-training")
+    assert all(c["passed"] for c in good["checks"])
+    data["test"][0] |= change  # type: ignore[typeddict-item]
+    shape = next(c for c in assess(data, NO_LEAKS, profile="ml-training")["checks"] if c["name"].startswith("fields"))
+    assert shape["failed"] == 1
 
 
 @settings(max_examples=60, deadline=None)

@@ -8,18 +8,46 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from odin_slm.prompt import Extraction, parse, render
 from odin_slm.record import Record
+from odin_slm.release import text_problems
 from odin_slm.schema import SCHEMAS, SIGNATURES
 
 WEIGHTS = {"critical": 3.0, "high": 2.0, "medium": 1.0}
 GRADES = ((95.0, "A"), (85.0, "B"), (70.0, "C"), (50.0, "D"), (0.0, "F"))
-PROFILES = {"exploration": 50.0, "ml-training": 85.0, "publishing": 95.0}
-"""Least score that each profile accepts."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How strict the decision is.
+
+    Attributes:
+        minimum: Least score that is accepted, 0 to 100.
+        repeated: Tolerated share of a split's records whose input repeats.
+        short: Tolerated share of inputs with fewer than five words.
+        empty: Tolerated share of outputs without entities.
+    """
+
+    minimum: float
+    repeated: float
+    short: float
+    empty: float
+
+
+PROFILES = {
+    "exploration": Profile(minimum=50.0, repeated=0.1, short=0.2, empty=0.9),
+    "ml-training": Profile(minimum=85.0, repeated=0.01, short=0.05, empty=0.6),
+    "publishing": Profile(minimum=95.0, repeated=0.001, short=0.05, empty=0.5),
+}
 
 _NAMED = 20
+
+_Text = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f\ufffd]*$")]
+_Name = Annotated[str, StringConstraints(pattern=r"^\S+$")]
 
 
 @dataclass(frozen=True)
@@ -70,15 +98,16 @@ def assess(
         ``decision`` (pass or fail), ``score``, ``grade``, ``profile``, ``minimum_score`` and ``checks``, each with its
         severity, its result, how many failed, the first of them by id, and the way out.
     """
-    checks = list(_checks(splits, leaks))
+    limits = PROFILES[profile]
+    checks = list(_checks(splits, leaks, limits))
     score = 100 * sum(WEIGHTS[c.severity] * (1 - c.share) for c in checks) / sum(WEIGHTS[c.severity] for c in checks)
     refused = [c.name for c in checks if c.severity == "critical" and not c.passed]
     return {
-        "decision": "pass" if not refused and score >= PROFILES[profile] else "fail",
+        "decision": "pass" if not refused and score >= limits.minimum else "fail",
         "score": round(score, 2),
         "grade": next(grade for least, grade in GRADES if score >= least),
         "profile": profile,
-        "minimum_score": PROFILES[profile],
+        "minimum_score": limits.minimum,
         "failed_critical": refused,
         "checks": [
             {
@@ -96,7 +125,33 @@ def assess(
     }
 
 
-def _checks(splits: Mapping[str, Sequence[Record]], leaks: Mapping[str, Sequence[Any]]) -> Iterator[Check]:
+class _Row(BaseModel):
+    """The shape of a record: every field of :class:`~odin_slm.record.Record`, filled, and no other.
+
+    Line breaks and tabs are text; other control characters are damage of a conversion, and so is U+FFFD.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    instruction: _Text
+    input: _Text
+    output: _Text
+    id: _Name
+    source: _Name
+    document_id: _Name
+
+
+def _well_shaped(record: Record, _: Extraction) -> bool:
+    try:
+        _Row.model_validate(record)
+    except ValidationError:
+        return False
+    return True
+
+
+def _checks(
+    splits: Mapping[str, Sequence[Record]], leaks: Mapping[str, Sequence[Any]], limits: Profile
+) -> Iterator[Check]:
     records = [record for name in splits for record in splits[name]]
     parsed = {record["id"]: parse(record["output"]) for record in records}
     extractions = {key: value.extraction for key, value in parsed.items()}
@@ -142,23 +197,29 @@ def _checks(splits: Mapping[str, Sequence[Record]], leaks: Mapping[str, Sequence
         "Mend the parser's mapping of relations.",
     )
     yield rows(
-        "provenance is filled",
+        "fields are filled and hold text, ids are names",
         "high",
-        lambda r, _: bool(r["source"] and r["document_id"]),
-        "Fill source and document_id.",
+        _well_shaped,
+        "Fill the fields; control characters and U+FFFD come from a conversion: convert the corpus again.",
+    )
+    yield rows(
+        "no record holds a secret",
+        "critical",
+        lambda r, _: not any(text_problems("", r["input"] + r["output"])),
+        "Mask it in the corpus.",
     )
     for name, part in splits.items():
         inputs = Counter(" ".join(record["input"].casefold().split()) for record in part)
         copies = tuple(r["id"] for r in part if inputs[" ".join(r["input"].casefold().split())] > 1)
         yield Check(
-            f"at most 1 % of {name} repeats an input",
+            f"hardly any record of {name} repeats an input",
             "high",
             copies,
             max(1, len(part)),
-            0.01,
+            limits.repeated,
             "Set combination.drop_duplicates=true.",
         )
-    wanted = sorted({label for r in records for label in _labels(r)})
+    wanted = sorted({label for r in records if r["source"] in SCHEMAS for label in _labels(r)})
     found = {name: {label for r in part for label in _used(extractions[r["id"]])} for name, part in splits.items()}
     lacking = tuple(f"{name}: {label}" for name in splits for label in wanted if label not in found[name])
     yield Check(
@@ -170,25 +231,27 @@ def _checks(splits: Mapping[str, Sequence[Record]], leaks: Mapping[str, Sequence
         "Add documents or move the ratios.",
     )
     yield rows(
-        "an input has at least five words",
+        "inputs have at least five words",
         "medium",
         lambda r, _: len(r["input"].split()) >= 5,
         "Drop the shortest texts.",
-        tolerated=0.05,
+        tolerated=limits.short,
     )
     yield rows(
-        "at most 60 % of the outputs are empty",
+        "outputs name entities",
         "medium",
         lambda _, x: bool(x.entities),
         "Set combination.drop_empty=true, or lower ingestion.options.ade.negative_ratio.",
-        tolerated=0.6,
+        tolerated=limits.empty,
     )
 
 
 def _in_schema(record: Record, extraction: Extraction) -> bool:
-    schema = SCHEMAS[record["source"]]
-    return all(e.type in schema.entities for e in extraction.entities) and all(
-        r.type in schema.relations for r in extraction.relations
+    schema = SCHEMAS.get(record["source"])
+    return (
+        schema is not None
+        and all(e.type in schema.entities for e in extraction.entities)
+        and all(r.type in schema.relations for r in extraction.relations)
     )
 
 

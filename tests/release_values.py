@@ -88,8 +88,8 @@ def quality(decision: str = "pass") -> dict[str, Any]:
 
 
 def statistics(parts: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    def words(texts: list[str]) -> list[int]:
-        return [len(text.split()) for text in texts]
+    def words(records: Any) -> list[int]:
+        return [len(record["input"].split()) for record in records]
 
     return {"validation" if name == "val" else name: count_records(part, words) for name, part in parts.items()}
 

@@ -122,7 +122,7 @@ def near_duplicates(
     sketches = []
     for key, text in enumerate(texts):
         sketch = RMinHash(num_perm=128, seed=seed)
-        sketch.update(sorted(_shingles(text)))
+        sketch.update(list(_shingles(text)))  # a sketch is a minimum: order does not matter
         index.insert(key, sketch)
         sketches.append(sketch)
     for left, sketch in enumerate(sketches):

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from odin_slm.engines.base_model import BaseModel, load_tokenizer
+from odin_slm.record import Record, full_text
+
+TokenCounter = Callable[[Sequence[str]], list[int]]
+"""Counts the tokens of each of several texts."""
+RecordCounter = Callable[[Sequence[Record]], list[int]]
+"""Gives the length of each of several records in tokens."""
 
 
 def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
@@ -24,11 +30,28 @@ def completion_ids(tokenizer: Any, output: str) -> list[int]:
     return [*tokenizer(output, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
 
 
-def token_counter(base: BaseModel) -> Callable[[list[str]], list[int]]:
+def token_counter(base: BaseModel) -> TokenCounter:
     """Return a function that counts the tokens of each of several texts with the base's tokenizer."""
     tokenizer = load_tokenizer(base)
+    fast = getattr(tokenizer, "backend_tokenizer", None)
 
-    def count(texts: list[str]) -> list[int]:
-        return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    def count(texts: Sequence[str]) -> list[int]:
+        if fast is None:
+            return [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+        # in pieces: the ids of 100,000 texts would take gigabytes at once
+        pieces = (texts[begin : begin + 1024] for begin in range(0, len(texts), 1024))
+        return [len(e) for piece in pieces for e in fast.encode_batch_fast(piece, add_special_tokens=False)]
 
     return count
+
+
+def record_counter(base: BaseModel) -> RecordCounter:
+    """Return a function that measures records in tokens as training does: BOS where there is one, text, and EOS."""
+    count = token_counter(base)
+    frame = len(prompt_ids(load_tokenizer(base), "")) + 1
+
+    def lengths(records: Sequence[Record]) -> list[int]:
+        counts = count([text for record in records for text in full_text(record)])
+        return [prompt + completion + frame for prompt, completion in zip(counts[::2], counts[1::2], strict=True)]
+
+    return lengths

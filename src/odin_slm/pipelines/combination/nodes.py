@@ -10,12 +10,12 @@ from odin_slm import cleaning
 from odin_slm.cleaning import Cleaned
 from odin_slm.document import Document
 from odin_slm.engines.base_model import BaseModel
-from odin_slm.engines.tokens import token_counter
+from odin_slm.engines.tokens import RecordCounter, record_counter
 from odin_slm.errors import LeakageError
 from odin_slm.parameters import CombinationParams, IngestionParams
 from odin_slm.prompt import parse
 from odin_slm.quality import assess
-from odin_slm.record import Record, full_text
+from odin_slm.record import Record
 from odin_slm.schema import SPLITS, is_synthetic
 from odin_slm.serialization import canonical_json, sha256_text
 from odin_slm.splitting import assign_splits, find_leaks
@@ -191,9 +191,9 @@ def assess_quality(
 
 def count_data(train: list[Record], val: list[Record], test: list[Record], base_model: BaseModel) -> dict[str, Any]:
     """Count records, entities and relations per split and source, with lengths in words and in the base's tokens."""
-    count = token_counter(base_model)
+    lengths_of = record_counter(base_model)
     splits = {"train": train, "validation": val, "test": test}
-    return {name: count_records(records, count) for name, records in splits.items()}
+    return {name: count_records(records, lengths_of) for name, records in splits.items()}
 
 
 def draw_data(data_statistics: dict[str, Any]) -> Any:
@@ -210,17 +210,15 @@ def draw_lengths(data_statistics: dict[str, Any]) -> Any:
     return plot_lengths(data_statistics)
 
 
-def count_records(records: Sequence[Record], count: Callable[[list[str]], list[int]]) -> dict[str, Any]:
-    """Count one split, all of it and source by source; ``count`` gives the lengths of texts in tokens."""
-    by_source: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        by_source[record["source"]].append(record)
-    parts = {"all": list(records), **{source: by_source[source] for source in sorted(by_source)}}
+def count_records(records: Sequence[Record], lengths_of: RecordCounter) -> dict[str, Any]:
+    """Count one split, all of it and source by source."""
+    rows = list(zip(records, lengths_of(records), strict=True))
+    by_source: dict[str, list[tuple[Record, int]]] = defaultdict(list)
+    for record, length in rows:
+        by_source[record["source"]].append((record, length))
+    parts = {"all": rows, **{source: by_source[source] for source in sorted(by_source)}}
     return {
-        name: {
-            **_count_labels(part),
-            "tokens": _spread([sum(count(list(full_text(record)))) + 1 for record in part]),  # + 1: end of sequence
-        }
+        name: {**_count_labels([record for record, _ in part]), "tokens": _spread([length for _, length in part])}
         for name, part in parts.items()
     }
 

@@ -7,10 +7,10 @@ from odin_slm import corpora
 from odin_slm.corpora.synthetic import synthetic_corpus
 from odin_slm.document import Document
 from odin_slm.engines.base_model import BaseModel
-from odin_slm.engines.tokens import token_counter
+from odin_slm.engines.tokens import RecordCounter, record_counter
 from odin_slm.errors import RecordTooLongError
 from odin_slm.parameters import IngestionParams, options_of
-from odin_slm.record import Record, full_text, make_record, window
+from odin_slm.record import Record, make_record, window
 
 
 def parser_of(corpus: str) -> Callable[..., tuple[list[dict[str, Any]], dict[str, Any]]]:
@@ -72,16 +72,19 @@ def write_records(
     """
     if not documents:
         return [], {"records": 0}
-    count = token_counter(base_model)
+    lengths_of = record_counter(base_model)
+    whole = [_record(Document.from_dict(values), params) for values in documents]
     records: list[Record] = []
+    lengths: list[int] = []
     windowed, dropped, relations_lost = [], [], 0
-    for values in documents:
-        document = Document.from_dict(values)
-        if _fits(document, params, count):
-            records.append(_record(document, params))
+    for values, record, length in zip(documents, whole, lengths_of(whole), strict=True):
+        if length <= params.max_tokens:
+            records.append(record)
+            lengths.append(length)
             continue
+        document = Document.from_dict(values)
         try:
-            pieces = list(_windows(document, params, count)) if params.overflow == "window" else []
+            pieces = list(_windows(document, params, lengths_of)) if params.overflow == "window" else []
         except RecordTooLongError:  # one sentence alone is too long: there is nowhere to cut
             pieces = []
         if not pieces:
@@ -90,7 +93,8 @@ def write_records(
         windowed.append(document.id)
         relations_lost += len(set(document.relations) - {r for piece in pieces for r in piece.relations})
         records.extend(_record(piece, params) for piece in pieces)
-    lengths = sorted(sum(count(list(full_text(record)))) for record in records)
+        lengths += lengths_of(records[-len(pieces) :])
+    lengths.sort()
     return records, {
         "documents": len(documents),
         "records": len(records),
@@ -111,12 +115,8 @@ def _record(document: Document, params: IngestionParams) -> Record:
     return make_record(document, instruction=params.instruction, relation_mentions=params.relation_mentions)
 
 
-def _fits(document: Document, params: IngestionParams, count: Callable[[list[str]], list[int]]) -> bool:
-    # + 1 for the end-of-sequence token
-    return sum(count(list(full_text(_record(document, params))))) + 1 <= params.max_tokens
+def _windows(document: Document, params: IngestionParams, lengths_of: RecordCounter) -> Iterator[Document]:
+    def fits(piece: Document) -> bool:
+        return lengths_of([_record(piece, params)])[0] <= params.max_tokens
 
-
-def _windows(
-    document: Document, params: IngestionParams, count: Callable[[list[str]], list[int]]
-) -> Iterator[Document]:
-    return window(document, lambda piece: _fits(piece, params, count))
+    return window(document, fits)

@@ -182,6 +182,12 @@ class TrainingParams(Parameters):
     """Outputs written for the first validation records at each evaluation, kept in the training state."""
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Trackers besides MLflow, which every run has; each needs its own package."""
+    launcher: Literal["none", "accelerate"] = "none"
+    """Train in this process, or in several that accelerate launches, one for each CUDA device: DDP by default."""
+    num_processes: int | None = Field(default=None, ge=1)
+    """Processes to launch; None is one for each CUDA device, or what accelerate_config says."""
+    accelerate_config: Path | None = None
+    """accelerate's own configuration file, for FSDP2, DeepSpeed or several machines."""
     seed: int = 42
     """Seed of adapter weights, data order and dropout."""
     neftune_noise_alpha: float | None = Field(default=None, gt=0.0)
@@ -192,6 +198,12 @@ class TrainingParams(Parameters):
     """When the device's memory runs out: stop, or try once more with half the batch and twice the accumulation."""
     lora: LoraParams = LoraParams()
     """The adapter."""
+
+    @model_validator(mode="after")
+    def _launcher_options_are_read(self) -> TrainingParams:
+        if self.launcher == "none" and (self.num_processes or self.accelerate_config):
+            raise ValueError("num_processes and accelerate_config need launcher: accelerate.")
+        return self
 
     @model_validator(mode="after")
     def _best_checkpoint_is_saved(self) -> TrainingParams:

@@ -17,6 +17,7 @@ from typing import Any
 from odin_slm.engines import backends, checkpoints
 from odin_slm.engines.base_model import BaseModel, load_tokenizer
 from odin_slm.engines.examples import Collator, check_mask, dataset_of, tokenise
+from odin_slm.engines.launcher import launch
 from odin_slm.engines.observers import Progress, callbacks
 from odin_slm.engines.threaded_steps import threads_of, with_threads
 from odin_slm.errors import BackendError, DeviceMemoryError
@@ -54,7 +55,8 @@ def train_lora(
             other data, parameters or another base.
     """
     backend = backends.choose(params)
-    run = train_here
+    apart = params.launcher == "accelerate" or backends.needs_process(backend)
+    run = launch if apart else train_here
     if params.resume:
         params = params.model_copy(update=checkpoints.noted_split(work))
     try:
@@ -99,6 +101,9 @@ def train_here(
 
     steps = total_steps(len(train_rows), params, processes)
     arguments = _arguments(params, work, steps)
+    if arguments.device.type == "cpu":
+        # in several processes it is cpu:0, to which torch.load cannot restore an optimizer
+        arguments.__dict__["_setup_devices"] = torch.device("cpu")
     if arguments.process_index == 0:
         split = {key: getattr(params, key) for key in ("batch_size", "gradient_accumulation_steps")}
         job = checkpoints.digest_of(base, params, [train_rows, validation_rows], processes)

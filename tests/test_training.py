@@ -1,17 +1,25 @@
 """Training: the mask is exact, TRL's loss on a CPU has the right gradients, the best checkpoint is kept."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from odin_slm.engines import backends
+from odin_slm.engines.backends import with_adapter
 from odin_slm.engines.base_model import BaseModel, load_model, load_tokenizer, resolve_base_model
-from odin_slm.engines.training import IGNORED, check_mask, share_rows, tokenise, total_steps, train_lora
-from odin_slm.errors import BackendError, BaseModelError, RecordTooLongError
+from odin_slm.engines.examples import IGNORED, check_mask, tokenise
+from odin_slm.engines.generation import generate
+from odin_slm.engines.threaded_steps import share_rows, threads_of
+from odin_slm.engines.tokens import completion_ids
+from odin_slm.engines.training import total_steps, train_lora
+from odin_slm.errors import BackendError, BaseModelError, DeviceMemoryError, RecordTooLongError
 from odin_slm.parameters import LoraParams, TrainingParams
-from odin_slm.record import Record
+from odin_slm.record import Record, full_text
 
 PARAMS = TrainingParams(
     max_seq_length=400, epochs=4, batch_size=4, logging_steps=1, evaluations=2, learning_rate=0.01, lora=LoraParams(r=4)
@@ -122,13 +130,12 @@ def test_examples_shared_among_threads_train_as_trl_does(
     varied = [{**record, "input": record["input"] * (1 + n % 3)} for n, record in enumerate(records(10))]
     params = PARAMS.model_copy(update={"max_steps": 5, "evaluations": 1, "gradient_accumulation_steps": 2})
     used = []
-    find = training._threads
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(training, "_threads", lambda *a: used.append(find(*a)) or used[-1])
+    monkeypatch.setattr(training, "threads_of", lambda *a: used.append(threads_of(*a)) or used[-1])
     shared, state = train_lora(base, varied, records(2, 100), tmp_path / "shared", params, lambda *_: None)
     assert used[0] is not None
     assert len(used[0].replicas) == 2
-    monkeypatch.setattr(training, "_threads", lambda *_: None)
+    monkeypatch.setattr(training, "threads_of", lambda *_: None)
     alone, expected = train_lora(base, varied, records(2, 100), tmp_path / "alone", params, lambda *_: None)
     for key in ("loss", "grad_norm"):
         mine, theirs = ([e[key] for e in s["history"] if key in e] for s in (state, expected))
@@ -136,7 +143,7 @@ def test_examples_shared_among_threads_train_as_trl_does(
     one, two = (load_file(folder / "adapter_model.safetensors") for folder in (shared, alone))
     torch.testing.assert_close(one, two, atol=2e-3, rtol=1e-2)
     noisy = params.model_copy(update={"lora": LoraParams(r=4, dropout=0.1)})
-    assert find(training._with_adapter(base, noisy), noisy) is None
+    assert threads_of(with_adapter("transformers", base, noisy), noisy) is None
 
 
 @given(
@@ -299,3 +306,210 @@ def test_a_base_is_a_folder_or_a_hub_id(tmp_path: Path) -> None:
 
 def _truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
+
+
+def test_the_state_tells_how_it_went(base: BaseModel, tmp_path: Path) -> None:
+    import torch
+
+    adapter, state = train_lora(base, records(24), records(4, 100), tmp_path, PARAMS, lambda *_: None)
+    assert [entry["step"] for entry in state["samples"]] == [12, 24]
+    first, second = state["samples"][0]["samples"]
+    assert (first["id"], second["id"]) == ("ade-100", "ade-101")
+    assert first["gold"] == records(1)[0]["output"]
+    assert state["best_step"] == 24
+    last = state["samples"][-1]["samples"]
+    budget = round(1.25 * len(completion_ids(load_tokenizer(base), first["gold"]))) + 16
+    prompts = [full_text(record)[0] for record in records(2, 100)]
+    expected = [g.text for g in generate(base, adapter, prompts, batch_size=2, max_new_tokens=budget)]
+    assert [sample["prediction"] for sample in last] == expected
+    assert any(expected)
+    # the canary is the largest change of the last hidden states, as PEFT computes it from the saved adapter
+    from peft import PeftModel
+
+    ids = torch.tensor([tokenise(load_tokenizer(base), records(4, 100), 400)[0]["input_ids"]])
+    with torch.no_grad():
+        plain = load_model(base).get_decoder()(ids).last_hidden_state
+        tuned = PeftModel.from_pretrained(load_model(base), adapter).get_base_model().get_decoder()(ids)
+    change = (tuned.last_hidden_state - plain).abs().max().item()
+    assert state["canary"] == {"record": "ade-100", "largest_change": pytest.approx(change, rel=1e-4)}
+    assert (state["backend"], state["processes"], state["stopped_early"]) == ("transformers", 1, False)
+
+
+def test_samples_do_not_change_the_course(
+    base: BaseModel, tmp_path: Path, straight: tuple[Path, dict[str, Any]]
+) -> None:
+    from safetensors.torch import load_file
+
+    without = SHORT.model_copy(update={"generation_samples": 0})
+    adapter, state = train_lora(base, records(8), records(4, 100), tmp_path, without, lambda *_: None)
+    assert state["samples"] == []
+    one, two = (load_file(folder / "adapter_model.safetensors") for folder in (straight[0], adapter))
+    assert all((one[name] == two[name]).all() for name in one)
+
+
+def test_an_adapter_that_changes_nothing_is_refused(base: BaseModel, tmp_path: Path) -> None:
+    warming_up = PARAMS.model_copy(update={"max_steps": 1, "evaluations": 1, "warmup_steps": 5})
+    with pytest.raises(BackendError, match="changes nothing"):
+        train_lora(base, records(4), records(2, 100), tmp_path, warming_up, lambda *_: None)
+
+
+def test_training_stops_when_validation_no_longer_improves(base: BaseModel, tmp_path: Path) -> None:
+    wild = PARAMS.model_copy(
+        update={"learning_rate": 3.0, "scheduler": "constant", "eval_steps": 1, "early_stopping_patience": 2}
+    )
+    _, state = train_lora(base, records(16), records(2, 100), tmp_path, wild, lambda *_: None)
+    losses = [entry["eval_loss"] for entry in state["history"] if "eval_loss" in entry]
+    assert state["stopped_early"]
+    assert state["steps"] == len(losses) < 16
+    assert state["best_step"] == losses.index(min(losses)) + 1 == len(losses) - 2
+
+
+def test_epochs_are_a_strategy_and_the_last_step_can_be_kept(base: BaseModel, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    params = PARAMS.model_copy(
+        update={
+            **{"eval_strategy": "epoch", "save_strategy": "epoch", "logging_strategy": "epoch", "epochs": 3.0},
+            **{"load_best_model_at_end": False, "save_total_limit": 1},
+        }
+    )
+    adapter, state = train_lora(base, records(8), records(2, 100), tmp_path, params, lambda *_: None)
+    assert [entry["step"] for entry in state["history"] if "eval_loss" in entry] == [2, 4, 6]
+    assert [entry["step"] for entry in state["history"] if "loss" in entry] == [2, 4, 6]
+    assert state["best_step"] == 6
+    (last,) = (tmp_path / "checkpoints").glob("checkpoint-*")
+    one, two = (load_file(folder / "adapter_model.safetensors") for folder in (last, adapter))
+    assert all((one[name] == two[name]).all() for name in one)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"eval_strategy": "epoch"},
+        {"save_steps": 3},
+        {"save_steps": 3, "eval_steps": 2},
+        {"load_best_model_at_end": False, "early_stopping_patience": 1},
+        {"optimizer": 3},
+        {"metric_for_best_model": "f1"},
+        {"report_to": ["mlflow"]},
+        {"batch_size": "all"},
+        {"batch_size": 0},
+        {"lora": {"task_type": "SEQ_CLS"}},
+    ],
+)
+def test_parameters_that_contradict_each_other_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        TrainingParams(**wrong)
+
+
+def smaller_memory(rows: int, used: list[int]) -> Any:
+    """Make steps of more rows run out of memory, as a device does: with its error, in the middle of a step."""
+    import torch
+
+    from odin_slm.engines.threaded_steps import with_threads
+
+    def trainer_class(trainer: type[Any], workers: Any) -> type[Any]:
+        class Small(with_threads(trainer, workers)):
+            def training_step(self, model: Any, inputs: dict[str, Any], *more: Any, **options: Any) -> Any:
+                used.append(len(inputs["input_ids"]))
+                if used[-1] > rows:
+                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+                return super().training_step(model, inputs, *more, **options)
+
+        return Small
+
+    return trainer_class
+
+
+def test_out_of_memory_halves_the_batch_once_and_keeps_the_course(
+    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, straight: tuple[Path, dict[str, Any]]
+) -> None:
+    from odin_slm.engines import training
+
+    used: list[int] = []
+    monkeypatch.setattr(training, "with_threads", smaller_memory(2, used))
+    halving = SHORT.model_copy(update={"oom": "halve"})
+    _, state = train_lora(base, records(8), records(4, 100), tmp_path, halving, lambda *_: None)
+    assert used == [4] + [2] * 16
+    assert (state["hyperparameters"]["batch_size"], state["hyperparameters"]["gradient_accumulation_steps"]) == (2, 2)
+    losses = [[e["loss"] for e in s["history"] if "loss" in e] for s in (state, straight[1])]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_a_run_that_halved_its_batch_resumes_with_the_halved_one(
+    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from odin_slm.engines import training
+
+    used: list[int] = []
+    monkeypatch.setattr(training, "with_threads", smaller_memory(2, used))
+    halving = SHORT.model_copy(update={"oom": "halve"})
+
+    def kill(now: int, _: dict[str, float]) -> None:
+        if now == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_lora(base, records(8), records(4, 100), tmp_path, halving, kill)
+    used.clear()
+    resumed = halving.model_copy(update={"resume": True})
+    _, state = train_lora(base, records(8), records(4, 100), tmp_path, resumed, lambda *_: None)
+    assert state["resumed_from_step"] == 4
+    assert used == [2] * 8
+
+
+def test_out_of_memory_says_what_to_change(base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from odin_slm.engines import training
+
+    for rows, oom, batch in ((2, "fail", 4), (1, "halve", 2)):
+        monkeypatch.setattr(training, "with_threads", smaller_memory(rows, []))
+        params = PARAMS.model_copy(update={"oom": oom})
+        with pytest.raises(DeviceMemoryError, match=rf"batch_size={batch}.*CUDA out of memory") as caught:
+            train_lora(base, records(8), records(2, 100), tmp_path, params, lambda *_: None)
+        assert "gradient_checkpointing" in caught.value.fix
+
+
+# Backends
+
+
+def test_auto_is_transformers_without_cuda() -> None:
+    if backends.cuda():
+        pytest.skip("there is a CUDA device")
+    assert backends.choose(TrainingParams()) == "transformers"
+    assert (backends.precision(TrainingParams()), backends.weights_dtype(TrainingParams())) == ("fp32", "float32")
+    assert backends.optimizer(TrainingParams()) == "adamw_torch"
+    assert backends.optimizer(TrainingParams(load_in_4bit=True)) == "adamw_8bit"
+    with pytest.raises(BackendError, match="unsloth needs a CUDA device") as caught:
+        backends.choose(TrainingParams(backend="unsloth"))
+    assert "transformers" in caught.value.fix
+
+
+def test_without_unsloth_the_message_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    if importlib.util.find_spec("unsloth"):
+        pytest.skip("unsloth is installed")
+    monkeypatch.setattr(backends, "cuda", lambda: True)
+    assert backends.choose(TrainingParams()) == "transformers"
+    with pytest.raises(BackendError, match="not installed") as caught:
+        backends.choose(TrainingParams(backend="unsloth"))
+    assert "pip install -e '.[gpu]'" in caught.value.fix
+
+
+def test_attention_and_all_linear_reach_the_model(base: BaseModel) -> None:
+    params = TrainingParams(attention="eager", dtype="bfloat16", lora=LoraParams(r=4, target_modules="all-linear"))
+    model = with_adapter("transformers", base, params)
+    assert model.config._attn_implementation == "eager"
+    assert {str(p.dtype) for p in model.parameters() if not p.requires_grad} == {"torch.bfloat16"}
+    adapted = {name.split(".lora_A")[0].rsplit(".", 1)[-1] for name, _ in model.named_parameters() if "lora_A" in name}
+    assert adapted == set(LoraParams().target_modules)
+
+
+@pytest.mark.gpu
+def test_unsloth_trains_the_same_way(tmp_path: Path, base: BaseModel) -> None:
+    if not backends.cuda() or importlib.util.find_spec("unsloth") is None:
+        pytest.skip("needs a CUDA device and unsloth")
+    params = PARAMS.model_copy(update={"backend": "unsloth"})
+    adapter, state = train_lora(base, records(24), records(4, 100), tmp_path, params, lambda *_: None)
+    losses = [entry["loss"] for entry in state["history"] if "loss" in entry]
+    assert losses[-1] < losses[0] - 0.2
+    assert state["backend"] == "unsloth"
+    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= {f.name for f in adapter.iterdir()}

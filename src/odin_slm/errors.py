@@ -71,6 +71,10 @@ class BackendError(OdinError):
     """A training backend cannot run on this machine."""
 
 
+class DeviceMemoryError(OdinError):
+    """A job does not fit into the memory of the machine or its accelerator."""
+
+
 class AdapterError(OdinError):
     """A folder holds no LoRA adapter, or one that does not fit the base."""
 

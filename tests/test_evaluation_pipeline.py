@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,10 +22,16 @@ from odin_slm.datasets.override import (
     OverrideAdapterDataset,
 )
 from odin_slm.engines.base_model import BaseModel, load_model
-from odin_slm.errors import MissingInputError, PredictionsError
+from odin_slm.errors import BackendError, MissingInputError, PredictionsError
 from odin_slm.parameters import EvaluationParams
 from odin_slm.pipelines.evaluation import create_pipeline
-from odin_slm.pipelines.evaluation.nodes import generate_predictions, select_test_set
+from odin_slm.pipelines.evaluation.nodes import (
+    clear_predictions_work,
+    fit_calibration,
+    generate_calibration_predictions,
+    generate_predictions,
+    select_test_set,
+)
 from odin_slm.prompt import Entity, Extraction, RelationTriple, instruction_for, parse, render
 from odin_slm.schema import SCHEMAS
 from odin_slm.scoring import score
@@ -108,6 +117,10 @@ def test_what_is_brought_from_elsewhere_is_evaluated_and_never_written(run: Run,
     assert "trained elsewhere" in (reports / "report.html").read_text(encoding="utf-8")
     for name in ("type_scores.json", "errors.json", "length_scores.json", "training_curve.json", "overview.png"):
         assert (reports / name).stat().st_size > 1000
+    for name in ("reliability.json", "risk_coverage.json"):
+        assert json.loads((reports / name).read_text(encoding="utf-8"))["layout"]["title"]
+    assert set(results["confidence"]["entity"]["calibration"].values()) >= {"none", "there is no validation split"}
+    assert not list((project / "data/07_model_output/test/work").iterdir())
 
     (project / "data/07_model_output/test/base_predictions.jsonl").unlink()
     own = [{"id": r["id"], "input": r["input"], "gold": r["output"], "prediction": r["output"]} for r in RECORDS]
@@ -116,14 +129,15 @@ def test_what_is_brought_from_elsewhere_is_evaluated_and_never_written(run: Run,
     results = json.loads((reports / "evaluation_results.json").read_text(encoding="utf-8"))
     assert results["entity_metrics"]["micro"] == {"precision": 1, "recall": 1, "f1": 1, "tp": 16, "fp": 0, "fn": 0}
     assert results["base"] is None
+    assert results["confidence"] is None, "those rows hold none"
 
 
 def test_the_pipeline_depends_on_what_the_stages_before_it_make() -> None:
     pipeline = create_pipeline()
     made = {"test", "adapter", "base_model", "training_state"}
     brought = {"given_test", "seen_records", "predictions_work", "champion_predictions", "params:evaluation"}
-    assert pipeline.inputs() == made | brought
-    assert {"predictions", "base_predictions", "evaluation_results"} <= pipeline.all_outputs()
+    assert pipeline.inputs() == made | brought | {"calibration_records"}
+    assert {"predictions", "base_predictions", "calibrator", "evaluation_results"} <= pipeline.all_outputs()
     assert "report" in pipeline.outputs()
 
 
@@ -132,7 +146,7 @@ def test_the_pipeline_depends_on_what_the_stages_before_it_make() -> None:
 
 @pytest.mark.parametrize("decoding", ["free", "constrained", "both"])
 def test_rows_hold_what_the_decoding_gave(base: BaseModel, adapter: Path, decoding: str, tmp_path: Path) -> None:
-    rows = generate_predictions(base, adapter, RECORDS, tmp_path, params(decoding=decoding))
+    rows = generate_predictions(base, adapter, RECORDS, None, tmp_path, params(decoding=decoding))
     assert [row["id"] for row in rows] == [r["id"] for r in RECORDS]
     for row in rows:
         assert row["decoding"] == ("free" if decoding == "free" else "constrained")
@@ -155,14 +169,105 @@ def test_rows_hold_what_the_decoding_gave(base: BaseModel, adapter: Path, decodi
 def test_a_smaller_sample_is_part_of_a_larger_one_with_the_same_outputs(
     base: BaseModel, adapter: Path, tmp_path: Path
 ) -> None:
-    few = generate_predictions(base, adapter, RECORDS, tmp_path, params(num_samples=3, max_new_tokens="auto"))
-    more = generate_predictions(
-        base, adapter, RECORDS, tmp_path, params(num_samples=5, max_new_tokens="auto", batch_size=2)
-    )
-    again = generate_predictions(base, adapter, RECORDS, tmp_path, params(num_samples=3, max_new_tokens="auto"))
-    assert few == again
-    assert [row for row in more if row["id"] in {r["id"] for r in few}] == few
+    def predict(**values: Any) -> list[dict[str, Any]]:
+        options = params(max_new_tokens="auto", **values)
+        return generate_predictions(base, adapter, RECORDS, None, tmp_path / str(values), options)
+
+    for folder in ("{'num_samples': 3}", "{'num_samples': 5, 'batch_size': 2}"):
+        (tmp_path / folder).mkdir()
+    few, more = predict(num_samples=3), predict(num_samples=5, batch_size=2)
+    shutil.rmtree(tmp_path / "{'num_samples': 3}")
+    (tmp_path / "{'num_samples': 3}").mkdir()
+    assert few == predict(num_samples=3)
+    same = [row for row in more if row["id"] in {r["id"] for r in few}]
+    for one, other in zip(same, few, strict=True):  # in other company the last digits of a probability are others
+        assert one["prediction"] == other["prediction"]
+        for mine, theirs in zip(one["entities"], other["entities"], strict=True):
+            assert mine["log_probability"] == pytest.approx(theirs["log_probability"], abs=1e-3)
     assert {row["id"] for row in few} != {r["id"] for r in RECORDS[:3]}
+
+
+def test_extractions_carry_the_probability_of_their_line_and_a_confidence(
+    base: BaseModel, adapter: Path, tmp_path: Path
+) -> None:
+    calibrator = {"records": 9, "entity": {"method": "isotonic", "x": [0.0, 1.0], "y": [0.25, 0.75]}}
+    calibrator["relation"] = {"method": "none"}
+    rows = generate_predictions(base, adapter, RECORDS, calibrator, tmp_path, params(max_new_tokens=120))
+    entities = [entry for row in rows for entry in row["entities"]]
+    relations = [entry for row in rows for entry in row["relations"]]
+    assert entities
+    assert all(entry["log_probability"] < 0 for entry in entities)
+    for entry in entities:
+        raw = math.exp(entry["log_probability"])
+        assert entry["confidence"] == pytest.approx(0.25 + raw / 2, abs=1e-3)
+    for entry in relations:
+        assert entry["confidence"] == pytest.approx(math.exp(entry["log_probability"]), abs=1e-3)
+    assert not [entry for row in rows for entry in row["free"]["entities"] if "confidence" in entry]
+
+
+def test_calibration_reads_a_sample_of_the_validation_split(base: BaseModel, adapter: Path, tmp_path: Path) -> None:
+    some = generate_calibration_predictions(base, adapter, RECORDS, tmp_path, params(calibration_samples=5))
+    assert len(some) == 5
+    assert all(row["decoding"] == "constrained" and "free" not in row for row in some)
+    assert fit_calibration(some, params())["records"] == 5
+    for absent in (None, []):
+        assert generate_calibration_predictions(base, adapter, absent, tmp_path, params()) == []
+    assert generate_calibration_predictions(base, adapter, RECORDS, tmp_path, params(calibration="none")) == []
+
+
+def test_without_a_validation_split_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    calibrator = fit_calibration([], params())
+    assert calibrator["entity"]["method"] == calibrator["relation"]["method"] == "none"
+    assert "raw probability of its line: there is no validation split" in caplog.text
+
+
+class Killed(BaseException):
+    """As a signal: nothing below catches it."""
+
+
+@pytest.mark.parametrize("after", [1, 3, 7, 9, 15])
+def test_a_prediction_that_was_killed_anywhere_gives_the_same_rows(
+    base: BaseModel, adapter: Path, tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last digit of every probability, and without writing again what was there."""
+    from odin_slm.engines.journal import Journal
+
+    options = params(batch_size=3)
+    for name in ("straight", "killed"):
+        (tmp_path / name).mkdir()
+    straight = generate_predictions(base, adapter, RECORDS, None, tmp_path / "straight", options)
+    add, written = Journal.add, []
+
+    def add_or_die(self: Journal, row: dict[str, Any]) -> None:
+        if len(written) == after:
+            raise Killed
+        written.append(row["index"])
+        add(self, row)
+
+    monkeypatch.setattr(Journal, "add", add_or_die)
+    with pytest.raises(Killed):
+        generate_predictions(base, adapter, RECORDS, None, tmp_path / "killed", options)
+    first = list(written)
+    monkeypatch.setattr(Journal, "add", lambda self, row: (written.append(row["index"]), add(self, row)))
+    assert generate_predictions(base, adapter, RECORDS, None, tmp_path / "killed", options) == straight
+    assert len(first) == after
+    assert sorted(written) == list(range(2 * len(RECORDS))), "each output was kept once"
+
+
+def test_outputs_so_far_stay_until_every_predictions_file_is_saved(
+    base: BaseModel, adapter: Path, tmp_path: Path
+) -> None:
+    rows = generate_predictions(base, adapter, RECORDS[:2], None, tmp_path, params())
+    assert (tmp_path / "fine-tuned.jsonl").exists(), "the run may be killed before the rows are saved"
+    clear_predictions_work(rows, [], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_vllm_is_imported_only_when_chosen(base: BaseModel, adapter: Path, tmp_path: Path) -> None:
+    if importlib.util.find_spec("vllm"):
+        pytest.skip("vLLM is installed")
+    with pytest.raises(BackendError, match=r"evaluation\.backend"):
+        generate_predictions(base, adapter, RECORDS[:1], None, tmp_path, params(backend="vllm"))
 
 
 def test_the_given_test_set_goes_before_the_own_one() -> None:

@@ -16,8 +16,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from odin_slm.engines.base_model import BaseModel, load_model, load_tokenizer
-from odin_slm.engines.constraint import Constraint, Grammar, Vocabulary, complete_lines, reachable
-from odin_slm.engines.generation import generate, progress
+from odin_slm.engines.constraint import Constraint, Grammar, Vocabulary, complete_lines, reachable, up_to_circles
+from odin_slm.engines.generation import generate, line_scores, progress
 from odin_slm.engines.tokens import completion_ids, prompt_ids
 from odin_slm.errors import AdapterError, GrammarError, RecordTooLongError
 from odin_slm.prompt import Entity, Extraction, RelationTriple, instruction_for, parse, render, render_prompt
@@ -119,6 +119,54 @@ def test_the_end_token_ends_an_output_and_is_no_part_of_it(base: BaseModel) -> N
     [(output, finished, count)] = write(base, prompts=PROMPTS[:1], grammars=[nothing], max_new_tokens=400)
     assert (output, finished) == (text, True)
     assert count >= tokens
+
+
+@pytest.mark.parametrize("grammars", [None, GRAMMARS], ids=["free", "constrained"])
+def test_lines_carry_the_log_probability_of_their_tokens(base: BaseModel, grammars: list[Grammar] | None) -> None:
+    """Against one forward pass over prompt and output."""
+    import torch
+
+    model, tokenizer = load_model(base), load_tokenizer(base)
+    vocabulary = Vocabulary(tokenizer, model.config.vocab_size, [tokenizer.eos_token_id])
+    asked = {"batch_size": 8, "max_new_tokens": 120, "grammars": grammars}
+    for index, output in enumerate(generate(base, None, PROMPTS[:2], **asked)):
+        assert len(output.lines) == output.text.count("\n") + 1
+        if not output.finished:
+            continue
+        prompt, said = prompt_ids(tokenizer, PROMPTS[index]), completion_ids(tokenizer, output.text)
+        if len(said) - 1 != output.tokens:
+            continue  # the model cut the same text into other tokens
+        logits = model(torch.tensor([prompt + said])).logits[0, len(prompt) - 1 : -1].detach()
+        constraint = Constraint(vocabulary, grammars[index]) if grammars else None
+        expected = [0.0]
+        for token, row in zip(said, logits, strict=True):
+            if constraint:
+                row[~torch.from_numpy(vocabulary.allowed([constraint])[0])] = -torch.inf
+            expected[-1] += float(row.log_softmax(-1)[token])
+            if constraint and token != said[-1]:
+                constraint.consume(token)
+            expected += [0.0] * tokenizer.decode([token]).count("\n")
+        assert output.lines == pytest.approx(expected[: len(output.lines)], abs=1e-3)
+
+
+def test_line_scores_add_up_tokens_where_they_begin(base: BaseModel) -> None:
+    tokenizer = load_tokenizer(base)
+    text = "### Entities:\n1. [Drug] aspirin\n\n### Relations:\nNone"
+    ids = completion_ids(tokenizer, text)[:-1]
+    scores = line_scores(text, ids, [-1.0] * (len(ids) + 1), tokenizer)
+    assert sum(scores) == -(len(ids) + 1), "every token and the end count once"
+    assert len(scores) == 5
+    decoded = [tokenizer.decode(ids[:number]).count("\n") for number in range(len(ids))]
+    assert scores[0] == -decoded.count(0)
+    assert line_scores("a\nb\nc", ids[:1], [-1.0], tokenizer) == (-1.0, None, None)
+    assert line_scores("a", ids, [-1.0] * len(ids), tokenizer) == (scores[0],)
+
+
+def test_a_text_is_cut_where_it_runs_in_circles() -> None:
+    circle = "### Entities:\n1. [Drug] a\n2. [Drug] a\n3. [Drug] a\n"
+    assert up_to_circles(circle + "4. [Drug] a\n") == circle
+    assert up_to_circles(circle[:-1]) is None
+    assert up_to_circles("a\n\n\n\n\n") is None
 
 
 def test_a_prompt_near_the_end_of_the_context_leaves_less_room(base: BaseModel) -> None:

@@ -262,7 +262,8 @@ def evaluation_metrics(results: Mapping[str, Any]) -> dict[str, float]:
 
     Returns:
         ``entity_f1_micro``, ``entity_precision_macro``, … and the same for relations; ``…_low`` and ``…_high`` for the
-        ends of an interval; rates of faulty outputs; ``free_…`` for the second, free decoding, ``base_…`` and
+        ends of an interval; ``entity_ece``, ``entity_brier``, ``entity_aurc`` and ``entity_raw_…`` (before calibration)
+        of confidences; rates of faulty outputs; ``free_…`` for the second, free decoding, ``base_…`` and
         ``base_free_…`` for the base model; ``difference_…`` for fine-tuned minus base.
     """
     base = results.get("base") or {}
@@ -273,6 +274,10 @@ def evaluation_metrics(results: Mapping[str, Any]) -> dict[str, float]:
     for name, difference in (results.get("difference") or {}).items():
         metrics[f"difference_{name}"] = difference["value"]
         metrics |= _ends(f"difference_{name}", difference["interval"])
+    for kind, found in (results.get("confidence") or {}).items():
+        measures = {"ece": found["after"]["ece"], "brier": found["after"]["brier"], "aurc": found["aurc"]}
+        measures |= {"raw_ece": found["before"]["ece"], "raw_brier": found["before"]["brier"]}
+        metrics |= {f"{kind}_{name}": value for name, value in measures.items() if value is not None}
     metrics["test_examples"] = results["test_set"]["examples"]
     return {name: float(value) for name, value in metrics.items()}
 

@@ -235,6 +235,12 @@ class EvaluationParams(Parameters):
     """Budget of an output in tokens; auto is 1.25 times the longest gold output of the test set, plus 16."""
     num_samples: int | None = Field(default=None, ge=1)
     """Evaluate at most this many test records, drawn by the seed."""
+    backend: Literal["transformers", "vllm"] = "transformers"
+    """What generates: our own batched decoding (CPU or one GPU), or vLLM, which has to be installed and needs a GPU."""
+    calibration: Literal["isotonic", "temperature", "none"] = "isotonic"
+    """How the probability of an output line becomes the chance that it is right; fitted on the validation split."""
+    calibration_samples: int = Field(default=150, ge=1)
+    """Extract from at most this many validation records for it, drawn by the seed."""
     significance: float = Field(default=0.05, gt=0.0, lt=1.0)
     """p-value below which a difference from the champion counts."""
     bootstrap_resamples: int = Field(default=1000, ge=100)

@@ -16,7 +16,7 @@ and the arrow's own characters are escaped where a mention contains them (``\\``
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from odin_slm.schema import ENTITY_TYPES, RELATION_TYPES, Schema
 
@@ -61,10 +61,14 @@ class ParsedOutput:
     Attributes:
         extraction: Everything that could be read.
         malformed: The lines that follow no rule of the format, in order; empty for a well-formed output.
+        entity_lines: For every entity the number of its line, from 0.
+        relation_lines: The same for every relation.
     """
 
     extraction: Extraction
     malformed: tuple[str, ...] = ()
+    entity_lines: tuple[int, ...] = field(default=(), compare=False)
+    relation_lines: tuple[int, ...] = field(default=(), compare=False)
 
     @property
     def well_formed(self) -> bool:
@@ -105,9 +109,11 @@ def parse(output: str) -> ParsedOutput:
     entities: list[Entity] = []
     relations: list[RelationTriple] = []
     malformed: list[str] = []
+    entity_lines: list[int] = []
+    relation_lines: list[int] = []
     section = ""
     seen: list[str] = []
-    for line in output.rstrip("\n").split("\n"):
+    for number, line in enumerate(output.rstrip("\n").split("\n")):
         if line in (ENTITIES_HEADER, RELATIONS_HEADER):
             section = line
             seen.append(line)
@@ -115,13 +121,16 @@ def parse(output: str) -> ParsedOutput:
             continue
         elif section == ENTITIES_HEADER and (match := _ENTITY.fullmatch(line)):
             entities.append(Entity(match[1], _unescape(match[2])))
+            entity_lines.append(number)
         elif section == RELATIONS_HEADER and (match := _RELATION.fullmatch(line)):
             relations.append(RelationTriple(_unescape(match[1]), match[2], _unescape(match[3])))
+            relation_lines.append(number)
         else:
             malformed.append(line)
     if seen != [ENTITIES_HEADER, RELATIONS_HEADER]:
         malformed.append(f"<headers: {', '.join(seen) or 'none'}>")
-    return ParsedOutput(Extraction(tuple(entities), tuple(relations)), tuple(malformed))
+    extraction = Extraction(tuple(entities), tuple(relations))
+    return ParsedOutput(extraction, tuple(malformed), tuple(entity_lines), tuple(relation_lines))
 
 
 def locate(text: str, surface: str) -> list[tuple[int, int]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from odin_slm.confidence_figures import draw_confidence, thresholds
 from odin_slm.figures import draw_panels
 from odin_slm.prompt import Extraction, locate, parse
 from odin_slm.scoring import ERRORS, KINDS, errors_in, normalise
@@ -98,7 +99,11 @@ def render_report(
         marks=MARKS,
         failures=list(choose_failures(results, predictions)),
         limitations=list(_limitations(results)),
-        figures={name: _data_uri(svg) for name, svg in draw_panels(results, training_state).items()},
+        figures={
+            name: _data_uri(svg)
+            for name, svg in {**draw_panels(results, training_state), **draw_confidence(results)}.items()
+        },
+        thresholds={kind: list(thresholds(found)) for kind, found in (results.get("confidence") or {}).items()},
     )
 
 

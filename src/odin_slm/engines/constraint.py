@@ -194,6 +194,17 @@ class Constraint:
         self.matcher = _matcher(self._vocabulary.tokens, lark)
 
 
+def up_to_circles(text: str, begin: int = 0) -> str | None:
+    """Return a text up to the first line that says what two lines before it have said; None where there is none.
+
+    Args:
+        text: An output.
+        begin: Where to begin to look for that line.
+    """
+    ends = (match.end() for match in re.finditer("\n", text))
+    return next((text[:end] for end in ends if end > begin and _in_circles(text[:end])), None)
+
+
 def complete_lines(text: str) -> str:
     """Return an output that the token budget cut off as a whole one: its complete lines and nothing after them."""
     return render(parse(text[: text.rfind("\n") + 1]).extraction)

@@ -41,12 +41,17 @@ class Generation:
         text: The output. Where a grammar held it, the output follows the format even if it is not finished.
         finished: Whether the output ended before the budget of tokens did.
         tokens: Tokens written, the end-of-sequence token not counted.
+        lines: For every line of the text the log-probability (natural) of its tokens, given all before it, with the
+            line break or end that closes it: of the likeliest output, in the distribution that it was chosen from.
+            Under a grammar that is the model's over the allowed tokens alone, so that a token without alternative
+            has 0. None for a line that the model did not write.
     """
 
     index: int
     text: str
     finished: bool
     tokens: int
+    lines: tuple[float | None, ...] = ()
 
 
 @dataclass(slots=True)
@@ -56,6 +61,8 @@ class _Row:
     limit: int
     constraint: Constraint | None = None
     written: list[int] = field(default_factory=list)
+    log_probabilities: list[float] = field(default_factory=list)
+    """Of every token written, and of the end."""
     finished: bool = False
 
 
@@ -106,19 +113,16 @@ def generate(
     end_tokens = _end_tokens(model, tokenizer)
     grammars = grammars or [None] * len(prompts)
     vocabulary = Vocabulary(tokenizer, _logits(model), sorted(end_tokens)) if any(grammars) else None
-    rows = _rows(tokenizer, model, prompts, names, max_new_tokens)
+    context = getattr(model.config, "max_position_embeddings", None)
+    rows = prompt_rows(tokenizer, context, prompts, names, max_new_tokens)
     total = len(rows)
-    done: list[Generation] = []
-    book = None
-    if journal is not None:
-        settings = [max_new_tokens, [str(grammar) if grammar else "" for grammar in grammars]]
-        book = Journal(journal, describe(base, adapter, prompts, settings))
-        done = [Generation(**row) for row in book.rows.values()]
-        rows = [row for row in rows if row.index not in book.rows]
-        if done:
-            _log.info("%s: %d of %d outputs are there already.", journal.name, len(done), total)
-        book.begin()
+    book, done = open_journal(journal, base, adapter, prompts, max_new_tokens, grammars, "transformers")
+    kept = {generation.index for generation in done}
     rows.sort(key=lambda row: (-len(row.prompt), row.prompt, row.index))
+    # A batch that was stopped is written again as a whole: in other company a row's last digits would be others.
+    batches = [rows[begin : begin + batch_size] for begin in range(0, total, batch_size)]
+    cores = min(len(batches), torch.get_num_threads() if device.type == "cpu" else 1)
+    batches = [batch for batch in batches if any(row.index not in kept for row in batch)]
     lock = threading.Lock()
 
     def write(batch: list[_Row]) -> None:
@@ -128,6 +132,8 @@ def generate(
                 row.constraint = Constraint(vocabulary, grammar)
         with torch.inference_mode():
             for row in _decode(model, batch, end_tokens, tokenizer.pad_token_id, vocabulary):
+                if row.index in kept:
+                    continue
                 generation = _generation(row, tokenizer)
                 with lock:
                     done.append(generation)
@@ -137,22 +143,43 @@ def generate(
                         on_progress(len(done), total)
 
     try:
-        _write_batches(rows, batch_size, write, torch.get_num_threads() if device.type == "cpu" else 1)
+        _write_batches(batches, write, cores)
     finally:
         if book:
             book.end()
     return sorted(done, key=lambda generation: generation.index)
 
 
-def _write_batches(rows: list[_Row], batch_size: int, write: Callable[[list[_Row]], None], cores: int) -> None:
+def open_journal(
+    file: Path | None,
+    base: BaseModel,
+    adapter: Path | None,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    grammars: Sequence[Grammar | None],
+    way: str,
+) -> tuple[Journal | None, list[Generation]]:
+    """Return the journal of a job, open for more, and the outputs that it holds already; None without a file."""
+    if file is None:
+        return None, []
+    settings = [max_new_tokens, [str(grammar) if grammar else "" for grammar in grammars], way]
+    book = Journal(file, describe(base, adapter, prompts, settings))
+    done = [Generation(**{**row, "lines": tuple(row["lines"])}) for row in book.rows.values()]
+    if done:
+        _log.info("%s: %d of %d outputs are there already.", file.name, len(done), len(prompts))
+    book.begin()
+    return book, done
+
+
+def _write_batches(batches: list[list[_Row]], write: Callable[[list[_Row]], None], cores: int) -> None:
     """Write all rows; one token of 32 rows is too little work to share among cores: each decodes a batch of its own."""
     import torch
 
-    batches = [rows[begin : begin + batch_size] for begin in range(0, len(rows), batch_size)]
-    if min(len(batches), cores) <= 1:
+    if cores <= 1:
         for batch in batches:
             write(batch)
         return
+    threads = torch.get_num_threads()
     with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         futures = [pool.submit(write, batch) for batch in batches]
         try:
@@ -161,7 +188,7 @@ def _write_batches(rows: list[_Row], batch_size: int, write: Callable[[list[_Row
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    torch.set_num_threads(cores)  # what a thread sets is also what later threads begin with
+    torch.set_num_threads(threads)  # what a thread sets is also what later threads begin with
 
 
 @contextmanager
@@ -217,10 +244,14 @@ def progress(label: str, total: int) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total, speed=speed(done))
 
 
-def _rows(
-    tokenizer: Any, model: Any, prompts: Sequence[str], names: Sequence[str] | None, max_new_tokens: int
+def prompt_rows(
+    tokenizer: Any, context: int | None, prompts: Sequence[str], names: Sequence[str] | None, max_new_tokens: int
 ) -> list[_Row]:
-    context = getattr(model.config, "max_position_embeddings", None)
+    """Return a row for every prompt, with its token ids and the budget that the model's context leaves it.
+
+    Raises:
+        RecordTooLongError: A prompt leaves no room for an output in the context.
+    """
     rows = []
     for index, prompt in enumerate(prompts):
         ids = prompt_ids(tokenizer, prompt)
@@ -258,11 +289,11 @@ def _decode(
     mask, positions = mask[continues], positions[continues, -1:]
     active = list(rows)
     while True:
-        tokens = _choose(logits, active, vocabulary)
+        tokens, chances = _choose(logits, active, vocabulary)
         gone = [
             place
-            for place, (row, token) in enumerate(zip(active, tokens, strict=True))
-            if _take(row, token, end_tokens)
+            for place, (row, token, chance) in enumerate(zip(active, tokens, chances, strict=True))
+            if _take(row, token, chance, end_tokens)
         ]
         yield from (active[place] for place in gone)
         if len(gone) == len(active):
@@ -291,8 +322,8 @@ def _forward(model: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch
     return logits
 
 
-def _choose(logits: torch.Tensor, rows: list[_Row], vocabulary: Vocabulary | None) -> list[int]:
-    """Return the likeliest allowed token of every row."""
+def _choose(logits: torch.Tensor, rows: list[_Row], vocabulary: Vocabulary | None) -> tuple[list[int], list[float]]:
+    """Return the likeliest allowed token of every row, and its log-probability among the allowed ones."""
     import torch
 
     held = [(place, row.constraint) for place, row in enumerate(rows) if row.constraint is not None]
@@ -300,12 +331,13 @@ def _choose(logits: torch.Tensor, rows: list[_Row], vocabulary: Vocabulary | Non
         allowed = torch.from_numpy(vocabulary.allowed([constraint for _, constraint in held])).to(logits.device)
         places = [place for place, _ in held]
         logits[places] = logits[places].masked_fill(~allowed, -torch.inf)
-    tokens: list[int] = logits.argmax(-1).tolist()
-    return tokens
+    highest, tokens = logits.max(-1)
+    return tokens.tolist(), (highest - logits.logsumexp(-1)).tolist()
 
 
-def _take(row: _Row, token: int, end_tokens: frozenset[int]) -> bool:
+def _take(row: _Row, token: int, log_probability: float, end_tokens: frozenset[int]) -> bool:
     """Append a token to its row; tell whether the row is done."""
+    row.log_probabilities.append(log_probability)
     if token in end_tokens:
         row.finished = True
         return True
@@ -321,7 +353,32 @@ def _generation(row: _Row, tokenizer: Any) -> Generation:
         text = tokenizer.decode(row.written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     else:
         text = row.constraint.text if row.finished else complete_lines(row.constraint.text)
-    return Generation(row.index, text, row.finished, len(row.written))
+    lines = line_scores(text, row.written, row.log_probabilities, tokenizer)
+    return Generation(row.index, text, row.finished, len(row.written), lines)
+
+
+def line_scores(
+    text: str, tokens: Sequence[int], log_probabilities: Sequence[float], tokenizer: Any
+) -> tuple[float | None, ...]:
+    """Add up the log-probabilities of tokens line by line; a token counts for the line in which it begins.
+
+    Args:
+        text: The output that the tokens became.
+        tokens: Token ids.
+        log_probabilities: Of every token, and, where the model ended the output, of the end.
+        tokenizer: The model's tokenizer.
+
+    Returns:
+        One value per line of the text, None for a line after the last token's.
+    """
+    sums = [0.0]
+    for number, chance in enumerate(log_probabilities):
+        sums[-1] += chance
+        if number < len(tokens):
+            breaks = tokenizer.decode([tokens[number]], skip_special_tokens=True).count("\n")
+            sums.extend([0.0] * breaks)
+    lines = text.count("\n") + 1
+    return tuple(round(value, 6) for value in sums[:lines]) + (None,) * (lines - len(sums))
 
 
 def _load(base: BaseModel, adapter: Path | None, device: torch.device) -> Any:
@@ -338,7 +395,7 @@ def _load(base: BaseModel, adapter: Path | None, device: torch.device) -> Any:
 def _merge(model: Any, base: BaseModel, adapter: Path) -> Any:
     from peft import PeftModel, get_peft_model_state_dict
 
-    _check_config(adapter)
+    check_config(adapter)
     found = _shapes(adapter / "adapter_model.safetensors")
     fix = "Name the base that it was trained on (globals.yml, base_model), or another adapter."
     try:
@@ -360,7 +417,12 @@ def _merge(model: Any, base: BaseModel, adapter: Path) -> Any:
     return merged.merge_and_unload()
 
 
-def _check_config(adapter: Path) -> None:
+def check_config(adapter: Path) -> None:
+    """Check that a folder holds the configuration of a LoRA adapter.
+
+    Raises:
+        AdapterError: It does not.
+    """
     file = adapter / "adapter_config.json"
     fix = "Name a folder that PEFT saved: --params adapter=DIR."
     try:

@@ -1,9 +1,10 @@
 """Nodes of the evaluation pipeline."""
 
+import logging
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from odin_slm.errors import MissingInputError, PredictionsError
 from odin_slm.parameters import EvaluationParams
 from odin_slm.prompt import locate, parse, render_prompt
 
+_log = logging.getLogger(__name__)
 _REQUIRED = ("instruction", "input", "output")
 
 
@@ -48,10 +50,43 @@ def select_test_set(test: list[dict[str, Any]] | None, given_test: list[dict[str
     return complete
 
 
+def generate_calibration_predictions(
+    base_model: BaseModel,
+    adapter: Path,
+    calibration_records: list[dict[str, Any]] | None,
+    predictions_work: Path,
+    params: EvaluationParams,
+) -> list[dict[str, Any]]:
+    """Let the fine-tuned model extract from some validation texts, under the headline decoding alone.
+
+    Returns:
+        Rows as of :func:`generate_predictions`, without calibrated confidences; none where there is no validation split
+        or calibration is off.
+    """
+    if not calibration_records or params.calibration == "none":
+        return []
+    headline = "free" if params.decoding == "free" else "constrained"
+    some = params.model_copy(update={"num_samples": params.calibration_samples, "decoding": headline})
+    journal = predictions_work / "calibration.jsonl"
+    return _predict(base_model, adapter, calibration_records, journal, some, "validation, for the calibration")
+
+
+def fit_calibration(calibration_predictions: list[dict[str, Any]], params: EvaluationParams) -> dict[str, Any]:
+    """Fit what turns probabilities of output lines into chances to be right; see :func:`odin_slm.calibration.fit`."""
+    from odin_slm.calibration import fit
+
+    calibrator = fit(calibration_predictions, params.calibration)
+    for kind in ("entity", "relation"):
+        if why := calibrator[kind]["why"]:
+            _log.warning("The confidence of each %s is the raw probability of its line: %s.", kind, why)
+    return calibrator
+
+
 def generate_predictions(
     base_model: BaseModel,
     adapter: Path,
     test_data: list[dict[str, Any]],
+    calibrator: dict[str, Any] | None,
     predictions_work: Path,
     params: EvaluationParams,
 ) -> list[dict[str, Any]]:
@@ -61,17 +96,27 @@ def generate_predictions(
         base_model: The base.
         adapter: Folder of the LoRA adapter.
         test_data: Test records.
+        calibrator: What makes confidences of log-probabilities; None leaves them raw.
         predictions_work: Folder for the outputs so far; a run that was killed goes on from there.
         params: Decoding, batch size, budget, sample.
 
     Returns:
         Rows in the order of the records: ``id``, ``source``, ``document_id``, ``input``, ``gold``, ``decoding``,
         ``prediction`` (raw text) and what is parsed from it: ``entities`` with character offsets in the input,
-        ``relations``, ``malformed`` lines; ``finished``, ``tokens``. With both decodings ``prediction`` is the
-        constrained one and ``free`` holds the same fields of the free one. ``gold_reachable`` tells whether the grammar
-        accepts the gold output.
+        ``relations``, both with the ``log_probability`` of their line, ``malformed`` lines; ``finished``, ``tokens``.
+        With both decodings ``prediction`` is the constrained one and ``free`` holds the same fields of the free one.
+        Extractions of the headline decoding also carry ``confidence``, the chance that they are right.
+        ``gold_reachable`` tells whether the grammar accepts the gold output.
     """
-    return _predict(base_model, adapter, test_data, predictions_work / "fine-tuned.jsonl", params, "fine-tuned model")
+    from odin_slm.calibration import confidence
+
+    rows = _predict(base_model, adapter, test_data, predictions_work / "fine-tuned.jsonl", params, "fine-tuned model")
+    for row in rows:
+        for kind, entries in (("entity", row["entities"]), ("relation", row["relations"])):
+            for entry in entries:
+                if entry["log_probability"] is not None:
+                    entry["confidence"] = round(confidence(calibrator, kind, entry["log_probability"]), 4)
+    return rows
 
 
 def generate_base_predictions(
@@ -81,10 +126,19 @@ def generate_base_predictions(
     return _predict(base_model, None, test_data, predictions_work / "base.jsonl", params, "base model alone")
 
 
+def clear_predictions_work(
+    predictions: list[dict[str, Any]], base_predictions: list[dict[str, Any]], predictions_work: Path
+) -> None:
+    """Remove the outputs so far, now that every predictions file is saved; a further run makes them anew."""
+    for journal in predictions_work.glob("*.jsonl"):
+        journal.unlink()
+
+
 def score_predictions(
     predictions: list[dict[str, Any]],
     base_predictions: list[dict[str, Any]],
     seen_records: list[dict[str, Any]] | None,
+    calibrator: dict[str, Any] | None,
     params: EvaluationParams,
 ) -> dict[str, Any]:
     """Score both models from their raw texts and compare them.
@@ -93,14 +147,16 @@ def score_predictions(
         predictions: Rows of the fine-tuned model.
         base_predictions: Rows of the base; may be empty.
         seen_records: The training split; strings in it count as seen. None where it is not at hand.
+        calibrator: What made the confidences of the predictions; None where it is not at hand.
         params: Experiment, bootstrap.
 
     Returns:
-        See :func:`odin_slm.scoring.evaluate`.
+        See :func:`odin_slm.scoring.evaluate`; ``confidence`` as of :func:`odin_slm.calibration.assess`.
     """
+    from odin_slm.calibration import assess
     from odin_slm.scoring import evaluate
 
-    return evaluate(
+    results = evaluate(
         predictions,
         base_predictions,
         seen_records,
@@ -108,6 +164,7 @@ def score_predictions(
         resamples=params.bootstrap_resamples,
         seed=params.seed,
     )
+    return {**results, "confidence": assess(predictions, calibrator)}
 
 
 def decide_promotion(
@@ -144,6 +201,20 @@ def draw_length_scores(evaluation_results: dict[str, Any]) -> Any:
     from odin_slm.figures import plot_length_scores
 
     return plot_length_scores(evaluation_results)
+
+
+def draw_reliability(evaluation_results: dict[str, Any]) -> Any:
+    """Draw how often extractions of a confidence are right, before and after calibration."""
+    from odin_slm.confidence_figures import plot_reliability
+
+    return plot_reliability(evaluation_results)
+
+
+def draw_risk_coverage(evaluation_results: dict[str, Any]) -> Any:
+    """Draw the share of wrong extractions against the share kept, the surest first."""
+    from odin_slm.confidence_figures import plot_risk_coverage
+
+    return plot_risk_coverage(evaluation_results)
 
 
 def draw_training_curve(training_state: dict[str, Any] | None) -> Any:
@@ -197,7 +268,7 @@ def _predict(
     title: str,
 ) -> list[dict[str, Any]]:
     from odin_slm.engines.constraint import Grammar, reachable
-    from odin_slm.engines.generation import generate, progress
+    from odin_slm.engines.generation import progress
 
     budget = _budget(base_model, test_data) if params.max_new_tokens == "auto" else params.max_new_tokens
     records = _sample(test_data, params)
@@ -206,7 +277,7 @@ def _predict(
     held: dict[str, list[Any]] = {"constrained": grammars, "free": [None] * len(records)}
     prompts = [render_prompt(record["instruction"], record["input"]) for record in records]
     with progress(f"Generating, {title}", len(records) * len(decodings)) as on_progress:
-        outputs = generate(
+        outputs = _backend(params.backend)(
             base_model,
             adapter,
             prompts * len(decodings),
@@ -217,8 +288,6 @@ def _predict(
             on_progress=on_progress,
             journal=journal,
         )
-    # All of it is in the values that the node returns; a further run makes them anew.
-    journal.unlink(missing_ok=True)
     rows = []
     for index, record in enumerate(records):
         row = {name: record[name] for name in ("id", "source", "document_id", "input")}
@@ -231,15 +300,32 @@ def _predict(
     return rows
 
 
+def _backend(name: str) -> Callable[..., list[Any]]:
+    if name == "vllm":
+        from odin_slm.engines.vllm_generation import generate
+    else:
+        from odin_slm.engines.generation import generate
+    return generate
+
+
 def _parsed(text: str, output: Any) -> dict[str, Any]:
     parsed = parse(output.text)
+    chances = [None if chance is None else round(chance, 4) for chance in output.lines]
     return {
         "prediction": output.text,
         "entities": [
-            {"type": e.type, "text": e.text, "offsets": [list(span) for span in locate(text, e.text)]}
-            for e in parsed.extraction.entities
+            {
+                "type": e.type,
+                "text": e.text,
+                "offsets": [list(span) for span in locate(text, e.text)],
+                "log_probability": chances[line],
+            }
+            for e, line in zip(parsed.extraction.entities, parsed.entity_lines, strict=True)
         ],
-        "relations": [{"head": r.head, "type": r.type, "tail": r.tail} for r in parsed.extraction.relations],
+        "relations": [
+            {"head": r.head, "type": r.type, "tail": r.tail, "log_probability": chances[line]}
+            for r, line in zip(parsed.extraction.relations, parsed.relation_lines, strict=True)
+        ],
         "malformed": list(parsed.malformed),
         "finished": output.finished,
         "tokens": output.tokens,

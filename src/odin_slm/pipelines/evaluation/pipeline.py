@@ -3,13 +3,18 @@
 from kedro.pipeline import Node, Pipeline
 
 from odin_slm.pipelines.evaluation.nodes import (
+    clear_predictions_work,
     decide_promotion,
     draw_errors,
     draw_length_scores,
     draw_overview,
+    draw_reliability,
+    draw_risk_coverage,
     draw_training_curve,
     draw_type_scores,
+    fit_calibration,
     generate_base_predictions,
+    generate_calibration_predictions,
     generate_predictions,
     score_predictions,
     select_test_set,
@@ -28,8 +33,20 @@ def create_pipeline() -> Pipeline:
                 name="select_test_set",
             ),
             Node(
+                func=generate_calibration_predictions,
+                inputs=["base_model", "adapter", "calibration_records", "predictions_work", "params:evaluation"],
+                outputs="calibration_predictions",
+                name="generate_calibration_predictions",
+            ),
+            Node(
+                func=fit_calibration,
+                inputs=["calibration_predictions", "params:evaluation"],
+                outputs="calibrator",
+                name="fit_calibration",
+            ),
+            Node(
                 func=generate_predictions,
-                inputs=["base_model", "adapter", "test_data", "predictions_work", "params:evaluation"],
+                inputs=["base_model", "adapter", "test_data", "calibrator", "predictions_work", "params:evaluation"],
                 outputs="predictions",
                 name="generate_predictions",
             ),
@@ -41,9 +58,15 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 func=score_predictions,
-                inputs=["predictions", "base_predictions", "seen_records", "params:evaluation"],
+                inputs=["predictions", "base_predictions", "seen_records", "calibrator", "params:evaluation"],
                 outputs="evaluation_results",
                 name="score_predictions",
+            ),
+            Node(
+                func=clear_predictions_work,
+                inputs=["predictions", "base_predictions", "predictions_work"],
+                outputs=None,
+                name="clear_predictions_work",
             ),
             Node(
                 func=decide_promotion,
@@ -68,6 +91,18 @@ def create_pipeline() -> Pipeline:
                 inputs="evaluation_results",
                 outputs="length_scores_figure",
                 name="draw_length_scores",
+            ),
+            Node(
+                func=draw_reliability,
+                inputs="evaluation_results",
+                outputs="reliability_figure",
+                name="draw_reliability",
+            ),
+            Node(
+                func=draw_risk_coverage,
+                inputs="evaluation_results",
+                outputs="risk_coverage_figure",
+                name="draw_risk_coverage",
             ),
             Node(
                 func=draw_training_curve,

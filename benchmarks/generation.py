@@ -1,0 +1,102 @@
+"""Generation on a CPU with the embedded base: batched against one at a time, constrained against free.
+
+    .venv/bin/python benchmarks/generation.py [PROMPTS]
+
+Writes the outputs of synthetic test prompts (default 128) in four ways, in this run: one prompt after the other by
+``generate()`` of transformers, one prompt after the other by this project's engine, and batched by it, free and held to
+the text by the grammar. Prints the median rate of three rounds in turns, the ratios, and whether all free outputs are
+equal. Loading the model is counted in none.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as settings.py does: a worker that spins steals the other's core
+
+import torch
+
+from odin_slm.corpora.synthetic import generate as write_documents
+from odin_slm.engines import generation
+from odin_slm.engines.base_model import load_model, load_tokenizer, resolve_base_model
+from odin_slm.engines.constraint import Grammar
+from odin_slm.engines.tokens import prompt_ids, token_counter
+from odin_slm.parameters import IngestionParams
+from odin_slm.pipelines.ingestion.nodes import write_records
+from odin_slm.prompt import render_prompt
+
+ROOT = Path(__file__).resolve().parents[1]
+ROUNDS = 3
+
+
+def records(count: int, base: Any) -> list[dict[str, Any]]:
+    """Return as many records, in equal parts of the styles of the three corpora."""
+    share = math.ceil(count / 3)
+    documents = [d.to_dict() for name in ("ade", "bc5cdr", "biored") for d in write_documents(share, 5, corpus=name)]
+    return write_records(documents, base, IngestionParams())[0][:count]
+
+
+def main() -> None:
+    """Measure and print."""
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 128
+    base = resolve_base_model("data/06_models/odin-nano", root=ROOT)
+    rows = records(count, base)
+    prompts = [render_prompt(row["instruction"], row["input"]) for row in rows]
+    grammars = [Grammar.of(row["instruction"], row["input"]) for row in rows]
+    budget = math.ceil(max(token_counter(base)([row["output"] for row in rows])) * 1.25) + 16
+    model, tokenizer = load_model(base), load_tokenizer(base)
+    cores = torch.get_num_threads()
+
+    def library() -> list[str]:
+        texts = []
+        for prompt in prompts:
+            ids = torch.tensor([prompt_ids(tokenizer, prompt)])
+            with torch.inference_mode():
+                said = model.generate(
+                    input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=budget, do_sample=False
+                )
+            texts.append(tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True))
+        return texts
+
+    def single() -> list[str]:
+        return [engine([prompt], None, 1)[0] for prompt in prompts]
+
+    def engine(prompts: list[str], grammars: list[Grammar] | None, batch_size: int) -> list[str]:
+        options = {"batch_size": batch_size, "max_new_tokens": budget, "grammars": grammars}
+        return [output.text for output in generation.generate(base, None, prompts, **options)]
+
+    ways: dict[str, Callable[[], list[str]]] = {
+        "transformers, one at a time": library,
+        "engine, one at a time": single,
+        "engine, batched, free": lambda: engine(prompts, None, 32),
+        "engine, batched, constrained": lambda: engine(prompts, grammars, 32),
+    }
+    generation._load, generation.load_tokenizer = lambda *_: model, lambda _: tokenizer
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    texts: dict[str, list[str]] = {}
+    for _ in range(ROUNDS):
+        for name, way in ways.items():
+            begin = time.perf_counter()
+            texts[name] = way()
+            seconds[name].append(time.perf_counter() - begin)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    print(f"{len(prompts)} prompts, at most {budget} tokens each, {cores} threads")
+    for name, median in medians.items():
+        print(f"{name:30} {len(prompts) / median:8.1f} examples/s")
+    alone, by_one, free, held = medians.values()
+    equal = texts["transformers, one at a time"] == texts["engine, one at a time"] == texts["engine, batched, free"]
+    print(f"outputs of free decoding equal   {equal}")
+    print(f"batched / transformers           {alone / free:8.1f}")
+    print(f"batched / engine by one          {by_one / free:8.1f}")
+    print(f"constrained time / free time     {held / free:8.2f}")
+
+
+if __name__ == "__main__":
+    main()

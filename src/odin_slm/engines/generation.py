@@ -98,8 +98,6 @@ def generate(
         BaseModelError: The base cannot be loaded.
         GrammarError: llguidance cannot build a grammar.
     """
-    import torch
-
     if not prompts:
         return []
     generator = Generator(base, adapter)
@@ -116,20 +114,16 @@ def generate(
         if done:
             _log.info("%s: %d of %d outputs are there already.", journal.name, len(done), total)
         book.begin()
-    rows.sort(key=lambda row: (-len(row.prompt), row.prompt, row.index))
-    lock = threading.Lock()
 
     def keep(generation: Generation) -> None:
-        with lock:
-            done.append(generation)
-            if book:
-                book.add(asdict(generation))
-            if on_progress:
-                on_progress(len(done), total)
+        done.append(generation)
+        if book:
+            book.add(asdict(generation))
+        if on_progress:
+            on_progress(len(done), total)
 
     try:
-        cores = torch.get_num_threads() if generator.on_cpu else 1
-        _write_batches(rows, batch_size, lambda batch: generator.write(batch, keep), cores)
+        generator.write_all(rows, keep, batch_size)
     finally:
         if book:
             book.end()
@@ -205,12 +199,32 @@ class Generator:
         import torch
 
         for row in rows:
-            if row.grammar is not None:
-                row.constraint = Constraint(self._words(), row.grammar)
+            row.written, row.finished = [], False
+            row.constraint = Constraint(self._words(), row.grammar) if row.grammar is not None else None
         with torch.inference_mode():
             for row in _decode(self._model, rows, self._end_tokens, self.tokenizer.pad_token_id, self._vocabulary):
                 if row.wanted is None or row.wanted():
                     on_output(_generation(row, self.tokenizer))
+
+    def write_all(self, rows: list[_Row], on_output: Callable[[Generation], None], batch_size: int) -> None:
+        """Decode any number of rows, the longest prompts first; on a CPU every core decodes batches of its own.
+
+        Args:
+            rows: What :meth:`rows` returned, or some of it.
+            on_output: Called with every output as it ends, by one thread at a time.
+            batch_size: Rows decoded together.
+        """
+        import torch
+
+        lock = threading.Lock()
+
+        def one_by_one(generation: Generation) -> None:
+            with lock:
+                on_output(generation)
+
+        rows = sorted(rows, key=lambda row: (-len(row.prompt), row.prompt, row.index))
+        cores = torch.get_num_threads() if self.on_cpu else 1
+        _write_batches(rows, batch_size, lambda batch: self.write(batch, one_by_one), cores)
 
     def _words(self) -> Vocabulary:
         with self._lock:

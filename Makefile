@@ -21,7 +21,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env run test viz ui sample notebooks
+.PHONY: help env run test viz ui serve sample notebooks
 
 help: ## List the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ viz: env ## Look at the lineage in Kedro-Viz
 ui: env ## Look at the runs in MLflow
 	@$(BIN)/kedro mlflow ui $(ARGS)
 
+serve: env ## Serve the model of the last run over HTTP, with a page to try it on
+	@$(BIN)/python -m odin_slm.serving --model data/06_models/demo/adapter $(ARGS)
+
 sample: env ## Write the embedded sample corpora again
 	@$(BIN)/kedro run --pipelines sample
 
@@ -55,6 +58,6 @@ $(VENV)/.installed: pyproject.toml requirements/constraints.txt
 	    echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" ; exit 1 ; }
 	@echo "Installing the pinned versions into $(VENV) (several minutes the first time) ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c requirements/constraints.txt -e ".[dev]"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c requirements/constraints.txt -e ".[dev,serve]"
 	@touch $@
 	@echo "Installed."

@@ -212,7 +212,8 @@ def _distribution(requirement: str) -> str:
 
 def test_every_declared_package_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = {_distribution(r) for r in (*project["dependencies"], *project["optional-dependencies"]["dev"])}
+    optional = project["optional-dependencies"]
+    wanted = {_distribution(r) for r in (*project["dependencies"], *optional["dev"], *optional["serve"])}
     lines = (ROOT / "requirements/constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = [line for line in lines if not line.startswith("#")]
     assert not [pin for pin in pins if not re.fullmatch(r"[\w.-]+==[\w.]+", pin)]

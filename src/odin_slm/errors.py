@@ -81,3 +81,7 @@ class AdapterError(OdinError):
 
 class GrammarError(OdinError):
     """The grammar of an input cannot be built, or it refused a token that it had allowed."""
+
+
+class ServingError(OdinError):
+    """The service cannot start with these settings or this model."""

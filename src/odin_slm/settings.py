@@ -8,21 +8,12 @@ from pathlib import Path
 
 from odin_slm.config import ProjectConfigLoader
 from odin_slm.hooks import ArtifactsHook, EvaluationMetricsHook, SummaryHook, TrackingHook
+from odin_slm.process import prepare_process
 
 # omegaconf 2.4 deprecates the call that kedro 1.7 and kedro-mlflow 2.0.3 still make.
 warnings.filterwarnings("ignore", message=r"register_new_resolver\(\) is deprecated", category=UserWarning)
 
-for _name, _value in {
-    # Idle OpenMP workers that spin take the core from the one that works. Read when torch is imported.
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "GOMP_SPINCOUNT": "0",
-    "TOKENIZERS_PARALLELISM": "false",
-    # Nothing reports its use to anybody.
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-}.items():
-    os.environ.setdefault(_name, _value)
+prepare_process()
 
 
 def _project(relative: str = "") -> str:

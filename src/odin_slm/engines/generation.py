@@ -12,7 +12,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -59,6 +59,8 @@ class _Row:
     index: int
     prompt: list[int]
     limit: int
+    grammar: Grammar | None = None
+    wanted: Callable[[], bool] | None = None
     constraint: Constraint | None = None
     written: list[int] = field(default_factory=list)
     log_probabilities: list[float] = field(default_factory=list)
@@ -103,47 +105,24 @@ def generate(
         BaseModelError: The base cannot be loaded.
         GrammarError: llguidance cannot build a grammar.
     """
-    import torch
-
     if not prompts:
         return []
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer = load_tokenizer(base)
-    model = _load(base, adapter, device)
-    end_tokens = _end_tokens(model, tokenizer)
+    generator = Generator(base, adapter)
     grammars = grammars or [None] * len(prompts)
-    vocabulary = Vocabulary(tokenizer, _logits(model), sorted(end_tokens)) if any(grammars) else None
-    context = getattr(model.config, "max_position_embeddings", None)
-    rows = prompt_rows(tokenizer, context, prompts, names, max_new_tokens)
+    rows = generator.rows(prompts, max_new_tokens=max_new_tokens, grammars=grammars, names=names)
     total = len(rows)
     book, done = open_journal(journal, base, adapter, prompts, max_new_tokens, grammars, "transformers")
     kept = {generation.index for generation in done}
-    rows.sort(key=lambda row: (-len(row.prompt), row.prompt, row.index))
-    # A batch that was stopped is written again as a whole: in other company a row's last digits would be others.
-    batches = [rows[begin : begin + batch_size] for begin in range(0, total, batch_size)]
-    cores = min(len(batches), torch.get_num_threads() if device.type == "cpu" else 1)
-    batches = [batch for batch in batches if any(row.index not in kept for row in batch)]
-    lock = threading.Lock()
 
-    def write(batch: list[_Row]) -> None:
-        for row in batch:
-            grammar = grammars[row.index]
-            if grammar is not None and vocabulary is not None:
-                row.constraint = Constraint(vocabulary, grammar)
-        with torch.inference_mode():
-            for row in _decode(model, batch, end_tokens, tokenizer.pad_token_id, vocabulary):
-                if row.index in kept:
-                    continue
-                generation = _generation(row, tokenizer)
-                with lock:
-                    done.append(generation)
-                    if book:
-                        book.add(asdict(generation))
-                    if on_progress:
-                        on_progress(len(done), total)
+    def keep(generation: Generation) -> None:
+        done.append(generation)
+        if book:
+            book.add(asdict(generation))
+        if on_progress:
+            on_progress(len(done), total)
 
     try:
-        _write_batches(batches, write, cores)
+        generator.write_all(rows, keep, batch_size, kept)
     finally:
         if book:
             book.end()
@@ -169,6 +148,120 @@ def open_journal(
         _log.info("%s: %d of %d outputs are there already.", file.name, len(done), len(prompts))
     book.begin()
     return book, done
+
+
+class Generator:
+    """A model in memory: loaded once, asked often, by several threads at once.
+
+    Args:
+        base: The base model.
+        adapter: Folder of a LoRA adapter that is merged into it; None for the base alone.
+
+    Raises:
+        AdapterError: The adapter does not fit the base.
+        BaseModelError: The base cannot be loaded.
+    """
+
+    def __init__(self, base: BaseModel, adapter: Path | None = None) -> None:
+        import torch
+
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.on_cpu = device.type == "cpu"
+        self.tokenizer = load_tokenizer(base)
+        self._model = _load(base, adapter, device)
+        self._end_tokens = _end_tokens(self._model, self.tokenizer)
+        self._lock = threading.Lock()
+        self._vocabulary: Vocabulary | None = None
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that prompt and output may have together; None where the model names no limit."""
+        limit: int | None = getattr(self._model.config, "max_position_embeddings", None)
+        return limit
+
+    def rows(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int,
+        grammars: Sequence[Grammar | None] | None = None,
+        names: Sequence[str] | None = None,
+        wanted: Sequence[Callable[[], bool]] | None = None,
+    ) -> list[_Row]:
+        """Prepare prompts for :meth:`write`.
+
+        Args:
+            prompts: Prompts.
+            max_new_tokens: Budget of an output; the model's context may leave less.
+            grammars: For every prompt the grammar that holds its output, or None.
+            names: What errors call the prompts.
+            wanted: For every prompt a function that tells, after each token, whether its output is still wanted.
+
+        Raises:
+            RecordTooLongError: A prompt leaves no room for an output in the model's context.
+        """
+        rows = prompt_rows(self.tokenizer, self.context, prompts, names, max_new_tokens)
+        for row in rows:
+            row.grammar = grammars[row.index] if grammars else None
+            row.wanted = wanted[row.index] if wanted else None
+        return rows
+
+    def write(self, rows: list[_Row], on_output: Callable[[Generation], None]) -> None:
+        """Decode rows as one batch.
+
+        Args:
+            rows: What :meth:`rows` returned, or some of it.
+            on_output: Called with every output as it ends; never with one that is no longer wanted.
+
+        Raises:
+            GrammarError: llguidance cannot build a grammar.
+        """
+        import torch
+
+        for row in rows:
+            row.written, row.log_probabilities, row.finished = [], [], False
+            row.constraint = Constraint(self._words(), row.grammar) if row.grammar is not None else None
+        with torch.inference_mode():
+            for row in _decode(self._model, rows, self._end_tokens, self.tokenizer.pad_token_id, self._vocabulary):
+                if row.wanted is None or row.wanted():
+                    on_output(_generation(row, self.tokenizer))
+
+    def write_all(
+        self,
+        rows: list[_Row],
+        on_output: Callable[[Generation], None],
+        batch_size: int,
+        kept: Collection[int] = frozenset(),
+    ) -> None:
+        """Decode any number of rows, the longest prompts first; on a CPU every core decodes batches of its own.
+
+        Args:
+            rows: What :meth:`rows` returned, or some of it.
+            on_output: Called with every output as it ends, by one thread at a time.
+            batch_size: Rows decoded together.
+            kept: Rows whose outputs are there already. A batch that was stopped is written again as a whole: in other
+                company the last digits of a row would be others.
+        """
+        import torch
+
+        lock = threading.Lock()
+
+        def one_by_one(generation: Generation) -> None:
+            with lock:
+                if generation.index not in kept:
+                    on_output(generation)
+
+        rows = sorted(rows, key=lambda row: (-len(row.prompt), row.prompt, row.index))
+        batches = [rows[begin : begin + batch_size] for begin in range(0, len(rows), batch_size)]
+        cores = min(len(batches), torch.get_num_threads() if self.on_cpu else 1)
+        batches = [batch for batch in batches if any(row.index not in kept for row in batch)]
+        _write_batches(batches, lambda batch: self.write(batch, one_by_one), cores)
+
+    def _words(self) -> Vocabulary:
+        with self._lock:
+            if self._vocabulary is None:
+                self._vocabulary = Vocabulary(self.tokenizer, _logits(self._model), sorted(self._end_tokens))
+            return self._vocabulary
 
 
 def _write_batches(batches: list[list[_Row]], write: Callable[[list[_Row]], None], cores: int) -> None:
@@ -293,7 +386,7 @@ def _decode(
         gone = [
             place
             for place, (row, token, chance) in enumerate(zip(active, tokens, chances, strict=True))
-            if _take(row, token, chance, end_tokens)
+            if _take(row, token, chance, end_tokens) or (row.wanted is not None and not row.wanted())
         ]
         yield from (active[place] for place in gone)
         if len(gone) == len(active):

@@ -1,0 +1,249 @@
+"""From texts to grounded extractions: prompts, windows, decoding, and everything put back on the text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from odin_slm.engines.base_model import BaseModel
+from odin_slm.engines.constraint import Grammar
+from odin_slm.engines.generation import Generation, Generator
+from odin_slm.errors import GrammarError, OdinError, RecordTooLongError
+from odin_slm.grounding import Grounded, ground, merge, windows
+from odin_slm.prompt import instruction_for, render_prompt
+from odin_slm.schema import ENTITY_TYPES, RELATION_TYPES, SCHEMAS, Schema
+
+REQUEST_SCHEMAS: dict[str, Schema] = {"all": Schema(ENTITY_TYPES, RELATION_TYPES), **SCHEMAS}
+"""What may be asked for: every type of the closed sets, or what one corpus annotates."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One text to read.
+
+    Attributes:
+        text: The text, or one window of it.
+        schema: A key of :data:`REQUEST_SCHEMAS`.
+        constrained: Whether a grammar holds the output to the text.
+    """
+
+    text: str
+    schema: str = "all"
+    constrained: bool = True
+
+    @property
+    def prompt(self) -> str:
+        """The prompt that asks for it."""
+        return render_prompt(instruction_for(REQUEST_SCHEMAS[self.schema]), self.text)
+
+    @property
+    def grammar(self) -> Grammar | None:
+        """The grammar that holds its output, if any."""
+        return Grammar(self.text, REQUEST_SCHEMAS[self.schema]) if self.constrained else None
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A window of a document and what the model wrote about it."""
+
+    begin: int
+    end: int
+    output: str
+    finished: bool
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentExtraction:
+    """What was read from one document."""
+
+    grounded: Grounded
+    windows: tuple[Window, ...]
+
+
+def model_digest(base: BaseModel, adapter: Path | None = None) -> str:
+    """Return ``sha256:…`` over the weights, configuration and tokenizer of base and adapter, wherever they lie.
+
+    For a base on the Hub its id and revision stand for its files.
+    """
+    digest = hashlib.sha256()
+    if base.path is None:
+        digest.update(json.dumps([base.source, base.revision]).encode())
+    for folder in (base.path, adapter):
+        for file in sorted(folder.iterdir()) if folder else []:
+            if file.suffix == ".safetensors" or file.name in _DECISIVE:
+                with file.open("rb") as stream:
+                    digest.update(file.name.encode() + b"\0" + hashlib.file_digest(stream, "sha256").digest())
+        digest.update(b"\n")
+    return f"sha256:{digest.hexdigest()}"
+
+
+_DECISIVE = frozenset(
+    {"adapter_config.json", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+)
+
+
+class TokenBudget:
+    """How much text fits where.
+
+    Args:
+        tokenizer: A fast tokenizer of transformers.
+        context: Tokens that prompt and output may have together; None where the model names no limit.
+        max_new_tokens: Tokens kept free for the output.
+        window_tokens: Tokens of a window's text, at most; a small context leaves less.
+
+    Raises:
+        RecordTooLongError: The context leaves no room for a text.
+    """
+
+    def __init__(self, tokenizer: Any, context: int | None, max_new_tokens: int, window_tokens: int) -> None:
+        self._tokenizer = tokenizer
+        frame = max(self.count([render_prompt(instruction_for(schema), "") for schema in REQUEST_SCHEMAS.values()]))
+        # A text's first and last tokens may merge otherwise inside the prompt than alone; BOS is one more.
+        room = (context or _UNLIMITED_CONTEXT) - frame - max_new_tokens - 8
+        if room < 8:
+            raise RecordTooLongError(
+                f"a context of {context} tokens leaves no room for a text beside {max_new_tokens} of output.",
+                where="max_new_tokens",
+                fix="Lower it.",
+            )
+        self.text_tokens = room
+        self.window_tokens = min(window_tokens, room)
+
+    def count(self, texts: list[str]) -> list[int]:
+        """Return the number of tokens of each text."""
+        return [len(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+    def windows(self, text: str, overlap: int) -> list[tuple[int, int]]:
+        """Cut a text into windows; see :func:`odin_slm.grounding.windows`."""
+        return windows(text, self.count, self.window_tokens, overlap)
+
+
+_UNLIMITED_CONTEXT = 8192
+
+
+def assemble(text: str, spans: Sequence[tuple[int, int]], outputs: Sequence[Generation]) -> DocumentExtraction:
+    """Put the outputs of a document's windows back on its text."""
+    parts = [ground(text, output.text, begin, end) for (begin, end), output in zip(spans, outputs, strict=True)]
+    read = tuple(
+        Window(begin, end, output.text, output.finished, output.tokens)
+        for (begin, end), output in zip(spans, outputs, strict=True)
+    )
+    return DocumentExtraction(merge(text, parts), read)
+
+
+def check_text(text: str) -> None:
+    """Refuse what no tokenizer can read.
+
+    Raises:
+        OdinError: The text is blank, or holds half a surrogate pair.
+    """
+    if not text.strip():
+        raise OdinError("the text is blank.", fix="Send a text with words in it.")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise OdinError(
+            f"the text holds half a surrogate pair (character {error.start}).", fix="Send valid Unicode."
+        ) from None
+
+
+class Extractor:
+    """Documents in, extractions out, on this machine.
+
+    Args:
+        base: The base model.
+        adapter: Folder of a LoRA adapter; None for the base alone.
+        schema: A key of :data:`REQUEST_SCHEMAS`.
+        constrained: Whether grammars hold the outputs to the texts.
+        batch_size: Windows decoded together.
+        max_new_tokens: Budget of an output.
+        window_tokens: Tokens of a window's text.
+        overlap: Sentences that neighbouring windows share.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        adapter: Path | None,
+        *,
+        schema: str,
+        constrained: bool,
+        batch_size: int,
+        max_new_tokens: int,
+        window_tokens: int,
+        overlap: int,
+    ) -> None:
+        self._generator = Generator(base, adapter)
+        self._budget = TokenBudget(self._generator.tokenizer, self._generator.context, max_new_tokens, window_tokens)
+        self._schema, self._constrained = schema, constrained
+        self._batch_size, self._max_new_tokens, self._overlap = batch_size, max_new_tokens, overlap
+
+    def extract(
+        self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None
+    ) -> list[DocumentExtraction | OdinError]:
+        """Read documents of any length.
+
+        Args:
+            texts: The documents.
+            on_progress: Called with the number of documents that are done.
+
+        Returns:
+            For every document what was read from it, or why it could not be read; one fault costs one document.
+        """
+        results: dict[int, DocumentExtraction | OdinError] = {}
+        spans: dict[int, list[tuple[int, int]]] = {}
+        for number, text in enumerate(texts):
+            try:
+                check_text(text)
+                spans[number] = self._budget.windows(text, self._overlap)
+            except OdinError as error:
+                results[number] = error
+        owners = [(number, begin, end) for number, found in spans.items() for begin, end in found]
+        tasks = [Task(texts[number][begin:end], self._schema, self._constrained) for number, begin, end in owners]
+        outputs: dict[int, Generation] = {}
+        waiting = {number: len(found) for number, found in spans.items()}
+        done = len(results)
+
+        def keep(output: Generation) -> None:
+            nonlocal done
+            outputs[output.index] = output
+            number = owners[output.index][0]
+            waiting[number] -= 1
+            if not waiting[number]:
+                done += 1
+                if on_progress:
+                    on_progress(done)
+
+        try:
+            self._write(tasks, range(len(tasks)), keep)
+        except GrammarError:  # of one text among many: ask for each that is left by itself
+            for index in range(len(tasks)):
+                if index not in outputs:
+                    try:
+                        self._write(tasks, [index], keep)
+                    except GrammarError as error:
+                        results[owners[index][0]] = error
+        indices: dict[int, list[int]] = {}
+        for index, (number, _, _) in enumerate(owners):
+            indices.setdefault(number, []).append(index)
+        for number, own in indices.items():
+            if number not in results:
+                results[number] = assemble(texts[number], spans[number], [outputs[index] for index in own])
+        return [results[number] for number in range(len(texts))]
+
+    def _write(self, tasks: Sequence[Task], which: Sequence[int], keep: Callable[[Generation], None]) -> None:
+        rows = self._generator.rows(
+            [tasks[index].prompt for index in which],
+            max_new_tokens=self._max_new_tokens,
+            grammars=[tasks[index].grammar for index in which],
+        )
+
+        def renumber(output: Generation) -> None:
+            keep(Generation(which[output.index], output.text, output.finished, output.tokens))
+
+        self._generator.write_all(rows, renumber, self._batch_size)

@@ -1,0 +1,194 @@
+"""``python -m odin_slm.serving`` serves a model; ``python -m odin_slm.serving new-key NAME`` makes an API key."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from odin_slm.errors import OdinError, ServingError
+from odin_slm.process import prepare_process
+from odin_slm.serving.settings import KEYS_VARIABLE, ApiKeys, ServingSettings, hash_key
+
+ROOT = Path(os.environ.get("ODIN_SLM_HOME") or Path.cwd())
+PREFIX = "ODIN_SLM"
+
+
+def _option(name: str, field: FieldInfo) -> click.Option:
+    annotation = str(field.annotation)
+    kind: Any = int if "int" in annotation else float if "float" in annotation else str
+    return click.Option(
+        [f"--{name.replace('_', '-')}"],
+        type=kind,
+        default=field.default,
+        envvar=f"{PREFIX}_{name.upper()}",
+        show_default=field.default not in (None, ""),
+        show_envvar=True,
+        help=field.description,
+    )
+
+
+def _serve(**values: Any) -> None:
+    context = click.get_current_context()
+    if context.invoked_subcommand:
+        return
+    try:
+        settings = ServingSettings(**values)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
+        _fail(ServingError(faults, where="settings", fix="See python -m odin_slm.serving --help."))
+    try:
+        serve(settings, ApiKeys.of(os.environ))
+    except OdinError as error:
+        _fail(error)
+
+
+def serve(settings: ServingSettings, keys: ApiKeys) -> None:
+    """Load the model, then answer requests until SIGTERM or SIGINT; accepted requests are finished.
+
+    Args:
+        settings: Settings.
+        keys: API keys.
+
+    Raises:
+        OdinError: The model cannot be loaded, or the port cannot be opened.
+    """
+    prepare_process()
+    from odin_slm.serving.logs import set_up_logs
+
+    set_up_logs(settings.log_level)
+    import uvicorn
+
+    from odin_slm.serving.model import resolve_model
+    from odin_slm.serving.tracing import trace
+
+    listening = _listen(settings)  # before the weights: a port in use is known at once
+    model = resolve_model(settings.model, root=ROOT, base_model=settings.base_model, digest=settings.digest)
+    app = build(settings, keys, model)
+    trace(app, os.environ)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        timeout_graceful_shutdown=settings.drain_s,
+        ws="none",
+    )
+    address = "{}:{}".format(*listening.getsockname()[:2])
+    logging.getLogger(__name__).info("listening", extra={"address": address})
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn handles both while it runs and raises them again when it has ended well, which would be a failure.
+        signal.signal(number, lambda *_: None)
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def build(settings: ServingSettings, keys: ApiKeys, model: Any) -> Any:
+    """Return the application for a model, with the engine that the settings name."""
+    from odin_slm.engines.extraction import TokenBudget
+    from odin_slm.serving.app import make_app
+    from odin_slm.serving.engine import Engine, LocalEngine
+    from odin_slm.serving.metrics import Metrics
+
+    metrics = Metrics(model, settings.queue_size)
+    engine: Engine
+    if settings.engine == "vllm":
+        from odin_slm.engines.base_model import load_tokenizer
+        from odin_slm.serving.vllm import VllmEngine
+
+        tokenizer, context = load_tokenizer(model.base), _context(model)
+        engine = VllmEngine(
+            settings.vllm_url,
+            settings.vllm_model,
+            metrics,
+            queue_size=settings.queue_size,
+            max_new_tokens=settings.max_new_tokens,
+        )
+    else:
+        from odin_slm.engines.generation import Generator
+
+        generator = Generator(model.base, model.adapter)
+        tokenizer, context = generator.tokenizer, generator.context
+        engine = LocalEngine(
+            generator,
+            metrics,
+            workers=settings.workers,
+            batch_size=settings.batch_size,
+            batch_wait=settings.batch_wait_ms / 1000,
+            queue_size=settings.queue_size,
+            max_new_tokens=settings.max_new_tokens,
+        )
+    budget = TokenBudget(tokenizer, context, settings.max_new_tokens, settings.window_tokens)
+    return make_app(model, engine, budget, metrics, settings, keys)
+
+
+def _context(model: Any) -> int | None:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model.base.location, revision=model.base.revision, trust_remote_code=False)
+    limit: int | None = getattr(config, "max_position_embeddings", None)
+    return limit
+
+
+def _listen(settings: ServingSettings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.host, settings.port))
+    except OSError as error:
+        listening.close()
+        raise ServingError(
+            f"cannot listen there ({error.strerror}).",
+            where=f"{settings.host}:{settings.port}",
+            fix="End what uses the port, or choose another: --port.",
+        ) from None
+    return listening
+
+
+def _fail(error: OdinError) -> None:
+    click.secho("ERROR  ", fg="red", bold=True, nl=False, err=True)
+    click.echo(f"{error.where}: {error.what}" if error.where else error.what, err=True)
+    if error.fix:
+        click.secho("  fix  ", fg="green", bold=True, nl=False, err=True)
+        click.echo(error.fix, err=True)
+    sys.exit(1)
+
+
+main = click.Group(
+    name="serving",
+    params=[_option(name, field) for name, field in ServingSettings.model_fields.items()],
+    callback=_serve,
+    invoke_without_command=True,
+    help=f"""Serve a model over HTTP: POST /predict, POST /extract, and a page at /.
+
+    Every option is an environment variable as well. API keys come from {KEYS_VARIABLE} alone (NAME:SHA256, separated by
+    commas); without any, everybody who reaches the port may ask.""",
+)
+
+
+@main.command("new-key")
+@click.argument("name")
+def new_key(name: str) -> None:
+    """Make an API key: printed once for its user, and its hash for the service."""
+    key = secrets.token_urlsafe(32)
+    pair = f"{name}:{hash_key(key)}"
+    try:
+        ApiKeys(pair)
+    except ServingError:
+        raise click.BadParameter("expected letters, digits, '.', '_' or '-', at most 64.") from None
+    click.echo(f"key for the user      {key}")
+    click.echo(f"for {KEYS_VARIABLE}  {pair}")
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m odin_slm.serving")

@@ -1,0 +1,257 @@
+"""Dynamic micro-batching: prompts of many requests are decoded together.
+
+A prompt waits in a bounded queue until a worker thread takes it into a batch. Every output goes back to its request
+as soon as it ends, whatever the rest of the batch does. A prompt whose request is gone (the client closed the
+connection, or the time is up) leaves the queue, or its batch after the next token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from odin_slm.engines.extraction import Task
+from odin_slm.engines.generation import Generation, Generator
+from odin_slm.errors import GrammarError
+
+_log = logging.getLogger(__name__)
+
+
+class QueueFullError(Exception):
+    """More prompts than the queue has room for.
+
+    Args:
+        retry_after: Seconds after which there should be room.
+    """
+
+    def __init__(self, retry_after: int) -> None:
+        self.retry_after = retry_after
+        super().__init__(retry_after)
+
+
+class UnavailableError(Exception):
+    """The engine cannot answer: it is being stopped, or the server behind it does not."""
+
+
+class Engine(Protocol):
+    """Who decodes. Both engines hold outputs to their texts by the same grammars."""
+
+    def start(self) -> None:
+        """Begin to take prompts."""
+
+    async def write(self, tasks: Sequence[Task], *, timeout: float, canary: bool = False) -> list[Generation]:
+        """Write one output per task, in the order of the tasks.
+
+        Args:
+            tasks: What to read; all of them are accepted, or none.
+            timeout: Seconds until TimeoutError.
+            canary: Whether to go before everything that waits, with a budget of a few tokens.
+
+        Raises:
+            QueueFullError: There is no room for all of them.
+            UnavailableError: The engine is being stopped, or the server behind it fails.
+            TimeoutError: The time is up.
+            GrammarError: A text cannot be made into a grammar.
+            RecordTooLongError: A text does not fit into the model's context.
+        """
+
+    async def stop(self) -> None:
+        """Take no more prompts, and return when every accepted one has its output."""
+
+
+class Observer(Protocol):
+    """What the engine reports to."""
+
+    queue: Any
+    queue_seconds: Any
+    batch: Any
+    cancelled: Any
+
+
+@dataclass(eq=False, slots=True)
+class _Job:
+    row: Any
+    future: asyncio.Future[Generation]
+    loop: asyncio.AbstractEventLoop
+    entered: float = field(default_factory=time.monotonic)
+    wanted: bool = True
+    settled: bool = False
+
+    def settle(self, act: Callable[[asyncio.Future[Generation]], None]) -> None:
+        def now() -> None:
+            if not self.future.done():
+                act(self.future)
+
+        self.loop.call_soon_threadsafe(now)
+
+
+CANARY_TOKENS = 12
+
+
+class LocalEngine:
+    """Decodes in this process.
+
+    Args:
+        generator: The model.
+        metrics: Where queue and batches are counted.
+        workers: Threads that decode a batch each; 0: one per core on a CPU, one on a GPU.
+        batch_size: Prompts decoded together, at most.
+        batch_wait: Seconds that a batch that is not full waits for more.
+        queue_size: Prompts that may wait.
+        max_new_tokens: Budget of an output.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        metrics: Observer,
+        *,
+        workers: int = 0,
+        batch_size: int = 32,
+        batch_wait: float = 0.004,
+        queue_size: int = 64,
+        max_new_tokens: int = 256,
+    ) -> None:
+        import torch
+
+        self._generator, self._metrics = generator, metrics
+        self._workers = workers or (torch.get_num_threads() if generator.on_cpu else 1)
+        self._batch_size, self._batch_wait = batch_size, batch_wait
+        self._queue_size, self._max_new_tokens = queue_size, max_new_tokens
+        self._queue: deque[_Job] = deque()
+        self._changed = threading.Condition()
+        self._idle = 0
+        self._closing = False
+        self._seconds_per_output = 0.2
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Start the worker threads."""
+        for number in range(self._workers):
+            thread = threading.Thread(target=self._work, name=f"decode-{number}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    async def write(self, tasks: Sequence[Task], *, timeout: float, canary: bool = False) -> list[Generation]:
+        """See :meth:`Engine.write`."""
+        jobs = self._accept(tasks, canary)
+        try:
+            async with asyncio.timeout(timeout):
+                return list(await asyncio.gather(*(job.future for job in jobs)))
+        finally:
+            self._forget(jobs)
+
+    async def stop(self) -> None:
+        """See :meth:`Engine.stop`."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
+
+    def _accept(self, tasks: Sequence[Task], canary: bool) -> list[_Job]:
+        loop = asyncio.get_running_loop()
+        jobs: list[_Job] = []
+        rows = self._generator.rows(
+            [task.prompt for task in tasks],
+            max_new_tokens=CANARY_TOKENS if canary else self._max_new_tokens,
+            grammars=[task.grammar for task in tasks],
+            wanted=[lambda place=place: jobs[place].wanted for place in range(len(tasks))],  # type: ignore[misc]
+        )
+        jobs += [_Job(row, loop.create_future(), loop) for row in rows]
+        with self._changed:
+            if self._closing:
+                raise UnavailableError("the service is being stopped")
+            if not canary and len(self._queue) + len(jobs) > self._queue_size:
+                raise QueueFullError(max(1, math.ceil(len(self._queue) * self._seconds_per_output)))
+            if canary:
+                self._queue.extendleft(jobs)
+            else:
+                self._queue.extend(jobs)
+            self._metrics.queue.set(len(self._queue))
+            self._changed.notify()
+        return jobs
+
+    def _forget(self, jobs: list[_Job]) -> None:
+        """Let go of what did not end: what waits leaves the queue, what is being written leaves its batch."""
+        left = [job for job in jobs if not job.future.done() or job.future.cancelled()]
+        for job in left:
+            job.wanted = False
+            job.future.cancel()
+        for job in jobs:
+            if job.future.done() and not job.future.cancelled():
+                job.future.exception()  # asked for, so that asyncio does not warn of one that nobody has seen
+        if left:
+            self._metrics.cancelled.inc(len(left))
+            with self._changed:
+                self._queue = deque(job for job in self._queue if job.wanted)
+                self._metrics.queue.set(len(self._queue))
+
+    def _work(self) -> None:
+        import torch
+
+        if self._generator.on_cpu and self._workers > 1:
+            torch.set_num_threads(1)  # a token of one batch is too little work to share among cores
+        while batch := self._take():
+            begin = time.monotonic()
+            self._metrics.batch.observe(len(batch))
+            for job in batch:
+                self._metrics.queue_seconds.observe(begin - job.entered)
+            self._write(batch)
+            each = (time.monotonic() - begin) / len(batch) / self._workers
+            self._seconds_per_output += 0.2 * (each - self._seconds_per_output)
+
+    def _take(self) -> list[_Job]:
+        """Wait for prompts, and a little longer for a full batch; nothing means that the engine stops."""
+        with self._changed:
+            self._idle += 1
+            try:
+                while True:
+                    self._changed.wait_for(lambda: self._queue or self._closing)
+                    if self._batch_wait and not self._closing:
+                        self._changed.wait_for(
+                            lambda: len(self._queue) >= self._batch_size or self._closing, self._batch_wait
+                        )
+                    # Workers that wait as well get their share: two half batches on two cores end before a whole one.
+                    share = min(self._batch_size, math.ceil(len(self._queue) / self._idle))
+                    if share or self._closing:
+                        break
+                batch = [self._queue.popleft() for _ in range(share)]
+                self._metrics.queue.set(len(self._queue))
+                if self._queue:
+                    self._changed.notify()
+            finally:
+                self._idle -= 1
+        return batch
+
+    def _write(self, batch: list[_Job]) -> None:
+        rows = [job.row for job in batch]
+        for number, row in enumerate(rows):
+            row.index = number
+
+        def give(output: Generation) -> None:
+            batch[output.index].settled = True
+            batch[output.index].settle(lambda future: future.set_result(output))
+
+        try:
+            self._generator.write(rows, give)
+        except GrammarError as error:
+            if len(batch) == 1:
+                refusal = error
+                batch[0].settle(lambda future: future.set_exception(refusal))
+                return
+            for job in batch:  # one text is at fault, the others must not pay for it
+                if not job.settled:
+                    self._write([job])
+        except Exception as error:
+            _log.exception("a batch of %d failed", len(batch))
+            failure = error
+            for job in batch:
+                job.settle(lambda future: future.set_exception(failure))

@@ -1,0 +1,193 @@
+"""Which model is served: found, fetched, identified by its digest, and described."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from odin_slm.engines.base_model import BaseModel, resolve_base_model
+from odin_slm.engines.extraction import model_digest
+from odin_slm.errors import ServingError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_ADAPTER = "adapter_config.json"
+_METRICS = ("entity_f1_micro", "relation_f1_micro")
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model that can be loaded.
+
+    Attributes:
+        source: What the settings named.
+        base: The base model.
+        adapter: Folder of the adapter, or None for a base alone.
+        digest: ``sha256:…`` of base and adapter.
+        created: When the weights were made, seconds since 1970.
+        metrics: Measured scores, by the names that tracking uses; empty where none came with the model.
+        card: Where the model comes from: registry name and version, run, adapter settings, test set.
+    """
+
+    source: str
+    base: BaseModel
+    adapter: Path | None
+    digest: str
+    created: float
+    metrics: dict[str, float] = field(default_factory=dict)
+    card: dict[str, Any] = field(default_factory=dict)
+
+
+def resolve_model(source: str, *, root: Path, base_model: str | None = None, digest: str | None = None) -> ServedModel:
+    """Find the model that a setting names, and check that it is the one that is meant.
+
+    Args:
+        source: An adapter's, release's or base's folder; ``owner/name`` on the Hub, with ``@revision`` if need be;
+            ``models:/NAME@ALIAS``, ``models:/NAME/VERSION`` or ``runs:/ID/PATH`` in MLflow.
+        root: The project's folder; relative paths start there.
+        base_model: Base of the adapter where its configuration does not name one that can be found.
+        digest: What the digest must be, or None.
+
+    Raises:
+        ServingError: There is no such model, it holds no adapter, or its digest is another.
+        BaseModelError: The base is missing or broken.
+    """
+    card: dict[str, Any] = {}
+    metrics: dict[str, float] = {}
+    if source.startswith(("models:/", "runs:/")):
+        folder, card, metrics = _from_tracking(source, root)
+    elif (root / Path(source).expanduser()).is_dir():
+        folder = root / Path(source).expanduser()
+    elif _HUB_ID.fullmatch(source.partition("@")[0]) and not source.startswith(("data/", "./")):
+        folder = _from_hub(source)
+    else:
+        raise ServingError(
+            "there is no such folder, and it is no Hub id (owner/name), models:/ or runs:/ address.",
+            where=f"--model {source}",
+            fix="Train one (make run) and name data/06_models/demo/adapter, or name another.",
+        )
+    if (folder / _ADAPTER).is_file():
+        adapter: Path | None = folder
+        configuration = json.loads((folder / _ADAPTER).read_text(encoding="utf-8"))
+        base = _base_of(folder, configuration, root, base_model)
+        card["adapter"] = {
+            name: configuration.get(name) for name in ("r", "lora_alpha", "target_modules", "use_dora", "use_rslora")
+        }
+    else:
+        adapter, base = None, resolve_base_model(str(folder), root=root)
+    found = model_digest(base, adapter)
+    if digest is not None and digest != found:
+        raise ServingError(
+            f"the model's digest is {found}, expected {digest}.",
+            where=f"--model {source}",
+            fix="Serve the model that was meant, or take the new digest into the settings.",
+        )
+    card["base"] = {"source": base.source if base.path is None else base.path.name, "revision": base.revision}
+    weights = [file for place in (adapter, base.path) if place for file in place.glob("*.safetensors")]
+    created = weights[0].stat().st_mtime if weights else 0.0
+    return ServedModel(
+        source=source,
+        base=base,
+        adapter=adapter,
+        digest=found,
+        created=card.pop("created", created),
+        metrics=metrics or _metrics_beside(folder, card),
+        card=card,
+    )
+
+
+def _base_of(folder: Path, configuration: dict[str, Any], root: Path, given: str | None) -> BaseModel:
+    if given:
+        return resolve_base_model(given, root=root)
+    if (folder / "base" / "config.json").is_file():  # a release that carries its base
+        return resolve_base_model(str(folder / "base"), root=root)
+    named = configuration.get("base_model_name_or_path") or ""
+    if not named:
+        raise ServingError(
+            "the adapter does not name its base.", where=str(folder / _ADAPTER), fix="Name it by --base-model."
+        )
+    return resolve_base_model(named, root=root, revision=configuration.get("revision"))
+
+
+def _from_hub(source: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    name, _, revision = source.partition("@")
+    try:
+        wanted = ["*.json", "*.safetensors", "tokenizer*", "base/*", "README.md"]
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ServingError(
+            f"the model cannot be fetched from the Hub ({reason}).",
+            where=f"--model {source}",
+            fix="Check the id, the network and HF_TOKEN, or name a local folder.",
+        ) from None
+
+
+def _from_tracking(source: str, root: Path) -> tuple[Path, dict[str, Any], dict[str, float]]:
+    """Fetch a registered model's, or a run's, adapter; return its folder, where it comes from, and its metrics."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    # The project's own store, unless MLFLOW_TRACKING_URI names a server.
+    if not mlflow.environment_variables.MLFLOW_TRACKING_URI.is_set():
+        mlflow.set_tracking_uri(f"sqlite:///{(root / 'mlflow.db').as_posix()}")
+    client = mlflow.MlflowClient()
+    fix = "Register a model first, or name an adapter's folder: --model data/06_models/demo/adapter."
+    card: dict[str, Any] = {}
+    try:
+        address = source
+        if source.startswith("models:/"):
+            name, version = _version(client, source)
+            card["registry"] = {"name": name, "version": version.version, "source": source}
+            card["created"] = version.creation_timestamp / 1000
+            address, run = f"models:/{name}/{version.version}", version.run_id
+        else:
+            run = source.removeprefix("runs:/").split("/")[0]
+        metrics = {}
+        if run:
+            data = client.get_run(run)
+            card["run"] = run
+            card.setdefault("created", (data.info.end_time or data.info.start_time) / 1000)
+            metrics = {name: data.data.metrics[name] for name in _METRICS if name in data.data.metrics}
+        target = tempfile.mkdtemp(prefix="odin-slm-model-")
+        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=target))
+    except (MlflowException, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ServingError(f"MLflow has no such model ({reason}).", where=f"--model {source}", fix=fix) from None
+    found = sorted(folder.rglob(_ADAPTER))
+    if len(found) != 1:
+        raise ServingError(
+            f"expected one adapter ({_ADAPTER}) in the model's artifacts, found {len(found)}.",
+            where=f"--model {source}",
+            fix=fix,
+        )
+    return found[0].parent, card, metrics
+
+
+def _version(client: Any, source: str) -> tuple[str, Any]:
+    rest = source.removeprefix("models:/")
+    name, at, alias = rest.partition("@")
+    if at:
+        return name, client.get_model_version_by_alias(name, alias)
+    name, _, version = rest.rpartition("/")
+    return name, client.get_model_version(name, version)
+
+
+def _metrics_beside(folder: Path, card: dict[str, Any]) -> dict[str, float]:
+    """Read the scores that were measured with this adapter: in a release folder, or in the experiment's reports."""
+    data = folder.parents[2] if len(folder.parents) > 2 else folder
+    reports = data / "08_reporting" / folder.parent.name
+    for file in (folder / "evaluation_results.json", reports / "evaluation_results.json"):
+        if file.is_file():
+            results = json.loads(file.read_text(encoding="utf-8"))
+            card["test_set"] = {
+                name: results.get("test_set", {}).get(name) for name in ("examples", "documents", "sources", "sha256")
+            }
+            return {f"{kind}_f1_micro": results[f"{kind}_metrics"]["micro"]["f1"] for kind in ("entity", "relation")}
+    return {}

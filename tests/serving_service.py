@@ -1,0 +1,59 @@
+"""A running service for the tests: the real application on a free port of loopback, with the tiny base."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from odin_slm.serving.__main__ import build
+from odin_slm.serving.model import resolve_model
+from odin_slm.serving.settings import ApiKeys, ServingSettings
+
+SMALL = {"max_new_tokens": 40, "window_tokens": 96, "queue_size": 32, "batch_size": 8, "workers": 2}
+
+
+@contextmanager
+def running(app: Any) -> Iterator[str]:
+    """Serve an application; yield its address."""
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=10))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    wait_for(lambda: server.started)
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+@contextmanager
+def service(base: Path, keys: str = "", **settings: Any) -> Iterator[httpx.Client]:
+    """Serve a base; yield a client of it."""
+    chosen = ServingSettings(**{**SMALL, "model": str(base), **settings})
+    app = build(chosen, ApiKeys(keys), resolve_model(str(base), root=base.parent))
+    with running(app) as address, httpx.Client(base_url=address, timeout=60) as client:
+        yield client
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> None:
+    """Wait until a condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def metric(client: httpx.Client, name: str) -> float:
+    """The value of a metric, named with its labels as Prometheus writes them; 0 where it does not occur."""
+    lines = client.get("/metrics").text.splitlines()
+    return next((float(line.rpartition(" ")[2]) for line in lines if line.rpartition(" ")[0] == name), 0.0)

@@ -104,8 +104,9 @@ def near_duplicates(
     Candidates come from MinHash with locality-sensitive hashing (Leskovec, Rajaraman and Ullman, "Mining of Massive
     Datasets", chapter 3; 50 bands of 5 permutations: a pair at the default threshold 0.7 is missed with probability
     1e-4). Those whose sketches agree by 0.2 less than the threshold are dropped (five standard deviations: one in a
-    million at the threshold); the rest is confirmed by the exact Jaccard similarity of the shingle sets. Shingles are character 5-grams of the lower-cased words, so that the short
-    sentences of ADE are compared as well as abstracts.
+    million at the threshold); the rest is confirmed by the exact Jaccard similarity of the shingle sets. Shingles
+    are character 5-grams of the lower-cased words, so that the short sentences of ADE are compared as well as
+    abstracts.
 
     Args:
         texts: The texts.

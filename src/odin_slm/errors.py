@@ -77,3 +77,15 @@ class AdapterError(OdinError):
 
 class GrammarError(OdinError):
     """The grammar of an input cannot be built, or it refused a token that it had allowed."""
+
+
+class ExtractionError(OdinError):
+    """A packaged model is asked something that it cannot answer."""
+
+
+class RegistryError(OdinError):
+    """The model registry does not hold, or does not admit, what was asked for."""
+
+
+class ExperimentFolderError(OdinError):
+    """A folder of experiments from before cannot be read."""

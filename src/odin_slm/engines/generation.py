@@ -50,6 +50,37 @@ class Generation:
 
 
 @dataclass(slots=True)
+class Loaded:
+    """A model that is ready to write: the base, with an adapter merged into it where one is given.
+
+    Raises:
+        AdapterError: The adapter does not fit the base.
+        BaseModelError: The base cannot be loaded.
+    """
+
+    base: BaseModel
+    adapter: Path | None = None
+    tokenizer: Any = field(init=False)
+    model: Any = field(init=False)
+    end_tokens: frozenset[int] = field(init=False)
+    _vocabulary: Vocabulary | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        import torch
+
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.tokenizer = load_tokenizer(self.base)
+        self.model = _load(self.base, self.adapter, device)
+        self.end_tokens = _end_tokens(self.model, self.tokenizer)
+
+    def vocabulary(self) -> Vocabulary:
+        """Return the tokens as grammars read them; made once, as that takes up to a second."""
+        if self._vocabulary is None:
+            self._vocabulary = Vocabulary(self.tokenizer, _logits(self.model), sorted(self.end_tokens))
+        return self._vocabulary
+
+
+@dataclass(slots=True)
 class _Row:
     index: int
     prompt: list[int]
@@ -70,6 +101,7 @@ def generate(
     names: Sequence[str] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     journal: Path | None = None,
+    loaded: Loaded | None = None,
 ) -> list[Generation]:
     """Write the most likely output after every prompt.
 
@@ -86,6 +118,7 @@ def generate(
         on_progress: Called with (prompts done, prompts) whenever some are done.
         journal: File that outputs are written to as they end. Outputs of the same model, prompts and settings that
             it holds already are taken from it. None keeps no file.
+        loaded: The same base and adapter, loaded before; None loads them for this call.
 
     Returns:
         One generation per prompt, in the order of the prompts.
@@ -100,12 +133,10 @@ def generate(
 
     if not prompts:
         return []
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer = load_tokenizer(base)
-    model = _load(base, adapter, device)
-    end_tokens = _end_tokens(model, tokenizer)
+    loaded = loaded or Loaded(base, adapter)
+    tokenizer, model, end_tokens = loaded.tokenizer, loaded.model, loaded.end_tokens
     grammars = grammars or [None] * len(prompts)
-    vocabulary = Vocabulary(tokenizer, _logits(model), sorted(end_tokens)) if any(grammars) else None
+    vocabulary = loaded.vocabulary() if any(grammars) else None
     rows = _rows(tokenizer, model, prompts, names, max_new_tokens)
     total = len(rows)
     done: list[Generation] = []
@@ -137,7 +168,7 @@ def generate(
                         on_progress(len(done), total)
 
     try:
-        _write_batches(rows, batch_size, write, torch.get_num_threads() if device.type == "cpu" else 1)
+        _write_batches(rows, batch_size, write, torch.get_num_threads() if model.device.type == "cpu" else 1)
     finally:
         if book:
             book.end()
@@ -348,7 +379,10 @@ def _merge(model: Any, base: BaseModel, adapter: Path) -> Any:
         raise AdapterError(
             f"the adapter does not fit the base {base.source} ({reason}).", where=str(adapter), fix=fix
         ) from error
-    expected = {name: tuple(value.shape) for name, value in get_peft_model_state_dict(merged).items()}
+    expected = {
+        name: tuple(value.shape)
+        for name, value in get_peft_model_state_dict(merged, save_embedding_layers=False).items()
+    }
     if found != expected:
         name = sorted(found.items() ^ expected.items())[0][0]
         raise AdapterError(

@@ -120,7 +120,7 @@ def model_card(facts: ModelFacts) -> str:
     """Return the ``README.md`` of a model release."""
     test_set = facts.results["test_set"]
     sources = _sources(facts.manifest)
-    instructions = _instructions(facts.manifest)
+    asked = instructions(facts.manifest)
     scored_text = "synthetic test set" if test_set["synthetic"] else "test set"
     return _fill(
         "model_card.md.j2",
@@ -131,8 +131,8 @@ def model_card(facts: ModelFacts) -> str:
         scored_text=scored_text,
         synthetic=test_set["synthetic"],
         run=_run_command(facts.experiment),
-        instructions=instructions,
-        prompt=_prompt_expression(next(iter(instructions.values()))),
+        instructions=asked,
+        prompt=_prompt_expression(next(iter(asked.values()))),
         example_text=_EXAMPLE_TEXT,
         example_output=render(_EXAMPLE),
         schema_table=_schema_table(sources),
@@ -320,7 +320,7 @@ def _run_command(experiment: str, options: str = "") -> str:
     return " ".join(part for part in ("kedro run", environment, options) if part)
 
 
-def _instructions(manifest: Mapping[str, Any]) -> dict[str, str]:
+def instructions(manifest: Mapping[str, Any]) -> dict[str, str]:
     """Return source -> instruction of its records."""
     if manifest["parameters"]["ingestion"]["instruction"] == "shared":
         return dict.fromkeys(_sources(manifest), SHARED_INSTRUCTION)

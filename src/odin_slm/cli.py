@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import click
 from kedro.framework.cli.project import run as kedro_run
@@ -47,6 +47,76 @@ run = click.Command(
     training.epochs=1. `kedro registry list` shows the names for --pipelines.""",
 )
 cli.add_command(run)
+
+
+@cli.group()
+def champion() -> None:
+    """See and change which registered model is the champion."""
+
+
+_env = click.option("--env", "-e", default=None, help="Kedro environment whose registered model is meant.")
+_reason = click.option("--reason", default="", help="Why; the history keeps it.")
+
+
+@champion.command()
+@_env
+def history(env: str | None) -> None:
+    """List what happened to the alias, the oldest first."""
+    with _registry(env) as (registry, _):
+        for event in registry.history():
+            who = f"version {event['version']}" if event["version"] else f"nobody, after version {event['previous']}"
+            forced = " (forced)" if event["forced"] else ""
+            said = f": {event['reason']}" if event["reason"] else ""
+            click.echo(f"{event['at']}  {event['action']:<8}  {who}  by {event['by']}{forced}{said}")
+        found = registry.champion()
+        click.echo(f"{registry.name}: " + (f"version {found.version} is the champion" if found else "no champion"))
+
+
+@champion.command()
+@click.argument("version")
+@click.option("--force", is_flag=True, help="Promote it whatever the paired test says; needs --reason.")
+@_reason
+@_env
+def promote(version: str, force: bool, reason: str, env: str | None) -> None:
+    """Make VERSION the champion if the paired test finds it better than the one in use."""
+    with _registry(env) as (registry, test):
+        decision = registry.promote(version, test=test, force=force, reason=reason)
+        click.echo(f"{registry.name} version {version}: {decision['decision']} ({decision['why']})")
+    if decision["decision"] != "promote":
+        sys.exit(1)
+
+
+@champion.command()
+@_reason
+@_env
+def demote(reason: str, env: str | None) -> None:
+    """Take the alias from the champion; nobody has it then."""
+    with _registry(env) as (registry, _):
+        click.echo(f"{registry.name} version {registry.demote(reason)} is no longer the champion")
+
+
+@champion.command()
+@_reason
+@_env
+def rollback(reason: str, env: str | None) -> None:
+    """Give the alias back to the champion before."""
+    with _registry(env) as (registry, _):
+        click.echo(f"{registry.name} version {registry.rollback(reason)} is the champion again")
+
+
+@contextmanager
+def _registry(env: str | None) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Yield the registered model of the environment, and its options of the paired test."""
+    from kedro.framework.session import KedroSession
+
+    from odin_slm.engines.registry import Registry
+    from odin_slm.parameters import EvaluationParams
+    from odin_slm.pipelines.registration.nodes import paired_test
+
+    with _explained(), KedroSession.create(env=env) as session:
+        context = cast("KedroSession", session).load_context()  # its hook sets the tracking store
+        params = EvaluationParams.model_validate(context.params["evaluation"])
+        yield Registry(context.config_loader["globals"]["registered_model"]), paired_test(params)
 
 
 def explain(error: BaseException) -> OdinError | None:

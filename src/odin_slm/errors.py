@@ -85,3 +85,15 @@ class GrammarError(OdinError):
 
 class ServingError(OdinError):
     """The service cannot start with these settings or this model."""
+
+
+class ExtractionError(OdinError):
+    """A packaged model is asked something that it cannot answer."""
+
+
+class RegistryError(OdinError):
+    """The model registry does not hold, or does not admit, what was asked for."""
+
+
+class ExperimentFolderError(OdinError):
+    """A folder of experiments from before cannot be read."""

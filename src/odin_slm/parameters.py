@@ -288,6 +288,21 @@ class PublishingParams(Parameters):
     """A model with a lower micro F1 over entities is not staged."""
 
 
+class PromotionParams(Parameters):
+    """How a registered version becomes champion."""
+
+    force: bool = False
+    """Promote it whatever the paired test says."""
+    reason: str = ""
+    """Why it is forced; the registry's history keeps it."""
+
+    @model_validator(mode="after")
+    def _reason_for_force(self) -> PromotionParams:
+        if self.force and not self.reason.strip():
+            raise ValueError("promotion.force needs promotion.reason=WHY, which the registry's history keeps.")
+        return self
+
+
 class ArchitectureParams(Parameters):
     """Shape of the embedded base."""
 

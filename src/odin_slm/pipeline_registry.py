@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from kedro.pipeline import Pipeline
 
-from odin_slm.pipelines import combination, evaluation, ingestion, pretraining, publishing, sample, training
+from odin_slm.pipelines import (
+    combination,
+    evaluation,
+    ingestion,
+    pretraining,
+    publishing,
+    registration,
+    sample,
+    training,
+)
 
 
 def register_pipelines() -> dict[str, Pipeline]:
@@ -18,7 +27,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "combination": combination.create_pipeline(),
         "training": training.create_pipeline(),
         "evaluation": evaluation.create_pipeline(),
-        "publishing": publishing.create_pipeline(),
+        "publishing": publishing.create_pipeline() + registration.create_pipeline(),
     }
     return {
         **stages,

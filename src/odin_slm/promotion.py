@@ -8,11 +8,65 @@ the other model's. The p-value is the share of random exchanges that part the mo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from odin_slm.errors import PredictionsError
 from odin_slm.scoring import KINDS, difference, exchanged
 
 Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The model in use, as far as a comparison needs it.
+
+    Attributes:
+        rows: Rows of its predictions file.
+        version: Its number in the registry; None where a file of predictions stands for it.
+        manifest_sha256: Hash of the manifest of its data, where it is known.
+        problem: Why its predictions are not at hand; empty where they are.
+    """
+
+    rows: Rows
+    version: str | None = None
+    manifest_sha256: str | None = None
+    problem: str = ""
+
+
+def judge(
+    predictions: Rows, champion: Champion | None, *, manifest_sha256: str | None, **options: Any
+) -> dict[str, Any]:
+    """Compare a model with the champion, where the two may be compared at all.
+
+    A file of predictions that the user names must be of the same examples. The registry's champion may have been
+    scored on other data: it then stays, and the decision says why.
+
+    Args:
+        predictions: Rows of the model's predictions file.
+        champion: The model in use, or None.
+        manifest_sha256: Hash of the manifest of the model's data, where it is known.
+        **options: Of :func:`decide`.
+
+    Returns:
+        See :func:`decide`; and ``champion``: the version that was met, None where it is none of the registry's.
+
+    Raises:
+        PredictionsError: The predictions that the user names are not of the same examples.
+    """
+    number = champion.version if champion else None
+    if champion is None or number is None:
+        return {**decide(predictions, champion.rows if champion else None, **options), "champion": None}
+    kept = {"decision": "keep", "significance": options["significance"], "metrics": None, "champion": number}
+    if champion.problem:
+        return {**kept, "why": champion.problem}
+    if champion.manifest_sha256 != manifest_sha256:
+        mine, theirs = ((sha or "unknown")[:12] for sha in (manifest_sha256, champion.manifest_sha256))
+        return {**kept, "why": f"champion {number} was made of other data (manifest {theirs}, here {mine})"}
+    try:
+        return {**decide(predictions, champion.rows, **options), "champion": number}
+    except PredictionsError as error:
+        return {**kept, "why": error.what}
 
 
 def decide(

@@ -1,7 +1,6 @@
 """Datasets for what a user may bring from elsewhere, and for what may be absent.
 
-``--params adapter=DIR``, ``test_data=FILE.json`` and ``champion=FILE.jsonl`` name things that a run reads and must
-never write.
+``--params adapter=DIR`` and ``test_data=FILE.json`` name things that a run reads and must never write.
 """
 
 from __future__ import annotations
@@ -74,19 +73,6 @@ class GivenRecordsDataset(AbstractDataset[None, list[dict[str, Any]] | None]):
 
     def _describe(self) -> dict[str, Any]:
         return {"path": self._path}
-
-
-class GivenPredictionsDataset(GivenRecordsDataset):
-    """Rows of a predictions file from elsewhere, read only; none where the user names no file."""
-
-    def load(self) -> list[dict[str, Any]]:
-        """Return the rows.
-
-        Raises:
-            MissingInputError: There is no such file.
-            PredictionsError: A line is not a JSON object.
-        """
-        return JsonLinesDataset(filepath=self._path).load() if self._path else []
 
 
 class OptionalRecordsDataset(RecordsDataset):

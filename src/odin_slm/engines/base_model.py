@@ -52,6 +52,16 @@ def resolve_base_model(source: str, *, root: Path, revision: str | None = None) 
     return BaseModel(source, None, revision)
 
 
+def commit_of(base: BaseModel) -> str | None:
+    """Return the commit of a Hub base as this machine has it, or what the user named; None for a folder."""
+    if base.path:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(base.source, "config.json", revision=base.revision)
+    return Path(found).parent.name if isinstance(found, str) else base.revision
+
+
 def check_folder(folder: Path) -> None:
     """Check that a base model folder is complete and that its weights are whole safetensors.
 

@@ -79,6 +79,7 @@ def generate(
     names: Sequence[str] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     journal: Path | None = None,
+    loaded: Generator | None = None,
 ) -> list[Generation]:
     """Write the most likely output after every prompt.
 
@@ -95,6 +96,7 @@ def generate(
         on_progress: Called with (prompts done, prompts) whenever some are done.
         journal: File that outputs are written to as they end. Outputs of the same model, prompts and settings that
             it holds already are taken from it. None keeps no file.
+        loaded: The same base and adapter, loaded before; None loads them for this call.
 
     Returns:
         One generation per prompt, in the order of the prompts.
@@ -107,7 +109,7 @@ def generate(
     """
     if not prompts:
         return []
-    generator = Generator(base, adapter)
+    generator = loaded or Generator(base, adapter)
     grammars = grammars or [None] * len(prompts)
     rows = generator.rows(prompts, max_new_tokens=max_new_tokens, grammars=grammars, names=names)
     total = len(rows)
@@ -498,7 +500,10 @@ def _merge(model: Any, base: BaseModel, adapter: Path) -> Any:
         raise AdapterError(
             f"the adapter does not fit the base {base.source} ({reason}).", where=str(adapter), fix=fix
         ) from error
-    expected = {name: tuple(value.shape) for name, value in get_peft_model_state_dict(merged).items()}
+    expected = {
+        name: tuple(value.shape)
+        for name, value in get_peft_model_state_dict(merged, save_embedding_layers=False).items()
+    }
     if found != expected:
         name = sorted(found.items() ^ expected.items())[0][0]
         raise AdapterError(

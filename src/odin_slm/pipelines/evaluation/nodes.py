@@ -11,7 +11,9 @@ from typing import Any
 from odin_slm.engines.base_model import BaseModel
 from odin_slm.errors import MissingInputError, PredictionsError
 from odin_slm.parameters import EvaluationParams
+from odin_slm.promotion import Champion, judge
 from odin_slm.prompt import locate, parse, render_prompt
+from odin_slm.serialization import canonical_json, sha256_text
 
 _log = logging.getLogger(__name__)
 _REQUIRED = ("instruction", "input", "output")
@@ -168,14 +170,16 @@ def score_predictions(
 
 
 def decide_promotion(
-    predictions: list[dict[str, Any]], champion_predictions: list[dict[str, Any]], params: EvaluationParams
+    predictions: list[dict[str, Any]],
+    champion: Champion | None,
+    data_manifest: dict[str, Any] | None,
+    params: EvaluationParams,
 ) -> dict[str, Any]:
-    """Say whether this model should take the champion's place; see :func:`odin_slm.promotion.decide`."""
-    from odin_slm.promotion import decide
-
-    return decide(
+    """Say whether this model should take the champion's place; see :func:`odin_slm.promotion.judge`."""
+    return judge(
         predictions,
-        champion_predictions,
+        champion,
+        manifest_sha256=sha256_text(canonical_json(data_manifest)) if data_manifest else None,
         significance=params.significance,
         resamples=params.bootstrap_resamples,
         seed=params.seed,

@@ -1,0 +1,95 @@
+"""The model registry as datasets: what publishing registers, and the champion that evaluation compares with."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+from typing import Any
+
+from kedro.io import AbstractDataset, DatasetError
+
+from odin_slm.datasets.json_files import JsonLinesDataset
+from odin_slm.engines.registry import Candidate, Registry
+from odin_slm.promotion import Champion
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class RegisteredModelDataset(AbstractDataset[Candidate, dict[str, Any]]):
+    """A registered model: a save makes a version of it and lets that version run for champion.
+
+    Args:
+        name: Name of the registered model.
+    """
+
+    def __init__(self, *, name: str, metadata: dict[str, Any] | None = None) -> None:
+        self._name = name
+        self.metadata = metadata
+
+    def load(self) -> dict[str, Any]:
+        """Return the newest version: ``name``, ``version``, ``champion`` (its number or None), ``tags``."""
+        registry = Registry(self._name)
+        newest, champion = next(iter(registry.versions()), None), registry.champion()
+        return {
+            "name": self._name,
+            "version": str(newest.version) if newest else None,
+            "champion": str(champion.version) if champion else None,
+            "tags": dict(newest.tags) if newest else {},
+        }
+
+    def save(self, data: Candidate) -> None:
+        """Register a candidate, and promote it where it has earned that.
+
+        Raises:
+            RegistryError: A promotion is forced without a reason.
+        """
+        import mlflow
+
+        registry = Registry(self._name)
+        with nullcontext() if mlflow.active_run() else mlflow.start_run(run_name=data.experiment):
+            run_id = mlflow.active_run().info.run_id
+            number = registry.register(data, run_id)
+            decision = registry.promote(number, test=data.test, force=data.force, reason=data.reason, run_id=run_id)
+            mlflow.set_tags({"model_version": number, "registered_model": self._name})
+        _LOGGER.info("%s version %s: %s (%s).", self._name, number, decision["decision"], decision["why"])
+
+    def _exists(self) -> bool:
+        return bool(Registry(self._name).versions())
+
+    def _describe(self) -> dict[str, Any]:
+        return {"name": self._name}
+
+
+class ChampionDataset(AbstractDataset[None, Champion | None]):
+    """The model in use, with its predictions; None while there is none.
+
+    Args:
+        name: Name of the registered model.
+        override: Holds ``path``: a predictions file that stands for the champion, or None.
+    """
+
+    def __init__(self, *, name: str, override: dict[str, str | None], metadata: dict[str, Any] | None = None) -> None:
+        self._name = name
+        self._path = override["path"]
+        self.metadata = metadata
+
+    def load(self) -> Champion | None:
+        """Return the champion.
+
+        Raises:
+            MissingInputError: There is no such file.
+            PredictionsError: A line of it is not a JSON object.
+        """
+        if self._path:
+            return Champion(JsonLinesDataset(filepath=self._path).load())
+        return Registry(self._name).as_champion()
+
+    def save(self, data: None) -> None:
+        """Refuse."""
+        raise DatasetError("the champion changes by promotion only.")
+
+    def _exists(self) -> bool:
+        return True
+
+    def _describe(self) -> dict[str, Any]:
+        return {"name": self._name, "path": self._path}

@@ -1,0 +1,450 @@
+"""The model registry in MLflow: versions that load and predict, and a champion that has earned its alias.
+
+A version is a packaged model (:mod:`odin_slm.engines.extractor`) with the project's code and pinned requirements, so
+that ``mlflow.pyfunc.load_model("models:/NAME@champion")`` works on a machine without this project. Two aliases move:
+``challenger`` marks the newest version that is not the champion, ``champion`` the one to use. Everything that ever
+happened to ``champion`` is kept as tags of the registered model, one per event, in order.
+
+Who becomes champion is decided and written under a lock, so that of several promotions each meets the champion that
+the one before it left. The lock is a file beside a SQLite store; for a tracking server it holds for the processes of
+one machine.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+from odin_slm.engines.base_model import BaseModel, commit_of
+from odin_slm.engines.extractor import DEFAULTS, SETTINGS
+from odin_slm.errors import RegistryError
+from odin_slm.promotion import Champion, judge
+from odin_slm.serialization import canonical_json, canonical_jsonl, sha256_text
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+PREDICTIONS = "predictions/predictions.jsonl"
+"""Where the run of a version keeps the predictions that later models are compared with."""
+
+_REQUIREMENTS = (
+    "llguidance",
+    "mlflow",
+    "numpy",
+    "pandas",
+    "peft",
+    "safetensors",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
+_MODEL = "model"
+_EVENT = "champion.{:06d}"
+_EXAMPLE = "Two weeks after starting lisinopril for hypertension, the patient developed a dry cough."
+_LOCK_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model on its way into the registry.
+
+    Attributes:
+        folder: Adapter and tokenizer, with whatever belongs to them, as a staged release holds them.
+        base: The base.
+        base_id: What the base is called.
+        instructions: Schema name -> instruction that the model was trained with.
+        predictions: Rows of its predictions file; empty where there are none, and then it cannot become champion.
+        metrics: Name -> value, as its run has them.
+        experiment: Name of its experiment.
+        manifest_sha256: Hash of the manifest of its data.
+        test: ``significance``, ``resamples`` and ``seed`` of the paired test.
+        force: Promote it whatever the test says.
+        reason: Why; needed with ``force``.
+    """
+
+    folder: Path
+    base: BaseModel
+    base_id: str
+    instructions: Mapping[str, str]
+    predictions: Sequence[Mapping[str, Any]]
+    metrics: Mapping[str, float]
+    experiment: str
+    manifest_sha256: str | None
+    test: Mapping[str, Any] = field(default_factory=dict)
+    force: bool = False
+    reason: str = ""
+
+
+class Registry:
+    """The versions of one registered model in the tracking store that MLflow is set to.
+
+    Args:
+        name: Name of the registered model.
+    """
+
+    def __init__(self, name: str) -> None:
+        from mlflow import MlflowClient
+
+        self.name = name
+        self._client = MlflowClient()
+
+    def champion(self) -> Any | None:
+        """Return the version that holds the alias, or None."""
+        return self._by_alias(CHAMPION)
+
+    def version(self, number: str) -> Any:
+        """Return a version.
+
+        Raises:
+            RegistryError: There is none of this number.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._client.get_model_version(self.name, number)
+        except MlflowException:
+            known = ", ".join(str(v.version) for v in reversed(self.versions())) or "none"
+            raise RegistryError(
+                f"there is no version {number}.", where=self.name, fix=f"The versions are: {known}."
+            ) from None
+
+    def versions(self) -> list[Any]:
+        """Return all versions, the newest first."""
+        found = self._client.search_model_versions(f"name = '{self.name}'")
+        return sorted(found, key=lambda version: -int(version.version))
+
+    def as_champion(self) -> Champion | None:
+        """Return the champion with its predictions, for a comparison; None where there is no champion."""
+        version = self.champion()
+        if version is None:
+            return None
+        manifest = version.tags.get("data_manifest_sha256")
+        try:
+            return Champion(self._predictions(version), str(version.version), manifest)
+        except RegistryError as error:
+            return Champion([], str(version.version), manifest, problem=error.what)
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return what happened to the alias, the oldest first.
+
+        Returns:
+            ``action`` (promote, demote, rollback), ``version`` and ``previous`` (None: no champion), ``forced``,
+            ``reason``, ``by``, ``run_id``, ``at`` (UTC).
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            tags = self._client.get_registered_model(self.name).tags
+        except MlflowException:
+            return []
+        return [json.loads(tags[key]) for key in sorted(tags) if key.startswith("champion.")]
+
+    def register(self, candidate: Candidate, run_id: str) -> str:
+        """Make a version of a candidate; the same model with the same predictions and data is registered once.
+
+        Args:
+            candidate: The model.
+            run_id: The run that the version belongs to; it is active, and gets the predictions.
+
+        Returns:
+            Number of the version.
+        """
+        tags = self._tags(candidate)
+        with self._locked():
+            self._make()
+            for known in self.versions():
+                if all(known.tags.get(key) == tags[key] for key in tags if key.endswith("_sha256")):
+                    return str(known.version)
+        if candidate.predictions:
+            self._client.log_text(run_id, canonical_jsonl([dict(row) for row in candidate.predictions]), PREDICTIONS)
+        self._log(candidate, run_id)
+        with self._locked():
+            location = self._client.get_run(run_id).info.artifact_uri + f"/{_MODEL}"
+            made = self._client.create_model_version(self.name, location, run_id, tags=tags, await_creation_for=0)
+            self._client.set_registered_model_alias(self.name, CHALLENGER, made.version)
+        return str(made.version)
+
+    def promote(
+        self, number: str, *, test: Mapping[str, Any], force: bool = False, reason: str = "", run_id: str | None = None
+    ) -> dict[str, Any]:
+        """Make a version champion if it is better than the one in use, or if somebody takes the responsibility.
+
+        Args:
+            number: The version.
+            test: ``significance``, ``resamples`` and ``seed`` of the paired test.
+            force: Promote whatever the test says.
+            reason: Why; needed with ``force``.
+            run_id: The run that asks, for the history.
+
+        Returns:
+            The decision, see :func:`odin_slm.promotion.judge`, with ``forced``.
+
+        Raises:
+            RegistryError: There is no such version, it has no predictions, or ``force`` comes without a reason.
+        """
+        if force and not reason.strip():
+            raise RegistryError(
+                "a forced promotion needs a reason, and the history keeps it.",
+                where="promotion.reason",
+                fix="Say why, as in --params promotion.force=true,promotion.reason=WHY.",
+            )
+        with self._locked():
+            version, current = self.version(number), self.as_champion()
+            if current and current.version == number:
+                return {"decision": "keep", "why": "it is the champion already", "forced": False, "metrics": None}
+            decision = self._judged(version, current, test, force)
+            if force:
+                decision |= {"decision": "promote", "why": reason.strip()}
+            decision["forced"] = force
+            for key in ("decision", "why"):
+                self._client.set_model_version_tag(self.name, number, f"promotion_{key}", decision[key])
+            if decision["decision"] == "promote":
+                self._move("promote", number, reason=decision["why"], forced=force, run_id=run_id)
+            return decision
+
+    def demote(self, reason: str = "") -> str:
+        """Take the alias from the champion; nobody has it then.
+
+        Returns:
+            The version that had it.
+
+        Raises:
+            RegistryError: There is no champion.
+        """
+        with self._locked():
+            version = self.champion()
+            if version is None:
+                raise RegistryError("there is no champion.", where=self.name, fix="See kedro champion history.")
+            self._move("demote", None, reason=reason)
+            return str(version.version)
+
+    def rollback(self, reason: str = "") -> str:
+        """Give the alias back to the champion before the present one, or before the one that was demoted.
+
+        Returns:
+            The version that has it now.
+
+        Raises:
+            RegistryError: There was none before, or it was deleted.
+        """
+        with self._locked():
+            line = _line(self.history())
+            below = line[:-1] if self.champion() else line
+            if not below:
+                raise RegistryError(
+                    "there was no champion before.", where=self.name, fix="Name a version: kedro champion promote N."
+                )
+            self.version(below[-1])
+            self._move("rollback", below[-1], reason=reason)
+            return below[-1]
+
+    def _judged(self, version: Any, current: Champion | None, test: Mapping[str, Any], force: bool) -> dict[str, Any]:
+        try:
+            rows = self._predictions(version)
+        except RegistryError as error:
+            if not force:
+                raise
+            return {"decision": "keep", "why": error.what, "metrics": None}
+        return judge(rows, current, manifest_sha256=version.tags.get("data_manifest_sha256"), **test)
+
+    def _predictions(self, version: Any) -> list[dict[str, Any]]:
+        import mlflow
+        from mlflow.exceptions import MlflowException
+
+        try:
+            text = mlflow.artifacts.load_text(f"runs:/{version.run_id}/{PREDICTIONS}")
+            return [json.loads(line) for line in text.splitlines()]
+        except (MlflowException, OSError, ValueError):
+            raise RegistryError(
+                f"the predictions of version {version.version} cannot be read from its run.",
+                where=f"{self.name} version {version.version}",
+                fix="Register it again from the folder where it was made, or force the promotion with a reason.",
+            ) from None
+
+    def _move(
+        self, action: str, number: str | None, *, reason: str, forced: bool = False, run_id: str | None = None
+    ) -> None:
+        """Set the alias and note it; the lock is held."""
+        previous = self.champion()
+        if number is None:
+            self._client.delete_registered_model_alias(self.name, CHAMPION)
+        else:
+            self._client.set_registered_model_alias(self.name, CHAMPION, number)
+            challenger = self._by_alias(CHALLENGER)
+            if challenger and str(challenger.version) == number:
+                self._client.delete_registered_model_alias(self.name, CHALLENGER)
+        event = {
+            "action": action,
+            "version": number,
+            "previous": str(previous.version) if previous else None,
+            "forced": forced,
+            "reason": reason,
+            "by": getpass.getuser(),
+            "run_id": run_id,
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        key = _EVENT.format(len(self.history()) + 1)
+        self._client.set_registered_model_tag(self.name, key, json.dumps(event, ensure_ascii=False))
+
+    def _by_alias(self, alias: str) -> Any | None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._client.get_model_version_by_alias(self.name, alias)
+        except MlflowException:  # no such model, or no such alias
+            return None
+
+    def _make(self) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.get_registered_model(self.name)
+        except MlflowException:
+            self._client.create_registered_model(
+                self.name, description="Entities and relations of medical texts; load it by the alias `champion`."
+            )
+
+    def _tags(self, candidate: Candidate) -> dict[str, str]:
+        base = candidate.base
+        tags = {
+            "experiment": candidate.experiment,
+            "base_model": candidate.base_id,
+            "base_revision": commit_of(base) or "",
+            "model_sha256": _model_digest(candidate),
+            "predictions_sha256": sha256_text(canonical_json(list(candidate.predictions))),
+            "data_manifest_sha256": candidate.manifest_sha256 or "",
+        }
+        return tags | {name: f"{value:.4f}" for name, value in candidate.metrics.items()}
+
+    def _log(self, candidate: Candidate, run_id: str) -> None:
+        """Log the packaged model to the run.
+
+        It is saved and then copied: MLflow's ``log_model`` would load it once for a trial, and note a path of this
+        machine in it.
+        """
+        import mlflow
+        from mlflow.models import Model
+
+        with tempfile.TemporaryDirectory() as folder:
+            packaged, saved = Path(folder) / "packaged", Path(folder) / "saved"
+            settings = package(candidate, packaged)
+            mlflow.pyfunc.save_model(
+                str(saved),
+                mlflow_model=Model(artifact_path=_MODEL, run_id=run_id),
+                loader_module="odin_slm.engines.extractor",
+                data_path=str(packaged),
+                code_paths=[str(Path(__file__).parents[1])],
+                signature=_signature(),
+                input_example=[_EXAMPLE],
+                pip_requirements=[f"{name}=={installed(name).partition('+')[0]}" for name in _REQUIREMENTS],
+                metadata={**settings, "experiment": candidate.experiment},
+            )
+            self._client.log_artifacts(run_id, str(saved), _MODEL)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        import mlflow
+        from filelock import FileLock, Timeout
+
+        uri = mlflow.get_tracking_uri()
+        if uri.startswith("sqlite:///"):
+            path = Path(uri.removeprefix("sqlite:///") + f".{self.name}.lock")
+        else:
+            path = Path(tempfile.gettempdir()) / f"odin-slm-{sha256_text(f'{uri} {self.name}')[:16]}.lock"
+        try:
+            with FileLock(path, timeout=_LOCK_SECONDS):
+                yield
+        except Timeout:
+            raise RegistryError(
+                f"another process has held the registry for {_LOCK_SECONDS:.0f} seconds.",
+                where=path.name,
+                fix="End that process, then try again.",
+            ) from None
+
+
+def package(candidate: Candidate, folder: Path) -> dict[str, Any]:
+    """Write a packaged model that :class:`odin_slm.engines.extractor.Extractor` loads; return its settings.
+
+    A base from the Hub is named by id and commit; the weights of a local one travel along.
+    """
+    shutil.copytree(candidate.folder, folder)
+    if candidate.base.path and not (folder / "base").is_dir():
+        shutil.copytree(candidate.base.path, folder / "base")
+    included = (folder / "base").is_dir()
+    settings = {
+        "base": {"id": candidate.base_id, "revision": commit_of(candidate.base), "included": included},
+        "instructions": dict(candidate.instructions),
+        "schema": _widest(candidate.instructions),
+    }
+    (folder / SETTINGS).write_text(canonical_json(settings), encoding="utf-8")
+    return settings
+
+
+def _widest(instructions: Mapping[str, str]) -> str:
+    """Return the schema that asks for most: its instruction names the most types."""
+    return max(sorted(instructions), key=lambda name: instructions[name].count(","))
+
+
+def _signature() -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import Array, Object, Property
+
+    def rows(*properties: Property) -> Array:
+        return Array(Object(list(properties)))
+
+    text = DataType.string
+    offsets = Property("offsets", Array(Array(DataType.long)))
+    types = {str: text, int: DataType.long}
+    return ModelSignature(
+        # without a name, so that a plain list of texts is as good as a table with a column `text`
+        inputs=Schema([ColSpec(text)]),
+        outputs=Schema(
+            [
+                ColSpec(rows(Property("type", text), Property("text", text), offsets), "entities"),
+                ColSpec(rows(Property("head", text), Property("type", text), Property("tail", text)), "relations"),
+                ColSpec(DataType.boolean, "finished"),
+            ]
+        ),
+        params=ParamSchema(
+            [
+                ParamSpec("schema", text, ""),
+                *(ParamSpec(name, types[type(value)], value) for name, value in DEFAULTS.items()),
+            ]
+        ),
+    )
+
+
+def _model_digest(candidate: Candidate) -> str:
+    """Hash what decides the model's answers: weights, configuration and tokenizer of adapter and base."""
+    digest = hashlib.sha256(f"{candidate.base_id} {commit_of(candidate.base)}".encode())
+    names = ("adapter_model.safetensors", "adapter_config.json", "tokenizer.json")
+    files = [file for name in names if (file := candidate.folder / name).is_file()]
+    if candidate.base.path:
+        files += sorted(f for f in candidate.base.path.iterdir() if f.suffix == ".safetensors")
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _line(events: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the champions that stand behind one another, the present one last; demoted ones are gone."""
+    line: list[str] = []
+    for event in events:
+        if event["action"] == "promote":
+            line.append(event["version"])
+        elif event["action"] == "demote":
+            line = line[:-1]
+        else:  # back to a version further down
+            while line and line[-1] != event["version"]:
+                line.pop()
+    return line

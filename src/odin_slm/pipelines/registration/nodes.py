@@ -1,0 +1,66 @@
+"""Nodes of the registration."""
+
+from pathlib import Path
+from typing import Any
+
+from odin_slm.cards import instructions
+from odin_slm.engines.base_model import BaseModel
+from odin_slm.engines.registry import Candidate
+from odin_slm.parameters import EvaluationParams, PromotionParams, PublishingParams
+from odin_slm.scoring import KINDS
+from odin_slm.serialization import canonical_json, sha256_text
+
+
+def propose_model(
+    model_release: Path,
+    base_model: BaseModel,
+    predictions: list[dict[str, Any]],
+    evaluation_results: dict[str, Any],
+    manifest: dict[str, Any],
+    publishing: PublishingParams,
+    evaluation: EvaluationParams,
+    promotion: PromotionParams,
+) -> Candidate:
+    """Propose the staged model as a version of the registry; what may not be released is not registered either.
+
+    Args:
+        model_release: The staged release.
+        base_model: The base.
+        predictions: Rows of the predictions file, which later models are compared with.
+        evaluation_results: Measured figures.
+        manifest: What it was trained on.
+        publishing: Names.
+        evaluation: Options of the paired test.
+        promotion: Whether it is promoted whatever the test says, and why.
+
+    Returns:
+        What the registry takes.
+    """
+    metrics: dict[str, float] = {}
+    for kind in KINDS:
+        name = f"{kind}_f1_micro"
+        low, high = evaluation_results["intervals"][name]
+        f1 = evaluation_results[f"{kind}_metrics"]["micro"]["f1"]
+        metrics |= {name: f1, f"{name}_low": low, f"{name}_high": high}
+    return Candidate(
+        folder=model_release,
+        base=base_model,
+        base_id=publishing.base_model_id if base_model.path and publishing.base_model_id else base_model.source,
+        instructions=instructions(manifest),
+        predictions=predictions,
+        metrics=metrics,
+        experiment=publishing.experiment,
+        manifest_sha256=sha256_text(canonical_json(manifest)),
+        test=paired_test(evaluation),
+        force=promotion.force,
+        reason=promotion.reason,
+    )
+
+
+def paired_test(evaluation: EvaluationParams) -> dict[str, Any]:
+    """Return the options of :func:`odin_slm.promotion.decide`."""
+    return {
+        "significance": evaluation.significance,
+        "resamples": evaluation.bootstrap_resamples,
+        "seed": evaluation.seed,
+    }

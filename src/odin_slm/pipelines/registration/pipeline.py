@@ -1,0 +1,29 @@
+"""Wiring of the registration."""
+
+from kedro.pipeline import Node, Pipeline
+
+from odin_slm.pipelines.registration.nodes import propose_model
+
+
+def create_pipeline() -> Pipeline:
+    """Return registration: the staged model, its predictions and figures -> ``registered_model``."""
+    return Pipeline(
+        [
+            Node(
+                func=propose_model,
+                inputs=[
+                    "model_release",
+                    "base_model",
+                    "predictions",
+                    "evaluation_results",
+                    "manifest",
+                    "params:publishing",
+                    "params:evaluation",
+                    "params:promotion",
+                ],
+                outputs="registered_model",
+                name="propose_model",
+            ),
+        ],
+        tags=["publishing"],
+    )

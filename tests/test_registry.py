@@ -1,0 +1,406 @@
+"""Registered models load and predict by themselves; a champion has earned its alias, and history says how."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas
+import pytest
+from click.testing import CliRunner
+
+from odin_slm import cli
+from odin_slm.engines.base_model import BaseModel
+from odin_slm.engines.registry import CHALLENGER, CHAMPION, Candidate, Registry
+from odin_slm.errors import ExtractionError, RegistryError
+from odin_slm.prompt import instruction_for
+from odin_slm.schema import SCHEMAS
+from test_promotion import rows
+
+NAME = "odin-medical-ner-re-test"
+TEXTS = ["Rash and cough followed aspirin.", "Enalapril caused a dry cough and aspirin caused nausea."]
+TEST = {"significance": 0.05, "resamples": 199, "seed": 1}
+FASTER = {"evaluation": {"num_samples": 6, "max_new_tokens": 24, "bootstrap_resamples": 100}}
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
+    """A LoRA adapter of the tiny base whose weights are not zero."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("adapter")
+    torch.manual_seed(7)
+    lora = LoraConfig(r=4, lora_alpha=64, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_base), lora).save_pretrained(
+        folder, save_embedding_layers=False
+    )
+    AutoTokenizer.from_pretrained(tiny_base).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> Iterator[str]:
+    """A tracking store of its own."""
+    (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    mlflow.set_experiment("registry")
+    yield mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture
+def candidate(adapter: Path, tiny_base: Path) -> Callable[..., Candidate]:
+    def make(predictions: list[dict[str, Any]], **changes: Any) -> Candidate:
+        values: dict[str, Any] = {
+            "folder": adapter,
+            "base": BaseModel("tiny", tiny_base),
+            "base_id": "odin-slm/tiny",
+            "instructions": {name: instruction_for(SCHEMAS[name]) for name in ("ade", "biored")},
+            "predictions": predictions,
+            "metrics": {"entity_f1_micro": 0.5},
+            "experiment": "test",
+            "manifest_sha256": "0" * 64,
+            "test": TEST,
+        }
+        return Candidate(**{**values, **changes})
+
+    return make
+
+
+def register(candidate: Candidate) -> str:
+    with mlflow.start_run() as run:
+        return Registry(NAME).register(candidate, run.info.run_id)
+
+
+def bare_version(predictions: list[dict[str, Any]], manifest: str = "0" * 64) -> str:
+    """A version that only the registry's rules meet: its predictions, and no model."""
+    client = mlflow.MlflowClient()
+    Registry(NAME)._make()
+    with mlflow.start_run() as run:
+        client.log_text(run.info.run_id, "".join(json.dumps(row) + "\n" for row in predictions), _PREDICTIONS)
+        made = client.create_model_version(NAME, f"runs:/{run.info.run_id}/model", run.info.run_id)
+    client.set_model_version_tag(NAME, made.version, "data_manifest_sha256", manifest)
+    return str(made.version)
+
+
+def holder() -> str | None:
+    champion = Registry(NAME).champion()
+    return str(champion.version) if champion else None
+
+
+_PREDICTIONS = "predictions/predictions.jsonl"
+
+
+# Models that load
+
+
+def test_a_default_run_leaves_a_champion_that_predicts(project: Path, run: Callable[..., dict[str, Any]]) -> None:
+    run(params=FASTER)
+    model = mlflow.pyfunc.load_model(f"models:/{NAME}@{CHAMPION}")
+    found = model.predict(TEXTS)
+    assert list(found.columns) == ["entities", "relations", "finished"]
+    assert model.predict(pandas.DataFrame({"text": TEXTS})).equals(found)
+    for text, entities in zip(TEXTS, found["entities"], strict=True):
+        for entity in entities:
+            assert {text[begin:end] for begin, end in entity["offsets"]} == {entity["text"]}
+
+    registry = Registry(NAME)
+    champion = registry.champion()
+    assert (str(champion.version), champion.tags["experiment"]) == ("1", "test")
+    (event,) = registry.history()
+    assert (event["action"], event["version"], event["run_id"]) == ("promote", "1", champion.run_id)
+    assert event["reason"] == "there is no champion to compare with"
+    tracked = mlflow.get_run(champion.run_id)
+    assert tracked.data.tags["model_version"] == "1"
+    assert champion.tags["data_manifest_sha256"] == tracked.data.tags["data_manifest_sha256"]
+
+    own = {row["id"]: row for row in registry.as_champion().rows}  # type: ignore[union-attr]
+    kept = (project / "data/07_model_output/test/predictions.jsonl").read_text()
+    assert own == {row["id"]: row for row in map(json.loads, kept.splitlines())}
+
+    # The registered model says what the evaluation said: same prompt, same grammar, same weights.
+    row = next(iter(own.values()))
+    asked = {"schema": row["source"], "max_new_tokens": 24}
+    answer = model.predict([row["input"]], params=asked).iloc[0]
+    assert (answer["entities"], answer["relations"]) == (row["entities"], row["relations"])
+
+    # Publishing again registers nothing new; evaluation has met the champion.
+    run("evaluation", "publishing", params=FASTER)
+    assert [str(version.version) for version in registry.versions()] == ["1"]
+    decision = json.loads((project / "data/08_reporting/test/promotion.json").read_text())
+    assert (decision["decision"], decision["champion"]) == ("keep", "1")
+    assert decision["metrics"]["entity_f1_micro"]["p_value"] == 1.0
+    assert len(registry.history()) == 1
+
+
+def test_a_registered_model_needs_nothing_of_this_project(
+    store: str, candidate: Callable[..., Candidate], tmp_path: Path
+) -> None:
+    register(candidate(rows(0.5, 1)))
+    uri = f"models:/{NAME}@{CHALLENGER}"
+    folder = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(tmp_path / "copied")))
+    made = mlflow.models.Model.load(folder)
+    signature = made.signature.to_dict()
+    assert all(signature[part] for part in ("inputs", "outputs", "params"))
+    assert made.saved_input_example_info
+    assert made.metadata["base"] == {"id": "odin-slm/tiny", "revision": None, "included": True}
+    assert all("==" in line for line in (folder / "requirements.txt").read_text().split())
+    assert not [file for file in folder.rglob("*") if file.suffix in (".pkl", ".pt", ".bin", ".pth")]
+    texts = [file for file in folder.rglob("*") if file.suffix not in (".safetensors", ".py")]
+    here = (str(Path(__file__).parents[1]), str(tmp_path), str(candidate([]).folder))
+    assert not [file for file in texts if file.is_file() and any(place in file.read_text() for place in here)]
+    program = (
+        "import sys, mlflow\n"
+        f"model = mlflow.pyfunc.load_model({str(folder)!r})\n"
+        "import odin_slm; print(odin_slm.__file__)\n"
+        f"print(model.predict({TEXTS!r}).to_json(orient='records'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    place, answers = done.stdout.strip().splitlines()[-2:]
+    assert Path(place).is_relative_to(folder), "the code that travels with the model is what runs"
+    assert json.loads(answers) == json.loads(mlflow.pyfunc.load_model(uri).predict(TEXTS).to_json(orient="records"))
+
+
+def test_a_hub_base_is_named_and_not_copied(
+    store: str, candidate: Callable[..., Candidate], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cached = tmp_path / "hub/models--owner--name"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs/main").write_text(commit)
+    (cached / "snapshots" / commit).mkdir(parents=True)
+    (cached / "snapshots" / commit / "config.json").write_text("{}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    number = register(candidate(rows(0.5, 1), base=BaseModel("owner/name"), base_id="owner/name"))
+    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{NAME}/{number}"))
+    assert mlflow.models.Model.load(folder).metadata["base"] == {
+        "id": "owner/name",
+        "revision": commit,
+        "included": False,
+    }
+    assert not list(folder.rglob("base"))
+    assert Registry(NAME).version(number).tags["base_revision"] == commit
+
+
+def test_the_schema_of_a_text_decides_what_is_looked_for(store: str, candidate: Callable[..., Candidate]) -> None:
+    register(candidate(rows(0.5, 1)))
+    model = mlflow.pyfunc.load_model(f"models:/{NAME}@{CHALLENGER}")
+    types = {
+        schema: {e["type"] for row in model.predict(TEXTS, params={"schema": schema})["entities"] for e in row}
+        for schema in ("ade", "biored")
+    }
+    assert types["ade"] <= {"Drug", "Symptom"}
+    assert types["biored"] <= {"Drug", "Disease"}
+    assert model.predict(TEXTS).equals(model.predict(TEXTS, params={"schema": "biored"})), "it asks for most"
+    with pytest.raises(ExtractionError, match=r"no schema 'bc5cdr'.*ade, biored"):
+        model.predict(TEXTS, params={"schema": "bc5cdr"})
+    with pytest.raises(ExtractionError, match="first column is 'id'"):
+        model.predict(pandas.DataFrame({"id": ["1"], "text": ["Rash by aspirin."]}))
+    with pytest.raises(ExtractionError, match="decoding"):
+        model.predict(TEXTS, params={"decoding": "beam"})
+
+
+def test_mlflow_serves_it(store: str, candidate: Callable[..., Candidate], tmp_path: Path) -> None:
+    register(candidate(rows(0.5, 1)))
+    uri = f"models:/{NAME}@{CHALLENGER}"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", uri, "--env-manager", "local"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(
+            [*command, "--port", str(port), "--workers", "1"],
+            env={**os.environ, "MLFLOW_TRACKING_URI": store, "PATH": path},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            body = {"inputs": TEXTS, "params": {"schema": "ade", "max_new_tokens": 60}}
+            answered = _invoke(port, body, server)
+            table = _invoke(port, {"dataframe_split": {"columns": ["text"], "data": [[t] for t in TEXTS]}}, server)
+        finally:
+            os.killpg(server.pid, 15)
+            server.wait(30)
+    model = mlflow.pyfunc.load_model(uri)
+    expected = model.predict(TEXTS, params=body["params"]).to_dict("records")
+    assert answered["predictions"] == expected
+    assert table["predictions"] == model.predict(TEXTS).to_dict("records")
+
+
+def _invoke(port: int, body: dict[str, Any], server: subprocess.Popen[bytes]) -> dict[str, Any]:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/invocations",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    for _ in range(240):
+        assert server.poll() is None, Path("log").read_text()
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return dict(json.loads(answer.read()))
+        except urllib.error.HTTPError as error:
+            raise AssertionError(error.read().decode()) from None
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError(Path("log").read_text())
+
+
+# Champions
+
+
+def test_the_commands_promote_demote_and_roll_back(project: Path) -> None:
+    mlflow.set_tracking_uri(f"sqlite:///{project}/mlflow.db")
+    mlflow.set_experiment("registry")
+    one, two = (bare_version(rows(right, 1)) for right in (0.2, 0.9))
+
+    def champion(*words: str) -> tuple[int, str]:
+        done = CliRunner().invoke(cli.cli, ["champion", *words, "--env", "test"])
+        lines = [line for line in done.output.splitlines() if not re.search(r"INFO|WARNING|resolver", line)]
+        return done.exit_code, "\n".join(lines)
+
+    assert champion("promote", two)[0] == 0
+    code, said = champion("promote", one)
+    assert (code, "keep (significantly worse" in said) == (1, True)
+    code, said = champion("promote", one, "--force")
+    assert (code, "a forced promotion needs a reason" in said) == (1, True)
+    assert champion("promote", one, "--force", "--reason", "a trial")[0] == 0
+    assert champion("rollback")[1] == f"{NAME} version {two} is the champion again"
+    assert champion("demote", "--reason", "recalled")[1] == f"{NAME} version {two} is no longer the champion"
+    listed = champion("history")[1].splitlines()
+    assert [line.split()[1] for line in listed[:-1]] == ["promote", "promote", "rollback", "demote"]
+    assert listed[1].endswith("(forced): a trial")
+    assert listed[-1] == f"{NAME}: no champion"
+    code, said = champion("promote", "17", "--force", "--reason", "a trial")
+    assert (code, f"The versions are: {one}, {two}." in said) == (1, True)
+
+
+def test_the_first_is_champion_the_better_takes_its_place_and_the_worse_does_not(store: str) -> None:
+    registry = Registry(NAME)
+    first, better, worse = (bare_version(rows(right, seed)) for right, seed in ((0.4, 1), (0.9, 2), (0.2, 3)))
+    assert registry.promote(first, test=TEST)["decision"] == "promote"
+    decision = registry.promote(better, test=TEST)
+    assert (decision["decision"], decision["champion"]) == ("promote", first)
+    assert registry.promote(worse, test=TEST)["decision"] == "keep"
+    assert holder() == better
+    assert [event["version"] for event in registry.history()] == [first, better]
+    assert registry.version(worse).tags["promotion_why"] == "significantly worse in entity F1 and relation F1"
+    assert registry.promote(better, test=TEST)["why"] == "it is the champion already"
+
+
+def test_other_data_are_not_compared(store: str) -> None:
+    registry = Registry(NAME)
+    first = bare_version(rows(0.4, 1))
+    registry.promote(first, test=TEST)
+    for other in (bare_version(rows(0.9, 2), manifest="1" * 64), bare_version(rows(0.9, 2, size=79))):
+        decision = registry.promote(other, test=TEST)
+        assert decision["decision"] == "keep"
+        assert "other data" in decision["why"] or "other examples" in decision["why"]
+    assert holder() == first
+
+
+def test_force_needs_a_reason_and_the_reason_is_kept(store: str) -> None:
+    registry = Registry(NAME)
+    for right in (0.9, 0.2):
+        number = bare_version(rows(right, 1))
+        registry.promote(number, test=TEST)
+    with pytest.raises(RegistryError, match=r"needs a reason"):
+        registry.promote(number, test=TEST, force=True, reason="  ")
+    decision = registry.promote(number, test=TEST, force=True, reason="smaller, for the ward's tablets")
+    assert decision["metrics"]["entity_f1_micro"]["value"] < 0, "what the test said is kept beside it"
+    last = registry.history()[-1]
+    assert (last["version"], last["previous"], last["forced"]) == (number, "1", True)
+    assert last["reason"] == "smaller, for the ward's tablets"
+    assert {"by", "at"} <= {key for key, value in last.items() if value}
+
+
+def test_demotion_and_rollback(store: str) -> None:
+    registry = Registry(NAME)
+    with pytest.raises(RegistryError, match="no champion"):
+        registry.demote()
+    one, two, three = (bare_version(rows(right, 1)) for right in (0.2, 0.5, 0.9))
+    for number in (one, two, three):
+        assert registry.promote(number, test=TEST)["decision"] == "promote"
+    assert registry.rollback("wrong on dosages") == two
+    assert registry.demote() == two
+    assert registry.champion() is None
+    assert registry.rollback() == one
+    assert holder() == one
+    with pytest.raises(RegistryError, match="no champion before"):
+        registry.rollback()
+    events = [(event["action"], event["version"], event["previous"]) for event in registry.history()]
+    assert events[3:] == [("rollback", two, three), ("demote", None, two), ("rollback", one, None)]
+
+
+def test_a_champion_whose_predictions_are_gone_stays(store: str) -> None:
+    registry = Registry(NAME)
+    first = bare_version(rows(0.2, 1))
+    registry.promote(first, test=TEST)
+    uri = mlflow.get_run(registry.version(first).run_id).info.artifact_uri
+    (Path(uri.removeprefix("file://")) / _PREDICTIONS).unlink()
+    decision = registry.promote(bare_version(rows(0.9, 2)), test=TEST)
+    assert decision["decision"] == "keep"
+    assert "cannot be read" in decision["why"]
+
+
+PROMOTE_AT_ONCE = """
+import os, pathlib, time
+import mlflow
+from odin_slm.engines.registry import Registry
+
+children = []
+start = time.monotonic() + 3
+for number in {numbers}:
+    children.append(os.fork())
+    if not children[-1]:
+        mlflow.set_tracking_uri({store!r})
+        registry = Registry({name!r})
+        registry.versions()
+        time.sleep(max(0, start - time.monotonic()))
+        said = registry.promote(number, test={test}, run_id="run-" + number)["decision"]
+        pathlib.Path("said-" + number).write_text(said)
+        os._exit(0)
+assert all(os.waitpid(child, 0)[1] == 0 for child in children)
+"""
+
+
+def test_eight_promotions_at_once_leave_one_champion(store: str) -> None:
+    """Each of eight processes promotes a version of its own by the test; the best one stays, whatever the order."""
+    numbers = [bare_version(rows(right, 1)) for right in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.95)]
+    program = PROMOTE_AT_ONCE.format(store=store, name=NAME, test=TEST, numbers=numbers)
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src")}
+    subprocess.run([sys.executable, "-c", program], env=env, check=True, timeout=400)
+    decisions = [Path(f"said-{number}").read_text() for number in numbers]
+
+    registry = Registry(NAME)
+    holders = [str(v.version) for v in registry.versions() if CHAMPION in registry.version(v.version).aliases]
+    assert holders == [numbers[-1]]
+    history = registry.history()
+    promoted = [number for number, said in zip(numbers, decisions, strict=True) if said == "promote"]
+    assert sorted(event["version"] for event in history) == sorted(promoted)
+    assert [event["previous"] for event in history] == [None, *[event["version"] for event in history[:-1]]]
+    assert history[-1]["version"] == numbers[-1]
+    assert all(event["run_id"] == f"run-{event['version']}" for event in history)

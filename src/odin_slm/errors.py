@@ -77,3 +77,7 @@ class AdapterError(OdinError):
 
 class GrammarError(OdinError):
     """The grammar of an input cannot be built, or it refused a token that it had allowed."""
+
+
+class HubError(OdinError):
+    """The Hub refuses, cannot be reached, or holds something else than it should."""

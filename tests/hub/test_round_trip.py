@@ -18,6 +18,7 @@ import release_values as values
 from hub.conftest import TOKEN
 from hub.releases import published, visible
 from hub_server import Fault, HubServer
+from odin_slm.cli import explain
 from odin_slm.errors import HubError, ReleaseError
 from staging import continue_locally, make_adapter, predict, publish_from, snippets
 
@@ -119,14 +120,16 @@ def test_the_same_release_again_makes_no_commit_and_staging_keeps_the_record(
     assert changed["dataset"] == second["dataset"]
 
 
-def test_both_become_visible_together_or_not_at_all(hub: HubServer, push: Callable[..., dict[str, Any]]) -> None:
+def test_both_become_visible_together_or_not_at_all(
+    hub: HubServer, push: Callable[..., dict[str, Any]], naps: list[float]
+) -> None:
     def show_model(request: Any) -> bool:
         return request.name == "PUT settings" and "/models/" in request.path and b"public" in request.body
 
     hub.faults = [Fault(show_model, status=403, times=None)]
     with pytest.raises(DatasetError) as refusal:
         push(private=False)
-    assert "Both repositories are verified, and hidden as before" in str(refusal.value.__cause__)
+    assert "Both repositories are verified, and hidden as before" in str(explain(refusal.value))
     assert visible(hub) == {}
     hub.faults = []
     publication = push(private=False)
@@ -168,7 +171,7 @@ def test_a_release_that_was_changed_by_hand_is_not_pushed(
     dataset = HubRepositoryDataset(filepath=str(tmp_path / "record.json"))
     with pytest.raises(DatasetError) as refusal:
         dataset.save(Request(folder, Plan("dataset", folder, "anna/odin-data", True, "m")))
-    assert ".env: not in the allow-list" in str(refusal.value.__cause__)
+    assert ".env: not in the allow-list" in str(explain(refusal.value))
     assert not hub.journal
 
 
@@ -198,7 +201,7 @@ def test_without_a_token_the_way_out_is_told(
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(DatasetError) as refusal:
         push()
-    cause = refusal.value.__cause__
+    cause = explain(refusal.value)
     assert isinstance(cause, HubError)
     assert "there is no token" in str(cause)
     assert "hf auth login" in str(cause)

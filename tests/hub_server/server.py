@@ -116,8 +116,7 @@ class HubServer:
         self.faults: list[Fault] = []
         self.page = 1000
         self._lock = threading.RLock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._http.daemon_threads = True
+        self._http = _Listener(("127.0.0.1", 0), _handler(self))
 
     @property
     def endpoint(self) -> str:
@@ -518,6 +517,13 @@ class HubServer:
                 "ETag": f'"{file.git_oid}"',
             },
         )
+
+
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Stay silent about clients that hang up; anything else shows as a failed request."""
 
 
 class _Refused(Exception):

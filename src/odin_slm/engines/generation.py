@@ -348,6 +348,8 @@ def _merge(model: Any, base: BaseModel, adapter: Path) -> Any:
         raise AdapterError(
             f"the adapter does not fit the base {base.source} ({reason}).", where=str(adapter), fix=fix
         ) from error
+    for config in merged.peft_config.values():  # PEFT looks for the vocabulary there, on the network if need be
+        config.base_model_name_or_path = base.location
     expected = {name: tuple(value.shape) for name, value in get_peft_model_state_dict(merged).items()}
     if found != expected:
         name = sorted(found.items() ^ expected.items())[0][0]

@@ -49,18 +49,18 @@ class Hub:
     Args:
         endpoint: Address; None takes HF_ENDPOINT, or huggingface.co.
         token: Who asks; None asks as a stranger.
-        pause: Waits so many seconds.
+        pause: Waits so many seconds; None sleeps.
 
     Raises:
         HubError: The address would send the token over the network in clear text.
     """
 
     def __init__(
-        self, endpoint: str | None = None, token: Token | None = None, *, pause: Callable[[float], None] = time.sleep
+        self, endpoint: str | None = None, token: Token | None = None, *, pause: Callable[[float], None] | None = None
     ) -> None:
         self.endpoint = (endpoint or os.environ.get("HF_ENDPOINT") or HUGGING_FACE).rstrip("/")
         self.token = token
-        self._pause = pause
+        self._pause = pause or time.sleep
         address = urlsplit(self.endpoint)
         if address.scheme != "https" and address.hostname not in _LOOPBACK:
             raise HubError(

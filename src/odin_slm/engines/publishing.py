@@ -93,7 +93,10 @@ class _Progress:
     before: str | None = None
     commit: str | None = None
     tagged: str | None = None
-    changed: list[str] = field(default_factory=list)
+    former: dict[str, bytes | None] = field(default_factory=dict)
+    """What a commit that others see changes: name -> old content, LFS files excepted; None for no file."""
+    kept: list[str] = field(default_factory=list)
+    """LFS files that it changes; the Hub copies them from the commit before."""
 
 
 def publish(plan: Plan, hub: Hub, verify: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
@@ -337,7 +340,12 @@ def _operations(plan: Plan, hub: Hub, head: str, files: Mapping[str, LocalFile],
     present = _remote(hub, plan, head)
     stale = [name for name in present if name not in files and name not in _OF_THE_HUB]
     changed = [name for name, file in files.items() if not _same(present.get(name), file)]
-    progress.changed = [*changed, *stale]
+    if progress.was_public and not plan.pull_request:
+        names = [*changed, *stale]
+        progress.kept = [name for name in names if name in present and present[name].lfs]
+        progress.former = dict.fromkeys(name for name in changed if name not in present)
+        regular = [name for name in names if name in present and not present[name].lfs]
+        progress.former |= _read(plan, hub, head, regular)
     return [
         *(CommitOperationAdd(name, files[name].path) for name in changed),
         *(CommitOperationDelete(name) for name in stale),
@@ -429,21 +437,32 @@ def _clean_up(plan: Plan, hub: Hub, progress: _Progress) -> str:
 
 
 def _restore(plan: Plan, hub: Hub, progress: _Progress) -> None:
-    """Commit the files as they were before, and take the tag away."""
-    from huggingface_hub import CommitOperationCopy, CommitOperationDelete
+    """Commit the files as they were before, and take the tag away.
+
+    The Hub is in trouble where this is called, so it asks for as little as it can.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
 
     before, after = str(progress.before), str(progress.commit)
-    if progress.tagged:
-        tag = progress.tagged
-        hub.ask(f"remove the tag {tag}", lambda api: api.delete_tag(plan.repo_id, tag=tag, repo_type=plan.kind))
-    present = _remote(hub, plan, before)
+
+    def remove_tag(api: Any) -> None:
+        try:
+            api.delete_tag(plan.repo_id, tag=str(progress.tagged), repo_type=plan.kind)
+        except Exception as error:
+            if status_of(error) != 404:  # gone, after an answer that was lost
+                raise
 
     def restore(api: Any) -> None:
+        if _sha(api, plan) != after:
+            return
         api.create_commit(
             plan.repo_id,
             [
-                CommitOperationCopy(name, name, src_revision=before) if name in present else CommitOperationDelete(name)
-                for name in progress.changed
+                *(CommitOperationCopy(name, name, src_revision=before) for name in progress.kept),
+                *(
+                    CommitOperationDelete(name) if content is None else CommitOperationAdd(name, content)
+                    for name, content in progress.former.items()
+                ),
             ],
             commit_message=f"Take back {after[:12]}, which could not be verified",
             repo_type=plan.kind,
@@ -451,7 +470,23 @@ def _restore(plan: Plan, hub: Hub, progress: _Progress) -> None:
             parent_commit=after,
         )
 
-    hub.ask("take the commit back", restore)
+    hub.ask("take the commit back", restore, patient=True)
+    if progress.tagged:
+        hub.ask(f"remove the tag {progress.tagged}", remove_tag, patient=True)
+
+
+def _read(plan: Plan, hub: Hub, commit: str, names: Sequence[str]) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory(prefix="odin-slm-former-") as scratch:
+
+        def read(api: Any) -> dict[str, bytes]:
+            return {
+                name: Path(
+                    api.hf_hub_download(plan.repo_id, name, repo_type=plan.kind, revision=commit, cache_dir=scratch)
+                ).read_bytes()
+                for name in names
+            }
+
+        return hub.ask(f"read what {commit[:12]} holds", read)
 
 
 def _differences(hub: Hub, plan: Plan, commit: str, files: Mapping[str, LocalFile]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,96 +12,33 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 import yaml
-from kedro.io import DataCatalog, MemoryDataset
-from kedro.runner import SequentialRunner
 
 import release_values as values
-from odin_slm.datasets.release import ReleaseDataset
 from odin_slm.engines.base_model import BaseModel
 from odin_slm.errors import ReleaseError
 from odin_slm.parameters import PublishingParams
-from odin_slm.pipelines.publishing import create_pipeline
+from staging import continue_locally, make_adapter, publish_from, snippets
 
 PROJECT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> dict[str, Path]:
-    """A tiny random base with a card, and a LoRA adapter of it whose weights are not zero."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = tmp_path_factory.mktemp("models")
-    base, adapter = folder / "odin-nano", folder / "adapter"
-    shutil.copytree(tiny_base, base)
-    (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n# odin-nano\n", encoding="utf-8")
-    torch.manual_seed(7)
-    # init_lora_weights=False: an adapter that changes the output, where the usual start does not
-    lora = LoraConfig(r=4, lora_alpha=64, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora)
-    model.save_pretrained(adapter, save_embedding_layers=False)
-    AutoTokenizer.from_pretrained(base).save_pretrained(adapter)
-    (adapter / "optimizer.pt").write_bytes(b"state of the optimizer")
-    return {"base": base, "adapter": adapter}
+    return make_adapter(tmp_path_factory.mktemp("models"), tiny_base)
 
 
 @pytest.fixture
 def stage(trained: dict[str, Path], tmp_path: Path) -> Callable[..., dict[str, Path]]:
     """Return a function that runs the pipeline and returns the folders of both releases."""
 
-    def run(
-        *,
-        synthetic: bool = True,
-        folder: str = "release",
-        base: BaseModel | None = None,
-        inputs: Any = (),
-        **params: Any,
-    ) -> dict[str, Path]:
-        parts = values.splits(synthetic=synthetic)
-        parameters = {"experiment": "demo", "base_model_id": "odin-slm/odin-nano", **params}
-        given = {
-            **parts,
-            "adapter": trained["adapter"],
-            "base_model": base or BaseModel("models/odin-nano", trained["base"]),
-            "evaluation_results": values.evaluation_results(synthetic=synthetic),
-            "training_state": values.training_state(),
-            "manifest": values.manifest(parts, synthetic=synthetic),
-            "leakage": values.leakage(),
-            "quality": values.quality(),
-            "data_statistics": values.statistics(parts),
-            "params:publishing": PublishingParams(**parameters),
-            **dict(inputs),
-        }
-        folders = {kind: tmp_path / folder / kind for kind in ("model", "dataset")}
-        releases = {f"{kind}_release": ReleaseDataset(filepath=str(path), kind=kind) for kind, path in folders.items()}
-        catalog = DataCatalog({**{name: MemoryDataset(value) for name, value in given.items()}, **releases})
-        SequentialRunner().run(create_pipeline(), catalog)
-        return folders
+    def run(*, folder: str = "release", **options: Any) -> dict[str, Path]:
+        return publish_from(trained, tmp_path / folder, **options)
 
     return run
 
 
 def _content(folder: Path) -> dict[str, bytes]:
     return {f.relative_to(folder).as_posix(): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
-
-
-def _snippets(folder: Path) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-
-
-def _continue_locally(trained: dict[str, Path], prompt: str, *, with_adapter: bool) -> str:
-    """Return the greedy continuation by the files that training left behind."""
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(trained["base"])
-    model = AutoModelForCausalLM.from_pretrained(trained["base"], dtype="float32").eval()
-    if with_adapter:
-        model = PeftModel.from_pretrained(model, trained["adapter"]).eval()
-    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
-    generated = model.generate(**inputs, max_new_tokens=256, do_sample=False)
-    return str(tokenizer.decode(generated[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 
 
 def test_the_snippet_of_a_model_card_predicts_what_the_trained_files_predict(
@@ -113,11 +49,11 @@ def test_the_snippet_of_a_model_card_predicts_what_the_trained_files_predict(
     shutil.copytree(staged, moved)
     shutil.rmtree(staged)
     monkeypatch.chdir(moved)
-    (snippet,) = _snippets(moved)
+    (snippet,) = snippets(moved)
     scope: dict[str, Any] = {}
     exec(snippet, scope)
-    assert scope["output"] == _continue_locally(trained, scope["prompt"], with_adapter=True)
-    assert scope["output"] != _continue_locally(trained, scope["prompt"], with_adapter=False)
+    assert scope["output"] == continue_locally(trained, scope["prompt"], with_adapter=True)
+    assert scope["output"] != continue_locally(trained, scope["prompt"], with_adapter=False)
     assert scope["prompt"].endswith("\n\n### Output:\n")
 
 
@@ -127,7 +63,7 @@ def test_with_a_repository_the_snippet_downloads_it(
     folder = stage(model_repo="me/odin", dataset_repo="me/odin-data")["model"]
     asked = []
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo: asked.append(repo) or str(folder))
-    (snippet,) = _snippets(folder)
+    (snippet,) = snippets(folder)
     loading, _, _ = snippet.partition("text = ")
     scope: dict[str, Any] = {}
     exec(loading, scope)
@@ -172,7 +108,7 @@ def test_a_dataset_release_reloads_as_it_was(
     folder = stage()["dataset"]
     monkeypatch.chdir(folder)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    (snippet,) = _snippets(folder)
+    (snippet,) = snippets(folder)
     scope: dict[str, Any] = {}
     exec(snippet, scope)
     parts = values.splits(synthetic=True)
@@ -216,7 +152,7 @@ def test_withheld_texts_are_nowhere_in_the_release_and_can_be_rebuilt_and_verifi
         (rebuilt / f"{name}.json").write_text(json.dumps(records), encoding="utf-8")
     monkeypatch.chdir(work)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    usage, verification = _snippets(work)
+    usage, verification = snippets(work)
     exec(usage, {})
     exec(verification, {})
     parts["test"][0]["input"] += "!"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from odin_slm.prompt import (
@@ -25,6 +25,8 @@ from odin_slm.schema import ENTITY_TYPES, RELATION_TYPES, SCHEMAS
 from odin_slm.terms import BaseTerms, SourceTerms, terms_of
 
 LANGUAGE = "en"
+OVERRIDDEN = "overridden_gates"
+"""Key of a card's front matter: gate -> reason why it was overridden."""
 
 _KINDS = ("entity", "relation")
 _SPLIT_TITLES = {"train": "train", "val": "validation", "test": "test"}
@@ -50,12 +52,15 @@ class ModelFacts:
         base_included: Whether the base lies in the release under ``base/``.
         license: Hub licence id of the adapter.
         base_terms: What the base's licence asks for, or None.
-        results: ``evaluation_results``.
+        results: ``evaluation_results``; None for a checkpoint that was not evaluated.
         training: ``training_state``.
         manifest: ``manifest``.
         leakage: ``leakage``.
         quality: ``quality``.
         checksums: File name -> sha256 of the other files of the release.
+        dataset_revision: Commit of the published data, or None.
+        checkpoint: Name of the training checkpoint, or None for the final adapter.
+        overridden: Gate -> reason why it was overridden.
     """
 
     name: str
@@ -67,12 +72,15 @@ class ModelFacts:
     base_included: bool
     license: str
     base_terms: BaseTerms | None
-    results: Mapping[str, Any]
+    results: Mapping[str, Any] | None
     training: Mapping[str, Any]
     manifest: Mapping[str, Any]
     leakage: Mapping[str, Any]
     quality: Mapping[str, Any]
     checksums: Mapping[str, str]
+    dataset_revision: str | None = None
+    checkpoint: str | None = None
+    overridden: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,7 @@ class DatasetFacts:
         leakage: ``leakage``.
         quality: ``quality``.
         checksums: File name -> sha256 of the other files of the release.
+        overridden: Gate -> reason why it was overridden.
     """
 
     name: str
@@ -114,22 +123,19 @@ class DatasetFacts:
     leakage: Mapping[str, Any]
     quality: Mapping[str, Any]
     checksums: Mapping[str, str]
+    overridden: Mapping[str, str] = field(default_factory=dict)
 
 
 def model_card(facts: ModelFacts) -> str:
     """Return the ``README.md`` of a model release."""
-    test_set = facts.results["test_set"]
     sources = _sources(facts.manifest)
     asked = instructions(facts.manifest)
-    scored_text = "synthetic test set" if test_set["synthetic"] else "test set"
     return _fill(
         "model_card.md.j2",
         _model_front_matter(facts),
         facts=facts,
-        test_set=test_set,
         sources=sources,
-        scored_text=scored_text,
-        synthetic=test_set["synthetic"],
+        synthetic=_tested_on_synthetic(facts, sources),
         run=_run_command(facts.experiment),
         instructions=asked,
         prompt=_prompt_expression(next(iter(asked.values()))),
@@ -140,15 +146,31 @@ def model_card(facts: ModelFacts) -> str:
         leaks=_leak_sentence(facts.leakage),
         quality=_quality_sentence(facts.quality),
         seen_table=_seen_table(facts.leakage),
-        training_table=_training_table(facts.training, facts.manifest),
-        headline_table=_headline_table(facts.results, scored_text),
-        scores_table=_scores_table(facts.results),
-        types_table=_groups_table(facts.results, "by_type", "type"),
-        sources_table=_groups_table(facts.results, "by_source", "source"),
-        output_table=_output_table(facts.results),
+        training_table=_training_table(facts),
         entity_types=_listed(ENTITY_TYPES),
         relation_types=_listed(RELATION_TYPES),
+        **(_result_tables(facts.results) if facts.results else {}),
     )
+
+
+def _tested_on_synthetic(facts: ModelFacts, sources: Mapping[str, SourceTerms]) -> bool:
+    if facts.results:
+        return bool(facts.results["test_set"]["synthetic"])
+    return set(sources) <= _synthetic(facts.manifest)
+
+
+def _result_tables(results: Mapping[str, Any]) -> dict[str, Any]:
+    test_set = results["test_set"]
+    scored_text = "synthetic test set" if test_set["synthetic"] else "test set"
+    return {
+        "test_set": test_set,
+        "scored_text": scored_text,
+        "headline_table": _headline_table(results, scored_text),
+        "scores_table": _scores_table(results),
+        "types_table": _groups_table(results, "by_type", "type"),
+        "sources_table": _groups_table(results, "by_source", "source"),
+        "output_table": _output_table(results),
+    }
 
 
 def dataset_card(facts: DatasetFacts) -> str:
@@ -206,21 +228,38 @@ def read_front_matter(card: str) -> dict[str, Any]:
 
 
 def _model_front_matter(facts: ModelFacts) -> str:
-    from huggingface_hub import EvalResult, ModelCardData
+    from huggingface_hub import ModelCardData
 
-    test_set = facts.results["test_set"]
-    data_name = f"{facts.experiment} test set" + (" (synthetic)" if test_set["synthetic"] else "")
-    scored = {
-        facts.results["decoding"]: facts.results,
-        **({"free": facts.results["free"]} if "free" in facts.results else {}),
-    }
-    figures = [
+    return ModelCardData(
+        language=[LANGUAGE],
+        license=facts.license,
+        library_name="peft",
+        pipeline_tag="text-generation",
+        base_model=facts.base_id,
+        base_model_relation="adapter",
+        datasets=[facts.dataset_repo] if facts.dataset_repo else None,
+        metrics=["f1", "precision", "recall"] if facts.results else None,
+        tags=["biomedical", "medical", "named-entity-recognition", "relation-extraction", "lora"],
+        model_name=facts.name if facts.results else None,
+        eval_results=_figures(facts, facts.results) if facts.results else None,
+        **({OVERRIDDEN: dict(facts.overridden)} if facts.overridden else {}),
+    ).to_yaml()
+
+
+def _figures(facts: ModelFacts, results: Mapping[str, Any]) -> list[Any]:
+    """Return the micro scores of every decoding for the card's ``model-index``."""
+    from huggingface_hub import EvalResult
+
+    test_set = results["test_set"]
+    scored = {results["decoding"]: results, **({"free": results["free"]} if "free" in results else {})}
+    return [
         EvalResult(
             task_type="text-generation",
             task_name="entity and relation extraction",
             dataset_type=facts.dataset_repo or f"odin-slm-{facts.experiment}",
-            dataset_name=data_name,
+            dataset_name=f"{facts.experiment} test set" + (" (synthetic)" if test_set["synthetic"] else ""),
             dataset_split="test",
+            dataset_revision=facts.dataset_revision,
             metric_type=metric,
             metric_name=f"{kind} {metric} (micro, exact match, {decoding} decoding)",
             metric_value=round(scores[f"{kind}_metrics"]["micro"][metric], 4),
@@ -234,19 +273,6 @@ def _model_front_matter(facts: ModelFacts) -> str:
         for kind in _KINDS
         for metric in ("f1", "precision", "recall")
     ]
-    return ModelCardData(
-        language=[LANGUAGE],
-        license=facts.license,
-        library_name="peft",
-        pipeline_tag="text-generation",
-        base_model=facts.base_id,
-        base_model_relation="adapter",
-        datasets=[facts.dataset_repo] if facts.dataset_repo else None,
-        metrics=["f1", "precision", "recall"],
-        tags=["biomedical", "medical", "named-entity-recognition", "relation-extraction", "lora"],
-        model_name=facts.name,
-        eval_results=figures,
-    ).to_yaml()
 
 
 def _dataset_front_matter(facts: DatasetFacts, sources: Mapping[str, SourceTerms]) -> str:
@@ -287,6 +313,7 @@ def _dataset_front_matter(facts: DatasetFacts, sources: Mapping[str, SourceTerms
             "download_size": sum(file.file_bytes for file in facts.files),
             "dataset_size": sum(file.num_bytes for file in facts.files),
         },
+        **({OVERRIDDEN: dict(facts.overridden)} if facts.overridden else {}),
     ).to_yaml()
 
 
@@ -385,7 +412,8 @@ def _statistics_table(statistics: Mapping[str, Any]) -> str:
     return _table(["", *statistics], rows)
 
 
-def _training_table(training: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+def _training_table(facts: ModelFacts) -> str:
+    training = facts.training
     rows = [[key.replace("_", " "), _number(value)] for key, value in _flat(training["hyperparameters"])]
     rows += [
         ["trainable parameters", _number(training["trainable_parameters"])],
@@ -394,8 +422,16 @@ def _training_table(training: Mapping[str, Any], manifest: Mapping[str, Any]) ->
         ["best step", _number(training["best_step"])],
         ["validation loss at that step", _number(training["best_eval_loss"])],
     ]
-    rows += [[f"{name} version", str(version)] for name, version in sorted(manifest["versions"].items())]
+    if facts.checkpoint:
+        rows.append([f"validation loss of this checkpoint, {facts.checkpoint}", _checkpoint_loss(facts)])
+    rows += [[f"{name} version", str(version)] for name, version in sorted(facts.manifest["versions"].items())]
     return _table(["", "value"], rows)
+
+
+def _checkpoint_loss(facts: ModelFacts) -> str:
+    step = str(facts.checkpoint).rpartition("-")[2]
+    losses = [e["eval_loss"] for e in facts.training["history"] if str(e.get("step")) == step and "eval_loss" in e]
+    return _number(losses[-1]) if losses else "not measured"
 
 
 def _scored(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -13,6 +13,7 @@ from kedro.config import OmegaConfigLoader
 
 from odin_slm.errors import UnknownEnvironmentError, UnknownParameterError
 
+_TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 _RUNTIME_PARAMETER = re.compile(r"\$\{runtime_params:\s*(\w+)")
 
 
@@ -67,6 +68,7 @@ def _check_environment(conf: Path, env: str) -> None:
 def _check_parameters(layers: list[Path], runtime_params: dict[str, Any]) -> None:
     if not runtime_params:
         return
+    _refuse_tokens(runtime_params)
     known: set[str] = set()
     for file in _files(layers):
         text = file.read_text(encoding="utf-8")
@@ -79,6 +81,19 @@ def _check_parameters(layers: list[Path], runtime_params: dict[str, Any]) -> Non
                 f"nothing reads the parameter {key!r}.",
                 where=f"--params {key}=…",
                 fix=f"{_suggestion(key, known)}The first parts of parameters are: {', '.join(sorted(known))}.",
+            )
+
+
+def _refuse_tokens(values: dict[str, Any], prefix: str = "") -> None:
+    """Stop before parameters become tags of the tracking run."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            _refuse_tokens(value, f"{prefix}{key}.")
+        elif _TOKEN.search(f"{value}"):
+            raise UnknownParameterError(
+                "it holds what looks like a token, and parameters are logged.",
+                where=f"--params {prefix}{key}",
+                fix="Give tokens by HF_TOKEN or `hf auth login`; make a new one, as this one may be in your history.",
             )
 
 

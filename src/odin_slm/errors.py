@@ -97,3 +97,7 @@ class RegistryError(OdinError):
 
 class ExperimentFolderError(OdinError):
     """A folder of experiments from before cannot be read."""
+
+
+class HubError(OdinError):
+    """The Hub refuses, cannot be reached, or holds something else than it should."""

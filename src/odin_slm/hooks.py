@@ -198,6 +198,23 @@ class EvaluationMetricsHook:
             mlflow.log_metrics(evaluation_metrics(data))
 
 
+class PublicationHook:
+    """Tag the run with the repositories and commits on the Hub when ``publication`` is saved."""
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
+        """Set the tags."""
+        if dataset_name != "publication":
+            return
+        import mlflow
+
+        from odin_slm.engines.publishing import publication_tags
+
+        published = [data[kind] for kind in ("dataset", "model") if data[kind]["published"]]
+        if published and mlflow.active_run():
+            mlflow.set_tags(publication_tags(published))
+
+
 class SummaryHook:
     """Say at the end of a run that evaluated or staged something what it found and where that lies."""
 

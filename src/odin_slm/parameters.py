@@ -286,6 +286,39 @@ class PublishingParams(Parameters):
     """Text of that licence, unless it is apache-2.0 or lies in the base's folder as LICENSE."""
     minimum_entity_f1: float = Field(default=0.0, ge=0.0, le=1.0)
     """A model with a lower micro F1 over entities is not staged."""
+    maximum_parse_failure_rate: float = Field(default=0.2, ge=0.0, le=1.0)
+    """Nor is one of whose outputs a larger share breaks the format or does not end."""
+    replayed_predictions: int = Field(default=2, ge=0)
+    """Predictions that the adapter is asked for again before it is staged; a push needs at least one."""
+    checkpoint: str | None = Field(default=None, pattern=r"^checkpoint-\d+$")
+    """Checkpoint of the training to release in place of the final adapter; its card then shows no scores."""
+    override: dict[str, Annotated[str, StringConstraints(strip_whitespace=True, min_length=10)]] = {}
+    """Gate (data, model or card) -> the reason why it counts as open; the card shows it."""
+    push: bool = False
+    """Publish what is staged on the Hub."""
+    private: bool = True
+    """Whether the repositories stay hidden."""
+    revision: str = Field(default="main", pattern=r"^[\w][\w./-]*$")
+    """Branch that the commits go to."""
+    tag: str | None = Field(default=None, pattern=r"^[\w][\w.-]*$")
+    """Tag of the commits; None derives one from their content."""
+    create_pr: bool = False
+    """Propose the commits as pull requests; they are verified, but neither tagged nor made visible."""
+    message: str | None = Field(default=None, min_length=1, max_length=200, pattern=r"^[^\r\n]+$")
+    """First line of the commits' messages; None names the experiment."""
+
+    @model_validator(mode="after")
+    def _publishable(self) -> PublishingParams:
+        for gate in self.override:
+            if gate in ("security", "licence"):
+                raise ValueError(f"the gate {gate} cannot be overridden.")
+            if gate not in ("data", "model", "card"):
+                raise ValueError(f"there is no gate {gate!r}; data, model and card can be overridden.")
+        if self.push and not (self.model_repo or self.dataset_repo):
+            raise ValueError("push needs model_repo=OWNER/NAME, dataset_repo=OWNER/NAME, or both.")
+        if self.push and self.model_repo and not self.replayed_predictions:
+            raise ValueError("push needs replayed_predictions of at least 1.")
+        return self
 
 
 class PromotionParams(Parameters):

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 from odin_slm.config import ProjectConfigLoader
-from odin_slm.hooks import ArtifactsHook, EvaluationMetricsHook, SummaryHook, TrackingHook
+from odin_slm.hooks import ArtifactsHook, EvaluationMetricsHook, PublicationHook, SummaryHook, TrackingHook
 from odin_slm.process import prepare_process
 
 # omegaconf 2.4 deprecates the call that kedro 1.7 and kedro-mlflow 2.0.3 still make.
@@ -25,7 +25,7 @@ def _project(relative: str = "") -> str:
     return (Path(root) / relative).as_posix()
 
 
-HOOKS = (ArtifactsHook(), EvaluationMetricsHook(), SummaryHook(), TrackingHook())
+HOOKS = (ArtifactsHook(), EvaluationMetricsHook(), PublicationHook(), SummaryHook(), TrackingHook())
 # TrackingHook drives kedro-mlflow's own hook.
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-mlflow", "kedro_mlflow")
 

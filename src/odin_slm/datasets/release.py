@@ -12,7 +12,7 @@ from typing import Any
 from kedro.io import AbstractDataset
 from kedro_datasets._typing import TablePreview
 
-from odin_slm.cards import read_front_matter
+from odin_slm.cards import OVERRIDDEN, read_front_matter
 from odin_slm.datasets.files import new_folder
 from odin_slm.errors import MissingInputError, ReleaseError
 from odin_slm.release import (
@@ -154,7 +154,9 @@ def _text_file_problems(file: Path, name: str, kind: ReleaseKind) -> Iterator[st
     if name == "adapter_config.json":
         yield from adapter_config_problems(value if isinstance(value, Mapping) else {})
     if name == "README.md":
-        yield from (f"{name}: {problem}" for problem in validate_card(read_front_matter(text), kind))
+        card = read_front_matter(text)
+        if "card" not in (card.get(OVERRIDDEN) or {}):
+            yield from (f"{name}: {problem}" for problem in validate_card(card, kind))
 
 
 def _safetensors_problems(folder: Path, name: str) -> Iterator[str]:

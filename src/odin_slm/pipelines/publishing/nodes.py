@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import Counter
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,41 +18,81 @@ from odin_slm.cards import (
     read_front_matter,
 )
 from odin_slm.engines.base_model import BaseModel
-from odin_slm.errors import ReleaseError
+from odin_slm.engines.publishing import Plan, Request
+from odin_slm.errors import MissingInputError, ReleaseError
+from odin_slm.gates import card_gate, data_gate, model_gate, pass_gates
 from odin_slm.parameters import PublishingParams
-from odin_slm.release import (
-    BASE_FILES,
-    TOKENIZER_FILES,
-    require_entity_f1,
-    require_no_leaks,
-    require_quality,
-)
+from odin_slm.release import BASE_FILES, TOKENIZER_FILES, ReleaseKind, validate_card
 from odin_slm.serialization import canonical_json
 from odin_slm.terms import OPEN_LICENSES, BaseTerms, publishable_rows, require_base_terms
 
 _COLUMNS = ("id", "source", "document_id", "instruction", "input", "output", "input_sha256", "output_sha256")
 
 
+def replay_predictions(
+    base_model: BaseModel,
+    adapter: Path,
+    training_work: Path,
+    test_data: list[dict[str, Any]],
+    predictions: list[dict[str, Any]],
+    params: PublishingParams,
+) -> list[dict[str, Any]]:
+    """Ask the adapter once more for some of its predictions: do the figures belong to these weights?
+
+    Args:
+        base_model: The base.
+        adapter: Folder of the final adapter.
+        training_work: Training's folder, with the checkpoints.
+        test_data: Test records.
+        predictions: What the adapter answered when it was evaluated.
+        params: How many predictions, which checkpoint.
+
+    Returns:
+        The questions of :func:`odin_slm.engines.replay.choose_questions`, with ``answer`` and ``reproduced``, which is
+        None for a checkpoint: the predictions are the final adapter's.
+    """
+    from odin_slm.engines.replay import choose_questions, replay
+
+    questions = choose_questions(predictions, test_data, params.replayed_predictions)
+    answers = replay(base_model, _released_adapter(adapter, training_work, params), questions)
+    return [
+        {
+            **question,
+            "answer": answer,
+            "reproduced": None if params.checkpoint else answer == question["prediction"],
+        }
+        for question, answer in zip(questions, answers, strict=True)
+    ]
+
+
 def stage_model_release(
     adapter: Path,
+    training_work: Path,
     base_model: BaseModel,
     evaluation_results: dict[str, Any],
+    promotion: dict[str, Any] | None,
+    replayed_predictions: list[dict[str, Any]],
     training_state: dict[str, Any] | None,
     manifest: dict[str, Any],
     leakage: dict[str, Any],
     quality: dict[str, Any],
+    dataset_publication: dict[str, Any],
     params: PublishingParams,
 ) -> dict[str, bytes | Path]:
     """Gather what a stranger needs to use the adapter and to judge it.
 
     Args:
         adapter: Folder that PEFT and the tokenizer saved.
+        training_work: Training's folder, with the checkpoints.
         base_model: The base it was trained on; a base in a local folder becomes part of the release.
         evaluation_results: Measured figures.
+        promotion: The comparison with the champion, where there was one.
+        replayed_predictions: Predictions that the adapter was asked for again.
         training_state: How it was trained.
         manifest: What it was trained on.
         leakage: What the splits share.
         quality: Quality of the data.
+        dataset_publication: Where the data was published, if it was.
         params: Names and terms.
 
     Returns:
@@ -66,43 +107,58 @@ def stage_model_release(
             where=f"experiment {params.experiment}",
             fix="Run the training pipeline in this experiment; adapters from elsewhere are evaluated, not staged.",
         )
-    require_no_leaks(leakage)
-    require_quality(quality)
-    require_entity_f1(evaluation_results, params.minimum_entity_f1)
+    results = None if params.checkpoint else evaluation_results
+    gates = [
+        data_gate(leakage, quality),
+        model_gate(
+            results,
+            minimum_entity_f1=params.minimum_entity_f1,
+            maximum_parse_failure_rate=params.maximum_parse_failure_rate,
+            promotion=promotion,
+            replayed=[] if params.checkpoint else replayed_predictions,
+        ),
+    ]
+    overridden = pass_gates(gates, params.override)
     base_id = _base_id(base_model, params)
     names = {"publishing.model_name": params.model_name, "publishing.model_repo": params.model_repo}
     terms = require_base_terms(
         base_id, names={key: name for key, name in names.items() if name}, license_id=params.license
     )
     base_files = _base_files(base_model) if params.include_base == "auto" else {}
+    released = _released_adapter(adapter, training_work, params)
+    tokenizer = {name: released / name for name in TOKENIZER_FILES if (released / name).is_file()}
     files: dict[str, bytes | Path] = {
-        "adapter_config.json": _portable_config(adapter, base_id, base_model.revision),
-        "adapter_model.safetensors": _existing(adapter / "adapter_model.safetensors"),
-        **{name: adapter / name for name in TOKENIZER_FILES if (adapter / name).is_file()},
+        "adapter_config.json": _portable_config(released, base_id, base_model.revision),
+        "adapter_model.safetensors": _existing(released / "adapter_model.safetensors"),
+        **(tokenizer or {name: adapter / name for name in TOKENIZER_FILES if (adapter / name).is_file()}),
         "LICENSE": _license(base_model, terms, params),
-        "evaluation_results.json": canonical_json(evaluation_results).encode("utf-8"),
+        **({"evaluation_results.json": canonical_json(results).encode("utf-8")} if results else {}),
         **base_files,
     }
     if terms:
         files["NOTICE"] = terms.notice.encode("utf-8")
+    published = dataset_publication.get("repo_id") == params.dataset_repo
     facts = ModelFacts(
         name=params.model_name,
         experiment=params.experiment,
         repo_id=params.model_repo,
         dataset_repo=params.dataset_repo,
+        dataset_revision=dataset_publication.get("revision") if published else None,
         base_id=base_id,
         base_revision=base_model.revision,
         base_included=bool(base_files),
         license=params.license,
         base_terms=terms,
-        results=evaluation_results,
+        results=results,
         training=training_state,
         manifest=manifest,
         leakage=leakage,
         quality=quality,
         checksums=_checksums(files),
+        checkpoint=params.checkpoint,
+        overridden=overridden,
     )
-    return {**files, "README.md": model_card(facts).encode("utf-8")}
+    return {**files, "README.md": _checked_card(facts, params)}
 
 
 def stage_dataset_release(
@@ -133,8 +189,7 @@ def stage_dataset_release(
     Raises:
         ReleaseError: A gate refuses the data.
     """
-    require_no_leaks(leakage)
-    require_quality(quality)
+    overridden = pass_gates([data_gate(leakage, quality)], params.override)
     files: dict[str, bytes | Path] = {}
     split_files = []
     for split, records in (("train", train), ("validation", val), ("test", test)):
@@ -157,8 +212,111 @@ def stage_dataset_release(
         leakage=leakage,
         quality=quality,
         checksums=_checksums(files),
+        overridden=overridden,
     )
-    return {**files, "README.md": dataset_card(facts).encode("utf-8")}
+    return {**files, "README.md": _checked_card(facts, params)}
+
+
+def plan_dataset_publication(dataset_release: Path, params: PublishingParams) -> Request:
+    """Say whether and how the staged dataset is published.
+
+    Args:
+        dataset_release: The staged folder.
+        params: Names and options.
+    """
+    return Request(dataset_release, _plan("dataset", dataset_release, params.dataset_repo, params))
+
+
+def plan_model_publication(
+    model_release: Path,
+    base_model: BaseModel,
+    replayed_predictions: list[dict[str, Any]],
+    params: PublishingParams,
+) -> Request:
+    """Say whether and how the staged model is published, and what its download is asked.
+
+    Args:
+        model_release: The staged folder.
+        base_model: The base.
+        replayed_predictions: Questions with the local adapter's answers.
+        params: Names and options.
+
+    Raises:
+        MissingInputError: There is no prediction to compare the download with.
+    """
+    plan = _plan("model", model_release, params.model_repo, params)
+    if plan and not replayed_predictions:
+        raise MissingInputError(
+            "there is no prediction that the downloaded adapter could be compared with.",
+            where="predictions.jsonl",
+            fix="Run the evaluation pipeline of this experiment, and set publishing.replayed_predictions to 1 or more.",
+        )
+    return Request(model_release, plan, base_model, replayed_predictions)
+
+
+def conclude_publication(
+    dataset_publication: dict[str, Any], model_publication: dict[str, Any], params: PublishingParams
+) -> dict[str, Any]:
+    """Put together where the release lies, and whether it is to be seen.
+
+    Args:
+        dataset_publication: The record of the dataset.
+        model_publication: The record of the model.
+        params: Options.
+
+    Returns:
+        ``experiment``, ``dataset``, ``model``, ``visible``.
+    """
+    return {
+        "experiment": params.experiment,
+        "dataset": dataset_publication,
+        "model": model_publication,
+        "visible": params.push and not params.private and not params.create_pr,
+    }
+
+
+def _plan(kind: ReleaseKind, folder: Path, repo_id: str | None, params: PublishingParams) -> Plan | None:
+    if not params.push or repo_id is None:
+        return None
+    return Plan(
+        kind=kind,
+        folder=folder,
+        repo_id=repo_id,
+        private=params.private,
+        message=params.message or f"Release the {kind} of the experiment {params.experiment}",
+        tag=params.tag,
+        branch=params.revision,
+        pull_request=params.create_pr,
+    )
+
+
+def _checked_card(facts: ModelFacts | DatasetFacts, params: PublishingParams) -> bytes:
+    """Return a card that its own gate lets through; it shows whatever was overridden."""
+    kind: ReleaseKind = "model" if isinstance(facts, ModelFacts) else "dataset"
+    card = _card(facts)
+    overridden = pass_gates([card_gate(validate_card(read_front_matter(card), kind))], params.override)
+    if overridden:
+        card = _card(replace(facts, overridden={**facts.overridden, **overridden}))
+    return card.encode("utf-8")
+
+
+def _card(facts: ModelFacts | DatasetFacts) -> str:
+    return model_card(facts) if isinstance(facts, ModelFacts) else dataset_card(facts)
+
+
+def _released_adapter(adapter: Path, training_work: Path, params: PublishingParams) -> Path:
+    """Return the folder of the adapter to release: the final one, or a checkpoint of its training."""
+    if params.checkpoint is None:
+        return adapter
+    folder = training_work / "checkpoints"
+    if not (folder / params.checkpoint / "adapter_config.json").is_file():
+        present = sorted(path.name for path in folder.glob("checkpoint-*") if (path / "adapter_config.json").is_file())
+        raise ReleaseError(
+            f"there is no checkpoint {params.checkpoint}.",
+            where="publishing.checkpoint",
+            fix=f"Name one of {', '.join(present)}." if present else "Training left none; leave it out.",
+        )
+    return folder / params.checkpoint
 
 
 def _base_id(base_model: BaseModel, params: PublishingParams) -> str:

@@ -2,11 +2,18 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from odin_slm.pipelines.publishing.nodes import stage_dataset_release, stage_model_release
+from odin_slm.pipelines.publishing.nodes import (
+    conclude_publication,
+    plan_dataset_publication,
+    plan_model_publication,
+    replay_predictions,
+    stage_dataset_release,
+    stage_model_release,
+)
 
 
 def create_pipeline() -> Pipeline:
-    """Return publishing: adapter, results, data and their reports -> ``model_release`` and ``dataset_release``."""
+    """Return publishing: adapter, results, data and their reports -> two staged releases -> the Hub, if asked for."""
     return Pipeline(
         [
             Node(
@@ -25,19 +32,47 @@ def create_pipeline() -> Pipeline:
                 name="stage_dataset_release",
             ),
             Node(
+                func=plan_dataset_publication,
+                inputs=["dataset_release", "params:publishing"],
+                outputs="dataset_publication",
+                name="plan_dataset_publication",
+            ),
+            Node(
+                func=replay_predictions,
+                inputs=["base_model", "adapter", "training_work", "test_data", "predictions", "params:publishing"],
+                outputs="replayed_predictions",
+                name="replay_predictions",
+            ),
+            Node(
                 func=stage_model_release,
                 inputs=[
                     "adapter",
+                    "training_work",
                     "base_model",
                     "evaluation_results",
+                    "promotion",
+                    "replayed_predictions",
                     "training_state",
                     "manifest",
                     "leakage",
                     "quality",
+                    "dataset_publication",
                     "params:publishing",
                 ],
                 outputs="model_release",
                 name="stage_model_release",
+            ),
+            Node(
+                func=plan_model_publication,
+                inputs=["model_release", "base_model", "replayed_predictions", "params:publishing"],
+                outputs="model_publication",
+                name="plan_model_publication",
+            ),
+            Node(
+                func=conclude_publication,
+                inputs=["dataset_publication", "model_publication", "params:publishing"],
+                outputs="publication",
+                name="conclude_publication",
             ),
         ],
         tags=["publishing"],

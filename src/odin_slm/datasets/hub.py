@@ -1,0 +1,120 @@
+"""Repositories on the Hub: a save publishes, a load tells what was published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kedro.io import AbstractDataset
+from kedro_datasets._typing import JSONPreview
+
+from odin_slm.datasets.files import write_text
+from odin_slm.datasets.release import check_release, file_hashes
+from odin_slm.engines.credentials import require_token
+from odin_slm.engines.hub import Hub
+from odin_slm.engines.publishing import Plan, Request, publish, set_visibility
+from odin_slm.engines.verification import verify_dataset, verify_model
+from odin_slm.errors import HubError
+from odin_slm.release import CHECKSUMS
+from odin_slm.serialization import canonical_json
+
+_NOT_PUBLISHED: dict[str, Any] = {"published": False}
+
+
+class HubRepositoryDataset(AbstractDataset[Request, dict[str, Any]]):
+    """A repository that a staged release is published to; the record of the last publication lies in a file.
+
+    Without a plan a save touches no network: the record stays where it is about the very files that are staged, and
+    says ``published: false`` otherwise.
+
+    Args:
+        filepath: The record.
+        credentials_file: Credentials that may name the token's source; the token itself is read only to publish.
+    """
+
+    def __init__(
+        self, *, filepath: str, credentials_file: str | None = None, metadata: dict[str, Any] | None = None
+    ) -> None:
+        self._filepath = Path(filepath)
+        self._credentials = Path(credentials_file) if credentials_file else None
+        self.metadata = metadata
+
+    def load(self) -> dict[str, Any]:
+        """Return the record: ``published``, and what :func:`odin_slm.engines.publishing.publish` returns."""
+        return json.loads(self._filepath.read_text(encoding="utf-8")) if self._exists() else dict(_NOT_PUBLISHED)
+
+    def save(self, data: Request) -> None:
+        """Publish, where that is asked for.
+
+        Raises:
+            HubError: The Hub refuses or fails; the record stays as it was.
+            ReleaseError: The folder may not be released.
+        """
+        if data.plan is None:
+            hashes = {**file_hashes(data.folder), CHECKSUMS: ""}
+            published = self.load().get("files", {})
+            if {**published, CHECKSUMS: ""} != hashes:
+                self._write(_NOT_PUBLISHED)
+            return
+        hub = Hub(token=require_token(self._credentials))
+        check_release(data.folder, data.plan.kind)
+        self._write({"published": True, **publish(data.plan, hub, lambda folder: _verify(folder, data, data.plan))})
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        write_text(self._filepath, canonical_json(dict(record)))
+
+    def _exists(self) -> bool:
+        return self._filepath.is_file()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}
+
+    def preview(self) -> JSONPreview:
+        """Return the record."""
+        return JSONPreview(canonical_json(self.load()))
+
+
+class PublicationDataset(HubRepositoryDataset):
+    """The whole release on the Hub: a save shows what is to be seen, then writes the record of both repositories.
+
+    The value names ``experiment``, ``visible`` (whether to show the repositories) and, under ``model`` and ``dataset``,
+    the records of the two.
+    """
+
+    def save(self, data: dict[str, Any]) -> None:  # type: ignore[override]
+        """Show the repositories that were verified, where that is asked for, and write the record.
+
+        Raises:
+            HubError: One cannot be shown; one that this save had shown before is hidden again.
+        """
+        record = {key: value for key, value in data.items() if key != "visible"}
+        hidden = [kind for kind in ("dataset", "model") if data["visible"] and data[kind].get("private")]
+        if hidden:
+            hub = Hub(token=require_token(self._credentials))
+            shown: list[Any] = []
+            try:
+                for kind in hidden:
+                    shown.append(kind)
+                    set_visibility(hub, kind, data[kind]["repo_id"], private=False)  # type: ignore[arg-type]
+                    record[kind] = {**data[kind], "private": False}
+            except HubError as error:
+                raise HubError(f"{error.what} {_hide(hub, shown, data)}", where=error.where, fix=error.fix) from None
+        self._write(record)
+
+
+def _verify(folder: Path, request: Request, plan: Plan | None) -> dict[str, Any]:
+    if plan is not None and plan.kind == "dataset":
+        return verify_dataset(folder, request.folder)
+    assert request.base is not None
+    return verify_model(folder, request.base, request.questions)
+
+
+def _hide(hub: Hub, kinds: list[Any], data: Mapping[str, Any]) -> str:
+    try:
+        for kind in kinds:
+            set_visibility(hub, kind, data[kind]["repo_id"], private=True)
+    except HubError as error:
+        return f"What was shown before could not be hidden again ({error})."
+    return "Both repositories are verified, and hidden as before."

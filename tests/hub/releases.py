@@ -1,0 +1,75 @@
+"""A release of a few hundred bytes, and what a stranger can see of the Hub."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+from safetensors.numpy import save
+
+from hub.conftest import TOKEN
+from hub_server import HubServer
+from odin_slm.engines.credentials import Token
+from odin_slm.engines.hub import Hub
+from odin_slm.engines.publishing import Plan
+
+Content = dict[str, bytes]
+
+
+def model_files(value: float = 0.5, **changes: bytes | None) -> Content:
+    card = b"---\nlicense: apache-2.0\nbase_model: odin-slm/odin-nano\nlibrary_name: peft\n---\n# m\n"
+    files = {
+        "README.md": card,
+        "LICENSE": b"terms\n",
+        "adapter_config.json": json.dumps({"base_model_name_or_path": "odin-slm/odin-nano"}).encode(),
+        "adapter_model.safetensors": save({"layer.lora_A.weight": np.full((2, 2), value, dtype=np.float32)}),
+        "base/config.json": b"{}",
+    }
+    return {name: content for name, content in {**files, **changes}.items() if content is not None}
+
+
+def dataset_files(rows: int = 3) -> Content:
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({"id": [str(number) for number in range(rows)]}), sink)
+    return {"README.md": b"---\nlicense: apache-2.0\n---\n# d\n", "data/train.parquet": sink.getvalue()}
+
+
+def stage(folder: Path, files: Mapping[str, bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def plan(folder: Path, **changes: Any) -> Plan:
+    options = {"kind": "model", "repo_id": "anna/odin", "private": True, "message": "Release", **changes}
+    return Plan(folder=folder, **options)
+
+
+def hub_of(server: HubServer, pause: Callable[[float], None], token: str = TOKEN) -> Hub:
+    return Hub(server.endpoint, Token(token, "the test"), pause=pause)
+
+
+def published(server: HubServer, kind: str, repo_id: str, revision: str = "main") -> Content:
+    """Files of a repository at a revision, without the Hub's own."""
+    repository = server.store.get(kind, repo_id)
+    files = repository.commits[str(repository.resolve(revision))].files
+    return {name: file.content for name, file in files.items() if name != ".gitattributes"}
+
+
+def visible(server: HubServer) -> dict[str, Any]:
+    """What a stranger sees: the files of the public repositories, and their tags."""
+    return {
+        f"{kind} {name}": (
+            {path: file.content for path, file in repository.head.files.items()},
+            {tag: repository.commits[oid].files.keys() for tag, oid in repository.tags.items()},
+        )
+        for (kind, name), repository in server.store.repositories.items()
+        if not repository.private
+    }

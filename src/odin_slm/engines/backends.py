@@ -92,6 +92,16 @@ def optimizer(params: TrainingParams) -> str:
     return "adamw_torch_fused" if cuda() else "adamw_torch"
 
 
+def may_thread(model_type: str, params: TrainingParams) -> bool:
+    """Tell whether a step on a CPU may share its rows among threads that compute by groups.
+
+    What draws random numbers in the forward pass may not: threads would draw them in any order.
+    """
+    random_forward = params.lora.dropout > 0 or params.neftune_noise_alpha is not None
+    plain = model_type in ("llama", "qwen2", "qwen3", "mistral")  # logits are the head's, unscaled
+    return plain and not (random_forward or params.gradient_checkpointing)
+
+
 def _unsloth_lacks() -> tuple[str, str] | None:
     if not cuda():
         return "unsloth needs a CUDA device, and there is none.", "Run on an NVIDIA GPU"

@@ -52,8 +52,8 @@ def launch(
             "params": params.model_dump(mode="json"),
             "backend": backend,
         }
-        for file, value in (("job", job), ("train", list(train)), ("validation", list(validation))):
-            (folder / f"{file}.json").write_text(json.dumps(value), encoding="utf-8")
+        for part, value in (("job", job), ("train", list(train)), ("validation", list(validation))):
+            (folder / f"{part}.json").write_text(json.dumps(value), encoding="utf-8")
         command = [*_launcher(params), "-m", "odin_slm.engines.worker", name]
         code = _run(command, on_log)
         for file in sorted(folder.glob("error-*.json")):

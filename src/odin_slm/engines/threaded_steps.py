@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from odin_slm.engines.backends import cuda
+from odin_slm.engines.backends import cuda, may_thread
 from odin_slm.engines.examples import IGNORED
 from odin_slm.engines.workers import Workers
 from odin_slm.parameters import TrainingParams
@@ -14,17 +14,14 @@ from odin_slm.parameters import TrainingParams
 def threads_of(model: Any, params: TrainingParams, processes: int = 1) -> Workers | None:
     """Return copies of the model that share its weights, one per core; None where one model serves better.
 
-    The copies are made before TRL changes the model's forward. What draws random numbers in the forward pass stays
-    with one model: threads would draw them in any order.
+    The copies are made before TRL changes the model's forward.
     """
     import copy
 
     import torch
 
     cores = min(torch.get_num_threads(), int(params.batch_size))
-    random_forward = params.lora.dropout > 0 or params.neftune_noise_alpha is not None
-    plain = model.config.model_type in ("llama", "qwen2", "qwen3", "mistral")  # logits are the head's, unscaled
-    if cuda() or processes > 1 or cores < 2 or random_forward or params.gradient_checkpointing or not plain:
+    if cuda() or processes > 1 or cores < 2 or not may_thread(model.config.model_type, params):
         return None
     twin = copy.deepcopy(model)
     for own, shared in zip(twin.parameters(), model.parameters(), strict=True):

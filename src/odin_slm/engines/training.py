@@ -42,7 +42,7 @@ def train_lora(
         train: Training records.
         validation: Validation records.
         work: Folder for checkpoints and the finished ``adapter/``; emptied first, unless ``params.resume``.
-        params: Hyper-parameters.
+        params: Hyper-parameters, with a number as ``batch_size``.
         on_log: Called with the step and its figures whenever some are logged.
 
     Returns:

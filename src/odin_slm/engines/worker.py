@@ -22,13 +22,15 @@ def main(folder: Path) -> int:
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     path = Path(job["base"]["path"]) if job["base"]["path"] else None
     base = BaseModel(job["base"]["source"], path, job["base"]["revision"])
-    records = [json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("train", "validation")]
+    train, validation = (
+        json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("train", "validation")
+    )
     try:
         backends.prepare(job["backend"])
         from odin_slm.engines.training import train_here
 
         params = TrainingParams.model_validate(job["params"])
-        adapter, state = train_here(base, *records, Path(job["work"]), params, _say, job["backend"])
+        adapter, state = train_here(base, train, validation, Path(job["work"]), params, _say, job["backend"])
     except OdinError as error:
         raised = {"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
         (folder / f"error-{rank}.json").write_text(json.dumps(raised), encoding="utf-8")

@@ -8,13 +8,36 @@ from odin_slm.parameters import TrainingParams
 from odin_slm.record import Record
 
 
+def check_training(base_model: BaseModel, params: TrainingParams) -> dict[str, Any]:
+    """Check, and show, whether the training can run here, from the base's configuration alone.
+
+    Args:
+        base_model: The base.
+        params: Hyper-parameters.
+
+    Returns:
+        Architecture, licence, sizes, the machine, and the memory that each part takes, in bytes.
+    """
+    from odin_slm.engines import preflight
+
+    found = preflight.check(base_model, params)
+    preflight.show(found)
+    return found.report()
+
+
 def train_adapter(
-    base_model: BaseModel, train: list[Record], val: list[Record], training_work: Path, params: TrainingParams
+    base_model: BaseModel,
+    training_preflight: dict[str, Any],
+    train: list[Record],
+    val: list[Record],
+    training_work: Path,
+    params: TrainingParams,
 ) -> tuple[Path, dict[str, Any]]:
     """Train a LoRA adapter and keep the checkpoint with the least validation loss.
 
     Args:
         base_model: The frozen base.
+        training_preflight: That the training can run here; what ``auto`` came to.
         train: Training records.
         val: Validation records.
         training_work: Folder for checkpoints.
@@ -25,6 +48,10 @@ def train_adapter(
     """
     from odin_slm.engines.training import train_lora
 
+    if params.batch_size == "auto":
+        job = training_preflight["job"]
+        batch = {"batch_size": job["batch_size"], "gradient_accumulation_steps": job["accumulation"]}
+        params = params.model_copy(update=batch)
     return train_lora(base_model, train, val, training_work, params, _log)
 
 

@@ -2,16 +2,22 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from odin_slm.pipelines.training.nodes import train_adapter
+from odin_slm.pipelines.training.nodes import check_training, train_adapter
 
 
 def create_pipeline() -> Pipeline:
-    """Return training: base, train and val -> adapter and training_state."""
+    """Return training: base, train and val -> training_preflight, adapter and training_state."""
     return Pipeline(
         [
             Node(
+                func=check_training,
+                inputs=["base_model", "params:training"],
+                outputs="training_preflight",
+                name="check_training",
+            ),
+            Node(
                 func=train_adapter,
-                inputs=["base_model", "train", "val", "training_work", "params:training"],
+                inputs=["base_model", "training_preflight", "train", "val", "training_work", "params:training"],
                 outputs=["adapter", "training_state"],
                 name="train_adapter",
             ),

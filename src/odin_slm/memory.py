@@ -1,0 +1,258 @@
+"""How much memory a LoRA training takes, from the shape of the base and the settings alone.
+
+The parts are those of Korthikanti et al. (2022, "Reducing Activation Recomputation in Large Transformer Models"), for a
+pre-norm block with a gated feed-forward layer, a frozen base and adapters on some of its linear layers: a frozen layer
+keeps no input for its weights, an adapter keeps its input and its inner features.
+``benchmarks/memory.py`` compares the estimate with the real peak.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+
+MIB = 2**20
+GIB = 2**30
+
+_NF4_BYTES = 0.5 + 4 / 64
+"""Bytes of a weight in NF4: four bits, and a float32 scale for every 64 (Dettmers et al., 2023, QLoRA)."""
+_OPTIMIZER_BYTES = {"adamw_8bit": 2, "paged_adamw_8bit": 2, "adafactor": 1, "sgd": 0, "lion": 4}
+"""Bytes of state for a trained weight; AdamW has two moments in float32."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A kind of linear layer inside the blocks: its name, features in and out, and how often it occurs."""
+
+    name: str
+    inputs: int
+    outputs: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a base decides on memory.
+
+    Attributes:
+        parameters: All weights, tied ones once.
+        linear: Linear layers inside the blocks.
+        layers: Blocks.
+        hidden: Features of a position.
+        heads: Query heads.
+        query: Features of all query heads.
+        key: Features of all key heads.
+        feed_forward: Features inside a feed-forward layer.
+        vocabulary: Entries of the head.
+        context: Longest input in tokens, or None where there is no bound.
+    """
+
+    parameters: int
+    linear: tuple[Linear, ...]
+    layers: int
+    hidden: int
+    heads: int
+    query: int
+    key: int
+    feed_forward: int
+    vocabulary: int
+    context: int | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """The settings that decide on memory.
+
+    Attributes:
+        batch_size: Rows of a forward pass.
+        accumulation: Forward passes of a step.
+        length: Tokens of the longest row.
+        rank: Rank of the adapter.
+        targets: Names of the layers with an adapter; empty for all.
+        weight_bytes: Bytes of a frozen weight that is not quantised.
+        compute_bytes: Bytes of an activation.
+        four_bit: Whether linear layers are in NF4.
+        checkpointing: Whether activations are computed again in the backward pass.
+        optimizer: Name of the optimizer.
+        device: ``cuda`` or ``cpu``.
+        workers: Threads that share a batch by groups of rows; 0 where one model computes it as one rectangle.
+        labelled: Share of the tokens that carry a loss.
+        fused_attention: Whether the attention matrix is never kept.
+    """
+
+    batch_size: int
+    accumulation: int
+    length: int
+    rank: int
+    targets: tuple[str, ...] = ()
+    weight_bytes: float = 4
+    compute_bytes: int = 4
+    four_bit: bool = False
+    checkpointing: bool = False
+    optimizer: str = "adamw_torch"
+    device: str = "cpu"
+    workers: int = 0
+    labelled: float = 0.5
+    fused_attention: bool = True
+
+    @property
+    def tokens(self) -> int:
+        """Tokens whose activations are kept at the same time."""
+        if not self.workers:
+            return self.batch_size * self.length
+        share = self.batch_size * self.length // self.workers
+        return self.workers * min(max(self.length, min(512, share)), self.batch_size * self.length)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes of each part of a training's memory.
+
+    Attributes:
+        weights: The frozen base.
+        adapter: The trained weights.
+        gradients: Their gradients.
+        optimizer: The optimizer's state.
+        activations: What the forward pass keeps for the backward pass.
+        workspace: The larger of the logits with what the loss makes of them, and a block's own backward pass.
+        runtime: The device's context and the libraries' working space.
+    """
+
+    weights: int
+    adapter: int
+    gradients: int
+    optimizer: int
+    activations: int
+    workspace: int
+    runtime: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of all parts."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+def estimate(shape: Shape, job: Job) -> Estimate:
+    """Return the memory that a training takes at its peak, in bytes."""
+    adapted = [layer for layer in shape.linear if not job.targets or layer.name in job.targets]
+    trained = sum(layer.count * job.rank * (layer.inputs + layer.outputs) for layer in adapted)
+    inside = sum(layer.count * layer.inputs * layer.outputs for layer in shape.linear)
+    quantised = inside if job.four_bit else 0
+    kept = _kept_by_a_block(shape, job, adapted)
+    # while a block goes backward: gradients of its widest features, and of the position's own
+    passing = job.compute_bytes * (3 * shape.feed_forward + 2 * shape.hidden)
+    return Estimate(
+        weights=round((shape.parameters - quantised) * job.weight_bytes + quantised * _NF4_BYTES),
+        adapter=trained * 4,
+        gradients=trained * 4 * (1 + job.workers),  # every thread adds up its own
+        optimizer=trained * next((n for name, n in _OPTIMIZER_BYTES.items() if job.optimizer.startswith(name)), 8),
+        activations=job.tokens * shape.layers * (shape.hidden * job.compute_bytes if job.checkpointing else kept),
+        workspace=max(_logits(shape, job), job.tokens * (passing + (kept if job.checkpointing else 0))),
+        runtime=_runtime(shape, job),
+    )
+
+
+def _kept_by_a_block(shape: Shape, job: Job, adapted: Sequence[Linear]) -> int:
+    """Return the bytes that a block keeps for each token."""
+    per_block = [layer for layer in adapted if layer.count >= shape.layers]
+    sources = {_source(layer, shape) for layer in per_block}
+    norms = 2 * shape.hidden * 4  # norms compute in float32
+    attention = shape.query + 2 * shape.query + shape.query  # queries, keys and values spread to all heads, output
+    gate = 3 * shape.feed_forward  # gate, its activation, up
+    inputs = sum({"norm": 2 * shape.hidden, "attention": shape.query, "gate": shape.feed_forward}[s] for s in sources)
+    inner = job.rank * len(per_block)
+    matrix = 0 if job.fused_attention else 2 * job.length * shape.heads
+    mask = 4 * job.length if job.device == "cpu" else 0  # PyTorch's CPU kernel keeps it, as numbers, for every block
+    return norms + mask + job.compute_bytes * (attention + gate + inputs + inner + matrix)
+
+
+def _source(layer: Linear, shape: Shape) -> str:
+    """Return where a layer's input comes from: a norm, the attention, or the gate."""
+    if layer.inputs == shape.feed_forward:
+        return "gate"
+    return "attention" if layer.name.startswith(("o_", "out", "dense", "wo")) else "norm"
+
+
+def _logits(shape: Shape, job: Job) -> int:
+    positions, columns = round(job.tokens * job.labelled), shape.vocabulary
+    if job.device == "cuda":  # TRL's kernel makes no more at once than a tile, in trl/kernels/chunked_logprob.py
+        positions, columns = min(positions, 4096), min(columns, 32768)
+    return 3 * positions * columns * 4  # logits, log-probabilities, gradient
+
+
+def _runtime(shape: Shape, job: Job) -> int:
+    if job.device == "cuda":
+        # context and workspaces; a quantised layer is spread out to compute with it
+        widest = max((layer.inputs * layer.outputs for layer in shape.linear), default=0)
+        return 700 * MIB + (widest * 2 if job.four_bit else 0)
+    return 8 * MIB
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """Settings that fit: parameter -> value, and what the job then takes."""
+
+    changes: dict[str, int | bool]
+    estimate: Estimate
+
+    def __str__(self) -> str:
+        changes = ",".join(f"training.{name}={_written(value)}" for name, value in self.changes.items())
+        return f"{changes} ({written(self.estimate.total)})"
+
+
+def alternatives(shape: Shape, job: Job, budget: int, count: int = 2) -> list[Alternative]:
+    """Return the first few settings that fit, from those that change nothing of the result to those that do.
+
+    Args:
+        shape: The base.
+        job: The job that does not fit.
+        budget: Bytes that it may take.
+        count: How many to find.
+    """
+    found: list[Alternative] = []
+    for changes, changed in _ways(job):
+        smaller = largest_batch(shape, changed, budget)
+        taken = estimate(shape, smaller)
+        if taken.total <= budget and len(found) < count:
+            if smaller.batch_size < job.batch_size:
+                batch = {"batch_size": smaller.batch_size, "gradient_accumulation_steps": smaller.accumulation}
+                changes = {**batch, **changes}
+            found.append(Alternative(changes, taken))
+    return found
+
+
+def _ways(job: Job) -> Iterator[tuple[dict[str, int | bool], Job]]:
+    """Yield other settings, each to be tried with the largest batch that fits, the least costly first."""
+    yield {}, job
+    ways: list[tuple[dict[str, int | bool], Job]] = []
+    if not job.checkpointing:
+        ways.append(({"gradient_checkpointing": True}, replace(job, checkpointing=True, workers=0)))
+        yield ways[0]
+    if job.device == "cuda" and not job.four_bit:
+        for changes, changed in [({}, job), *ways]:
+            yield {**changes, "load_in_4bit": True}, replace(changed, four_bit=True)
+    if job.length > 512:
+        for changes, changed in [({}, job), *ways]:
+            yield {**changes, "max_seq_length": 512}, replace(changed, length=512)
+
+
+def largest_batch(shape: Shape, job: Job, budget: int) -> Job:
+    """Return the job with the largest divisor of its batch that fits and the accumulation that makes up for it.
+
+    Where none fits, the batch is one row.
+    """
+    for size in range(job.batch_size, 0, -1):
+        if job.batch_size % size == 0:
+            smaller = replace(job, batch_size=size, accumulation=job.accumulation * job.batch_size // size)
+            if size == 1 or estimate(shape, smaller).total <= budget:
+                return smaller
+    raise AssertionError("one divides every batch")
+
+
+def written(size: float) -> str:
+    """Return a number of bytes for people, in MiB or GiB."""
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / MIB:.0f} MiB"
+
+
+def _written(value: int | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

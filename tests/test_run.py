@@ -45,6 +45,9 @@ def test_the_default_run_goes_from_raw_corpora_to_a_staged_release(
     tracked = _only_run(project)
     assert tracked.info.status == "FINISHED"
     assert {"entity_f1_micro", "relation_f1_micro", "base_entity_f1_micro", "eval_loss"} <= set(tracked.data.metrics)
+    curves = {"train_loss", "eval_loss", "learning_rate", "gradient_norm", "tokens_per_second"}
+    assert curves <= set(tracked.data.metrics)
+    assert {"entity_f1_micro_low", "entity_f1_micro_high"} <= set(tracked.data.metrics)
     assert tracked.data.metrics["entity_f1_micro"] == pytest.approx(results["entity_metrics"]["micro"]["f1"])
     manifest = hashlib.sha256((data / "05_model_input/test/manifest.json").read_bytes()).hexdigest()
     assert tracked.data.tags["data_manifest_sha256"] == manifest

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
+import yaml
 from kedro.pipeline import Node, Pipeline
 
 from conftest import runner_in
 from odin_slm.hooks import evaluation_metrics
-from odin_slm.parameters import TrainingParams
+from odin_slm.parameters import PublishingParams, TrainingParams
+from odin_slm.portable import Portable
 
 RESULTS = {
     "test_set": {"description": "test split", "examples": 9, "documents": 8, "synthetic": True, "sources": {"ade": 9}},
@@ -70,6 +74,12 @@ def score_predictions() -> dict[str, Any]:
 def read_training(train: list[Any]) -> dict[str, int]:
     """Read the training split."""
     return {"records": len(train)}
+
+
+def take_a_second() -> int:
+    """Give the sampler time."""
+    time.sleep(1.5)
+    return 1
 
 
 TRAINING = Pipeline([Node(func=train_adapter, inputs="params:training", outputs="adapter", name="train_adapter")])
@@ -209,6 +219,118 @@ def test_the_data_of_a_run_are_tagged_by_their_manifest(bare_project: Path, regi
     assert [r.data.tags["data_manifest_sha256"] for r in runs(bare_project)] == [digest, digest]
 
 
+def test_the_splits_are_inputs_with_their_digests(bare_project: Path, register: Callable[..., None]) -> None:
+    digest = hashlib.sha256(b"[]").hexdigest()
+    register(training=Pipeline([Node(func=read_training, inputs="train", outputs="counts", name="read_training")]))
+    (bare_project / "data").mkdir()
+    (bare_project / "data/train.json").write_text("[]")
+    manifest = {"outputs": {"train.json": digest, "val.json": digest}, "counts": {"train": {"records": 0}}}
+    (bare_project / "data/manifest.json").write_text(json.dumps(manifest))
+    runner_in(bare_project)("training")
+    (logged,) = runs(bare_project)[0].inputs.dataset_inputs
+    assert (logged.dataset.name, logged.dataset.digest) == ("demo/train", digest[:36])
+    assert json.loads(logged.dataset.source) == {"uri": "data/train.json"}
+    assert json.loads(logged.dataset.profile) == {"records": 0}
+    assert [(tag.key, tag.value) for tag in logged.tags] == [("mlflow.data.context", "training")]
+
+
+def test_a_run_names_machine_libraries_and_configuration(training: Path) -> None:
+    import torch
+
+    runner_in(training)("training", params={"training": {"epochs": 2.0}})
+    run = runs(training)[0]
+    facts = {name.removeprefix("system."): value for name, value in run.data.tags.items() if name.startswith("system.")}
+    assert set(facts) == {"cpu", "cores", "ram_gib", "gpu", "driver", "cuda", "torch", "python", "os"}
+    assert facts["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
+    assert facts["cuda"] == (torch.version.cuda or "none")
+    assert float(facts["ram_gib"]) > 0.5
+    folder = Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id))
+    libraries = json.loads((folder / "environment/libraries.json").read_text())
+    assert libraries["mlflow"] == mlflow.__version__
+    parameters = yaml.safe_load((folder / "configuration/parameters.yml").read_text())
+    assert parameters["training"] == {"epochs": 2.0, "lora": {"r": 4}}, "as resolved, with what the user set"
+    assert yaml.safe_load((folder / "configuration/globals.yml").read_text())["experiment"] == "demo"
+    assert "{name}" in yaml.safe_load((folder / "configuration/catalog.yml").read_text())
+
+
+def test_nothing_tracked_holds_a_path_of_this_machine_or_a_secret(
+    bare_project: Path, register: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = "/elsewhere/of/somebody"
+    secrets = {"HF_TOKEN": "hf_abcdefghijklmnop", "WANDB_API_KEY": "0123456789abcdef"}
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    (bare_project / "conf/local/credentials.yml").write_text("store: {password: correct-horse-battery}\n")
+    (bare_project / "conf/base/catalog.yml").write_text(
+        "manifest:\n  type: odin_slm.datasets.json_files.JsonFileDataset\n"
+        "  filepath: ${runtime_params:out,data}/m.json\n  metadata: {mlflow: {artifact_path: data}}\n"
+        "adapter:\n  type: odin_slm.datasets.models.AdapterDataset\n  filepath: data/06_models/adapter\n"
+        "  metadata: {mlflow: {artifact_path: adapter}}\n"
+    )
+    (bare_project / "conf/base/parameters.yml").write_text(
+        f"publishing: {{experiment: demo, license_file: {bare_project}/LICENSE}}\n"
+    )
+    (bare_project / "LICENSE").write_text("")
+    told = {"elsewhere": elsewhere, "here": str(bare_project / "data"), **secrets, "password": "correct-horse-battery"}
+    made = bare_project / "made"
+    made.mkdir()
+    (made / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": elsewhere}))
+    (made / "adapter_model.safetensors").write_bytes(b"\x00\xff")
+
+    def tell(publishing: PublishingParams) -> tuple[dict[str, str], Path]:
+        return told, made
+
+    tell_all = Node(func=tell, inputs="params:publishing", outputs=["manifest", "adapter"], name="tell_all")
+    register(publishing=Pipeline([tell_all]))
+    runner_in(bare_project)("publishing", params={"out": elsewhere.replace("elsewhere", str(bare_project / "o")[1:])})
+
+    run = runs(bare_project)[0]
+    folder = Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id))
+    texts = {f.relative_to(folder).as_posix(): f.read_bytes().decode("utf-8", "replace") for f in folder.rglob("*.*")}
+    assert {"data/m.json", "adapter/adapter_model.safetensors", "configuration/parameters.yml"} <= set(texts)
+    everything = {**run.data.tags, **run.data.params, **texts}
+    hidden = (str(bare_project), *secrets.values())
+    assert not {name: text for name, text in everything.items() if any(value in text for value in hidden)}
+    assert "correct-horse-battery" not in texts["data/m.json"]
+    assert run.data.params["publishing.license_file"] == "LICENSE"
+    assert json.loads(texts["data/m.json"])["here"] == "data"
+
+
+def test_paths_that_the_user_names_keep_their_last_part() -> None:
+    portable = Portable(Path("/p/project"), {"a": {"adapter": "/home/me/adapter"}}, environment={})
+    text = 'from /home/me/adapter, /p/project/data/x and /p/project; "/home/me/adapter/config.json"'
+    assert portable.text(text) == 'from …/adapter, data/x and .; "…/adapter/config.json"'
+
+
+def test_system_metrics_are_sampled(
+    bare_project: Path, register: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    node = Node(func=take_a_second, inputs=None, outputs="slept", name="take_a_second")
+    register(training=Pipeline([node]))
+    runner_in(bare_project)("training")
+    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= set(
+        runs(bare_project)[0].data.metrics
+    )
+
+
+def test_the_curve_has_the_speed_without_the_time_of_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    from odin_slm.pipelines.training import nodes
+
+    logged: list[tuple[int, dict[str, float]]] = []
+    clock = iter([10.0, 20.0, 26.0, 34.0])
+    monkeypatch.setattr(nodes.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(mlflow, "active_run", lambda: True)
+    monkeypatch.setattr(mlflow, "log_metrics", lambda figures, step: logged.append((step, figures)))
+    log = nodes._curve(tokens=1000)
+    log(10, {"loss": 3.0, "grad_norm": 1.0, "learning_rate": 0.1, "epoch": 0.1})
+    log(20, {"loss": 2.0, "epoch": 0.2})
+    log(20, {"eval_loss": 2.5, "eval_runtime": 6.0, "epoch": 0.2})
+    log(30, {"loss": 1.0, "epoch": 0.4})
+    assert [figures.get("tokens_per_second") for _, figures in logged] == [None, 10.0, None, pytest.approx(25.0)]
+    assert {"train_loss", "gradient_norm", "learning_rate"} <= set(logged[0][1])
+
+
 def test_results_become_metrics_with_the_ends_of_their_intervals(
     bare_project: Path, register: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -273,7 +395,8 @@ def test_files_and_folders_that_ask_for_it_become_artifacts(bare_project: Path, 
     listed = {
         entry.path for folder in ("", "data", "adapter") for entry in client.list_artifacts(run.info.run_id, folder)
     }
-    assert listed == {"data", "adapter", "data/manifest.json", "adapter/adapter_config.json"}
+    every_run = {"configuration", "environment"}
+    assert listed - every_run == {"data", "adapter", "data/manifest.json", "adapter/adapter_config.json"}
     assert (bare_project / "mlartifacts").is_dir()
 
 

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shlex
+import shutil
 import subprocess
+import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from kedro.framework.hooks import hook_impl
 
+from odin_slm.portable import Portable
+from odin_slm.serialization import canonical_json
 from odin_slm.summary import RunSummary, print_summary
 
-_DATA = frozenset({"train", "val", "test"})
+_DATA = {"train": "training", "val": "validation", "test": "evaluation"}
+"""Split -> what MLflow calls its use."""
+_DIGEST = 36
+"""Characters that MLflow keeps of a dataset's digest."""
+_TEXTS = frozenset({".csv", ".html", ".json", ".jsonl", ".md", ".txt", ".yml"})
 _STAGES = ("ingestion", "combination", "training", "evaluation", "publishing")
 
 
@@ -28,7 +38,9 @@ class TrackingHook:
 
     - typed parameters are logged value by value instead of as one text;
     - a run that an interrupt or another hook's failure left active is closed before anything else is logged;
-    - the tags say what made the run (experiment, stage, commit, data), and no tag holds a path of this machine.
+    - the tags say what made the run (experiment, stage, commit, data, machine), the resolved configuration and the
+      library versions are artifacts, the splits are MLflow datasets with their digests;
+    - nothing that is tracked holds a path of this machine or a secret.
     """
 
     def __init__(self) -> None:
@@ -37,16 +49,21 @@ class TrackingHook:
         self._experiment = ""
         self._root = Path()
         self._catalog: Any = None
+        self._configuration: dict[str, Any] = {}
+        self._portable = Portable(Path())
 
     @hook_impl(tryfirst=True)
     def after_context_created(self, context: Any) -> None:
         """Prepare tracking; the tracking store is contacted here."""
+        import mlflow
         from kedro_mlflow.framework.hooks.mlflow_hook import MlflowHook
 
         self._close_forgotten_run()
+        mlflow.enable_system_metrics_logging()
         self._mlflow = MlflowHook()
         self._mlflow.after_context_created(context)
-        self._experiment = context.config_loader["globals"]["experiment"]
+        self._configuration = {name: context.config_loader[name] for name in ("globals", "parameters")}
+        self._experiment = self._configuration["globals"]["experiment"]
         self._root = Path(context.project_path)
 
     @hook_impl
@@ -65,6 +82,7 @@ class TrackingHook:
         one.
         """
         self._catalog = catalog
+        self._configuration["catalog"] = conf_catalog
         if any("kedro_mlflow" in str(entry.get("type")) for entry in conf_catalog.values()):
             self._mlflow.after_catalog_created(
                 catalog, conf_catalog, conf_creds, parameters, save_version, load_versions
@@ -74,6 +92,7 @@ class TrackingHook:
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Any, catalog: Any) -> Generator[None, Any, Any]:
         """Open the run, then let the other hooks prepare; their failure is the run's."""
         names = sorted(run_params.get("pipeline_names") or ["__default__"])
+        self._portable = Portable(self._root, run_params.get("runtime_params"))
         foreign = {"project_path": None, "runner": None, "runtime_params": None, "pipeline_names": names}
         self._mlflow.before_pipeline_run({**run_params, **foreign}, pipeline, catalog)
         self._tag_run(run_params, names, pipeline)
@@ -87,14 +106,15 @@ class TrackingHook:
     def before_node_run(self, node: Any, catalog: Any, inputs: dict[str, Any], is_async: bool) -> None:
         """Log the node's parameters, flattened under their pipeline's name."""
         if self._mlflow is not None:  # None in the worker processes of ParallelRunner
-            plain = {name: _plain(value) for name, value in inputs.items() if name.startswith("params:")}
+            taken = {name: _plain(value) for name, value in inputs.items() if name.startswith("params:")}
+            plain = self._portable.value(taken)
             self._mlflow.before_node_run(node, catalog, plain, is_async)
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str) -> None:
         """Tag the run with the data it has just made."""
         if dataset_name == "manifest":
-            self._tag_data()
+            self._tag_data(_DATA)
 
     @hook_impl(wrapper=True)
     def after_pipeline_run(self, run_params: dict[str, Any], pipeline: Any, catalog: Any) -> Generator[None, Any, Any]:
@@ -116,6 +136,8 @@ class TrackingHook:
     def _tag_run(self, run_params: Mapping[str, Any], names: list[str], pipeline: Any) -> None:
         import mlflow
 
+        from odin_slm.engines.machine import library_versions, machine_facts
+
         active = mlflow.active_run()
         if active is None:  # tracking is off for this pipeline
             return
@@ -124,23 +146,50 @@ class TrackingHook:
         tags = {
             "experiment": self._experiment,
             "stage": "+".join(names),
-            "kedro_command": _command(run_params, self._root),
+            "kedro_command": self._portable.text(_command(run_params, self._portable)),
             "mlflow.source.name": "kedro run",
             **_git_state(self._root),
         }
         parameters = run_params.get("runtime_params")
         if parameters:
-            tags["runtime_params"] = _written(parameters, self._root)
+            tags["runtime_params"] = self._portable.text(_written(parameters, self._portable))
+        tags |= {f"system.{name}": fact for name, fact in machine_facts().items()}
+        if "registered_model" in pipeline.all_outputs():
+            tags["model_version"] = "none"  # until it is registered
         mlflow.set_tags(tags)
-        if _DATA & pipeline.datasets() and "manifest" not in pipeline.all_outputs():
-            self._tag_data()
+        for name, values in self._configuration.items():
+            written = yaml.safe_dump(self._portable.value(_simple(values)), sort_keys=False, allow_unicode=True)
+            mlflow.log_text(written, f"configuration/{name}.yml")
+        mlflow.log_text(canonical_json(library_versions()), "environment/libraries.json")
+        used = _DATA.keys() & pipeline.datasets()
+        if used and "manifest" not in pipeline.all_outputs():
+            self._tag_data(used)
 
-    def _tag_data(self) -> None:
+    def _tag_data(self, used: Iterable[str]) -> None:
+        """Tag the run with the hash of the manifest, and log the splits that it names as MLflow's inputs."""
         import mlflow
+        from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        path = local_path(self._catalog, "manifest")
-        if path and path.is_file() and mlflow.active_run():
-            mlflow.set_tag("data_manifest_sha256", hashlib.sha256(path.read_bytes()).hexdigest())
+        active, path = mlflow.active_run(), local_path(self._catalog, "manifest")
+        if active is None or path is None or not path.is_file():
+            return
+        content = path.read_bytes()
+        mlflow.set_tag("data_manifest_sha256", hashlib.sha256(content).hexdigest())
+        manifest = json.loads(content)
+        folder = self._portable.path(str(path.parent))
+        inputs = []
+        for split in sorted(used):
+            if digest := manifest.get("outputs", {}).get(f"{split}.json"):
+                made = Dataset(
+                    name=f"{self._experiment}/{split}",
+                    digest=digest[:_DIGEST],
+                    source_type="local",
+                    source=json.dumps({"uri": f"{folder}/{split}.json"}),
+                    profile=json.dumps(manifest.get("counts", {}).get(split)),
+                )
+                inputs.append(DatasetInput(made, [InputTag("mlflow.data.context", _DATA[split])]))
+        if inputs:
+            mlflow.MlflowClient().log_inputs(active.info.run_id, inputs)
 
     def _fail(self, error: BaseException, run_params: dict[str, Any], pipeline: Any, catalog: Any) -> None:
         if self._mlflow is not None and self._run_id is not None:
@@ -163,11 +212,25 @@ class ArtifactsHook:
 
     def __init__(self) -> None:
         self._catalog: Any = None
+        self._credentials: dict[str, Any] = {}
+        self._root = Path()
+        self._portable = Portable(Path())
 
     @hook_impl
-    def after_catalog_created(self, catalog: Any) -> None:
+    def after_context_created(self, context: Any) -> None:
+        """Remember the project."""
+        self._root = Path(context.project_path)
+
+    @hook_impl
+    def after_catalog_created(self, catalog: Any, conf_creds: dict[str, Any]) -> None:
         """Remember the session's catalog."""
         self._catalog = catalog
+        self._credentials = conf_creds or {}
+
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict[str, Any]) -> None:
+        """Learn what must not leave this machine."""
+        self._portable = Portable(self._root, run_params.get("runtime_params"), self._credentials)
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str) -> None:
@@ -180,8 +243,10 @@ class ArtifactsHook:
         import mlflow
 
         if mlflow.active_run():
-            log = mlflow.log_artifacts if path.is_dir() else mlflow.log_artifact
-            log(str(path), artifact_path=options.get("artifact_path"))
+            with tempfile.TemporaryDirectory() as folder:
+                path = _portable_copy(path, Path(folder) / path.name, self._portable)
+                log = mlflow.log_artifacts if path.is_dir() else mlflow.log_artifact
+                log(str(path), artifact_path=options.get("artifact_path"))
 
 
 class EvaluationMetricsHook:
@@ -366,7 +431,7 @@ def _git_state(root: Path) -> dict[str, str]:
         return {"git_commit": "unknown", "git_dirty": "unknown"}  # a downloaded archive, or no git
 
 
-def _command(run_params: Mapping[str, Any], root: Path) -> str:
+def _command(run_params: Mapping[str, Any], portable: Portable) -> str:
     words = ["kedro", "run"]
     if run_params.get("env"):
         words += ["--env", run_params["env"]]
@@ -375,22 +440,38 @@ def _command(run_params: Mapping[str, Any], root: Path) -> str:
             name = {"pipeline_names": "pipelines", "node_names": "nodes"}.get(option, option.replace("_", "-"))
             words += [f"--{name}", ",".join(sorted(run_params[option]))]
     if run_params.get("runtime_params"):
-        words += ["--params", _written(run_params["runtime_params"], root)]
+        words += ["--params", _written(run_params["runtime_params"], portable)]
     return shlex.join(words)
 
 
-def _written(parameters: Mapping[str, Any], root: Path, prefix: str = "") -> str:
+def _written(parameters: Mapping[str, Any], portable: Portable, prefix: str = "") -> str:
     written = []
     for name, value in parameters.items():
         if isinstance(value, Mapping):
-            written.append(_written(value, root, f"{prefix}{name}."))
+            written.append(_written(value, portable, f"{prefix}{name}."))
         else:
-            written.append(f"{prefix}{name}={_without_root(value, root)}")
+            written.append(f"{prefix}{name}={portable.path(value) if isinstance(value, str) else value}")
     return ",".join(written)
 
 
-def _without_root(value: Any, root: Path) -> Any:
-    if not isinstance(value, str) or not Path(value).is_absolute():
-        return value
-    path = Path(value)
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else f"…/{path.name}"
+def _simple(value: Any) -> Any:
+    """Return a nested value of plain types, as YAML writes them."""
+    if isinstance(value, Mapping):
+        return {str(key): _simple(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_simple(inner) for inner in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def _portable_copy(path: Path, copy: Path, portable: Portable) -> Path:
+    """Return the file or folder itself, or a copy without paths and secrets where a text of it holds some."""
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()] if path.is_dir() else [path]
+    for file in files:
+        if file.suffix in _TEXTS:
+            text = file.read_text(encoding="utf-8")
+            if (replaced := portable.text(text)) != text:
+                if path.is_dir() and not copy.exists():
+                    shutil.copytree(path, copy)
+                target = copy / file.relative_to(path) if path.is_dir() else copy
+                target.write_text(replaced, encoding="utf-8", newline="\n")
+    return copy if copy.exists() else path

@@ -1,5 +1,7 @@
 """Nodes of the training pipeline."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +48,39 @@ def train_adapter(
     Returns:
         Folder of the adapter and its tokenizer; the state of training: history, best step, time, tokens, settings.
     """
+    from odin_slm.engines.tokens import record_counter
     from odin_slm.engines.training import train_lora
 
+    tokens = sum(record_counter(base_model)(train))
     if params.batch_size == "auto":
         job = training_preflight["job"]
         batch = {"batch_size": job["batch_size"], "gradient_accumulation_steps": job["accumulation"]}
         params = params.model_copy(update=batch)
-    return train_lora(base_model, train, val, training_work, params, _log)
+    return train_lora(base_model, train, val, training_work, params, _curve(tokens))
 
 
-def _log(step: int, figures: dict[str, float]) -> None:
-    import mlflow
+def _curve(tokens: int) -> Callable[[int, dict[str, float]], None]:
+    """Return a function that logs the figures of a step to the active run, with the tokens per second since the last.
 
-    if mlflow.active_run():
-        names = {"loss": "train_loss", "grad_norm": "gradient_norm"}
-        mlflow.log_metrics({names.get(name, name): value for name, value in figures.items()}, step=step)
+    Args:
+        tokens: Tokens of the training split; figures name the passes over it so far as ``epoch``.
+    """
+    since: float | None = None
+    passes = 0.0
+
+    def log(step: int, figures: dict[str, float]) -> None:
+        nonlocal since, passes
+        import mlflow
+
+        now = time.monotonic()
+        if "eval_loss" in figures:  # the time since the last line was validation's
+            since = None if since is None else since + figures.get("eval_runtime", 0.0)
+        elif "epoch" in figures:
+            if since is not None and now > since and figures["epoch"] > passes:
+                figures = figures | {"tokens_per_second": (figures["epoch"] - passes) * tokens / (now - since)}
+            since, passes = now, figures["epoch"]
+        if mlflow.active_run():
+            names = {"loss": "train_loss", "grad_norm": "gradient_norm"}
+            mlflow.log_metrics({names.get(name, name): value for name, value in figures.items()}, step=step)
+
+    return log

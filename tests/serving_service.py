@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import uvicorn
 
+from odin_slm.engines.served_model import resolve_model
 from odin_slm.serving.__main__ import build
-from odin_slm.serving.model import resolve_model
 from odin_slm.serving.settings import ApiKeys, ServingSettings
 
 SMALL = {"max_new_tokens": 40, "window_tokens": 96, "queue_size": 32, "batch_size": 8, "workers": 2}

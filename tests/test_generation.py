@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from odin_slm.engines.base_model import BaseModel, load_model, load_tokenizer
 from odin_slm.engines.constraint import Constraint, Grammar, Vocabulary, complete_lines, reachable, up_to_circles
-from odin_slm.engines.generation import generate, line_scores, progress
+from odin_slm.engines.generation import Generator, generate, line_scores, progress
 from odin_slm.engines.tokens import completion_ids, prompt_ids
 from odin_slm.errors import AdapterError, GrammarError, RecordTooLongError
 from odin_slm.prompt import Entity, Extraction, RelationTriple, instruction_for, parse, render, render_prompt
@@ -71,6 +71,25 @@ def write(base: BaseModel, adapter: Path | None = None, **options: Any) -> list[
 
 
 # What is written
+
+
+def test_rows_that_join_a_batch_get_what_they_would_get_alone(base: BaseModel) -> None:
+    generator = Generator(base)
+    alone = [text for text, *_ in write(base, grammars=GRAMMARS)]
+    rows = generator.rows(PROMPTS, max_new_tokens=40, grammars=GRAMMARS)
+    for late in ((4, 3, 2, 1), (1, 2, 3, 4)):  # the longest prompts into a batch of short ones, and the other way
+        waiting, steps, texts = [rows[place] for place in late], 0, {}
+        first = next(place for place in range(5) if place not in late)
+
+        def more(active: int, waiting: list = waiting) -> list:
+            nonlocal steps
+            steps += 1
+            joining = [waiting.pop(0)] if waiting and (steps % 7 == 0 or not active) else []
+            generator.prepare(joining)
+            return joining
+
+        generator.write([rows[first]], lambda output, texts=texts: texts.update({output.index: output.text}), more)
+        assert [texts[place] for place in range(5)] == alone
 
 
 @pytest.mark.parametrize("grammars", [None, GRAMMARS], ids=["free", "constrained"])

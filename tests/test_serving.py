@@ -24,11 +24,11 @@ from conftest import ROOT
 from odin_slm.engines.constraint import Grammar
 from odin_slm.engines.extraction import Task
 from odin_slm.engines.generation import Generator
+from odin_slm.engines.served_model import resolve_model
 from odin_slm.errors import ServingError
 from odin_slm.serving.__main__ import build, main
 from odin_slm.serving.logs import text_hash
 from odin_slm.serving.messages import EXAMPLE
-from odin_slm.serving.model import resolve_model
 from odin_slm.serving.settings import ApiKeys, ServingSettings, hash_key
 from odin_slm.serving.tracing import trace
 from serving_service import SMALL, metric, running, service, wait_for
@@ -264,10 +264,10 @@ class Gate:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.open, self.held, original = threading.Event(), threading.Event(), Generator.write
 
-        def write(generator: Generator, rows: Any, on_output: Any) -> None:
+        def write(generator: Generator, *arguments: Any) -> None:
             self.held.set()
             assert self.open.wait(30)
-            original(generator, rows, on_output)
+            original(generator, *arguments)
 
         monkeypatch.setattr(Generator, "write", write)
 

@@ -14,6 +14,25 @@ from odin_slm.prompt import locate, parse
 from odin_slm.sentences import sentence_spans
 
 
+@dataclass(frozen=True, slots=True)
+class GivenDocument:
+    """A document that somebody wants read.
+
+    Attributes:
+        id: Its own id, or file and record number.
+        source: File that it comes from, relative to the folder that was named.
+        record: Number of the record in that file, from 1.
+        text: The text; empty where it could not be read.
+        error: Why it could not be read, or None.
+    """
+
+    id: str
+    source: str
+    record: int
+    text: str
+    error: str | None = None
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Occurrence:
     """One place of a text: ``text`` is what stands there, which may differ in case from what the model wrote."""

@@ -7,6 +7,7 @@ from kedro.pipeline import Pipeline
 from odin_slm.pipelines import (
     combination,
     evaluation,
+    extraction,
     ingestion,
     pretraining,
     publishing,
@@ -20,7 +21,8 @@ def register_pipelines() -> dict[str, Pipeline]:
     """Map each runnable name to its pipeline.
 
     ``__default__`` goes from the raw corpora to a staged release. ``pretraining`` (it makes the embedded base) and
-    ``sample`` (it writes the embedded corpora) make what the repository ships, and run by name only.
+    ``sample`` (it writes the embedded corpora) make what the repository ships, ``extraction`` reads documents with a
+    model; they run by name only.
     """
     stages = {
         "ingestion": ingestion.create_pipeline(),
@@ -32,6 +34,7 @@ def register_pipelines() -> dict[str, Pipeline]:
     return {
         **stages,
         "data": stages["ingestion"] + stages["combination"],
+        "extraction": extraction.create_pipeline(),
         "pretraining": pretraining.create_pipeline(),
         "sample": sample.create_pipeline(),
         "__default__": sum(stages.values(), Pipeline([])),

@@ -14,6 +14,7 @@ from kedro_datasets._typing import JSONPreview
 
 from odin_slm.datasets.files import new_folder, replace_folder
 from odin_slm.engines.base_model import BaseModel, check_folder, resolve_base_model
+from odin_slm.engines.served_model import ServedModel, resolve_model
 from odin_slm.errors import MissingInputError
 
 
@@ -137,6 +138,36 @@ class AdapterDataset(AbstractDataset[Path, Path]):
         """Return the adapter's configuration."""
         configuration = json.loads((self._filepath / "adapter_config.json").read_text(encoding="utf-8"))
         return JSONPreview(json.dumps(configuration, indent=1))
+
+
+class ServedModelDataset(AbstractDataset[None, ServedModel]):
+    """A finished model by any name that the service takes: folder, Hub id, ``models:/…``, ``runs:/…``.
+
+    Args:
+        source: The name.
+        root: The project's folder.
+        base_model: Base of the adapter where its configuration does not name one that can be found.
+    """
+
+    def __init__(
+        self, *, source: str, root: str = ".", base_model: str | None = None, metadata: dict[str, Any] | None = None
+    ) -> None:
+        self._source, self._root, self._base_model = source, Path(root), base_model
+        self.metadata = metadata
+
+    def load(self) -> ServedModel:
+        """Return the model, identified by its digest; a remote one is fetched."""
+        return resolve_model(self._source, root=self._root, base_model=self._base_model)
+
+    def save(self, data: None) -> None:
+        """Refuse: finished models are read-only."""
+        raise DatasetError("a finished model is read-only.")
+
+    def _exists(self) -> bool:
+        return (self._root / self._source).is_dir() or ":" in self._source
+
+    def _describe(self) -> dict[str, Any]:
+        return {"source": self._source}
 
 
 class TextFolderDataset(AbstractDataset[None, dict[str, str]]):

@@ -208,25 +208,41 @@ class Generator:
             row.wanted = wanted[row.index] if wanted else None
         return rows
 
-    def write(self, rows: list[_Row], on_output: Callable[[Generation], None]) -> None:
+    def write(
+        self,
+        rows: list[_Row],
+        on_output: Callable[[Generation], None],
+        more: Callable[[int], list[_Row]] | None = None,
+    ) -> None:
         """Decode rows as one batch.
 
         Args:
             rows: What :meth:`rows` returned, or some of it.
             on_output: Called with every output as it ends; never with one that is no longer wanted.
+            more: Called after every token with the number of rows that are not done; what it returns, after
+                :meth:`prepare`, joins the batch.
 
         Raises:
             GrammarError: llguidance cannot build a grammar.
         """
         import torch
 
+        self.prepare(rows)
+        vocabulary = self._words() if more is not None else self._vocabulary
+        with torch.inference_mode():
+            for row in _decode(self._model, rows, self._end_tokens, self.tokenizer.pad_token_id, vocabulary, more):
+                if row.wanted is None or row.wanted():
+                    on_output(_generation(row, self.tokenizer))
+
+    def prepare(self, rows: list[_Row]) -> None:
+        """Put rows at their begin, with the grammars that hold them.
+
+        Raises:
+            GrammarError: llguidance cannot build a grammar.
+        """
         for row in rows:
             row.written, row.log_probabilities, row.finished = [], [], False
             row.constraint = Constraint(self._words(), row.grammar) if row.grammar is not None else None
-        with torch.inference_mode():
-            for row in _decode(self._model, rows, self._end_tokens, self.tokenizer.pad_token_id, self._vocabulary):
-                if row.wanted is None or row.wanted():
-                    on_output(_generation(row, self.tokenizer))
 
     def write_all(
         self,
@@ -362,9 +378,52 @@ def prompt_rows(
 
 
 def _decode(
-    model: Any, rows: list[_Row], end_tokens: frozenset[int], pad: int, vocabulary: Vocabulary | None
+    model: Any,
+    rows: list[_Row],
+    end_tokens: frozenset[int],
+    pad: int,
+    vocabulary: Vocabulary | None,
+    more: Callable[[int], list[_Row]] | None = None,
 ) -> Iterator[_Row]:
-    """Decode one batch; yield each row when it is done."""
+    """Decode one batch, with more rows whenever ``more`` has some; yield each row when it is done."""
+    import torch
+
+    cache, logits, mask, positions = _read(model, rows, pad)
+    active = list(rows)
+    while True:
+        tokens, chances = _choose(logits, active, vocabulary)
+        gone = [
+            place
+            for place, (row, token, chance) in enumerate(zip(active, tokens, chances, strict=True))
+            if _take(row, token, chance, end_tokens) or (row.wanted is not None and not row.wanted())
+        ]
+        yield from (active[place] for place in gone)
+        left = len(active) - len(gone)
+        fresh = more(left) if more is not None else []
+        if not left:
+            if not fresh:
+                return
+            cache, logits, mask, positions = _read(model, fresh, pad)
+            active = fresh
+            continue
+        next_ids = torch.tensor(tokens, device=model.device)[:, None]
+        if gone:
+            order = cache.drop(gone)
+            active = [active[place] for place in order]
+            mask, positions, next_ids = mask[order], positions[order], next_ids[order]
+        mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
+        positions = positions + 1
+        logits = _forward(model, next_ids, mask, positions, cache)
+        if fresh:
+            active = active + fresh
+            room = max(row.limit - len(row.written) for row in active)
+            other, first, other_mask, other_positions = _read(model, fresh, pad)
+            mask = cache.join(other, mask, other_mask, room)
+            logits, positions = torch.cat([logits, first]), torch.cat([positions, other_positions])
+
+
+def _read(model: Any, rows: list[_Row], pad: int) -> tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Read the prompts of a batch; return its cache, the logits after each prompt, the mask, the last positions."""
     import torch
 
     from odin_slm.engines.kv_cache import BatchCache
@@ -377,30 +436,9 @@ def _decode(
     lengths = torch.tensor([len(p) for p in prompts], device=model.device)
     mask = (torch.arange(width, device=model.device) >= (width - lengths)[:, None]).long()
     positions = (mask.cumsum(-1) - 1).clamp_min(0)
-
-    columns = width + max(row.limit for row in rows)
-    cache = BatchCache(model.config.num_hidden_layers, continues, columns)
+    cache = BatchCache(model.config.num_hidden_layers, continues, width + max(row.limit for row in rows))
     logits = _forward(model, ids, mask, positions, cache)[continues]
-    mask, positions = mask[continues], positions[continues, -1:]
-    active = list(rows)
-    while True:
-        tokens, chances = _choose(logits, active, vocabulary)
-        gone = [
-            place
-            for place, (row, token, chance) in enumerate(zip(active, tokens, chances, strict=True))
-            if _take(row, token, chance, end_tokens) or (row.wanted is not None and not row.wanted())
-        ]
-        yield from (active[place] for place in gone)
-        if len(gone) == len(active):
-            return
-        next_ids = torch.tensor(tokens, device=model.device)[:, None]
-        if gone:
-            order = cache.drop(gone)
-            active = [active[place] for place in order]
-            mask, positions, next_ids = mask[order], positions[order], next_ids[order]
-        mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
-        positions = positions + 1
-        logits = _forward(model, next_ids, mask, positions, cache)
+    return cache, logits, mask[continues], positions[continues, -1:]
 
 
 def _forward(model: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:

@@ -44,6 +44,29 @@ class BatchCache(Cache):
             layer.move(moved, [order[row] for row in moved], left)
         return order
 
+    def join(self, other: BatchCache, mask: torch.Tensor, other_mask: torch.Tensor, room: int) -> torch.Tensor:
+        """Take over the rows of another cache.
+
+        Rows end at the same column, whatever their length; columns that no row needs any more are given up.
+
+        Args:
+            other: A cache of the same model, just filled.
+            mask: Which columns the rows of this cache use, shape (rows, filled).
+            other_mask: The same for the other.
+            room: Columns that are still to come, at most.
+
+        Returns:
+            The mask of all rows, those of the other cache last.
+        """
+        own = int(mask.sum(-1).max())
+        width = max(own, other_mask.shape[1])
+        for layer, more in zip(self.layers, other.layers, strict=True):
+            layer.join(more, own, width, room)
+        rows = [
+            torch.nn.functional.pad(part[:, -width:], (max(0, width - part.shape[1]), 0)) for part in (mask, other_mask)
+        ]
+        return torch.cat(rows)
+
 
 class _Layer(DynamicLayer):
     """Keys and values of one layer: tensors of shape (rows, heads, columns, features), filled from the left."""
@@ -79,6 +102,27 @@ class _Layer(DynamicLayer):
             self.keys[targets, :, : self._filled] = self.keys[sources, :, : self._filled]
             self.values[targets, :, : self._filled] = self.values[sources, :, : self._filled]
         self.rows = left
+
+    def join(self, other: _Layer, own: int, width: int, room: int) -> None:
+        """Append the rows of another layer; of the own columns only the last ``own`` are kept, all end at ``width``."""
+        rows, begin = self.rows + other.rows, self._filled - own
+        for name in ("keys", "values"):
+            old, new = getattr(self, name), getattr(other, name)
+            kept = old[: self.rows, :, begin : self._filled]
+            target = old
+            if old.shape[0] < rows or old.shape[2] < width + room:
+                shape = (max(rows, old.shape[0]), old.shape[1], max(width + room, old.shape[2]), old.shape[3])
+                target = old.new_empty(shape)
+            elif begin != width - own:
+                kept = kept.clone()  # it moves within itself
+            if target is not old or begin != width - own:
+                target[: self.rows, :, width - own : width] = kept
+            target[self.rows : rows, :, width - other._filled : width] = new[:, :, : other._filled]
+            # What a mask leaves out is still multiplied by zero, and must not be infinite or undefined.
+            target[: self.rows, :, : width - own] = 0
+            target[self.rows : rows, :, : width - other._filled] = 0
+            setattr(self, name, target)
+        self.rows, self._filled = rows, width
 
     def get_seq_length(self) -> int:
         """Return the number of filled columns."""

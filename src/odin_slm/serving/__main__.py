@@ -68,7 +68,7 @@ def serve(settings: ServingSettings, keys: ApiKeys) -> None:
     set_up_logs(settings.log_level)
     import uvicorn
 
-    from odin_slm.serving.model import resolve_model
+    from odin_slm.engines.served_model import resolve_model
     from odin_slm.serving.tracing import trace
 
     listening = _listen(settings)  # before the weights: a port in use is known at once

@@ -23,6 +23,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.exceptions import HTTPException
 
 from odin_slm.engines.extraction import Task, TokenBudget, assemble
+from odin_slm.engines.served_model import ServedModel
 from odin_slm.errors import GrammarError, RecordTooLongError
 from odin_slm.grounding import Grounded, ground
 from odin_slm.serving import messages
@@ -30,7 +31,6 @@ from odin_slm.serving.engine import Engine, QueueFullError, UnavailableError
 from odin_slm.serving.guard import CLIENT_GONE, WORDS, Guard, RateLimit, error_body
 from odin_slm.serving.logs import text_hash
 from odin_slm.serving.metrics import Metrics
-from odin_slm.serving.model import ServedModel
 from odin_slm.serving.settings import ApiKeys, ServingSettings
 
 _log = logging.getLogger(__name__)

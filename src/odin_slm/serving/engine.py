@@ -1,13 +1,15 @@
 """Dynamic micro-batching: prompts of many requests are decoded together.
 
-A prompt waits in a bounded queue until a worker thread takes it into a batch. Every output goes back to its request
-as soon as it ends, whatever the rest of the batch does. A prompt whose request is gone (the client closed the
+A prompt waits in a bounded queue until a worker thread takes it into a batch, a new one or one that is under way and
+has lost some of its rows. Every output goes back to its request as soon as it ends, whatever the rest of the batch
+does. A prompt whose request is gone (the client closed the
 connection, or the time is up) leaves the queue, or its batch after the next token.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import math
 import threading
@@ -82,7 +84,6 @@ class _Job:
     loop: asyncio.AbstractEventLoop
     entered: float = field(default_factory=time.monotonic)
     wanted: bool = True
-    settled: bool = False
 
     def settle(self, act: Callable[[asyncio.Future[Generation]], None]) -> None:
         def now() -> None:
@@ -93,6 +94,8 @@ class _Job:
 
 
 CANARY_TOKENS = 12
+_JOIN_SHARE = 4  # a quarter of a batch is worth its while
+_JOIN_WAIT = 0.05
 
 
 class LocalEngine:
@@ -199,14 +202,8 @@ class LocalEngine:
 
         if self._generator.on_cpu and self._workers > 1:
             torch.set_num_threads(1)  # a token of one batch is too little work to share among cores
-        while batch := self._take():
-            begin = time.monotonic()
-            self._metrics.batch.observe(len(batch))
-            for job in batch:
-                self._metrics.queue_seconds.observe(begin - job.entered)
-            self._write(batch)
-            each = (time.monotonic() - begin) / len(batch) / self._workers
-            self._seconds_per_output += 0.2 * (each - self._seconds_per_output)
+        while jobs := self._take():
+            self._write(jobs)
 
     def _take(self) -> list[_Job]:
         """Wait for prompts, and a little longer for a full batch; nothing means that the engine stops."""
@@ -219,39 +216,79 @@ class LocalEngine:
                         self._changed.wait_for(
                             lambda: len(self._queue) >= self._batch_size or self._closing, self._batch_wait
                         )
-                    # Workers that wait as well get their share: two half batches on two cores end before a whole one.
-                    share = min(self._batch_size, math.ceil(len(self._queue) / self._idle))
-                    if share or self._closing:
-                        break
-                batch = [self._queue.popleft() for _ in range(share)]
-                self._metrics.queue.set(len(self._queue))
-                if self._queue:
-                    self._changed.notify()
+                    if self._queue or self._closing:
+                        # Workers that wait as well get their share: two half batches on two cores end before a whole.
+                        return self._pop(min(self._batch_size, math.ceil(len(self._queue) / self._idle)), 0)
             finally:
                 self._idle -= 1
-        return batch
 
-    def _write(self, batch: list[_Job]) -> None:
-        rows = [job.row for job in batch]
-        for number, row in enumerate(rows):
-            row.index = number
+    def _more(self, active: int) -> list[_Job]:
+        """Take what waits into a batch that is under way.
+
+        Reading a prompt holds up the whole batch, so that a few are read together; one that has waited goes at once.
+        """
+        with self._changed:
+            waiting, free = len(self._queue), self._batch_size - active
+            if not waiting or free < 1 or self._idle:  # idle workers have been woken for it
+                return []
+            few = waiting < max(1, active // _JOIN_SHARE)
+            if few and time.monotonic() - self._queue[0].entered < _JOIN_WAIT:
+                return []
+            return self._pop(min(free, math.ceil(waiting / self._workers)), active)
+
+    def _pop(self, count: int, active: int) -> list[_Job]:
+        jobs = [self._queue.popleft() for _ in range(count)]
+        self._metrics.queue.set(len(self._queue))
+        if self._queue:
+            self._changed.notify()
+        now = time.monotonic()
+        for job in jobs:
+            self._metrics.queue_seconds.observe(now - job.entered)
+        if jobs:
+            self._metrics.batch.observe(active + len(jobs))
+        return jobs
+
+    def _write(self, jobs: list[_Job]) -> None:
+        """Decode a batch until nothing is left in it."""
+        batch: dict[int, _Job] = {}
+        numbers = itertools.count()
+
+        def join(jobs: list[_Job]) -> list[Any]:
+            rows = []
+            for job in jobs:
+                try:
+                    self._generator.prepare([job.row])
+                except GrammarError as error:
+                    self._fail([job], error)
+                else:
+                    job.row.index = next(numbers)
+                    batch[job.row.index] = job
+                    rows.append(job.row)
+            return rows
+
+        last = time.monotonic()
 
         def give(output: Generation) -> None:
-            batch[output.index].settled = True
-            batch[output.index].settle(lambda future: future.set_result(output))
+            nonlocal last
+            now = time.monotonic()
+            self._seconds_per_output += 0.05 * ((now - last) / self._workers - self._seconds_per_output)
+            last = now
+            batch.pop(output.index).settle(lambda future: future.set_result(output))
 
         try:
-            self._generator.write(rows, give)
+            if rows := join(jobs):
+                self._generator.write(rows, give, lambda active: join(self._more(active)))
         except GrammarError as error:
-            if len(batch) == 1:
-                refusal = error
-                batch[0].settle(lambda future: future.set_exception(refusal))
-                return
-            for job in batch:  # one text is at fault, the others must not pay for it
-                if not job.settled:
+            left = [job for job in batch.values() if job.wanted]
+            if len(left) == 1:
+                self._fail(left, error)
+            else:  # one text is at fault, the others must not pay for it
+                for job in left:
                     self._write([job])
         except Exception as error:
-            _log.exception("a batch of %d failed", len(batch))
-            failure = error
-            for job in batch:
-                job.settle(lambda future: future.set_exception(failure))
+            _log.error("a batch of %d failed: %s", len(batch), type(error).__name__)
+            self._fail(list(batch.values()), error)
+
+    def _fail(self, jobs: list[_Job], error: Exception) -> None:
+        for job in jobs:
+            job.settle(lambda future: future.set_exception(error))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import re
+import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from odin_slm.engines.base_model import BaseModel, resolve_base_model
-from odin_slm.engines.extraction import model_digest
 from odin_slm.errors import ServingError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -55,6 +56,8 @@ def resolve_model(source: str, *, root: Path, base_model: str | None = None, dig
         ServingError: There is no such model, it holds no adapter, or its digest is another.
         BaseModelError: The base is missing or broken.
     """
+    from odin_slm.engines.extraction import model_digest
+
     card: dict[str, Any] = {}
     metrics: dict[str, float] = {}
     if source.startswith(("models:/", "runs:/")):
@@ -66,7 +69,7 @@ def resolve_model(source: str, *, root: Path, base_model: str | None = None, dig
     else:
         raise ServingError(
             "there is no such folder, and it is no Hub id (owner/name), models:/ or runs:/ address.",
-            where=f"--model {source}",
+            where=f"model {source}",
             fix="Train one (make run) and name data/06_models/demo/adapter, or name another.",
         )
     if (folder / _ADAPTER).is_file():
@@ -82,7 +85,7 @@ def resolve_model(source: str, *, root: Path, base_model: str | None = None, dig
     if digest is not None and digest != found:
         raise ServingError(
             f"the model's digest is {found}, expected {digest}.",
-            where=f"--model {source}",
+            where=f"model {source}",
             fix="Serve the model that was meant, or take the new digest into the settings.",
         )
     card["base"] = {"source": base.source if base.path is None else base.path.name, "revision": base.revision}
@@ -107,7 +110,9 @@ def _base_of(folder: Path, configuration: dict[str, Any], root: Path, given: str
     named = configuration.get("base_model_name_or_path") or ""
     if not named:
         raise ServingError(
-            "the adapter does not name its base.", where=str(folder / _ADAPTER), fix="Name it by --base-model."
+            "the adapter does not name its base.",
+            where=str(folder / _ADAPTER),
+            fix="Name it: --base-model of the service, --params base_model=… of a run.",
         )
     return resolve_base_model(named, root=root, revision=configuration.get("revision"))
 
@@ -124,7 +129,7 @@ def _from_hub(source: str) -> Path:
         reason = str(error).strip().split("\n")[0]
         raise ServingError(
             f"the model cannot be fetched from the Hub ({reason}).",
-            where=f"--model {source}",
+            where=f"model {source}",
             fix="Check the id, the network and HF_TOKEN, or name a local folder.",
         ) from None
 
@@ -138,7 +143,7 @@ def _from_tracking(source: str, root: Path) -> tuple[Path, dict[str, Any], dict[
     if not mlflow.environment_variables.MLFLOW_TRACKING_URI.is_set():
         mlflow.set_tracking_uri(f"sqlite:///{(root / 'mlflow.db').as_posix()}")
     client = mlflow.MlflowClient()
-    fix = "Register a model first, or name an adapter's folder: --model data/06_models/demo/adapter."
+    fix = "Register a model first, or name an adapter's folder, as data/06_models/demo/adapter."
     card: dict[str, Any] = {}
     try:
         address = source
@@ -156,15 +161,16 @@ def _from_tracking(source: str, root: Path) -> tuple[Path, dict[str, Any], dict[
             card.setdefault("created", (data.info.end_time or data.info.start_time) / 1000)
             metrics = {name: data.data.metrics[name] for name in _METRICS if name in data.data.metrics}
         target = tempfile.mkdtemp(prefix="odin-slm-model-")
+        atexit.register(shutil.rmtree, target, ignore_errors=True)
         folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=target))
     except (MlflowException, OSError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise ServingError(f"MLflow has no such model ({reason}).", where=f"--model {source}", fix=fix) from None
+        raise ServingError(f"MLflow has no such model ({reason}).", where=f"model {source}", fix=fix) from None
     found = sorted(folder.rglob(_ADAPTER))
     if len(found) != 1:
         raise ServingError(
             f"expected one adapter ({_ADAPTER}) in the model's artifacts, found {len(found)}.",
-            where=f"--model {source}",
+            where=f"model {source}",
             fix=fix,
         )
     return found[0].parent, card, metrics

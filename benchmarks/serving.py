@@ -1,0 +1,279 @@
+"""The service under load, from a process of its own: throughput, overload, fuzzing, offsets, a killed batch job.
+
+    .venv/bin/python benchmarks/serving.py throughput      32 concurrent clients against one at a time, equal outputs
+    .venv/bin/python benchmarks/serving.py overload        60 s of more requests than there is room for
+    .venv/bin/python benchmarks/serving.py fuzz [N]        N (5,000) requests made up from the OpenAPI document
+    .venv/bin/python benchmarks/serving.py offsets         every offset of 400 documents cuts out its mention
+    .venv/bin/python benchmarks/serving.py batch           a batch job, killed three times, against one that is not
+
+``--model DIR`` takes another model than the embedded base. Texts come from the project's generator.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from odin_slm.corpora.synthetic import generate
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@contextmanager
+def service(model: str, **options: Any) -> Iterator[tuple[str, psutil.Process]]:
+    """Start the service in a process of its own; yield its address and the process."""
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    command = [sys.executable, "-m", "odin_slm.serving", "--model", model, "--port", "0", *words]
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, stderr=log, text=True, cwd=ROOT)
+        try:
+            while True:
+                time.sleep(0.2)
+                log.seek(0)
+                lines = [json.loads(line) for line in log.read().splitlines() if line.startswith("{")]
+                address = next((line["address"] for line in lines if "address" in line), None)
+                if address:
+                    break
+                if process.poll() is not None:
+                    log.seek(0)
+                    raise SystemExit(log.read())
+            url = f"http://{address}"
+            while httpx.get(f"{url}/ready", timeout=60).status_code != 200:
+                time.sleep(0.5)
+            yield url, psutil.Process(process.pid)
+        finally:
+            process.terminate()
+            process.wait(90)
+
+
+def texts(count: int, seed: int = 3) -> list[str]:
+    """Return sentences of the generator, none twice."""
+    return list(dict.fromkeys(document.text for document in generate(2 * count, seed=seed, corpus="ade")))[:count]
+
+
+async def ask_all(url: str, asked: list[str], clients: int) -> tuple[float, list[Any], list[float]]:
+    """Let so many clients ask, each for its next text when it has its answer; seconds, answers, latencies."""
+    limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
+    answers: list[Any] = [None] * len(asked)
+    latencies: list[float] = []
+    left = iter(enumerate(asked))
+    async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as client:
+
+        async def one_client() -> None:
+            for number, text in left:
+                begin = time.perf_counter()
+                response = await client.post("/predict", json={"text": text})
+                response.raise_for_status()
+                latencies.append(time.perf_counter() - begin)
+                answers[number] = response.json()["results"][0]
+
+        begin = time.perf_counter()
+        await asyncio.gather(*(one_client() for _ in range(clients)))
+        return time.perf_counter() - begin, answers, latencies
+
+
+def throughput(model: str) -> None:
+    """Compare 32 clients at once with one after the other, in turns, on the same texts."""
+    asked = texts(192)
+    single = asked[:48]
+
+    def cpu() -> float:
+        times = process.cpu_times()
+        return float(times.user + times.system)
+
+    with service(model, queue_size=64) as (url, process):
+        asyncio.run(ask_all(url, asked[:32], 8))  # warm
+        ratios = []
+        for turn in range(3):
+            begin = cpu()
+            alone, few, waits = asyncio.run(ask_all(url, single, 1))
+            middle = cpu()
+            together, all_of_them, waits_of_many = asyncio.run(ask_all(url, asked, 32))
+            costs = (middle - begin) / len(single) * 1000, (cpu() - middle) / len(asked) * 1000
+            rates = len(single) / alone, len(asked) / together
+            ratios.append(rates[1] / rates[0])
+            equal = all_of_them[: len(few)] == few
+            print(
+                f"turn {turn}: 1 client {rates[0]:.2f}/s (median {statistics.median(waits) * 1000:.0f} ms), "
+                f"32 clients {rates[1]:.2f}/s (median {statistics.median(waits_of_many) * 1000:.0f} ms), "
+                f"ratio {ratios[-1]:.2f}, outputs equal: {equal}, "
+                f"CPU time an output {costs[0]:.0f} ms and {costs[1]:.0f} ms, load {os.getloadavg()[0]:.1f}",
+                flush=True,
+            )
+            assert equal
+        print(f"ratio, median of 3  {statistics.median(ratios):.2f}")
+
+
+async def _overload(url: str, process: psutil.Process, seconds: float, clients: int) -> None:
+    asked = texts(400)
+    codes: Counter[int] = Counter()
+    without_retry = broken = 0
+    memory: list[int] = []
+    end = time.monotonic() + seconds
+    limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
+    async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
+
+        async def one_client(number: int) -> None:
+            nonlocal without_retry, broken
+            draw = random.Random(number)
+            while time.monotonic() < end:
+                try:
+                    response = await client.post("/predict", json={"text": draw.choice(asked)})
+                except httpx.HTTPError:
+                    broken += 1
+                    continue
+                codes[response.status_code] += 1
+                if response.status_code == 429:
+                    without_retry += "retry-after" not in response.headers
+                    await asyncio.sleep(0.2)  # clients that do not wait as long as they are told to
+
+        async def watch() -> None:
+            while time.monotonic() < end:
+                memory.append(process.memory_info().rss)
+                await asyncio.sleep(1)
+
+        await asyncio.gather(watch(), *(one_client(number) for number in range(clients)))
+        scraped = (await client.get("/metrics")).text
+    counted = {
+        line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in scraped.splitlines() if "#" not in line
+    }
+    accepted = counted['odin_requests_total{endpoint="/predict",status="200"}']
+    quarter = len(memory) // 4
+    first, last = statistics.median(memory[quarter : 2 * quarter]), statistics.median(memory[-quarter:])
+    print(f"{seconds:.0f} s, {clients} clients: {dict(sorted(codes.items()))}, broken connections {broken}")
+    print(f"429 without Retry-After  {without_retry}")
+    print(f"answered by the service {accepted:.0f}, received {codes[200]}, lost {accepted - codes[200]:.0f}")
+    print(
+        f"memory: second quarter {first / 2**20:.0f} MiB, last quarter {last / 2**20:.0f} MiB ({last / first - 1:+.1%})"
+    )
+    assert not without_retry
+    assert not broken
+    assert set(codes) <= {200, 429}
+    assert codes[429]
+    assert accepted == codes[200]
+
+
+def overload(model: str, seconds: float = 60, clients: int = 96) -> None:
+    """Ask for more than the service has room for."""
+    with service(model, queue_size=16, max_texts=16, max_windows=16) as (url, process):
+        asyncio.run(ask_all(url, texts(64), 16))  # warm
+        asyncio.run(_overload(url, process, seconds, clients))
+
+
+def fuzz(model: str, requests: int) -> None:
+    """Send requests that schemathesis makes up from the OpenAPI document."""
+    with service(model, max_new_tokens=24) as (url, process):
+        before = process.memory_info().rss
+        # Four operations: two that read, two that tell; the examples are shared out among them.
+        examples = max(1, requests // 6)
+        command = [
+            sys.executable,
+            "-m",
+            "schemathesis.cli",
+            "run",
+            f"{url}/openapi.json",
+            "--max-examples",
+            str(examples),
+        ]
+        command += ["--checks", "not_a_server_error,response_schema_conformance,content_type_conformance"]
+        command += ["--phases", "examples,coverage,fuzzing", "--mode", "all", "--generation-deterministic"]
+        command += ["--workers", "4", "--continue-on-failure", "--request-timeout", "60"]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"})
+        print(done.stdout[-2500:], done.stderr[-500:])
+        sent: Counter[str] = Counter()
+        for line in httpx.get(f"{url}/metrics").text.splitlines():
+            if line.startswith("odin_requests_total{"):
+                labels, _, value = line.rpartition(" ")
+                sent[labels.partition('status="')[2][:3]] += int(float(value))
+        print(f"requests by status: {dict(sorted(sent.items()))}, {sum(sent.values())} in all")
+        print(f"memory: {before / 2**20:.0f} MiB before, {process.memory_info().rss / 2**20:.0f} MiB after")
+        assert not [status for status in sent if status.startswith("5")]
+
+
+def offsets(model: str) -> None:
+    """Check every offset that /predict and /extract return, constrained and free."""
+    documents = [document.text for document in generate(200, seed=9, corpus="bc5cdr")]
+    documents += [f"{one} 😀 {other}" for one, other in zip(texts(200), reversed(texts(200)), strict=True)]
+    found = wrong = 0
+    with service(model) as (url, _), httpx.Client(base_url=url, timeout=300) as client:
+        for number, text in enumerate(documents):
+            body = {"text": text, "constrained": number % 4 != 0}
+            answer = client.post("/extract", json=body).json()
+            sides = [relation[side] for relation in answer["relations"] for side in ("head", "tail")]
+            for item in (*answer["entities"], *sides):
+                for place in item["occurrences"]:
+                    found += 1
+                    cut = text[place["begin"] : place["end"]]
+                    wrong += cut != place["text"] or cut.casefold() != item["text"].casefold()
+    print(f"{len(documents)} documents, {found} mentions, {wrong} whose offsets do not cut them out")
+    assert found
+    assert not wrong
+
+
+def batch(model: str) -> None:
+    """Kill a batch job three times and let it end; compare its files with those of a job that ran through."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = folder / "notes.jsonl"
+        source.write_text("".join(json.dumps({"id": str(n), "text": text}) + "\n" for n, text in enumerate(texts(240))))
+
+        def command(target: str) -> list[str]:
+            parameters = f"documents={source},extraction.shard_size=16,extractions={folder / target}"
+            parameters += f",base_model={model}" if (ROOT / model / "config.json").is_file() else f",adapter={model}"
+            return [sys.executable, "-m", "kedro", "run", "--pipelines", "extraction", "--params", parameters]
+
+        subprocess.run(command("whole"), check=True, capture_output=True, cwd=ROOT)
+        whole = sorted(file.name for file in (folder / "whole").glob("*.parquet"))
+        for part in (3, 7, 11):
+            process = subprocess.Popen(
+                command("killed"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            while len(list((folder / "killed").glob("*.parquet"))) < part and process.poll() is None:
+                time.sleep(0.05)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            print(f"killed with {len(list((folder / 'killed').glob('*.parquet')))} of {len(whole)} shards there")
+        subprocess.run(command("killed"), check=True, capture_output=True, cwd=ROOT)
+        same = [file.name for file in sorted((folder / "killed").iterdir())] == [
+            file.name for file in sorted((folder / "whole").iterdir())
+        ] and all(
+            file.read_bytes() == (folder / "whole" / file.name).read_bytes() for file in (folder / "killed").iterdir()
+        )
+        print(f"{len(whole)} shards, bytes equal to those of a job that ran through: {same}")
+        shutil.rmtree(folder / "killed")
+        assert same
+
+
+def main() -> None:
+    """Run one of the measurements."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["throughput", "overload", "fuzz", "offsets", "batch"])
+    parser.add_argument("number", type=int, nargs="?", default=5000)
+    parser.add_argument("--model", default="data/06_models/odin-nano")
+    given = parser.parse_args()
+    if given.what == "fuzz":
+        fuzz(given.model, given.number)
+    else:
+        {"throughput": throughput, "overload": overload, "offsets": offsets, "batch": batch}[given.what](given.model)
+
+
+if __name__ == "__main__":
+    main()

@@ -54,6 +54,7 @@ def record(number: int) -> dict[str, Any]:
 
 
 RECORDS = [record(number) for number in range(8)]
+CONTEXT = {"manifest_sha256": "0" * 64, "surface_forms": {RECORDS[0]["document_id"]: {"fever": ["pyrexia"]}}}
 
 
 def write_json(path: Path, value: Any) -> Path:
@@ -113,7 +114,9 @@ def test_what_is_brought_from_elsewhere_is_evaluated_and_never_written(run: Run,
     assert results["output_quality"]["hallucinated_entity_rate"] == 0
     assert results["entity_metrics"] == score(rows)["entity_metrics"], "`prediction` is what the headline is about"
     assert results["base"]["free"]["relation_metrics"]["micro"]["fn"] == 6
-    assert set(results["difference"]) == {"entity_f1_micro", "relation_f1_micro"}
+    assert {"entity_f1_micro", "relation_f1_micro"} < set(results["difference"])
+    assert set(results["free_difference"]) == set(results["difference"])
+    assert "any_mention" not in results["variants"], "nothing is known of the names in records from elsewhere"
     assert "trained elsewhere" in (reports / "report.html").read_text(encoding="utf-8")
     for name in ("type_scores.json", "errors.json", "length_scores.json", "training_curve.json", "overview.png"):
         assert (reports / name).stat().st_size > 1000
@@ -134,7 +137,7 @@ def test_what_is_brought_from_elsewhere_is_evaluated_and_never_written(run: Run,
 
 def test_the_pipeline_depends_on_what_the_stages_before_it_make() -> None:
     pipeline = create_pipeline()
-    made = {"test", "adapter", "base_model", "training_state"}
+    made = {"test", "test_context", "adapter", "base_model", "training_state"}
     brought = {"given_test", "seen_records", "predictions_work", "champion", "data_manifest", "params:evaluation"}
     assert pipeline.inputs() == made | brought | {"calibration_records"}
     assert {"predictions", "base_predictions", "calibrator", "evaluation_results"} <= pipeline.all_outputs()
@@ -271,14 +274,22 @@ def test_vllm_is_imported_only_when_chosen(base: BaseModel, adapter: Path, tmp_p
 
 
 def test_the_given_test_set_goes_before_the_own_one() -> None:
-    assert select_test_set(RECORDS[:2], None) == RECORDS[:2]
-    assert select_test_set(RECORDS[:2], RECORDS[2:5]) == RECORDS[2:5]
-    assert select_test_set(None, RECORDS[2:5]) == RECORDS[2:5]
+    assert select_test_set(RECORDS[:2], None, None) == RECORDS[:2]
+    assert select_test_set(RECORDS[:2], RECORDS[2:5], CONTEXT) == RECORDS[2:5]
+    assert select_test_set(None, RECORDS[2:5], None) == RECORDS[2:5]
+
+
+def test_rows_carry_what_scoring_must_know_of_the_test_set(base: BaseModel, adapter: Path, tmp_path: Path) -> None:
+    records = select_test_set(RECORDS, None, CONTEXT)
+    rows = generate_predictions(base, adapter, records, tmp_path, params())
+    assert {row["manifest_sha256"] for row in rows} == {"0" * 64}
+    assert [row["surface_forms"] for row in rows] == [{"fever": ["pyrexia"]}, *[{}] * 7]
+    assert "any_mention" in score(rows)["variants"]
 
 
 def test_records_from_elsewhere_get_the_provenance_they_lack() -> None:
     bare = {name: RECORDS[0][name] for name in ("instruction", "input", "output")}
-    assert select_test_set(None, [bare, {**bare, "id": 7}]) == [
+    assert select_test_set(None, [bare, {**bare, "id": 7}], None) == [
         {**bare, "id": "1", "source": "unknown", "document_id": "1"},
         {**bare, "id": "7", "source": "unknown", "document_id": "7"},
     ]
@@ -298,7 +309,7 @@ def test_records_from_elsewhere_get_the_provenance_they_lack() -> None:
 )
 def test_a_test_set_that_cannot_be_used_is_refused(given: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        select_test_set(None, given)
+        select_test_set(None, given, None)
 
 
 @pytest.mark.parametrize("name", ["repetition_penalty", "no_repeat_ngram_size"])

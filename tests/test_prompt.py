@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from odin_slm import prompt
 from odin_slm.prompt import (
     Entity,
     Extraction,
@@ -38,6 +39,22 @@ def test_what_is_rendered_is_read_back(extraction: Extraction) -> None:
 @given(st.text(max_size=200))
 def test_any_text_is_read_without_an_error(text: str) -> None:
     parse(text)
+
+
+LINES = [
+    *("### Entities:", "### Relations:", "None", "", "1. [Drug] aspirin", "2. [Disease] a\\nb", "3. [Gene] BRCA1"),
+    *("1. a --[causes]--> b", "2. a --[--[treats]--> b", "x", "1. [Drug] --[causes]--> b", "1. [Drug] \r"),
+]
+outputs = st.lists(st.sampled_from(LINES), max_size=9).map("\n".join)
+sections = st.builds("### Entities:\n{}\n\n### Relations:\n{}".format, outputs, outputs)
+
+
+@given(st.one_of(outputs, sections))
+def test_what_is_read_at_once_is_what_is_read_line_by_line(output: str) -> None:
+    parsed = parse(output)
+    entities = [(entity.type, entity.text) for entity in parsed.extraction.entities]
+    relations = [(triple.head, triple.type, triple.tail) for triple in parsed.extraction.relations]
+    assert prompt.read(output) == (entities, relations, list(parsed.malformed))
 
 
 def test_the_format_is_the_documented_one() -> None:

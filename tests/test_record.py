@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from odin_slm.document import Document, Mention, Relation, crop, surface_concept
+from odin_slm.document import Document, Mention, Relation, crop, surface_concept, surface_forms
 from odin_slm.errors import RecordTooLongError
 from odin_slm.prompt import Entity, RelationTriple
 from odin_slm.record import extraction_of, make_record, window
@@ -54,6 +54,14 @@ def test_a_concept_is_named_once_by_its_first_mention_of_its_own() -> None:
 def test_all_surfaces_on_request() -> None:
     heads = [r.head for r in extraction_of(DOCUMENT, "all").relations]
     assert heads.count("MTX") == heads.count("Methotrexate") == 2
+
+
+def test_the_other_names_of_a_concept_stay_with_the_document() -> None:
+    assert surface_forms(DOCUMENT) == {
+        "Methotrexate": ["MTX"],
+        "Renal failure": ["renal and hepatic failure"],
+        "renal and hepatic failure": [],  # names another concept, too
+    }
 
 
 def test_a_document_survives_json() -> None:

@@ -119,7 +119,7 @@ def test_the_report_is_whole_and_needs_no_network(results: dict[str, Any], predi
     assert "@import" not in html
     assert "url(" not in html
     headings = re.findall(r"<h2 id=\"(\w+)\"", html)
-    assert headings == ["summary", "method", "data", "training", "results", "failures", "limitations"]
+    assert headings == ["summary", "method", "data", "training", "results", "comparison", "failures", "limitations"]
     assert len(page.images) == 4
     assert any("every type" in alt for alt in page.images)
 

@@ -51,6 +51,8 @@ def test_the_default_run_goes_from_raw_corpora_to_a_staged_release(
     assert tracked.data.metrics["entity_f1_micro"] == pytest.approx(results["entity_metrics"]["micro"]["f1"])
     manifest = hashlib.sha256((data / "05_model_input/test/manifest.json").read_bytes()).hexdigest()
     assert tracked.data.tags["data_manifest_sha256"] == manifest
+    assert results["test_set"]["manifest_sha256"] == manifest
+    assert "any_mention" in results["variants"]
     assert not [name for name, value in tracked.data.params.items() if str(project) in value]
     artifacts = _artifacts(tracked)
     for name in ("adapter_model.safetensors", "manifest.json", "evaluation_results.json", "predictions.jsonl"):

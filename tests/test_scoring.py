@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
@@ -14,12 +15,14 @@ from hypothesis import strategies as st
 from nervaluate import Evaluator
 from sklearn.metrics import precision_recall_fscore_support
 
+import scoring_reference as reference
 from odin_slm.errors import PredictionsError
 from odin_slm.prompt import Entity, Extraction, RelationTriple, render
 from odin_slm.schema import ENTITY_TYPES, RELATION_TYPES
-from odin_slm.scoring import ERRORS, difference, errors_in, evaluate, ratios, score
+from odin_slm.scoring import ERRORS, difference, errors_in, evaluate, ratios, score, strings_of, uncertainty
 
 Row = dict[str, Any]
+MEANS = ("micro", "macro")
 WORDS = ["aspirin", "Naproxen", "pain", "ACUTE", "acute pain", "renal failure", "failure", "rash"]
 
 
@@ -55,7 +58,10 @@ def random_rows(seed: int, size: int | None = None) -> list[Row]:
     for number in range(size or rng.randrange(1, 9)):
         gold = extraction()
         prediction = rng.choice([extraction, extraction, lambda gold=gold: gold, lambda: "### nonsense"])()
-        fields = {"source": rng.choice(["ade", "biored"]), "document_id": f"d{rng.randrange(6)}"}
+        fields: Row = {"source": rng.choice(["ade", "biored"]), "document_id": f"d{rng.randrange(6)}"}
+        fields["surface_forms"] = {name: rng.sample(WORDS, rng.randrange(1, 4)) for name in rng.sample(WORDS, 2)}
+        for name, others in fields["surface_forms"].items():
+            others[:] = [other for other in others if other != name]
         rows.append(row(number, gold, prediction, finished=rng.random() < 0.8, **fields))
     return rows
 
@@ -63,49 +69,58 @@ def random_rows(seed: int, size: int | None = None) -> list[Row]:
 # Against the definition
 
 
-def by_hand(text: str) -> tuple[set[Any], set[Any]]:
-    """Read an output without the project's own parser."""
-    entities, relations, section = set(), set(), ""
-    for line in text.split("\n"):
-        if line.startswith("### "):
-            section = line
-        elif section == "### Entities:" and ". [" in line:
-            kind, surface = line.split(". [", 1)[1].split("] ", 1)
-            entities.add((kind, " ".join(surface.lower().split())))
-        elif section == "### Relations:" and " --[" in line:
-            head, rest = line.split(". ", 1)[1].split(" --[", 1)
-            kind, tail = rest.split("]--> ", 1)
-            relations.add((" ".join(head.lower().split()), kind, " ".join(tail.lower().split())))
-    return entities, relations
-
-
-def reference(rows: list[Row]) -> dict[str, Any]:
-    results: dict[str, Any] = {}
-    for place, kind in enumerate(("entity", "relation")):
-        tp = fp = fn = 0
-        each = []
-        for one in rows:
-            gold, found = by_hand(one["gold"])[place], by_hand(one["prediction"])[place]
-            right = [item for item in found if item in gold]
-            tp, fp, fn = tp + len(right), fp + len(found) - len(right), fn + len(gold) - len(right)
-            p = len(right) / len(found) if found else 0.0
-            r = len(right) / len(gold) if gold else 0.0
-            each.append((p, r, 2 * p * r / (p + r) if p + r else 0.0) if gold or found else (1.0, 1.0, 1.0))
-        p = tp / (tp + fp) if tp + fp else 0.0
-        r = tp / (tp + fn) if tp + fn else 0.0
-        micro = {"precision": p, "recall": r, "f1": 2 * p * r / (p + r) if p + r else 0.0, "tp": tp, "fp": fp, "fn": fn}
-        macro = dict(zip(("precision", "recall", "f1"), numpy.mean(each, axis=0), strict=True))
-        results[f"{kind}_metrics"] = {"micro": micro, "macro": macro}
-    return results
-
-
-def test_exact_figures_follow_the_definition_on_300_random_sets() -> None:
-    for seed in range(300):
+def test_every_mode_follows_its_definition_on_1000_random_sets() -> None:
+    for seed in range(1000):
         rows = random_rows(seed)
-        scores, expected = score(rows, resamples=2), reference(rows)
-        for kind, blocks in expected.items():
-            for average, values in blocks.items():
-                assert scores[kind][average] == pytest.approx(values, abs=1e-12), (seed, kind, average)
+        scores = score(rows, resamples=2)
+        found = {"exact": scores, **scores["variants"]}
+        for mode, kinds in reference.modes(rows, ENTITY_TYPES, RELATION_TYPES).items():
+            for kind, blocks in kinds.items():
+                for name, values in blocks["micro"].items():
+                    assert found[mode][kind]["micro"][name] == pytest.approx(values, abs=1e-12), (seed, mode, kind)
+                assert found[mode][kind]["macro"] == pytest.approx(blocks["macro"], abs=1e-12), (seed, mode, kind)
+                by_type = found[mode][kind].get("by_type", {})
+                assert set(by_type) == set(blocks["by_type"]), (seed, mode, kind)
+                for name, values in blocks["by_type"].items():
+                    own = {measure: by_type[name][measure] for measure in values}
+                    assert own == pytest.approx(values, abs=1e-12), (seed, mode, kind, name)
+
+
+def test_subsets_of_examples_and_items_follow_their_definition() -> None:
+    for seed in range(100):
+        rows, train = random_rows(seed), random_rows(seed + 1)
+        seen = strings_of([{"output": one["gold"]} for one in train])
+        scores = score(rows, seen=seen, resamples=2)
+        known = [{i for one in train for i in reference.listed(one["gold"])[place]} for place in (0, 1)]
+        texts = {text for _, text in known[0]}
+        for place, kind in enumerate(("entity_metrics", "relation_metrics")):
+            pairs = [reference.exact(one)[place] for one in rows]
+            for source, found in scores[kind]["by_source"].items():
+                own = [pair for pair, one in zip(pairs, rows, strict=True) if one["source"] == source]
+                counts = [reference.exact_counts(*pair) for pair in own]
+                assert {m: found[m] for m in ("tp", "f1")} == pytest.approx(
+                    {m: reference.micro(counts)[m] for m in ("tp", "f1")}
+                )
+                assert found["macro_f1"] == pytest.approx(reference.macro(counts)["f1"])
+                assert found["examples"] == len(own)
+            with_gold = [pair for pair in pairs if pair[1]]
+            found = scores["variants"]["with_gold"][kind]
+            assert found["examples"] == len(with_gold)
+            if with_gold:
+                expected = reference.block(with_gold, (), reference.exact_counts)
+                assert {m: found["micro"][m] for m in expected["micro"]} == pytest.approx(expected["micro"])
+                assert found["macro"] == pytest.approx(expected["macro"])
+            for variant, wanted in (("seen", True), ("unseen", False)):
+                chosen = [
+                    [
+                        {i for i in side if ((i[1] in texts) if place == 0 else (i in known[1])) == wanted}
+                        for side in pair
+                    ]
+                    for pair in pairs
+                ]
+                expected = reference.micro(reference.exact_counts(*pair) for pair in chosen)
+                found = scores["variants"][variant][kind]["micro"]
+                assert {m: found[m] for m in expected} == pytest.approx(expected)
 
 
 def test_types_and_sources_add_up_to_the_whole() -> None:
@@ -120,29 +135,47 @@ def test_types_and_sources_add_up_to_the_whole() -> None:
 # Against independent scorers
 
 
-def test_micro_figures_equal_scikit_learn_on_unions_of_tuples() -> None:
-    """The way SpERT scores: labels over the union of gold and predicted tuples."""
-    for seed in range(40):
+def test_figures_equal_scikit_learn_on_unions_of_tuples() -> None:
+    """The way SpERT scores: labels over the union of gold and predicted tuples; micro, macro over types, by type."""
+
+    def compare(found: Row, pairs: list[reference.Sides]) -> None:
+        truth, guess = [], []
+        for predicted, gold in pairs:
+            for item in predicted | gold:
+                label = item[len(item) > 2]
+                truth.append(label if item in gold else "none")
+                guess.append(label if item in predicted else "none")
+        labels = sorted({*truth, *guess} - {"none"})
+
+        def theirs(average: str | None) -> Any:
+            return precision_recall_fscore_support(truth, guess, labels=labels, average=average, zero_division=0)
+
+        for average, ours in (("micro", found["micro"]), ("macro", found.get("macro_by_type"))):
+            if ours is not None:
+                assert (ours["precision"], ours["recall"], ours["f1"]) == pytest.approx(theirs(average)[:3])
+        assert set(found["by_type"]) == set(labels)
+        for label, *values in zip(labels, *theirs(None), strict=True):
+            ours = found["by_type"][label]
+            assert [ours[m] for m in ("precision", "recall", "f1", "support")] == pytest.approx(values)
+
+    for seed in range(100):
         rows = random_rows(seed, 12)
         scores = score(rows, resamples=2)
-        for place, kind in enumerate(("entity_metrics", "relation_metrics")):
-            truth, guess = [], []
-            for one in rows:
-                gold, found = by_hand(one["gold"])[place], by_hand(one["prediction"])[place]
-                for item in gold | found:
-                    label = item[0] if place == 0 else item[1]
-                    truth.append(label if item in gold else "none")
-                    guess.append(label if item in found else "none")
-            labels = sorted({*truth, *guess} - {"none"})
-            p, r, f1, _ = precision_recall_fscore_support(truth, guess, labels=labels, average="micro", zero_division=0)
-            micro = scores[kind]["micro"]
-            assert (micro["precision"], micro["recall"], micro["f1"]) == pytest.approx((p, r, f1))
+        variants = scores["variants"]
+        compare(scores["entity_metrics"], [reference.exact(one)[0] for one in rows])
+        compare(scores["relation_metrics"], [reference.exact(one)[1] for one in rows])
+        compare(variants["strict"]["relation_metrics"], [reference.strict(one) for one in rows])
+        compare(variants["collapsed"]["entity_metrics"], [reference.collapsed(one)[0] for one in rows])
 
 
-def test_exact_and_partial_equal_nervaluate() -> None:
-    """On texts in which every string occurs once, strings and spans say the same."""
+def test_entity_counts_equal_nervaluate() -> None:
+    """On texts in which every string occurs once, strings and spans say the same.
+
+    nervaluate's "strict" is our ``exact``, its "exact" our ``boundaries``; its counts of missed, spurious and
+    incorrect entities are those of our kinds of errors.
+    """
     rng = random.Random(3)
-    for _ in range(30):
+    for _ in range(100):
         rows, truth, guess = [], [], []
         for number in range(6):
             words = [f"w{number}x{k}" for k in range(40)]
@@ -159,14 +192,23 @@ def test_exact_and_partial_equal_nervaluate() -> None:
                 spans.append([{"label": kind, "start": b, "end": e - 1} for kind, b, e in side])
         ours = score(rows, resamples=2)
         theirs = Evaluator(truth, guess, tags=list(ENTITY_TYPES), loader="dict").evaluate()["overall"]
-        strict, micro = theirs["strict"], ours["entity_metrics"]["micro"]
-        assert micro["tp"] == strict.correct
-        assert micro["tp"] + micro["fp"] == strict.actual
-        assert micro["tp"] + micro["fn"] == strict.possible
-        assert (micro["precision"], micro["recall"]) == pytest.approx((strict.precision, strict.recall))
-        partial, half = theirs["partial"], ours["variants"]["partial"]["entity_metrics"]["micro"]
-        assert half["tp"] == partial.correct + 0.5 * partial.partial
-        assert (half["precision"], half["recall"]) == pytest.approx((partial.precision, partial.recall))
+        modes = {
+            "strict": ours["entity_metrics"]["micro"],
+            "exact": ours["variants"]["boundaries"]["entity_metrics"]["micro"],
+            "partial": ours["variants"]["partial"]["entity_metrics"]["micro"],
+        }
+        for name, micro in modes.items():
+            counts = theirs[name]
+            assert micro["tp"] == counts.correct + 0.5 * counts.partial, name
+            assert micro["tp"] + micro["fp"] == counts.actual, name
+            assert micro["tp"] + micro["fn"] == counts.possible, name
+            assert (micro["precision"], micro["recall"], micro["f1"]) == pytest.approx(
+                (counts.precision, counts.recall, counts.f1)
+            ), name
+        errors = {name: found["count"] for name, found in ours["errors"].items()}
+        assert errors["missed"] == theirs["strict"].missed
+        assert errors["spurious_entity"] + errors["hallucinated"] == theirs["strict"].spurious
+        assert errors["boundary"] + errors["wrong_type"] == theirs["strict"].incorrect
 
 
 # What a reader expects
@@ -236,6 +278,39 @@ def test_output_quality_counts_what_is_wrong_with_outputs() -> None:
     }
 
 
+def test_a_concept_may_be_named_by_any_of_its_surface_forms() -> None:
+    gold = said(
+        [("Drug", "enalapril"), ("Drug", "Vasotec"), ("Disease", "renal failure"), ("Disease", "liver failure")],
+        [("enalapril", "causes", "renal failure"), ("enalapril", "causes", "liver failure")],
+    )
+    forms = {
+        "enalapril": ["Vasotec"],
+        "renal failure": ["ARF", "renal and liver failure"],
+        "liver failure": ["renal and liver failure"],
+    }
+
+    def scored(*items: Any) -> tuple[Row, Row]:
+        both = score([row(1, gold, said(*items), surface_forms=forms)], resamples=2)["variants"]["any_mention"]
+        return both["entity_metrics"]["micro"], both["relation_metrics"]["micro"]
+
+    entities, relations = scored([("Drug", "vasotec"), ("Disease", "arf")], [("vasotec", "causes", "ARF")])
+    assert (entities["tp"], entities["fp"], entities["fn"]) == (2, 0, 1), "concepts, not names, are to be found"
+    assert (relations["tp"], relations["fp"], relations["fn"]) == (1, 0, 1)
+    twice = [("Vasotec", "causes", "ARF"), ("enalapril", "causes", "renal failure")]
+    assert scored([], twice)[1] == relations, "a concept that is named twice counts once"
+    both = scored([("Disease", "renal and liver failure")], [("enalapril", "causes", "renal and liver failure")])
+    assert (both[0]["tp"], both[0]["fp"], both[1]["tp"], both[1]["fp"]) == (2, 0, 2, 0), "a composite name means both"
+    wrong = scored([("Symptom", "ARF")], [("ARF", "causes", "Vasotec"), ("renal failure", "causes", "enalapril")])
+    assert (wrong[0]["fp"], wrong[1]["fp"]) == (1, 1)
+    assert "any_mention" not in score([row(1, gold, gold)], resamples=2)["variants"], "nothing is known of names"
+
+
+def test_boundaries_ask_for_no_type() -> None:
+    gold, other = said([("Drug", "rash"), ("Drug", "pain")]), said([("Symptom", "rash"), ("Disease", "rash")])
+    micro = score([row(1, gold, other)], resamples=2)["variants"]["boundaries"]["entity_metrics"]["micro"]
+    assert (micro["tp"], micro["fp"], micro["fn"]) == (1, 0, 1)
+
+
 def test_unseen_leaves_out_what_training_showed() -> None:
     train = [{"output": said([("Drug", "Aspirin")], [("aspirin", "causes", "rash")]), "source": "ade"}]
     both = said(
@@ -244,6 +319,29 @@ def test_unseen_leaves_out_what_training_showed() -> None:
     unseen = evaluate([row(1, both, both)], None, train, experiment="demo", resamples=2)["variants"]["unseen"]
     assert unseen["entity_metrics"]["micro"]["tp"] == 1
     assert unseen["relation_metrics"]["micro"]["tp"] == 1
+
+
+def test_an_error_names_what_was_said_and_what_it_is_held_against() -> None:
+    entities = [("Drug", "aspirin"), ("Symptom", "rash")]
+    gold = said([*entities, ("Disease", "renal failure")], [("aspirin", "causes", "rash")])
+    wrong = said([*entities, ("Disease", "Failure")], [("rash", "causes", "aspirin")])
+    assert errors_in(row(1, gold, wrong)) == [
+        ("boundary", ("Disease", "failure"), ("Disease", "renal failure")),
+        ("reversed_direction", ("rash", "causes", "aspirin"), ("aspirin", "causes", "rash")),
+    ]
+    assert errors_in(row(1, gold, said(entities))) == [
+        ("missed", None, ("Disease", "renal failure")),
+        ("missed_relation", None, ("aspirin", "causes", "rash")),
+    ]
+
+
+def test_errors_of_a_file_are_those_of_its_rows() -> None:
+    for seed in range(50):
+        rows = random_rows(seed, 20)
+        each = {one["id"]: Counter(error.kind for error in errors_in(one)) for one in rows}
+        for name, found in score(rows, resamples=2)["errors"].items():
+            assert found["count"] == sum(counts[name] for counts in each.values())
+            assert found["examples"] == [identifier for identifier, counts in each.items() if counts[name]][:5]
 
 
 @pytest.mark.parametrize(
@@ -276,7 +374,7 @@ def test_each_wrong_relation_is_named(error: str, relation: tuple[str, str, str]
     entities = [("Drug", "aspirin"), ("Symptom", "rash"), ("Symptom", "pain")]
     gold = said(entities, [("aspirin", "causes", "rash")])
     expected = {error: 1} | ({"missed_relation": 1} if error == "spurious_relation" else {})
-    assert errors_in(row(1, gold, said(entities, [relation]))) == expected
+    assert Counter(e.kind for e in errors_in(row(1, gold, said(entities, [relation])))) == expected
 
 
 def test_every_false_positive_and_negative_is_one_error() -> None:
@@ -311,7 +409,7 @@ def test_intervals_are_the_same_for_the_same_seed_and_hold_the_value() -> None:
     one, two, other = (score(rows, seed=seed)["intervals"] for seed in (1, 1, 2))
     assert one == two != other
     shuffled = random.Random(0).sample(rows, len(rows))
-    assert score(shuffled, seed=1)["intervals"] == one
+    assert score(shuffled, seed=1)["intervals"] == {name: pytest.approx(ends) for name, ends in one.items()}
     low, high = one["entity_f1_micro"]
     assert low <= score(rows, resamples=2)["entity_metrics"]["micro"]["f1"] <= high
 
@@ -323,7 +421,7 @@ def test_the_interval_is_that_of_drawing_documents_one_by_one() -> None:
     interval = score(rows, resamples=4000)["intervals"]["entity_f1_micro"]
     counts: dict[str, list[float]] = {}
     for one in rows:
-        gold, found = by_hand(one["gold"])[0], by_hand(one["prediction"])[0]
+        found, gold = reference.exact(one)[0]
         total = counts.setdefault(one["document_id"], [0, 0, 0])
         for place, value in enumerate((len(gold & found), len(found - gold), len(gold - found))):
             total[place] += value
@@ -332,6 +430,47 @@ def test_the_interval_is_that_of_drawing_documents_one_by_one() -> None:
     tp, fp, fn = per_document[rng.integers(0, len(per_document), (4000, len(per_document)))].sum(axis=1).T
     naive = numpy.quantile(2 * tp / (2 * tp + fp + fn), [0.025, 0.975])
     assert interval == pytest.approx(list(naive), abs=0.02)
+
+
+def test_every_headline_figure_has_an_interval_that_holds_it() -> None:
+    rows = [{**one, "input": "acute pain"} if number % 3 else one for number, one in enumerate(random_rows(5, 60))]
+    scores = score(rows, resamples=400)
+    averages = [f"{k}_{m}_{a}" for k in ("entity", "relation") for m in ("precision", "recall", "f1") for a in MEANS]
+    rates = ["parse_failure_rate", "unfinished_rate", "hallucinated_entity_rate"]
+    assert set(scores["intervals"]) == {*averages, *rates}
+    for name, (low, high) in scores["intervals"].items():
+        kind, *rest = name.split("_")
+        value = scores["output_quality"][name] if name in rates else scores[f"{kind}_metrics"][rest[1]][rest[0]]
+        assert low < value < high, name
+
+
+def test_intervals_of_all_figures_are_those_of_drawing_documents_one_by_one() -> None:
+    rows = random_rows(9, 90)
+    documents: dict[str, list[Row]] = {}
+    for one in rows:
+        documents.setdefault(one["document_id"], []).append(one)
+    rng = random.Random(1)
+    drawn: dict[str, list[float]] = {}
+    for _ in range(150):
+        sample = [one for name in rng.choices(list(documents), k=len(documents)) for one in documents[name]]
+        copies = [{**one, "id": str(number)} for number, one in enumerate(sample)]
+        scores = score(copies, resamples=2)
+        for name in scores["intervals"]:
+            kind, *rest = name.split("_")
+            value = scores["output_quality"].get(name)
+            drawn.setdefault(name, []).append(scores[f"{kind}_metrics"][rest[1]][rest[0]] if value is None else value)
+    quick = score(rows, resamples=4000)["intervals"]
+    for name, values in drawn.items():
+        assert quick[name] == pytest.approx(list(numpy.quantile(values, [0.025, 0.975])), abs=0.04), name
+
+
+def test_resamples_that_are_drawn_in_blocks_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, others = random_rows(5, 60), random_rows(6, 60)
+    others = [{**one, "prediction": other["prediction"]} for one, other in zip(rows, others, strict=True)]
+    whole = score(rows), difference(rows, others)
+    monkeypatch.setattr(uncertainty, "_DRAWN_AT_ONCE", 50)
+    monkeypatch.setattr(uncertainty, "_SMALL", 40)
+    assert (score(rows), difference(rows, others)) == whole
 
 
 def test_documents_not_examples_are_drawn() -> None:
@@ -355,7 +494,7 @@ def test_a_difference_is_paired() -> None:
     assert 0 < low <= change["value"] <= high
     mine, theirs = (score(rows)["intervals"]["entity_f1_micro"] for rows in (better, worse))
     assert mine[0] < theirs[1], "unpaired intervals overlap: the pairing is what tells them apart"
-    assert difference(better, better)["entity_f1_micro"] == {"value": 0.0, "interval": [0.0, 0.0]}
+    assert difference(better, better)["entity_f1_micro"] == {"value": 0.0, "interval": [0.0, 0.0], "p_value": 1.0}
     assert difference(better, list(reversed(worse))) == difference(better, worse)
 
 

@@ -43,10 +43,10 @@ def normalise_text(splits: Splits) -> Cleaned:
     for name, part in splits.items():
         for record in part:
             extraction = parse(record["output"]).extraction
-            text = _plain(record["input"])
+            text = plain_text(record["input"])
             plain = Extraction(
-                tuple(Entity(e.type, _plain(e.text)) for e in extraction.entities),
-                tuple(RelationTriple(_plain(r.head), r.type, _plain(r.tail)) for r in extraction.relations),
+                tuple(Entity(e.type, plain_text(e.text)) for e in extraction.entities),
+                tuple(RelationTriple(plain_text(r.head), r.type, plain_text(r.tail)) for r in extraction.relations),
             )
             fresh: Record = {**record, "input": text, "output": render(plain)}
             if fresh != record and all(e.text in text for e in plain.entities):
@@ -108,5 +108,6 @@ def _without(splits: Splits, ids: set[str]) -> Cleaned:
     return Cleaned(records, left_out=left_out)
 
 
-def _plain(text: str) -> str:
+def plain_text(text: str) -> str:
+    """Return a text in Unicode NFC, with plain spaces and quotes."""
     return unicodedata.normalize("NFC", text).translate(_PLAIN)

@@ -117,6 +117,26 @@ def canonical_mentions(document: Document) -> dict[str, Mention]:
     return chosen
 
 
+def surface_forms(document: Document) -> dict[str, list[str]]:
+    """Return, for every concept with several surfaces, its canonical name -> the other ones, in text order.
+
+    Surfaces are told apart without regard to case, as scores compare them. The only name of a concept that is also
+    another one's other name (a composite mention) is there with an empty list: it stands for itself, too.
+    """
+    forms: dict[str, dict[str, str]] = {}
+    names = {concept: mention.text for concept, mention in canonical_mentions(document).items()}
+    for mention in document.mentions:
+        for concept in mention.concepts:
+            name = names[concept]
+            if mention.text.casefold() != name.casefold():
+                forms.setdefault(name, {}).setdefault(mention.text.casefold(), mention.text)
+    also = {other for others in forms.values() for other in others}
+    for name in names.values():
+        if name.casefold() in also:
+            forms.setdefault(name, {})
+    return {name: list(others.values()) for name, others in forms.items()}
+
+
 def crop(document: Document, begin: int, end: int, suffix: str) -> Document:
     """Cut ``text[begin:end]`` out as a document of its own.
 

@@ -346,16 +346,17 @@ def evaluation_metrics(results: Mapping[str, Any]) -> dict[str, float]:
         ``entity_f1_micro``, ``entity_precision_macro``, … and the same for relations; ``…_low`` and ``…_high`` for the
         ends of an interval; ``entity_ece``, ``entity_brier``, ``entity_aurc`` and ``entity_raw_…`` (before calibration)
         of confidences; rates of faulty outputs; ``free_…`` for the second, free decoding, ``base_…`` and
-        ``base_free_…`` for the base model; ``difference_…`` for fine-tuned minus base.
+        ``base_free_…`` for the base model; ``difference_…`` and ``free_difference_…`` for fine-tuned minus base.
     """
     base = results.get("base") or {}
     kinds = {"": results, "free_": results.get("free"), "base_": base, "base_free_": base.get("free")}
     metrics = {
         f"{kind}{name}": value for kind, values in kinds.items() for name, value in _scores(values or {}).items()
     }
-    for name, difference in (results.get("difference") or {}).items():
-        metrics[f"difference_{name}"] = difference["value"]
-        metrics |= _ends(f"difference_{name}", difference["interval"])
+    for key in ("difference", "free_difference"):
+        for name, difference in (results.get(key) or {}).items():
+            metrics[f"{key}_{name}"] = difference["value"]
+            metrics |= _ends(f"{key}_{name}", difference["interval"])
     for kind, found in (results.get("confidence") or {}).items():
         measures = {"ece": found["after"]["ece"], "brier": found["after"]["brier"], "aurc": found["aurc"]}
         measures |= {"raw_ece": found["before"]["ece"], "raw_brier": found["before"]["brier"]}

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from odin_slm.errors import PredictionsError
-from odin_slm.scoring import KINDS, difference, exchanged
+from odin_slm.scoring import KINDS, difference
 
 Rows = Sequence[Mapping[str, Any]]
+
+HEADLINE = tuple(f"{kind}_f1_micro" for kind in KINDS)
+"""The figures that decide; the others of :func:`odin_slm.scoring.difference` are reported."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,8 @@ def decide(
     """Compare a model's predictions with the champion's.
 
     A model is promoted when it is significantly better in one of the two headline figures, and significantly worse in
-    neither. Without a champion the first model is.
+    neither. As two figures give chance two occasions, the p-values of gains are Holm's (1979); a loss counts by its
+    plain p-value, which errs on the champion's side. Without a champion the first model is promoted.
 
     Args:
         predictions: Rows of the model's predictions file.
@@ -85,11 +89,12 @@ def decide(
         seed: Seed of both.
 
     Returns:
-        ``decision`` (promote or keep), ``why``, ``significance`` and, by metric, ``value`` (model minus champion), its
-        95 % ``interval`` and ``p_value``.
+        ``decision`` (promote or keep), ``why``, ``significance``, ``examples`` and ``documents`` compared, and by
+        metric ``value`` (model minus champion), its 95 % ``interval`` and ``p_value``; ``p_value_adjusted`` for the
+        headline figures.
 
     Raises:
-        PredictionsError: The rows are not of the same examples.
+        PredictionsError: The rows are not of the same examples, or not of the same data.
     """
     if not champion:
         return {
@@ -98,14 +103,12 @@ def decide(
             "significance": significance,
             "metrics": None,
         }
-    options = {"resamples": resamples, "seed": seed}
-    metrics = difference(predictions, champion, **options)
-    p_values = exchanged(predictions, champion, **options)
-    for name, p_value in p_values.items():
-        metrics[name]["p_value"] = p_value
-    found = {name: m["value"] for name, m in metrics.items() if m["p_value"] < significance}
-    better = sorted(name for name, value in found.items() if value > 0)
-    worse = sorted(name for name, value in found.items() if value < 0)
+    metrics = difference(predictions, champion, resamples=resamples, seed=seed, name="champion")
+    for name, p_value in _holm({name: metrics[name]["p_value"] for name in HEADLINE}).items():
+        metrics[name]["p_value_adjusted"] = p_value
+    gained = [name for name in HEADLINE if metrics[name]["value"] > 0]
+    better = [name for name in gained if metrics[name]["p_value_adjusted"] < significance]
+    worse = [name for name in HEADLINE if name not in gained and metrics[name]["p_value"] < significance]
     if worse:
         why = f"significantly worse in {_named(worse)}"
     elif better:
@@ -116,8 +119,20 @@ def decide(
         "decision": "promote" if better and not worse else "keep",
         "why": why,
         "significance": significance,
+        "examples": len(predictions),
+        "documents": len({row.get("document_id") or row["id"] for row in predictions}),
         "metrics": metrics,
     }
+
+
+def _holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Return p-values adjusted for there being several (Holm, 1979, "A simple sequentially rejective procedure")."""
+    adjusted: dict[str, float] = {}
+    largest = 0.0
+    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
+        adjusted[name] = largest
+    return adjusted
 
 
 def _named(metrics: Sequence[str]) -> str:

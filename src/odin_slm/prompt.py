@@ -24,8 +24,12 @@ ENTITIES_HEADER = "### Entities:"
 RELATIONS_HEADER = "### Relations:"
 NOTHING = "None"
 
-_ENTITY = re.compile(r"[0-9]+\. \[(" + "|".join(ENTITY_TYPES) + r")\] (.+)", re.DOTALL)
-_RELATION = re.compile(r"[0-9]+\. (.+?) --\[(" + "|".join(RELATION_TYPES) + r")\]--> (.+)", re.DOTALL)
+# A line ends at a line feed and nowhere else.
+_ENTITIES = re.compile(r"^[0-9]+\. \[(" + "|".join(ENTITY_TYPES) + r")\] (.+)$", re.MULTILINE)
+_RELATIONS = re.compile(r"^[0-9]+\. (.+?) --\[(" + "|".join(RELATION_TYPES) + r")\]--> (.+)$", re.MULTILINE)
+_START = f"{ENTITIES_HEADER}\n"
+_MIDDLE = f"\n\n{RELATIONS_HEADER}\n"
+_NO_ENTITIES = _START + NOTHING
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
 
@@ -101,16 +105,43 @@ def render(extraction: Extraction) -> str:
 
 
 def parse(output: str) -> ParsedOutput:
-    """Read an output text; never raises.
+    """Read an output text.
 
     Lines that break the format are collected instead of ending the parse, so that one bad line costs one item. A
     missing header counts as a malformed line of its own.
     """
-    entities: list[Entity] = []
-    relations: list[RelationTriple] = []
+    entities, relations, malformed = _read_lines(output)
+    return ParsedOutput(
+        Extraction(
+            tuple(Entity(kind, _unescape(text)) for _, kind, text in entities),
+            tuple(RelationTriple(_unescape(head), kind, _unescape(tail)) for _, head, kind, tail in relations),
+        ),
+        tuple(malformed),
+        tuple(line for line, *_ in entities),
+        tuple(line for line, *_ in relations),
+    )
+
+
+def read(output: str) -> tuple[list[tuple[str, str]], list[tuple[str, str, str]], list[str]]:
+    """Read an output text as :func:`parse` does, into plain (type, text), (head, type, tail) and malformed lines."""
+    output = output.rstrip("\n")
+    head, found, tail = output.partition(_MIDDLE)
+    if found and head.startswith(_START):
+        # Two searches read a well-formed output, which most are; whatever they leave over is read line by line.
+        entities, relations = _ENTITIES.findall(head), _RELATIONS.findall(tail)
+        if (len(entities) == head.count("\n") or head == _NO_ENTITIES) and (
+            len(relations) == tail.count("\n") + 1 or tail == NOTHING
+        ):
+            return (entities, relations, []) if "\\" not in output else _unescaped(entities, relations, [])
+    by_line, triples, malformed = _read_lines(output)
+    return _unescaped([entity[1:] for entity in by_line], [triple[1:] for triple in triples], malformed)
+
+
+def _read_lines(output: str) -> tuple[list[tuple[int, str, str]], list[tuple[int, str, str, str]], list[str]]:
+    """Return entities and relations, each led by the number of its line, as they are escaped, and malformed lines."""
+    entities: list[tuple[int, str, str]] = []
+    relations: list[tuple[int, str, str, str]] = []
     malformed: list[str] = []
-    entity_lines: list[int] = []
-    relation_lines: list[int] = []
     section = ""
     seen: list[str] = []
     for number, line in enumerate(output.rstrip("\n").split("\n")):
@@ -119,18 +150,25 @@ def parse(output: str) -> ParsedOutput:
             seen.append(line)
         elif line in ("", NOTHING):
             continue
-        elif section == ENTITIES_HEADER and (match := _ENTITY.fullmatch(line)):
-            entities.append(Entity(match[1], _unescape(match[2])))
-            entity_lines.append(number)
-        elif section == RELATIONS_HEADER and (match := _RELATION.fullmatch(line)):
-            relations.append(RelationTriple(_unescape(match[1]), match[2], _unescape(match[3])))
-            relation_lines.append(number)
+        elif section == ENTITIES_HEADER and (match := _ENTITIES.fullmatch(line)):
+            entities.append((number, match[1], match[2]))
+        elif section == RELATIONS_HEADER and (match := _RELATIONS.fullmatch(line)):
+            relations.append((number, match[1], match[2], match[3]))
         else:
             malformed.append(line)
     if seen != [ENTITIES_HEADER, RELATIONS_HEADER]:
         malformed.append(f"<headers: {', '.join(seen) or 'none'}>")
-    extraction = Extraction(tuple(entities), tuple(relations))
-    return ParsedOutput(extraction, tuple(malformed), tuple(entity_lines), tuple(relation_lines))
+    return entities, relations, malformed
+
+
+def _unescaped(
+    entities: list[tuple[str, str]], relations: list[tuple[str, str, str]], malformed: list[str]
+) -> tuple[list[tuple[str, str]], list[tuple[str, str, str]], list[str]]:
+    return (
+        [(kind, _unescape(text)) for kind, text in entities],
+        [(_unescape(head), kind, _unescape(tail)) for head, kind, tail in relations],
+        malformed,
+    )
 
 
 def locate(text: str, surface: str) -> list[tuple[int, int]]:
@@ -160,4 +198,6 @@ def _escape(text: str) -> str:
 
 
 def _unescape(text: str) -> str:
+    if "\\" not in text:
+        return text
     return _ESCAPED.sub(lambda match: {"n": "\n", "r": "\r"}.get(match[1], match[1]), text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +48,7 @@ class Failure:
         id: The record's id.
         source: Its corpus.
         errors: What went wrong, as phrases of :data:`odin_slm.scoring.ERRORS`.
+        held_against: (predicted, gold) as texts, of every error that stands for a gold item.
         pieces: The input, cut at the borders of entities.
         foreign: Predicted entities that do not stand in the text.
         hidden: (mark, entity) of wrong ones that a longer marked name covers.
@@ -57,6 +59,7 @@ class Failure:
     id: str
     source: str
     errors: tuple[str, ...]
+    held_against: tuple[tuple[str, str], ...]
     pieces: tuple[Piece, ...]
     foreign: tuple[str, ...]
     hidden: tuple[tuple[str, str], ...]
@@ -68,6 +71,7 @@ def render_report(
     results: Mapping[str, Any],
     predictions: Sequence[Mapping[str, Any]],
     training_state: Mapping[str, Any] | None,
+    promotion: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the report as HTML.
 
@@ -75,6 +79,7 @@ def render_report(
         results: ``evaluation_results``.
         predictions: The rows that were scored; failures are shown in their texts.
         training_state: How the adapter was trained; None where it comes from elsewhere.
+        promotion: The decision about the champion's place; see :func:`odin_slm.promotion.decide`.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -85,7 +90,9 @@ def render_report(
         lstrip_blocks=True,
         autoescape=True,
     )
-    environment.filters.update(score=_score, percent=_percent, interval=_interval, number=_number, signed=_signed)
+    environment.filters.update(
+        score=_score, percent=_percent, interval=_interval, number=_number, signed=_signed, p_value=_p_value
+    )
     return environment.get_template("report.html.j2").render(
         results=results,
         test_set=results["test_set"],
@@ -94,6 +101,8 @@ def render_report(
         plural={"entity": "Entities", "relation": "Relations"},
         systems=list(_systems(results)),
         verdict=_verdict(results),
+        comparisons=list(_comparisons(results, promotion)),
+        promotion=promotion,
         variants=list(_variants(results)),
         error_meanings=ERRORS,
         marks=MARKS,
@@ -124,18 +133,25 @@ def _failure(row: Mapping[str, Any]) -> Failure:
     text = normalise(row["input"])
     said = dict.fromkeys(entity.text for entity in predicted.entities)
     pieces = tuple(highlight(row["input"], gold, predicted))
+    errors = errors_in(row)
+    counts = Counter(error.kind for error in errors)
     return Failure(
         id=row["id"],
         source=row.get("source", "unknown"),
         errors=tuple(
-            f"{count} × {ERRORS[name]}" if count > 1 else ERRORS[name] for name, count in errors_in(row).items()
+            f"{counts[name]} × {ERRORS[name]}" if counts[name] > 1 else ERRORS[name] for name in ERRORS if counts[name]
         ),
+        held_against=tuple((_said(e.predicted), _said(e.gold)) for e in errors if e.predicted and e.gold),
         pieces=pieces,
         foreign=tuple(surface for surface in said if normalise(surface) not in text),
         hidden=tuple(_hidden(row["input"], pieces, gold, predicted)),
         relations=tuple(_marked_relations(gold, predicted)),
         malformed=parsed.malformed,
     )
+
+
+def _said(item: Sequence[str]) -> str:
+    return " ".join(item) if len(item) == 3 else f"[{item[0]}] {item[1]}"
 
 
 def highlight(text: str, gold: Extraction, predicted: Extraction) -> Iterator[Piece]:
@@ -228,12 +244,30 @@ def _verdict(results: Mapping[str, Any]) -> str:
     return f"The fine-tuned model: {'; '.join(sentences)}."
 
 
+def _comparisons(
+    results: Mapping[str, Any], promotion: Mapping[str, Any] | None
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield (title, differences by metric) of every pair of systems that was compared."""
+    decoding = results["decoding"]
+    found = {
+        f"Fine-tuned minus base, {decoding}": results.get("difference"),
+        "Fine-tuned minus base, free": results.get("free_difference"),
+        "Constrained minus free, fine-tuned": results.get("decoding_difference"),
+        "Constrained minus free, base": (results.get("base") or {}).get("decoding_difference"),
+        f"Fine-tuned minus champion, {decoding}": (promotion or {}).get("metrics"),
+    }
+    yield from ((title, metrics) for title, metrics in found.items() if metrics)
+
+
 def _variants(results: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     meanings = {
         "strict": "relation arguments must carry the right entity types, too",
+        "boundaries": "the types of entities do not count",
         "collapsed": "Disease and Symptom count as one type; relation arguments carry types",
         "partial": "half a point for overlapping words, types of entities ignored (SemEval-2013 task 9)",
+        "any_mention": "a concept may be named by any of its surface forms in the document",
         "with_gold": "only examples in which there is something to find",
+        "seen": "only strings that the training split shows",
         "unseen": "only strings that the training split never shows",
     }
     for name, scores in results["variants"].items():
@@ -288,6 +322,10 @@ def _signed(value: float) -> str:
 
 def _percent(value: float) -> str:
     return f"{value:.1%}"
+
+
+def _p_value(value: float) -> str:
+    return f"p = {value:.3f}" if value >= 0.001 else "p < 0.001"
 
 
 def _interval(bounds: Sequence[float]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from odin_slm import cleaning
 from odin_slm.cleaning import Cleaned
-from odin_slm.document import Document
+from odin_slm.document import Document, surface_forms
 from odin_slm.engines.base_model import BaseModel
 from odin_slm.engines.tokens import RecordCounter, record_counter
 from odin_slm.errors import LeakageError
@@ -178,6 +178,30 @@ def write_manifest(
             "combination": combination.model_dump(mode="json"),
         },
         "versions": {"odin-slm": __version__, **{name: version(name) for name in ("rensa", "tokenizers")}},
+    }
+
+
+def describe_test_set(
+    manifest: dict[str, Any],
+    splits: dict[str, dict[str, Any]],
+    params: CombinationParams,
+    *documents: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Gather what scoring must know of the test set beyond its records.
+
+    Returns:
+        ``manifest_sha256``, of the manifest's file, and ``surface_forms``: test document -> the other names of its
+        concepts (see :func:`odin_slm.document.surface_forms`), cleaned as the records are.
+    """
+    clean = cleaning.plain_text if params.normalise_text else str
+    parsed = (Document.from_dict(values) for corpus in documents for values in corpus)
+    return {
+        "manifest_sha256": sha256_text(canonical_json(manifest)),
+        "surface_forms": {
+            document.id: {clean(name): [clean(o) for o in others] for name, others in surface_forms(document).items()}
+            for document in parsed
+            if splits[document.id]["split"] == "test"
+        },
     }
 
 

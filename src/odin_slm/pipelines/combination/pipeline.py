@@ -8,6 +8,7 @@ from odin_slm.pipelines.combination.nodes import (
     clean_records,
     combine_records,
     count_data,
+    describe_test_set,
     draw_data,
     draw_lengths,
     place_documents,
@@ -58,6 +59,12 @@ def create_pipeline() -> Pipeline:
                 ],
                 outputs="manifest",
                 name="write_manifest",
+            ),
+            Node(
+                func=describe_test_set,
+                inputs=["manifest", "splits", "params:combination", *(f"{name}_documents" for name in names)],
+                outputs="test_context",
+                name="describe_test_set",
             ),
             Node(
                 func=assess_quality,

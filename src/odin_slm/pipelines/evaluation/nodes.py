@@ -17,17 +17,23 @@ from odin_slm.serialization import canonical_json, sha256_text
 
 _log = logging.getLogger(__name__)
 _REQUIRED = ("instruction", "input", "output")
+_PROVENANCE = ("id", "source", "document_id", "manifest_sha256", "surface_forms")
 
 
-def select_test_set(test: list[dict[str, Any]] | None, given_test: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+def select_test_set(
+    test: list[dict[str, Any]] | None,
+    given_test: list[dict[str, Any]] | None,
+    test_context: dict[str, Any] | None,
+) -> list[dict[str, Any]]:
     """Choose what is evaluated: the records that the user names, or else the experiment's own test split.
 
     Args:
         test: The experiment's test split; None where it was not made yet.
         given_test: Records from elsewhere; ``id``, ``source`` and ``document_id`` may be missing in them.
+        test_context: What :func:`odin_slm.pipelines.combination.nodes.describe_test_set` says of the test split.
 
     Returns:
-        Records.
+        Records; those of the test split with ``manifest_sha256`` and ``surface_forms``.
 
     Raises:
         MissingInputError: There are neither.
@@ -49,7 +55,13 @@ def select_test_set(test: list[dict[str, Any]] | None, given_test: list[dict[str
         raise PredictionsError(
             f"the id {repeated[0]} occurs more than once.", where=where, fix="Give every record its own id."
         )
-    return complete
+    if given_test is not None or test_context is None:
+        return complete
+    manifest, forms = test_context["manifest_sha256"], test_context["surface_forms"]
+    return [
+        {**record, "manifest_sha256": manifest, "surface_forms": forms.get(record["document_id"], {})}
+        for record in complete
+    ]
 
 
 def generate_calibration_predictions(
@@ -103,7 +115,8 @@ def generate_predictions(
         params: Decoding, batch size, budget, sample.
 
     Returns:
-        Rows in the order of the records: ``id``, ``source``, ``document_id``, ``input``, ``gold``, ``decoding``,
+        Rows in the order of the records: ``id``, ``source``, ``document_id``, for the experiment's own test split
+        ``manifest_sha256`` and ``surface_forms``, then ``input``, ``gold``, ``decoding``,
         ``prediction`` (raw text) and what is parsed from it: ``entities`` with character offsets in the input,
         ``relations``, both with the ``log_probability`` of their line, ``malformed`` lines; ``finished``, ``tokens``.
         With both decodings ``prediction`` is the constrained one and ``free`` holds the same fields of the free one.
@@ -236,12 +249,15 @@ def draw_overview(evaluation_results: dict[str, Any], training_state: dict[str, 
 
 
 def write_report(
-    evaluation_results: dict[str, Any], predictions: list[dict[str, Any]], training_state: dict[str, Any] | None
+    evaluation_results: dict[str, Any],
+    predictions: list[dict[str, Any]],
+    training_state: dict[str, Any] | None,
+    promotion: dict[str, Any],
 ) -> str:
     """Write the final report as one HTML page."""
     from odin_slm.report import render_report
 
-    return render_report(evaluation_results, predictions, training_state)
+    return render_report(evaluation_results, predictions, training_state, promotion)
 
 
 def _complete(record: Any, number: int, where: str) -> dict[str, Any]:
@@ -294,7 +310,7 @@ def _predict(
         )
     rows = []
     for index, record in enumerate(records):
-        row = {name: record[name] for name in ("id", "source", "document_id", "input")}
+        row = {name: record[name] for name in (*_PROVENANCE, "input") if name in record}
         row |= {"gold": record["output"], "decoding": decodings[0], **_parsed(record["input"], outputs[index])}
         if len(decodings) == 2:
             row["free"] = _parsed(record["input"], outputs[index + len(records)])

@@ -28,7 +28,7 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 func=select_test_set,
-                inputs=["test", "given_test"],
+                inputs=["test", "given_test", "test_context"],
                 outputs="test_data",
                 name="select_test_set",
             ),
@@ -118,7 +118,7 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 func=write_report,
-                inputs=["evaluation_results", "predictions", "training_state"],
+                inputs=["evaluation_results", "predictions", "training_state", "promotion"],
                 outputs="report",
                 name="write_report",
             ),

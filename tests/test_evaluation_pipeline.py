@@ -281,7 +281,7 @@ def test_the_given_test_set_goes_before_the_own_one() -> None:
 
 def test_rows_carry_what_scoring_must_know_of_the_test_set(base: BaseModel, adapter: Path, tmp_path: Path) -> None:
     records = select_test_set(RECORDS, None, CONTEXT)
-    rows = generate_predictions(base, adapter, records, tmp_path, params())
+    rows = generate_predictions(base, adapter, records, None, tmp_path, params())
     assert {row["manifest_sha256"] for row in rows} == {"0" * 64}
     assert [row["surface_forms"] for row in rows] == [{"fever": ["pyrexia"]}, *[{}] * 7]
     assert "any_mention" in score(rows)["variants"]

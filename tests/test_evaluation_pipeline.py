@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,7 @@ def test_what_is_brought_from_elsewhere_is_evaluated_and_never_written(run: Run,
         assert (reports / name).stat().st_size > 1000
 
     (project / "data/07_model_output/test/base_predictions.jsonl").unlink()
+    shutil.rmtree(reports)
     own = [{"id": r["id"], "input": r["input"], "gold": r["output"], "prediction": r["output"]} for r in RECORDS]
     (project / "data/07_model_output/test/predictions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in own))
     run("evaluation", from_nodes=["score_predictions"])

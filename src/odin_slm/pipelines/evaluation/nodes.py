@@ -124,18 +124,26 @@ def score_predictions(
 
 
 def decide_promotion(
-    predictions: list[dict[str, Any]], champion_predictions: list[dict[str, Any]], params: EvaluationParams
+    predictions: list[dict[str, Any]],
+    champion_predictions: list[dict[str, Any]],
+    evaluation_results: dict[str, Any],
+    params: EvaluationParams,
 ) -> dict[str, Any]:
-    """Say whether this model should take the champion's place; see :func:`odin_slm.promotion.decide`."""
+    """Say whether this model should take the champion's place, and on what that was decided.
+
+    Returns:
+        See :func:`odin_slm.promotion.decide`; with ``experiment``, ``decoding`` and ``test_set`` of the results.
+    """
     from odin_slm.promotion import decide
 
-    return decide(
+    decision = decide(
         predictions,
         champion_predictions,
         significance=params.significance,
         resamples=params.bootstrap_resamples,
         seed=params.seed,
     )
+    return {**decision, **{name: evaluation_results[name] for name in ("experiment", "decoding", "test_set")}}
 
 
 def draw_type_scores(evaluation_results: dict[str, Any]) -> Any:

@@ -47,7 +47,7 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 func=decide_promotion,
-                inputs=["predictions", "champion_predictions", "params:evaluation"],
+                inputs=["predictions", "champion_predictions", "evaluation_results", "params:evaluation"],
                 outputs="promotion",
                 name="decide_promotion",
             ),

@@ -13,8 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from odin_slm.cleaning import balance, drop_duplicates, drop_empty, normalise_text
+from odin_slm.document import Document, Mention
+from odin_slm.parameters import CombinationParams
+from odin_slm.pipelines.combination.nodes import describe_test_set
 from odin_slm.prompt import Entity, Extraction, RelationTriple, parse, render
 from odin_slm.record import Record
+from odin_slm.serialization import canonical_json, sha256_text
 
 
 def record(n: int, text: str, *names: str, source: str = "ade", kind: str = "Drug") -> Record:
@@ -118,3 +122,18 @@ def test_a_run_cleans_what_its_parameters_say_and_reports_it(project: Path, run:
 def test_a_balance_by_something_else_is_refused(run: Callable[..., dict[str, Any]]) -> None:
     with pytest.raises(Exception, match="balance_by"):
         run("data", params={"combination": {"balance_by": "length"}})
+
+
+def test_the_names_of_concepts_are_cleaned_as_the_records_are() -> None:
+    text = "Caf\u0065\u0301 syndrome (\u2018CS\u2019) followed."
+    spans = [(text.index(name), name) for name in ("Caf\u0065\u0301 syndrome", "\u2018CS\u2019")]
+    mentions = tuple(Mention(begin, begin + len(name), name, "Disease", ("C",)) for begin, name in spans)
+    documents = [Document(f"bc5cdr-{n}", text, "bc5cdr", str(n), mentions=mentions).to_dict() for n in (1, 2)]
+    splits = {"bc5cdr-1": {"split": "test"}, "bc5cdr-2": {"split": "train"}}
+    for params, name, other in (
+        (CombinationParams(normalise_text=True), "Caf\u00e9 syndrome", "'CS'"),
+        (CombinationParams(), "Caf\u0065\u0301 syndrome", "\u2018CS\u2019"),
+    ):
+        context = describe_test_set({"seed": 1}, splits, params, documents[:1], documents[1:])
+        assert context["surface_forms"] == {"bc5cdr-1": {name: [other]}}
+        assert context["manifest_sha256"] == sha256_text(canonical_json({"seed": 1}))

@@ -126,6 +126,7 @@ def test_what_is_brought_from_elsewhere_is_evaluated_and_never_written(run: Run,
     assert not list((project / "data/07_model_output/test/work").iterdir())
 
     (project / "data/07_model_output/test/base_predictions.jsonl").unlink()
+    shutil.rmtree(reports)
     own = [{"id": r["id"], "input": r["input"], "gold": r["output"], "prediction": r["output"]} for r in RECORDS]
     (project / "data/07_model_output/test/predictions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in own))
     run("evaluation", from_nodes=["score_predictions"])

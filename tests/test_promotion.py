@@ -75,7 +75,7 @@ def test_other_data_are_refused_by_the_digest_of_their_manifest() -> None:
         decide(mine, theirs, **OPTIONS)
     with pytest.raises(PredictionsError, match="manifest sha256 unknown"):
         decide(mine, rows(0.4, 2), **OPTIONS)
-    assert decide(mine, [{**row, "manifest_sha256": "a" * 64} for row in theirs], **OPTIONS)["documents"] == 40
+    assert decide(mine, [{**row, "manifest_sha256": "a" * 64} for row in theirs], **OPTIONS)["metrics"]
 
 
 @pytest.mark.parametrize("field", ["input", "gold"])
@@ -171,6 +171,8 @@ def test_a_run_compares_with_the_champion_it_is_given(project: Path, run: Callab
     decision = json.loads((reports / "promotion.json").read_text())
     assert decision["decision"] == "keep"
     assert decision["metrics"]["entity_f1_micro"]["value"] < 0
+    assert decision["test_set"]["manifest_sha256"] == kept[0]["manifest_sha256"]
+    assert "Keep the champion" in (reports / "report.html").read_text(encoding="utf-8")
     assert champion.read_bytes() == before
     with pytest.raises(Exception, match=r"missing\.jsonl"):
         run("evaluation", from_nodes=["decide_promotion"], params={"champion": str(project / "missing.jsonl")})

@@ -16,6 +16,7 @@ from odin_slm.figures import (
     plot_training_curve,
     plot_type_scores,
 )
+from odin_slm.promotion import decide
 from odin_slm.prompt import Entity, Extraction, RelationTriple, render
 from odin_slm.report import MARKS, choose_failures, highlight, render_report
 from odin_slm.scoring import evaluate
@@ -134,12 +135,32 @@ def test_the_report_says_what_counts(results: dict[str, Any], predictions: list[
     assert "better than the base alone" in text
     for title in ("Fine-tuned, constrained", "Fine-tuned, free", "Base alone, constrained", "Base alone, free"):
         assert title in text
-    for name in ("strict", "collapsed", "partial", "with gold", "unseen", "does not stand in the text"):
+    for name in ("strict", "boundaries", "collapsed", "partial", "with gold", "unseen", "does not stand in the text"):
         assert name in text
+    for pair in ("Fine-tuned minus base, constrained", "Fine-tuned minus base, free", "Constrained minus free, base"):
+        assert pair in text
+    assert "champion" not in text
     assert "1,081,344" in text
     assert "r 32; target modules q_proj, v_proj" in text
     assert "The grammar cannot write the gold of 1 examples" in text
     assert "ade-1." in text
+
+
+def test_the_report_says_who_takes_the_champions_place(
+    results: dict[str, Any], predictions: list[dict[str, Any]]
+) -> None:
+    options = {"significance": 0.05, "resamples": 100, "seed": 1}
+    for champion, words in (
+        (
+            rows(render(extraction())),
+            "Keep the champion: no significant difference: the champion stays (at 0.05, on 3",
+        ),
+        (None, "Promote: there is no champion to compare with."),
+    ):
+        html = render_report(results, predictions, STATE, decide(predictions, champion, **options))
+        text = " ".join(" ".join(Page(html).words).split())
+        assert words in text
+        assert ("Fine-tuned minus champion, constrained" in text) == (champion is not None)
 
 
 def test_a_real_test_set_is_not_called_synthetic() -> None:
@@ -179,6 +200,8 @@ def test_failures_show_every_kind_of_error(results: dict[str, Any], predictions:
     failures = list(choose_failures(results, predictions))
     assert {failure.id for failure in failures} == {"ade-0", "ade-1"}
     assert failures[0].foreign == ("meopurinol",)
+    assert ("[Symptom] renal failure", "[Symptom] acute renal failure") in failures[0].held_against
+    assert ("[Disease] fever", "[Symptom] fever") in failures[0].held_against
     assert failures[0].hidden == (("extra", "renal failure"),)
     assert ("missed", "Naproxen causes rash") in failures[0].relations
     assert ("extra", "meopurinol causes fever") in failures[0].relations

@@ -89,9 +89,8 @@ def decide(
         seed: Seed of both.
 
     Returns:
-        ``decision`` (promote or keep), ``why``, ``significance``, ``examples`` and ``documents`` compared, and by
-        metric ``value`` (model minus champion), its 95 % ``interval`` and ``p_value``; ``p_value_adjusted`` for the
-        headline figures.
+        ``decision`` (promote or keep), ``why``, ``significance`` and, by metric, ``value`` (model minus champion), its
+        95 % ``interval`` and ``p_value``; ``p_value_adjusted`` for the headline figures.
 
     Raises:
         PredictionsError: The rows are not of the same examples, or not of the same data.
@@ -119,8 +118,6 @@ def decide(
         "decision": "promote" if better and not worse else "keep",
         "why": why,
         "significance": significance,
-        "examples": len(predictions),
-        "documents": len({row.get("document_id") or row["id"] for row in predictions}),
         "metrics": metrics,
     }
 

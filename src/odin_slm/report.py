@@ -91,7 +91,13 @@ def render_report(
         autoescape=True,
     )
     environment.filters.update(
-        score=_score, percent=_percent, interval=_interval, number=_number, signed=_signed, p_value=_p_value
+        score=_score,
+        percent=_percent,
+        interval=_interval,
+        number=_number,
+        signed=_signed,
+        p_value=_p_value,
+        percents=_percents,
     )
     return environment.get_template("report.html.j2").render(
         results=results,
@@ -322,6 +328,10 @@ def _signed(value: float) -> str:
 
 def _percent(value: float) -> str:
     return f"{value:.1%}"
+
+
+def _percents(bounds: Sequence[float]) -> str:
+    return f"[{bounds[0]:.1%}, {bounds[1]:.1%}]"
 
 
 def _p_value(value: float) -> str:

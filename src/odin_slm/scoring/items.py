@@ -101,7 +101,8 @@ class Examples:
 
     Attributes:
         ids: Id of every example.
-        sources: Source of every example.
+        source_names: The sources.
+        sources: For every example, the place of its source among them.
         documents: Number of the document that every example comes from.
         words: Words of every input.
         gold: What was to be found.
@@ -114,7 +115,8 @@ class Examples:
     """
 
     ids: list[str]
-    sources: list[str]
+    source_names: list[str]
+    sources: Numbers
     documents: Numbers
     words: Numbers
     gold: Side
@@ -141,12 +143,12 @@ def read_examples(rows: Rows) -> Examples:
     """
     if not rows:
         raise PredictionsError("there is no prediction to score.", fix="Run the evaluation pipeline on a test set.")
-    texts, documents = Texts(), _Numbered()
+    texts, documents, source_numbers = Texts(), _Numbered(), _Numbered()
     gold, predicted = _SideWriter(texts), _SideWriter(texts)
     foreign, malformed, unfinished = bytearray(), bytearray(), bytearray()
-    words, document_of = array("q"), array("q")
+    words, document_of, sources = array("q"), array("q"), array("q")
     aliases = tuple(array("q") for _ in range(3))
-    ids, sources = [], []
+    ids = []
     for number, row in enumerate(rows):
         for name in _REQUIRED:
             if not isinstance(row.get(name), str):
@@ -167,7 +169,7 @@ def read_examples(rows: Rows) -> Examples:
         unfinished.append(not row.get("finished", True))
         words.append(len(split))
         ids.append(row["id"])
-        sources.append(row.get("source") or "unknown")
+        sources.append(source_numbers[row.get("source") or "unknown"])
         document_of.append(documents[row.get("document_id") or row["id"]])
         for name, others in (row.get("surface_forms") or {}).items():
             for other in (*others, name):
@@ -179,7 +181,8 @@ def read_examples(rows: Rows) -> Examples:
         raise PredictionsError(f"the id {repeated} occurs more than once.", fix="Give every record its own id.")
     return Examples(
         ids=ids,
-        sources=sources,
+        source_names=list(source_numbers),
+        sources=_column(sources),
         documents=_column(document_of),
         words=_column(words),
         gold=gold.side(),

@@ -185,8 +185,6 @@ class _Scorer:
         self._examples = read_examples(rows)
         self._options = (resamples, seed)
         self._resampling = Resampling(self._examples.documents, resamples, seed)
-        names, self._source = numpy.unique(self._examples.sources, return_inverse=True)
-        self._sources = [str(name) for name in names]
         self._reachable = (
             [row["gold_reachable"] for row in rows] if all("gold_reachable" in row for row in rows) else None
         )
@@ -238,8 +236,8 @@ class _Scorer:
             for name, own, block in _by_type(self.pairs[kind], _TYPES[kind], modes.count)
         }
         by_source = {}
-        for number, source in enumerate(self._sources):
-            chosen = self._source == number
+        for source in sorted(self._examples.source_names):
+            chosen = self._examples.sources == self._examples.source_names.index(source)
             own = counts * chosen[:, None]
             by_source[source] = {
                 **_block(own),

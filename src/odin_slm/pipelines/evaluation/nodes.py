@@ -186,10 +186,15 @@ def decide_promotion(
     predictions: list[dict[str, Any]],
     champion: Champion | None,
     data_manifest: dict[str, Any] | None,
+    evaluation_results: dict[str, Any],
     params: EvaluationParams,
 ) -> dict[str, Any]:
-    """Say whether this model should take the champion's place; see :func:`odin_slm.promotion.judge`."""
-    return judge(
+    """Say whether this model should take the champion's place, and on what that was decided.
+
+    Returns:
+        See :func:`odin_slm.promotion.judge`; with ``experiment``, ``decoding`` and ``test_set`` of the results.
+    """
+    decision = judge(
         predictions,
         champion,
         manifest_sha256=sha256_text(canonical_json(data_manifest)) if data_manifest else None,
@@ -197,6 +202,7 @@ def decide_promotion(
         resamples=params.bootstrap_resamples,
         seed=params.seed,
     )
+    return {**decision, **{name: evaluation_results[name] for name in ("experiment", "decoding", "test_set")}}
 
 
 def draw_type_scores(evaluation_results: dict[str, Any]) -> Any:

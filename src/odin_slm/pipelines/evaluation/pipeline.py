@@ -70,7 +70,7 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 func=decide_promotion,
-                inputs=["predictions", "champion", "data_manifest", "params:evaluation"],
+                inputs=["predictions", "champion", "data_manifest", "evaluation_results", "params:evaluation"],
                 outputs="promotion",
                 name="decide_promotion",
             ),

@@ -7,6 +7,7 @@ import logging
 import random
 import re
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -247,6 +248,15 @@ def test_progress_is_logged_where_there_is_no_terminal(caplog: pytest.LogCapture
         on_progress(1, 2)
         on_progress(2, 2)
     assert re.search(r"Generating: 2 of 2, [\d.]+ examples/s, 0 s left", caplog.text)
+
+
+def test_what_an_earlier_attempt_left_counts_for_no_speed(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), progress("Generating", 100_000) as on_progress:
+        on_progress(99_999, 100_000)
+        time.sleep(0.02)
+        on_progress(100_000, 100_000)
+    [rate] = re.findall(r"([\d.]+) examples/s", caplog.text)
+    assert 0 < float(rate) <= 100
 
 
 # Adapters that do not fit

@@ -215,19 +215,23 @@ def progress(label: str, total: int) -> Iterator[Callable[[int, int], None]]:
     console = Console(stderr=True)
     started = time.monotonic()
 
+    before: int | None = None
+
     def speed(done: int) -> float:
-        return done / max(time.monotonic() - started, 1e-9)
+        nonlocal before
+        before = done - 1 if before is None else before  # what an earlier attempt left took no time of this one
+        return (done - before) / max(time.monotonic() - started, 1e-9)
 
     if not console.is_terminal:
         said = started
 
         def log(done: int, total: int) -> None:
             nonlocal said
-            now = time.monotonic()
+            now, rate = time.monotonic(), speed(done)
             if done == total or now - said >= _SECONDS_BETWEEN_LOG_LINES:
                 said = now
-                left = (total - done) / speed(done)
-                _log.info("%s: %d of %d, %.1f examples/s, %.0f s left", label, done, total, speed(done), left)
+                left = (total - done) / rate
+                _log.info("%s: %d of %d, %.1f examples/s, %.0f s left", label, done, total, rate, left)
 
         yield log
         return
@@ -329,8 +333,11 @@ def _choose(logits: torch.Tensor, rows: list[_Row], vocabulary: Vocabulary | Non
     held = [(place, row.constraint) for place, row in enumerate(rows) if row.constraint is not None]
     if held and vocabulary is not None:
         allowed = torch.from_numpy(vocabulary.allowed([constraint for _, constraint in held])).to(logits.device)
-        places = [place for place, _ in held]
-        logits[places] = logits[places].masked_fill(~allowed, -torch.inf)
+        if len(held) == len(rows):
+            logits.masked_fill_(~allowed, -torch.inf)
+        else:
+            places = [place for place, _ in held]
+            logits[places] = logits[places].masked_fill(~allowed, -torch.inf)
     highest, tokens = logits.max(-1)
     return tokens.tolist(), (highest - logits.logsumexp(-1)).tolist()
 

@@ -52,7 +52,8 @@ class Request:
         """Return the arguments of ``SamplingParams``: greedy, without penalties, each token's log-probability.
 
         ``structured_outputs`` holds the arguments of ``StructuredOutputsParams``. The backend ``guidance`` hands a
-        ``grammar`` to llguidance, which reads Lark.
+        ``grammar`` to llguidance, which reads Lark. The mask lies on the logits before vLLM's sampler takes the
+        log-probabilities, so that they are those of the allowed tokens, as in our own decoding.
         """
         options: dict[str, Any] = {"temperature": 0.0, "max_tokens": self.limit, "logprobs": 0, "detokenize": False}
         return {**options, "structured_outputs": {"grammar": self.lark}} if self.lark else options

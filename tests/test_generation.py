@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from odin_slm.engines.base_model import BaseModel, load_model, load_tokenizer
 from odin_slm.engines.constraint import Constraint, Grammar, Vocabulary, complete_lines, reachable, up_to_circles
 from odin_slm.engines.generation import generate, line_scores, progress
-from odin_slm.engines.tokens import completion_ids, prompt_ids
+from odin_slm.engines.tokens import completion_ids, line_break_counter, prompt_ids
 from odin_slm.errors import AdapterError, GrammarError, RecordTooLongError
 from odin_slm.prompt import Entity, Extraction, RelationTriple, instruction_for, parse, render, render_prompt
 from odin_slm.schema import SCHEMAS, SIGNATURES
@@ -154,13 +154,14 @@ def test_line_scores_add_up_tokens_where_they_begin(base: BaseModel) -> None:
     tokenizer = load_tokenizer(base)
     text = "### Entities:\n1. [Drug] aspirin\n\n### Relations:\nNone"
     ids = completion_ids(tokenizer, text)[:-1]
-    scores = line_scores(text, ids, [-1.0] * (len(ids) + 1), tokenizer)
+    breaks = line_break_counter(tokenizer)
+    scores = line_scores(text, ids, [-1.0] * (len(ids) + 1), breaks)
     assert sum(scores) == -(len(ids) + 1), "every token and the end count once"
     assert len(scores) == 5
     decoded = [tokenizer.decode(ids[:number]).count("\n") for number in range(len(ids))]
     assert scores[0] == -decoded.count(0)
-    assert line_scores("a\nb\nc", ids[:1], [-1.0], tokenizer) == (-1.0, None, None)
-    assert line_scores("a", ids, [-1.0] * len(ids), tokenizer) == (scores[0],)
+    assert line_scores("a\nb\nc", ids[:1], [-1.0], breaks) == (-1.0, None, None)
+    assert line_scores("a", ids, [-1.0] * len(ids), breaks) == (scores[0],)
 
 
 def test_a_text_is_cut_where_it_runs_in_circles() -> None:

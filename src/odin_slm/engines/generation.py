@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from odin_slm.engines.base_model import BaseModel, load_model, load_tokenizer
 from odin_slm.engines.constraint import Constraint, Grammar, Vocabulary, complete_lines
 from odin_slm.engines.journal import Journal, describe
-from odin_slm.engines.tokens import prompt_ids
+from odin_slm.engines.tokens import line_break_counter, prompt_ids
 from odin_slm.errors import AdapterError, RecordTooLongError
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ def generate(
     batches = [rows[begin : begin + batch_size] for begin in range(0, total, batch_size)]
     cores = min(len(batches), torch.get_num_threads() if device.type == "cpu" else 1)
     batches = [batch for batch in batches if any(row.index not in kept for row in batch)]
+    breaks = line_break_counter(tokenizer)
     lock = threading.Lock()
 
     def write(batch: list[_Row]) -> None:
@@ -134,7 +135,7 @@ def generate(
             for row in _decode(model, batch, end_tokens, tokenizer.pad_token_id, vocabulary):
                 if row.index in kept:
                     continue
-                generation = _generation(row, tokenizer)
+                generation = _generation(row, tokenizer, breaks)
                 with lock:
                     done.append(generation)
                     if book:
@@ -355,17 +356,17 @@ def _take(row: _Row, token: int, log_probability: float, end_tokens: frozenset[i
     return row.finished or len(row.written) >= row.limit
 
 
-def _generation(row: _Row, tokenizer: Any) -> Generation:
+def _generation(row: _Row, tokenizer: Any, breaks: Callable[[int], int]) -> Generation:
     if row.constraint is None:
         text = tokenizer.decode(row.written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     else:
         text = row.constraint.text if row.finished else complete_lines(row.constraint.text)
-    lines = line_scores(text, row.written, row.log_probabilities, tokenizer)
+    lines = line_scores(text, row.written, row.log_probabilities, breaks)
     return Generation(row.index, text, row.finished, len(row.written), lines)
 
 
 def line_scores(
-    text: str, tokens: Sequence[int], log_probabilities: Sequence[float], tokenizer: Any
+    text: str, tokens: Sequence[int], log_probabilities: Sequence[float], breaks: Callable[[int], int]
 ) -> tuple[float | None, ...]:
     """Add up the log-probabilities of tokens line by line; a token counts for the line in which it begins.
 
@@ -373,7 +374,7 @@ def line_scores(
         text: The output that the tokens became.
         tokens: Token ids.
         log_probabilities: Of every token, and, where the model ended the output, of the end.
-        tokenizer: The model's tokenizer.
+        breaks: Counts the line breaks in a token.
 
     Returns:
         One value per line of the text, None for a line after the last token's.
@@ -382,8 +383,7 @@ def line_scores(
     for number, chance in enumerate(log_probabilities):
         sums[-1] += chance
         if number < len(tokens):
-            breaks = tokenizer.decode([tokens[number]], skip_special_tokens=True).count("\n")
-            sums.extend([0.0] * breaks)
+            sums.extend([0.0] * breaks(tokens[number]))
     lines = text.count("\n") + 1
     return tuple(round(value, 6) for value in sums[:lines]) + (None,) * (lines - len(sums))
 

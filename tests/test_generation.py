@@ -7,6 +7,7 @@ import logging
 import random
 import re
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from odin_slm.engines.base_model import BaseModel, load_model, load_tokenizer
 from odin_slm.engines.constraint import Constraint, Grammar, Vocabulary, complete_lines, reachable, up_to_circles
 from odin_slm.engines.generation import Generator, generate, line_scores, progress
-from odin_slm.engines.tokens import completion_ids, prompt_ids
+from odin_slm.engines.tokens import completion_ids, line_break_counter, prompt_ids
 from odin_slm.errors import AdapterError, GrammarError, RecordTooLongError
 from odin_slm.prompt import Entity, Extraction, RelationTriple, instruction_for, parse, render, render_prompt
 from odin_slm.schema import SCHEMAS, SIGNATURES
@@ -172,13 +173,14 @@ def test_line_scores_add_up_tokens_where_they_begin(base: BaseModel) -> None:
     tokenizer = load_tokenizer(base)
     text = "### Entities:\n1. [Drug] aspirin\n\n### Relations:\nNone"
     ids = completion_ids(tokenizer, text)[:-1]
-    scores = line_scores(text, ids, [-1.0] * (len(ids) + 1), tokenizer)
+    breaks = line_break_counter(tokenizer)
+    scores = line_scores(text, ids, [-1.0] * (len(ids) + 1), breaks)
     assert sum(scores) == -(len(ids) + 1), "every token and the end count once"
     assert len(scores) == 5
     decoded = [tokenizer.decode(ids[:number]).count("\n") for number in range(len(ids))]
     assert scores[0] == -decoded.count(0)
-    assert line_scores("a\nb\nc", ids[:1], [-1.0], tokenizer) == (-1.0, None, None)
-    assert line_scores("a", ids, [-1.0] * len(ids), tokenizer) == (scores[0],)
+    assert line_scores("a\nb\nc", ids[:1], [-1.0], breaks) == (-1.0, None, None)
+    assert line_scores("a", ids, [-1.0] * len(ids), breaks) == (scores[0],)
 
 
 def test_a_text_is_cut_where_it_runs_in_circles() -> None:
@@ -266,6 +268,15 @@ def test_progress_is_logged_where_there_is_no_terminal(caplog: pytest.LogCapture
         on_progress(1, 2)
         on_progress(2, 2)
     assert re.search(r"Generating: 2 of 2, [\d.]+ examples/s, 0 s left", caplog.text)
+
+
+def test_what_an_earlier_attempt_left_counts_for_no_speed(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), progress("Generating", 100_000) as on_progress:
+        on_progress(99_999, 100_000)
+        time.sleep(0.02)
+        on_progress(100_000, 100_000)
+    [rate] = re.findall(r"([\d.]+) examples/s", caplog.text)
+    assert 0 < float(rate) <= 100
 
 
 # Adapters that do not fit

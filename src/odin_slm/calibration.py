@@ -95,7 +95,7 @@ def assess(
         return None
     found: dict[str, Any] = {}
     for kind in KINDS:
-        judged = sorted(_judged(predictions, kind), key=lambda item: -item[0])
+        judged = sorted(_judged(predictions, kind), key=lambda item: -item[1])
         part = calibrator[kind] if calibrator else {"method": "unknown", "extractions": 0, "why": ""}
         found[kind] = {
             "n": len(judged),
@@ -203,15 +203,15 @@ def _reliability(judged: Sequence[tuple[float, bool]]) -> dict[str, Any]:
 
 
 def _risk_coverage(judged: Sequence[tuple[float, float, bool]]) -> dict[str, Any]:
-    """Walk down the confidences; equal ones are kept together or not at all."""
+    """Walk down the confidences; equal ones, as isotonic regression makes them, are kept together or not at all."""
     import numpy
 
     if not judged:
         return {"aurc": None, "risk_coverage": []}
     number = len(judged)
-    chances = numpy.array([chance for chance, _, _ in judged])
+    levels = numpy.array([said for _, said, _ in judged])
     wrong = numpy.cumsum([not correct for _, _, correct in judged])
-    ends = numpy.flatnonzero(numpy.append(chances[1:] != chances[:-1], True))
+    ends = numpy.flatnonzero(numpy.append(levels[1:] != levels[:-1], True))
     risks = wrong[ends] / (ends + 1)
     shares = numpy.diff(ends, prepend=-1) / number
     chosen = ends if len(ends) <= _POINTS else ends[numpy.linspace(0, len(ends) - 1, _POINTS).round().astype(int)]

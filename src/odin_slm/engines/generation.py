@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from odin_slm.engines.base_model import BaseModel, load_model, load_tokenizer
 from odin_slm.engines.constraint import Constraint, Grammar, Vocabulary, complete_lines
 from odin_slm.engines.journal import Journal, describe
-from odin_slm.engines.tokens import prompt_ids
+from odin_slm.engines.tokens import line_break_counter, prompt_ids
 from odin_slm.errors import AdapterError, RecordTooLongError
 
 if TYPE_CHECKING:
@@ -172,6 +172,7 @@ class Generator:
         self.tokenizer = load_tokenizer(base)
         self._model = _load(base, adapter, device)
         self._end_tokens = _end_tokens(self._model, self.tokenizer)
+        self._breaks = line_break_counter(self.tokenizer)
         self._lock = threading.Lock()
         self._vocabulary: Vocabulary | None = None
 
@@ -232,7 +233,7 @@ class Generator:
         with torch.inference_mode():
             for row in _decode(self._model, rows, self._end_tokens, self.tokenizer.pad_token_id, vocabulary, more):
                 if row.wanted is None or row.wanted():
-                    on_output(_generation(row, self.tokenizer))
+                    on_output(_generation(row, self.tokenizer, self._breaks))
 
     def prepare(self, rows: list[_Row]) -> None:
         """Put rows at their begin, with the grammars that hold them.
@@ -326,19 +327,23 @@ def progress(label: str, total: int) -> Iterator[Callable[[int, int], None]]:
     console = Console(stderr=True)
     started = time.monotonic()
 
+    before: int | None = None
+
     def speed(done: int) -> float:
-        return done / max(time.monotonic() - started, 1e-9)
+        nonlocal before
+        before = done - 1 if before is None else before  # what an earlier attempt left took no time of this one
+        return (done - before) / max(time.monotonic() - started, 1e-9)
 
     if not console.is_terminal:
         said = started
 
         def log(done: int, total: int) -> None:
             nonlocal said
-            now = time.monotonic()
+            now, rate = time.monotonic(), speed(done)
             if done == total or now - said >= _SECONDS_BETWEEN_LOG_LINES:
                 said = now
-                left = (total - done) / speed(done)
-                _log.info("%s: %d of %d, %.1f examples/s, %.0f s left", label, done, total, speed(done), left)
+                left = (total - done) / rate
+                _log.info("%s: %d of %d, %.1f examples/s, %.0f s left", label, done, total, rate, left)
 
         yield log
         return
@@ -462,8 +467,11 @@ def _choose(logits: torch.Tensor, rows: list[_Row], vocabulary: Vocabulary | Non
     held = [(place, row.constraint) for place, row in enumerate(rows) if row.constraint is not None]
     if held and vocabulary is not None:
         allowed = torch.from_numpy(vocabulary.allowed([constraint for _, constraint in held])).to(logits.device)
-        places = [place for place, _ in held]
-        logits[places] = logits[places].masked_fill(~allowed, -torch.inf)
+        if len(held) == len(rows):
+            logits.masked_fill_(~allowed, -torch.inf)
+        else:
+            places = [place for place, _ in held]
+            logits[places] = logits[places].masked_fill(~allowed, -torch.inf)
     highest, tokens = logits.max(-1)
     return tokens.tolist(), (highest - logits.logsumexp(-1)).tolist()
 
@@ -481,17 +489,17 @@ def _take(row: _Row, token: int, log_probability: float, end_tokens: frozenset[i
     return row.finished or len(row.written) >= row.limit
 
 
-def _generation(row: _Row, tokenizer: Any) -> Generation:
+def _generation(row: _Row, tokenizer: Any, breaks: Callable[[int], int]) -> Generation:
     if row.constraint is None:
         text = tokenizer.decode(row.written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     else:
         text = row.constraint.text if row.finished else complete_lines(row.constraint.text)
-    lines = line_scores(text, row.written, row.log_probabilities, tokenizer)
+    lines = line_scores(text, row.written, row.log_probabilities, breaks)
     return Generation(row.index, text, row.finished, len(row.written), lines)
 
 
 def line_scores(
-    text: str, tokens: Sequence[int], log_probabilities: Sequence[float], tokenizer: Any
+    text: str, tokens: Sequence[int], log_probabilities: Sequence[float], breaks: Callable[[int], int]
 ) -> tuple[float | None, ...]:
     """Add up the log-probabilities of tokens line by line; a token counts for the line in which it begins.
 
@@ -499,7 +507,7 @@ def line_scores(
         text: The output that the tokens became.
         tokens: Token ids.
         log_probabilities: Of every token, and, where the model ended the output, of the end.
-        tokenizer: The model's tokenizer.
+        breaks: Counts the line breaks in a token.
 
     Returns:
         One value per line of the text, None for a line after the last token's.
@@ -508,8 +516,7 @@ def line_scores(
     for number, chance in enumerate(log_probabilities):
         sums[-1] += chance
         if number < len(tokens):
-            breaks = tokenizer.decode([tokens[number]], skip_special_tokens=True).count("\n")
-            sums.extend([0.0] * breaks)
+            sums.extend([0.0] * breaks(tokens[number]))
     lines = text.count("\n") + 1
     return tuple(round(value, 6) for value in sums[:lines]) + (None,) * (lines - len(sums))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from odin_slm.engines.base_model import BaseModel, load_tokenizer
@@ -28,6 +29,17 @@ def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
 def completion_ids(tokenizer: Any, output: str) -> list[int]:
     """Return a completion's token ids with the end-of-sequence token."""
     return [*tokenizer(output, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+
+
+def line_break_counter(tokenizer: Any) -> Callable[[int], int]:
+    """Return a function that counts the line breaks in the text of a token."""
+
+    @cache
+    def count(token: int) -> int:
+        text: str = tokenizer.decode([token], skip_special_tokens=True)
+        return text.count("\n")
+
+    return count
 
 
 def token_counter(base: BaseModel) -> TokenCounter:

@@ -19,7 +19,7 @@ from typing import Any
 from odin_slm.engines.base_model import BaseModel, load_tokenizer
 from odin_slm.engines.constraint import Grammar, complete_lines, up_to_circles
 from odin_slm.engines.generation import Generation, check_config, line_scores, open_journal, prompt_rows
-from odin_slm.engines.tokens import completion_ids
+from odin_slm.engines.tokens import completion_ids, line_break_counter
 from odin_slm.errors import BackendError
 from odin_slm.prompt import RELATIONS_HEADER, parse
 
@@ -52,7 +52,8 @@ class Request:
         """Return the arguments of ``SamplingParams``: greedy, without penalties, each token's log-probability.
 
         ``structured_outputs`` holds the arguments of ``StructuredOutputsParams``. The backend ``guidance`` hands a
-        ``grammar`` to llguidance, which reads Lark.
+        ``grammar`` to llguidance, which reads Lark. The mask lies on the logits before vLLM's sampler takes the
+        log-probabilities, so that they are those of the allowed tokens, as in our own decoding.
         """
         options: dict[str, Any] = {"temperature": 0.0, "max_tokens": self.limit, "logprobs": 0, "detokenize": False}
         return {**options, "structured_outputs": {"grammar": self.lark}} if self.lark else options
@@ -160,7 +161,8 @@ def write(
             _add(output, answer, tokenizer)
             if circled := up_to_circles(output.text, begun):
                 output.text, output.finished = circled.removesuffix("\n"), True
-    return [_generation(output, grammars[output.index] is not None, tokenizer) for output in outputs]
+    breaks = line_break_counter(tokenizer)
+    return [_generation(output, grammars[output.index] is not None, breaks) for output in outputs]
 
 
 def _add(output: _Output, answer: Answer, tokenizer: Any) -> None:
@@ -174,9 +176,9 @@ def _entities_end(output: _Output, tokenizer: Any) -> bool:
     """Bring the first phase to its end: without the end token, or after a line that was written for the third time."""
     circled = None if output.text.endswith(_HEADING) else up_to_circles(output.text)
     if circled:
-        lines, number, breaks = circled.count("\n"), 0, 0
-        while breaks < lines:
-            breaks += tokenizer.decode([output.tokens[number]]).count("\n")
+        left, number, breaks = circled.count("\n"), 0, line_break_counter(tokenizer)
+        while left > 0:
+            left -= breaks(output.tokens[number])
             number += 1
         forced = completion_ids(tokenizer, _HEADING)[:-1]
         output.tokens = [*output.tokens[:number], *forced]
@@ -186,9 +188,9 @@ def _entities_end(output: _Output, tokenizer: Any) -> bool:
     return output.text.endswith(_HEADING)
 
 
-def _generation(output: _Output, held: bool, tokenizer: Any) -> Generation:
+def _generation(output: _Output, held: bool, breaks: Callable[[int], int]) -> Generation:
     text = complete_lines(output.text) if held and not output.finished else output.text
-    lines = line_scores(text, output.tokens, output.log_probabilities, tokenizer)
+    lines = line_scores(text, output.tokens, output.log_probabilities, breaks)
     return Generation(output.index, text, output.finished, len(output.tokens), lines)
 
 

@@ -336,7 +336,7 @@ def _backend(name: str) -> Callable[..., list[Any]]:
 
 def _parsed(text: str, output: Any) -> dict[str, Any]:
     parsed = parse(output.text)
-    chances = [None if chance is None else round(chance, 4) for chance in output.lines]
+    chances = [None if chance is None else round(chance, 4) + 0.0 for chance in output.lines]  # no -0.0
     return {
         "prediction": output.text,
         "entities": [

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from kedro.pipeline import Pipeline
 
-from odin_slm.pipelines import combination, evaluation, ingestion, pretraining, publishing, sample, training
+from odin_slm.pipelines import combination, evaluation, ingestion, pretraining, publishing, sample, sweep, training
 
 
 def register_pipelines() -> dict[str, Pipeline]:
     """Map each runnable name to its pipeline.
 
     ``__default__`` goes from the raw corpora to a staged release. ``pretraining`` (it makes the embedded base) and
-    ``sample`` (it writes the embedded corpora) make what the repository ships, and run by name only.
+    ``sample`` (it writes the embedded corpora) make what the repository ships, ``sweep`` compares trainings; they run
+    by name only.
     """
     stages = {
         "ingestion": ingestion.create_pipeline(),
@@ -25,5 +26,6 @@ def register_pipelines() -> dict[str, Pipeline]:
         "data": stages["ingestion"] + stages["combination"],
         "pretraining": pretraining.create_pipeline(),
         "sample": sample.create_pipeline(),
+        "sweep": sweep.create_pipeline(),
         "__default__": sum(stages.values(), Pipeline([])),
     }

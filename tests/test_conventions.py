@@ -56,7 +56,7 @@ def in_git() -> list[Path]:
 
 
 def test_the_registry_holds_the_names_that_users_type() -> None:
-    assert set(pipelines) == {*STAGES, "data", "extraction", "pretraining", "sample", "__default__"}
+    assert set(pipelines) == {*STAGES, "data", "extraction", "pretraining", "sample", "sweep", "__default__"}
 
 
 def test_the_default_run_is_the_five_stages() -> None:

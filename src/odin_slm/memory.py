@@ -147,7 +147,8 @@ def estimate(shape: Shape, job: Job) -> Estimate:
         gradients=trained * 4 * (1 + job.workers),  # every thread adds up its own
         optimizer=trained * next((n for name, n in _OPTIMIZER_BYTES.items() if job.optimizer.startswith(name)), 8),
         activations=job.tokens * shape.layers * (shape.hidden * job.compute_bytes if job.checkpointing else kept),
-        workspace=max(_logits(shape, job), job.tokens * (passing + (kept if job.checkpointing else 0))),
+        workspace=max(_logits(shape, job), job.tokens * (passing + (kept if job.checkpointing else 0)))
+        // max(1, job.workers),  # threads come to it at different times
         runtime=_runtime(shape, job),
     )
 

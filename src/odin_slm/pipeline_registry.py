@@ -13,6 +13,7 @@ from odin_slm.pipelines import (
     publishing,
     registration,
     sample,
+    sweep,
     training,
 )
 
@@ -22,7 +23,7 @@ def register_pipelines() -> dict[str, Pipeline]:
 
     ``__default__`` goes from the raw corpora to a staged release. ``pretraining`` (it makes the embedded base) and
     ``sample`` (it writes the embedded corpora) make what the repository ships, ``extraction`` reads documents with a
-    model; they run by name only.
+    model, ``sweep`` compares trainings; they run by name only.
     """
     stages = {
         "ingestion": ingestion.create_pipeline(),
@@ -37,5 +38,6 @@ def register_pipelines() -> dict[str, Pipeline]:
         "extraction": extraction.create_pipeline(),
         "pretraining": pretraining.create_pipeline(),
         "sample": sample.create_pipeline(),
+        "sweep": sweep.create_pipeline(),
         "__default__": sum(stages.values(), Pipeline([])),
     }

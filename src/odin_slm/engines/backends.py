@@ -5,6 +5,7 @@ Both give back a PEFT model, so that the loop, the adapter on disk, the state an
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import sys
@@ -40,12 +41,23 @@ def needs_process(name: Name) -> bool:
 
 
 def prepare(name: Name) -> None:
-    """Import what a backend must import before transformers, and switch off what it must not do."""
+    """Import what a backend must import before transformers, and switch off what it must not do.
+
+    Raises:
+        BackendError: unsloth does not find what it needs.
+    """
     if name == "unsloth":
         # without a driver it would train on the CPU, and call that a run
         os.environ["UNSLOTH_DISABLE_CPU_FALLBACK"] = "1"
         os.environ.pop("UNSLOTH_ALLOW_CPU", None)
-        importlib.import_module("unsloth")
+        try:
+            importlib.import_module("unsloth")
+        except (ImportError, NotImplementedError, RuntimeError) as error:
+            raise BackendError(
+                f"unsloth cannot be loaded ({str(error).splitlines()[0] if str(error) else type(error).__name__}).",
+                where="training.backend",
+                fix="Install it again with: pip install -e '.[gpu]', or set training.backend=transformers.",
+            ) from error
 
 
 def with_adapter(name: Name, base: BaseModel, params: TrainingParams) -> Any:

@@ -1,0 +1,81 @@
+"""Nodes of the sweep pipeline."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from odin_slm.engines.base_model import BaseModel
+from odin_slm.parameters import SweepParams, TrainingParams, changed
+from odin_slm.record import Record
+
+
+def compare_trainings(
+    base_model: BaseModel,
+    train: list[Record],
+    val: list[Record],
+    sweep_work: Path,
+    training: TrainingParams,
+    params: SweepParams,
+) -> dict[str, Any]:
+    """Train with every drawn combination of values, each in an MLflow run below the sweep's.
+
+    Args:
+        base_model: The frozen base.
+        train: Training records.
+        val: Validation records.
+        sweep_work: Folder for the journal and the checkpoints.
+        training: The parameters that are not varied.
+        params: What is varied.
+
+    Returns:
+        ``best`` and ``trials``, see :func:`odin_slm.engines.sweeping.sweep`.
+    """
+    from odin_slm.engines.sweeping import sweep
+
+    return sweep(base_model, train, val, sweep_work, training, params, _child_run)
+
+
+def write_environment(sweep_results: dict[str, Any], training: TrainingParams, params: SweepParams) -> dict[str, str]:
+    """Write the best configuration as the files of an environment.
+
+    Args:
+        sweep_results: What was compared.
+        training: The parameters that were not varied.
+        params: What was varied.
+
+    Returns:
+        File name -> text; ``globals.yml`` only names the experiment.
+    """
+    best = sweep_results["best"]
+    name = f"{params.experiment}-best"
+    found = ", ".join(f"{key} {value}" for key, value in best["values"].items())
+    trials = sweep_results["trials"]
+    heading = (
+        f"# The best of {len(trials)} trainings of a sweep over {', '.join(params.space)}: {found}.\n"
+        f"# Validation loss {best['eval_loss']:.4f}; the others are in sweep_results.json of {params.experiment}.\n"
+    )
+    values = changed(training, best["values"]).model_dump(mode="json", exclude={"resume"})
+    return {
+        "globals.yml": f"# Experiment {name}: what a sweep of {params.experiment} found best.\nexperiment: {name}\n",
+        "parameters_training.yml": heading + yaml.safe_dump({"training": values}, sort_keys=False, width=120),
+    }
+
+
+@contextmanager
+def _child_run(number: int, values: dict[str, Any]) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    import mlflow
+
+    if not mlflow.active_run():
+        yield lambda *_: None
+        return
+    with mlflow.start_run(run_name=f"trial-{number}", nested=True):
+        mlflow.log_params({f"training.{key}": value for key, value in values.items()})
+
+        def log(step: int, figures: dict[str, float]) -> None:
+            names = {"loss": "train_loss", "grad_norm": "gradient_norm"}
+            mlflow.log_metrics({names.get(name, name): value for name, value in figures.items()}, step=step)
+
+        yield log

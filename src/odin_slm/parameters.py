@@ -217,6 +217,13 @@ class PublishingParams(Parameters):
     """A model with a lower micro F1 over entities is not staged."""
 
 
+class ComparisonParams(Parameters):
+    """All tracked runs side by side."""
+
+    experiment: str | None = None
+    """Only the runs of this experiment; None takes all."""
+
+
 class PromotionParams(Parameters):
     """How a registered version becomes champion."""
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from kedro.pipeline import Pipeline
 
 from odin_slm.pipelines import (
+    backfill,
     combination,
+    comparison,
     evaluation,
     ingestion,
     pretraining,
@@ -20,7 +22,8 @@ def register_pipelines() -> dict[str, Pipeline]:
     """Map each runnable name to its pipeline.
 
     ``__default__`` goes from the raw corpora to a staged release. ``pretraining`` (it makes the embedded base) and
-    ``sample`` (it writes the embedded corpora) make what the repository ships, and run by name only.
+    ``sample`` (it writes the embedded corpora) make what the repository ships, ``backfill`` and ``comparison`` work on
+    the tracking store; these run by name only.
     """
     stages = {
         "ingestion": ingestion.create_pipeline(),
@@ -32,6 +35,8 @@ def register_pipelines() -> dict[str, Pipeline]:
     return {
         **stages,
         "data": stages["ingestion"] + stages["combination"],
+        "backfill": backfill.create_pipeline(),
+        "comparison": comparison.create_pipeline(),
         "pretraining": pretraining.create_pipeline(),
         "sample": sample.create_pipeline(),
         "__default__": sum(stages.values(), Pipeline([])),

@@ -56,7 +56,8 @@ def in_git() -> list[Path]:
 
 
 def test_the_registry_holds_the_names_that_users_type() -> None:
-    assert set(pipelines) == {*STAGES, "data", "extraction", "pretraining", "sample", "sweep", "__default__"}
+    named = {"data", "backfill", "comparison", "extraction", "pretraining", "sample", "sweep", "__default__"}
+    assert set(pipelines) == {*STAGES} | named
 
 
 def test_the_default_run_is_the_five_stages() -> None:
@@ -287,7 +288,9 @@ def test_commands_in_documents_exist(document: str, command: str) -> None:
     loader(options["env"], options["params"])
 
 
-@pytest.mark.parametrize("name", ["__default__", "data", "training", "evaluation", "publishing", "pretraining"])
+@pytest.mark.parametrize(
+    "name", ["__default__", "data", "training", "evaluation", "publishing", "pretraining", "backfill"]
+)
 def test_kedro_viz_can_order_the_layers(name: str) -> None:
     """Kedro-Viz draws no layers at all where they form a circle."""
     entries = loader("nano")["catalog"]

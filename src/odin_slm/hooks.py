@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ _DATA = {"train": "training", "val": "validation", "test": "evaluation"}
 """Split -> what MLflow calls its use."""
 _DIGEST = 36
 """Characters that MLflow keeps of a dataset's digest."""
+_LONGEST_PARAMETER = 6000
+"""Characters; a longer one becomes a tag."""
 _TEXTS = frozenset({".csv", ".html", ".json", ".jsonl", ".md", ".txt", ".yml"})
 _STAGES = ("ingestion", "combination", "training", "evaluation", "publishing")
 
@@ -50,6 +52,7 @@ class TrackingHook:
         self._root = Path()
         self._catalog: Any = None
         self._configuration: dict[str, Any] = {}
+        self._parameters: set[str] = set()
         self._portable = Portable(Path())
 
     @hook_impl(tryfirst=True)
@@ -93,6 +96,7 @@ class TrackingHook:
         """Open the run, then let the other hooks prepare; their failure is the run's."""
         names = sorted(run_params.get("pipeline_names") or ["__default__"])
         self._portable = Portable(self._root, run_params.get("runtime_params"))
+        self._parameters = set()
         foreign = {"project_path": None, "runner": None, "runtime_params": None, "pipeline_names": names}
         self._mlflow.before_pipeline_run({**run_params, **foreign}, pipeline, catalog)
         self._tag_run(run_params, names, pipeline)
@@ -106,9 +110,9 @@ class TrackingHook:
     def before_node_run(self, node: Any, catalog: Any, inputs: dict[str, Any], is_async: bool) -> None:
         """Log the node's parameters, flattened under their pipeline's name."""
         if self._mlflow is not None:  # None in the worker processes of ParallelRunner
-            taken = {name: _plain(value) for name, value in inputs.items() if name.startswith("params:")}
-            plain = self._portable.value(taken)
-            self._mlflow.before_node_run(node, catalog, plain, is_async)
+            self._mlflow.before_node_run(node, catalog, {}, is_async)  # it opens the run in a thread of its own
+            taken = {name[7:]: _plain(value) for name, value in inputs.items() if name.startswith("params:")}
+            self._log_parameters(dict(_flat(self._portable.value(taken))))
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str) -> None:
@@ -146,6 +150,7 @@ class TrackingHook:
         tags = {
             "experiment": self._experiment,
             "stage": "+".join(names),
+            "model_version": "none",  # until it is registered
             "kedro_command": self._portable.text(_command(run_params, self._portable)),
             "mlflow.source.name": "kedro run",
             **_git_state(self._root),
@@ -154,8 +159,6 @@ class TrackingHook:
         if parameters:
             tags["runtime_params"] = self._portable.text(_written(parameters, self._portable))
         tags |= {f"system.{name}": fact for name, fact in machine_facts().items()}
-        if "registered_model" in pipeline.all_outputs():
-            tags["model_version"] = "none"  # until it is registered
         mlflow.set_tags(tags)
         for name, values in self._configuration.items():
             written = yaml.safe_dump(self._portable.value(_simple(values)), sort_keys=False, allow_unicode=True)
@@ -164,6 +167,23 @@ class TrackingHook:
         used = _DATA.keys() & pipeline.datasets()
         if used and "manifest" not in pipeline.all_outputs():
             self._tag_data(used)
+
+    def _log_parameters(self, parameters: Mapping[str, str]) -> None:
+        """Log parameters that no node has named yet, all at once: kedro-mlflow writes them one by one."""
+        import mlflow
+        from mlflow.entities import Param, RunTag
+
+        new = {name: value for name, value in parameters.items() if name not in self._parameters}
+        active = mlflow.active_run()
+        if not new or active is None or not self._mlflow._is_mlflow_enabled:
+            return
+        self._parameters |= set(new)
+        long = [name for name, value in new.items() if len(value) > _LONGEST_PARAMETER]
+        mlflow.MlflowClient().log_batch(
+            active.info.run_id,
+            params=[Param(name, value) for name, value in new.items() if name not in long],
+            tags=[RunTag(name, new[name]) for name in long],
+        )
 
     def _tag_data(self, used: Iterable[str]) -> None:
         """Tag the run with the hash of the manifest, and log the splits that it names as MLflow's inputs."""
@@ -413,6 +433,14 @@ def end_active_run(status: str, run_id: str | None = None) -> None:
 
 def _plain(value: Any) -> Any:
     return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, inner in value.items():
+        if isinstance(inner, Mapping) and inner:
+            yield from _flat(inner, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", str(inner)
 
 
 def _stage(node: Any) -> str:

@@ -418,6 +418,13 @@ class PublishingParams(Parameters):
         return self
 
 
+class ComparisonParams(Parameters):
+    """All tracked runs side by side."""
+
+    experiment: str | None = None
+    """Only the runs of this experiment; None takes all."""
+
+
 class PromotionParams(Parameters):
     """How a registered version becomes champion."""
 

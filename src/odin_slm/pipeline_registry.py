@@ -5,7 +5,9 @@ from __future__ import annotations
 from kedro.pipeline import Pipeline
 
 from odin_slm.pipelines import (
+    backfill,
     combination,
+    comparison,
     evaluation,
     extraction,
     ingestion,
@@ -23,7 +25,8 @@ def register_pipelines() -> dict[str, Pipeline]:
 
     ``__default__`` goes from the raw corpora to a staged release. ``pretraining`` (it makes the embedded base) and
     ``sample`` (it writes the embedded corpora) make what the repository ships, ``extraction`` reads documents with a
-    model, ``sweep`` compares trainings; they run by name only.
+    model, ``sweep`` compares trainings, ``backfill`` and ``comparison`` work on the tracking store; these run by name
+    only.
     """
     stages = {
         "ingestion": ingestion.create_pipeline(),
@@ -35,6 +38,8 @@ def register_pipelines() -> dict[str, Pipeline]:
     return {
         **stages,
         "data": stages["ingestion"] + stages["combination"],
+        "backfill": backfill.create_pipeline(),
+        "comparison": comparison.create_pipeline(),
         "extraction": extraction.create_pipeline(),
         "pretraining": pretraining.create_pipeline(),
         "sample": sample.create_pipeline(),

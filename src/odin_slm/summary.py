@@ -34,7 +34,9 @@ class RunSummary:
         seconds: Pipeline name -> seconds.
     """
 
-    READS: ClassVar[frozenset[str]] = frozenset({"data_statistics", "leakage", "manifest", "evaluation_results"})
+    READS: ClassVar[frozenset[str]] = frozenset(
+        {"data_statistics", "leakage", "manifest", "evaluation_results", "registered_model"}
+    )
 
     experiment: str
     env: str | None = None
@@ -120,6 +122,10 @@ def _where(summary: RunSummary) -> RenderableType:
     for name, label in _PLACES.items():
         if name in summary.places:
             table.add_row(f"  {label}", Text(summary.places[name], overflow="fold"))
+    if registered := summary.values.get("registered_model"):
+        standing = "the champion" if registered["version"] == registered["champion"] else "a challenger"
+        why = f"{registered['name']} version {registered['version']}, {standing}: {registered['why']}"
+        table.add_row("  registered", Text(why, overflow="fold"))
     if summary.tracking:
         table.add_row("  MLflow run", Text(f"{summary.tracking[1]} in experiment {summary.tracking[0]}"))
     if summary.seconds:

@@ -27,14 +27,14 @@ class RegisteredModelDataset(AbstractDataset[Candidate, dict[str, Any]]):
         self.metadata = metadata
 
     def load(self) -> dict[str, Any]:
-        """Return the newest version: ``name``, ``version``, ``champion`` (its number or None), ``tags``."""
+        """Return the newest version: ``name``, ``version``, ``champion`` (its number or None), and ``why``."""
         registry = Registry(self._name)
         newest, champion = next(iter(registry.versions()), None), registry.champion()
         return {
             "name": self._name,
             "version": str(newest.version) if newest else None,
             "champion": str(champion.version) if champion else None,
-            "tags": dict(newest.tags) if newest else {},
+            "why": newest.tags.get("promotion_why", "") if newest else "",
         }
 
     def save(self, data: Candidate) -> None:

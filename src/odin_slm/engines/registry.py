@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from odin_slm.engines.base_model import BaseModel, commit_of
 from odin_slm.engines.extractor import DEFAULTS, SETTINGS
 from odin_slm.errors import RegistryError
 from odin_slm.promotion import Champion, judge
+from odin_slm.release import ALLOWED
 from odin_slm.serialization import canonical_json, canonical_jsonl, sha256_text
 
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -147,12 +149,13 @@ class Registry:
             return []
         return [json.loads(tags[key]) for key in sorted(tags) if key.startswith("champion.")]
 
-    def register(self, candidate: Candidate, run_id: str) -> str:
+    def register(self, candidate: Candidate, run_id: str, *, challenger: bool = True) -> str:
         """Make a version of a candidate; the same model with the same predictions and data is registered once.
 
         Args:
             candidate: The model.
-            run_id: The run that the version belongs to; it is active, and gets the predictions.
+            run_id: The run that the version belongs to; it gets the model and the predictions.
+            challenger: Whether a new version becomes the challenger.
 
         Returns:
             Number of the version.
@@ -169,7 +172,8 @@ class Registry:
         with self._locked():
             location = self._client.get_run(run_id).info.artifact_uri + f"/{_MODEL}"
             made = self._client.create_model_version(self.name, location, run_id, tags=tags, await_creation_for=0)
-            self._client.set_registered_model_alias(self.name, CHALLENGER, made.version)
+            if challenger:
+                self._client.set_registered_model_alias(self.name, CHALLENGER, made.version)
         return str(made.version)
 
     def promote(
@@ -375,7 +379,15 @@ def package(candidate: Candidate, folder: Path) -> dict[str, Any]:
 
     A base from the Hub is named by id and commit; the weights of a local one travel along.
     """
-    shutil.copytree(candidate.folder, folder)
+    folder.mkdir()
+    for file in sorted(candidate.folder.rglob("*")):  # nothing else of a training's folder, pickles least of all
+        name = file.relative_to(candidate.folder)
+        if file.is_file() and any(fnmatchcase(name.as_posix(), pattern) for pattern in ALLOWED["model"]):
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, folder / name)
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = candidate.base_id
+    (folder / "adapter_config.json").write_text(canonical_json(config), encoding="utf-8")
     if candidate.base.path and not (folder / "base").is_dir():
         shutil.copytree(candidate.base.path, folder / "base")
     included = (folder / "base").is_dir()

@@ -1,0 +1,128 @@
+"""The tracking store as datasets: experiments from before on their way in, and runs on their way out."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from kedro.io import AbstractDataset, DatasetError
+
+from odin_slm.backfill import ExperimentFolder, PastRun
+from odin_slm.engines.past_runs import past_runs, track_past_runs, tracked_runs
+from odin_slm.errors import MissingInputError
+
+
+class ExperimentFoldersDataset(AbstractDataset[None, list[ExperimentFolder]]):
+    """The experiments in a folder, one folder each, read only.
+
+    Args:
+        override: Holds ``path``: the folder, or None where the user names none.
+    """
+
+    def __init__(self, *, override: dict[str, str | None], metadata: dict[str, Any] | None = None) -> None:
+        self._path = override["path"]
+        self.metadata = metadata
+
+    def load(self) -> list[ExperimentFolder]:
+        """Return the folders by name.
+
+        Raises:
+            MissingInputError: No folder is named, it is not there, or there is no folder in it.
+        """
+        folder = Path(self._path) if self._path else None
+        found = sorted(f for f in folder.iterdir() if f.is_dir() and f.name[0] != ".") if self._exists() else []  # type: ignore[union-attr]
+        if not found:
+            raise MissingInputError(
+                "there is no folder of experiments.",
+                where=self._path or "experiments",
+                fix="Name the folder that holds them, one folder each: --params experiments=DIR.",
+            )
+        return [_read(experiment) for experiment in found]
+
+    def save(self, data: None) -> None:
+        """Refuse."""
+        raise DatasetError("experiments from before are read-only.")
+
+    def _exists(self) -> bool:
+        return bool(self._path) and Path(str(self._path)).is_dir()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"path": self._path}
+
+
+class PastRunsDataset(AbstractDataset[list[PastRun], dict[str, dict[str, str]]]):
+    """Runs from before in the tracking store; see :mod:`odin_slm.engines.past_runs`.
+
+    Args:
+        experiment: Name of the MLflow experiment.
+        registered_model: Name of the registered model.
+    """
+
+    def __init__(self, *, experiment: str, registered_model: str, metadata: dict[str, Any] | None = None) -> None:
+        self._experiment = experiment
+        self._registered_model = registered_model
+        self.metadata = metadata
+
+    def load(self) -> dict[str, dict[str, str]]:
+        """Return digest -> run."""
+        return past_runs(self._experiment)
+
+    def save(self, data: list[PastRun]) -> None:
+        """Track those that are not tracked yet."""
+        track_past_runs(data, self._experiment, self._registered_model)
+
+    def _describe(self) -> dict[str, Any]:
+        return {"experiment": self._experiment, "registered_model": self._registered_model}
+
+
+class TrackedRunsDataset(AbstractDataset[None, list[dict[str, Any]]]):
+    """The runs of an MLflow experiment, read only.
+
+    Args:
+        experiment: Its name.
+    """
+
+    def __init__(self, *, experiment: str, metadata: dict[str, Any] | None = None) -> None:
+        self._experiment = experiment
+        self.metadata = metadata
+
+    def load(self) -> list[dict[str, Any]]:
+        """Return the runs, the oldest first."""
+        return tracked_runs(self._experiment)
+
+    def save(self, data: None) -> None:
+        """Refuse."""
+        raise DatasetError("runs are tracked by running.")
+
+    def _describe(self) -> dict[str, Any]:
+        return {"experiment": self._experiment}
+
+
+def _read(folder: Path) -> ExperimentFolder:
+    checkpoints = sorted(folder.glob("checkpoint-[0-9]*"), key=lambda f: int(f.name.split("-")[1].split("_")[0] or 0))
+    places = [folder, *(folder / name for name in ("final_model", "adapter")), *reversed(checkpoints)]
+    files = [
+        f for f in sorted(folder.iterdir()) if f.suffix in (".yaml", ".yml") or f.match("evaluation_results*.json")
+    ]
+    states = [place / "trainer_state.json" for place in places]
+    files += [state for state in states if state.is_file()][:1]
+    adapters = [place for place in places if (place / "adapter_config.json").is_file()]
+    texts, modified = {}, {}
+    try:
+        for file in files:
+            texts[file.name] = file.read_text(encoding="utf-8")
+            modified[file.name] = round(file.stat().st_mtime * 1000)
+        digest = _sha256(adapters[0]) if adapters else ""
+    except (OSError, UnicodeDecodeError) as error:
+        return ExperimentFolder(folder.name, {}, {}, problem=f"{file.name} cannot be read ({error}).")
+    return ExperimentFolder(folder.name, texts, modified, adapters[0] if adapters else None, digest)
+
+
+def _sha256(adapter: Path) -> str:
+    digest = hashlib.sha256()
+    for file in (adapter / "adapter_config.json", adapter / "adapter_model.safetensors"):
+        if file.is_file():
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()

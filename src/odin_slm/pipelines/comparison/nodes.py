@@ -1,0 +1,21 @@
+"""Nodes of the comparison pipeline."""
+
+from typing import Any
+
+from odin_slm.comparison import compare, comparison_text, plot_comparison
+from odin_slm.parameters import ComparisonParams
+
+
+def compare_runs(tracked_runs: list[dict[str, Any]], params: ComparisonParams) -> list[dict[str, Any]]:
+    """Put the runs side by side; see :func:`odin_slm.comparison.compare`."""
+    return compare(tracked_runs, params.experiment)
+
+
+def write_comparison(comparison: list[dict[str, Any]]) -> str:
+    """Write the comparison as a Markdown table."""
+    return comparison_text(comparison)
+
+
+def draw_comparison(comparison: list[dict[str, Any]]) -> Any:
+    """Draw micro F1 of the runs with its intervals."""
+    return plot_comparison(comparison)

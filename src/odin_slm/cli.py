@@ -14,8 +14,11 @@ from typing import Any
 import click
 from kedro.framework.cli.project import run as kedro_run
 from kedro.validation import ParameterValidationError
+from rich.console import Console
+from rich.logging import RichHandler
 
 from odin_slm.errors import OdinError
+from odin_slm.hub_commands import COMMANDS as HUB_COMMANDS
 
 _LOGGER = logging.getLogger(__name__)
 _DISK = {
@@ -47,6 +50,25 @@ run = click.Command(
     training.epochs=1. `kedro registry list` shows the names for --pipelines.""",
 )
 cli.add_command(run)
+
+
+class _ExplainedGroup(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; its failures are one message."""
+        with _explained():
+            return super().invoke(ctx)
+
+
+@cli.group(cls=_ExplainedGroup)
+def hub() -> None:
+    """Look for a base model on the Hugging Face Hub."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, RichHandler):  # standard output is for tables and JSON
+            handler.console = Console(stderr=True)
+
+
+for _command in HUB_COMMANDS:
+    hub.add_command(_command)
 
 
 def explain(error: BaseException) -> OdinError | None:

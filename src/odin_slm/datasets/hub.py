@@ -112,9 +112,13 @@ def _verify(folder: Path, request: Request, plan: Plan | None) -> dict[str, Any]
 
 
 def _hide(hub: Hub, kinds: list[Any], data: Mapping[str, Any]) -> str:
-    try:
-        for kind in kinds:
+    """Hide what may be seen by now, each for itself; return what came of it."""
+    failures = []
+    for kind in kinds:
+        try:
             set_visibility(hub, kind, data[kind]["repo_id"], private=True)
-    except HubError as error:
-        return f"What was shown before could not be hidden again ({error})."
+        except HubError as error:
+            failures.append(str(error))
+    if failures:
+        return f"What was shown before could not be hidden again ({'; '.join(failures)})."
     return "Both repositories are verified, and hidden as before."

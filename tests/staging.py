@@ -52,7 +52,9 @@ def predict(trained: dict[str, Path], records: list[dict[str, Any]], tokens: int
     return [
         {
             "id": record["id"],
+            "source": record["source"],
             "input": record["input"],
+            "gold": record["output"],
             "decoding": "free",
             "prediction": output.text,
             "finished": output.finished,

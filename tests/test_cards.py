@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 import release_values as values
-from odin_slm.cards import DatasetFacts, ModelFacts, SplitFile, dataset_card, model_card, read_front_matter
+from odin_slm.cards import (
+    DatasetFacts,
+    ModelFacts,
+    SplitFile,
+    dataset_card,
+    failure_examples,
+    model_card,
+    read_front_matter,
+)
 from odin_slm.prompt import SHARED_INSTRUCTION
 from odin_slm.quality import assess
 from odin_slm.release import validate_card
@@ -209,3 +217,35 @@ def test_the_dataset_card_describes_its_files() -> None:
 def test_equal_values_give_an_equal_card() -> None:
     assert model_card(_model_facts()) == model_card(_model_facts())
     assert dataset_card(_dataset_facts()) == dataset_card(_dataset_facts())
+
+
+def _row(source: str, number: int, prediction: str, **more: Any) -> dict[str, Any]:
+    found = values.record(source, 990_000_000 + number, number)
+    row = {"id": found["id"], "source": source, "input": found["input"], "gold": found["output"]}
+    return {**row, "prediction": prediction, **more}
+
+
+def test_failures_are_shown_where_the_text_may_be() -> None:
+    nothing = "### Entities:\nNone\n\n### Relations:\nNone"
+    parts = values.splits(synthetic=False)
+    real = values.manifest(parts, synthetic=False)
+    right = _row("bc5cdr", 1, "")
+    rows = [
+        _row("ade", 0, nothing),
+        {**right, "prediction": right["gold"]},
+        _row("bc5cdr", 2, nothing, input="long " * 100),
+        _row("bc5cdr", 3, nothing),
+        _row("bc5cdr", 4, nothing),
+    ]
+    assert [e["input"] for e in failure_examples(rows, real)] == [rows[3]["input"], rows[4]["input"]]
+    synthetic = values.manifest(values.splits(synthetic=True), synthetic=True)
+    assert {e["source"] for e in failure_examples(rows, synthetic, 2)} == {"ade", "bc5cdr"}
+    examples = failure_examples(rows, real, 1)
+    card = model_card(_model_facts(synthetic=False, failures=examples))
+    assert rows[3]["input"] in card
+    assert "| Entities:<br>1. [Drug] daxomil<br>2. [Disease] mild rash<br>Relations:<br>" in card
+    assert "| Entities:<br>None<br>Relations:<br>None |" in card
+
+
+def test_the_gain_over_the_base_is_given_in_points_and_in_per_cent() -> None:
+    assert "+0.741 [0.700, 0.780], +600% of the base's" in model_card(_model_facts(synthetic=True))

@@ -6,6 +6,7 @@ A card holds no time stamp, so that equal values give an equal card. Every figur
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from odin_slm.prompt import (
     Extraction,
     RelationTriple,
     instruction_for,
+    parse,
     render,
     render_prompt,
 )
@@ -29,6 +31,8 @@ OVERRIDDEN = "overridden_gates"
 """Key of a card's front matter: gate -> reason why it was overridden."""
 
 _KINDS = ("entity", "relation")
+_LONGEST_EXAMPLE = 400
+"""Characters of a text that a card quotes."""
 _SPLIT_TITLES = {"train": "train", "val": "validation", "test": "test"}
 
 _EXAMPLE_TEXT = "Two weeks after starting lisinopril for hypertension, the patient developed a dry cough."
@@ -60,6 +64,7 @@ class ModelFacts:
         checksums: File name -> sha256 of the other files of the release.
         dataset_revision: Commit of the published data, or None.
         checkpoint: Name of the training checkpoint, or None for the final adapter.
+        failures: What :func:`failure_examples` found.
         overridden: Gate -> reason why it was overridden.
     """
 
@@ -80,6 +85,7 @@ class ModelFacts:
     checksums: Mapping[str, str]
     dataset_revision: str | None = None
     checkpoint: str | None = None
+    failures: Sequence[Mapping[str, str]] = ()
     overridden: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -192,6 +198,40 @@ def dataset_card(facts: DatasetFacts) -> str:
         quality=_quality_sentence(facts.quality),
         seen_table=_seen_table(facts.leakage),
     )
+
+
+def failure_examples(
+    predictions: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any], number: int = 3
+) -> list[dict[str, str]]:
+    """Choose outputs that are wrong, for the card: short texts, of different sources where there are some.
+
+    Only texts that may be published again are shown.
+
+    Args:
+        predictions: Rows of the predictions file.
+        manifest: Says which sources are synthetic.
+        number: How many, at most.
+
+    Returns:
+        ``source``, ``input``, ``gold`` and ``prediction`` of each.
+    """
+    synthetic = _synthetic(manifest)
+    wrong = [
+        row
+        for row in predictions
+        if terms_of(row.get("source", ""), synthetic).redistributable
+        and len(row["input"]) <= _LONGEST_EXAMPLE
+        and _said(row["gold"]) != _said(row["prediction"])
+    ]
+    wrong.sort(key=lambda row: (len(row["input"]), row["id"]))
+    first = list({row["source"]: row for row in reversed(wrong)}.values())[::-1]
+    chosen = [*first, *(row for row in wrong if row not in first)][:number]
+    return [{key: row[key].rstrip() for key in ("source", "input", "gold", "prediction")} for row in chosen]
+
+
+def _said(output: str) -> tuple[set[Any], set[Any]]:
+    found = parse(output).extraction
+    return set(found.entities), set(found.relations)
 
 
 def dataset_license(manifest: Mapping[str, Any]) -> str:
@@ -328,6 +368,7 @@ def _fill(template: str, front_matter: str, **values: Any) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["number"] = _number
+    environment.filters["cell"] = _cell
     return environment.get_template(template).render(front_matter=front_matter, **values)
 
 
@@ -468,8 +509,12 @@ def _scores_table(results: Mapping[str, Any]) -> str:
             cells += [precision, recall, f"**{f1}** {_interval(scores['intervals'][f'{kind}_f1_micro'])}"]
         rows.append(cells)
     if results.get("difference"):
-        changes = [results["difference"][f"{kind}_f1_micro"] for kind in _KINDS]
-        shown = [f"{change['value']:+.3f} {_interval(change['interval'])}" for change in changes]
+        shown = []
+        for kind in _KINDS:
+            change = results["difference"][f"{kind}_f1_micro"]
+            before = results[f"{kind}_metrics"]["micro"]["f1"] - change["value"]
+            relative = f", {change['value'] / before:+.0%} of the base's" if before > 0 else ""
+            shown.append(f"{change['value']:+.3f} {_interval(change['interval'])}{relative}")
         rows.append(["difference", "", "", shown[0], "", "", shown[1]])
     headers = ["", *(f"{kind} {name}" for kind in _KINDS for name in ("P", "R", "F1 [95 %]"))]
     return _table(headers, rows)
@@ -563,6 +608,12 @@ def _number(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_number(item) for item in value)
     return str(value)
+
+
+def _cell(text: str) -> str:
+    """Return an output as one cell of a table."""
+    lines = [line.removeprefix("### ") for line in text.splitlines() if line.strip()]
+    return "<br>".join(html.escape(line, quote=False).replace("|", "\\|") for line in lines)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -14,8 +14,11 @@ from typing import Any, cast
 import click
 from kedro.framework.cli.project import run as kedro_run
 from kedro.validation import ParameterValidationError
+from rich.console import Console
+from rich.logging import RichHandler
 
 from odin_slm.errors import OdinError
+from odin_slm.hub_commands import COMMANDS as HUB_COMMANDS
 
 _LOGGER = logging.getLogger(__name__)
 _DISK = {
@@ -117,6 +120,25 @@ def _registry(env: str | None) -> Iterator[tuple[Any, dict[str, Any]]]:
         context = cast("KedroSession", session).load_context()  # its hook sets the tracking store
         params = EvaluationParams.model_validate(context.params["evaluation"])
         yield Registry(context.config_loader["globals"]["registered_model"]), paired_test(params)
+
+
+class _ExplainedGroup(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; its failures are one message."""
+        with _explained():
+            return super().invoke(ctx)
+
+
+@cli.group(cls=_ExplainedGroup)
+def hub() -> None:
+    """Look for a base model on the Hugging Face Hub."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, RichHandler):  # standard output is for tables and JSON
+            handler.console = Console(stderr=True)
+
+
+for _command in HUB_COMMANDS:
+    hub.add_command(_command)
 
 
 def explain(error: BaseException) -> OdinError | None:

@@ -101,3 +101,7 @@ class ExperimentFolderError(OdinError):
 
 class HubError(OdinError):
     """The Hub refuses, cannot be reached, or holds something else than it should."""
+
+
+class HubUnreachableError(HubError):
+    """The Hub gives no answer at all."""

@@ -141,7 +141,8 @@ def test_both_become_visible_together_or_not_at_all(
 def test_the_dataset_goes_first_and_either_may_go_alone(hub: HubServer, push: Callable[..., dict[str, Any]]) -> None:
     assert push(model_repo=None)["model"] == {"published": False}
     assert set(hub.store.repositories) == {("dataset", "anna/odin-data")}
-    push()
+    push(dataset_repo=None, private=False)
+    assert set(visible(hub)) == {"model anna/odin"}, "the dataset was not named"
     commits = [request.path.split("/")[2] for request in hub.journal if request.name == "POST commit"]
     assert commits == ["datasets", "models"]
 

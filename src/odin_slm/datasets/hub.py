@@ -79,8 +79,8 @@ class HubRepositoryDataset(AbstractDataset[Request, dict[str, Any]]):
 class PublicationDataset(HubRepositoryDataset):
     """The whole release on the Hub: a save shows what is to be seen, then writes the record of both repositories.
 
-    The value names ``experiment``, ``visible`` (whether to show the repositories) and, under ``model`` and ``dataset``,
-    the records of the two.
+    The value names ``experiment``, ``visible`` (which repositories to show) and, under ``model`` and ``dataset``, the
+    records of the two.
     """
 
     def save(self, data: dict[str, Any]) -> None:  # type: ignore[override]
@@ -90,14 +90,14 @@ class PublicationDataset(HubRepositoryDataset):
             HubError: One cannot be shown; one that this save had shown before is hidden again.
         """
         record = {key: value for key, value in data.items() if key != "visible"}
-        hidden = [kind for kind in ("dataset", "model") if data["visible"] and data[kind].get("private")]
+        hidden = [kind for kind in data["visible"] if data[kind].get("private")]
         if hidden:
             hub = Hub(token=require_token(self._credentials))
             shown: list[Any] = []
             try:
                 for kind in hidden:
                     shown.append(kind)
-                    set_visibility(hub, kind, data[kind]["repo_id"], private=False)  # type: ignore[arg-type]
+                    set_visibility(hub, kind, data[kind]["repo_id"], private=False)
                     record[kind] = {**data[kind], "private": False}
             except HubError as error:
                 raise HubError(f"{error.what} {_hide(hub, shown, data)}", where=error.where, fix=error.fix) from None
@@ -112,9 +112,13 @@ def _verify(folder: Path, request: Request, plan: Plan | None) -> dict[str, Any]
 
 
 def _hide(hub: Hub, kinds: list[Any], data: Mapping[str, Any]) -> str:
-    try:
-        for kind in kinds:
+    """Hide what may be seen by now, each for itself; return what came of it."""
+    failures = []
+    for kind in kinds:
+        try:
             set_visibility(hub, kind, data[kind]["repo_id"], private=True)
-    except HubError as error:
-        return f"What was shown before could not be hidden again ({error})."
+        except HubError as error:
+            failures.append(str(error))
+    if failures:
+        return f"What was shown before could not be hidden again ({'; '.join(failures)})."
     return "Both repositories are verified, and hidden as before."

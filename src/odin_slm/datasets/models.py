@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -15,7 +16,9 @@ from kedro_datasets._typing import JSONPreview
 from odin_slm.datasets.files import new_folder, replace_folder
 from odin_slm.engines.base_model import BaseModel, check_folder, resolve_base_model
 from odin_slm.engines.served_model import ServedModel, resolve_model
-from odin_slm.errors import MissingInputError
+from odin_slm.errors import BaseModelError, HubError, MissingInputError
+
+_log = logging.getLogger(__name__)
 
 
 class BaseModelDataset(AbstractDataset[Mapping[str, Path | str], BaseModel]):
@@ -36,8 +39,15 @@ class BaseModelDataset(AbstractDataset[Mapping[str, Path | str], BaseModel]):
         self.metadata = metadata
 
     def load(self) -> BaseModel:
-        """Return where the base lies, after checking a local folder."""
-        return resolve_base_model(self._source, root=self._root, revision=self._revision)
+        """Return where the base lies, after checking the local folder, or what the Hub says of the model.
+
+        Raises:
+            BaseModelError: It will not do as a base.
+        """
+        base = resolve_base_model(self._source, root=self._root, revision=self._revision)
+        if base.path is None:
+            check_hub_base(base)
+        return base
 
     def save(self, data: Mapping[str, Path | str]) -> None:
         """Write a base, given as file name -> file or text, in the place of the source folder."""
@@ -54,6 +64,30 @@ class BaseModelDataset(AbstractDataset[Mapping[str, Path | str], BaseModel]):
 
     def _describe(self) -> dict[str, Any]:
         return {"source": self._source, "revision": self._revision}
+
+
+def check_hub_base(base: BaseModel) -> None:
+    """Ask what ``kedro hub check`` asks, before gigabytes are downloaded; a Hub that cannot be asked stops nothing.
+
+    Raises:
+        BaseModelError: Names the first check that fails.
+    """
+    from odin_slm.engines import browsing
+    from odin_slm.engines.credentials import find_token
+    from odin_slm.engines.hub import Hub
+    from odin_slm.engines.metadata_cache import MetadataCache
+
+    try:
+        hub = Hub(token=find_token())
+        model = browsing.info(hub, MetadataCache(browsing.default_cache()), base.source, base.revision or "main")
+    except HubError as error:
+        _log.warning("The base %s was not checked: %s", base.source, error)
+        return
+    for check in browsing.check(model, memory=browsing.memory_of_this_machine()[0]):
+        if check.verdict == "failure":
+            raise BaseModelError(f"{check.name}: {check.found.rstrip('.')}.", where=base.source, fix=check.fix)
+        if check.verdict == "warning":
+            _log.warning("%s: %s: %s. %s", base.source, check.name, check.found, check.fix)
 
 
 class BaseFolderDataset(AbstractDataset[Path, Path]):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from odin_slm.engines.credentials import HUGGING_FACE, Token, redact
-from odin_slm.errors import HubError
+from odin_slm.errors import HubError, HubUnreachableError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -119,7 +119,8 @@ class Hub:
         else:
             fix = _FIXES.get(status or 0, _NETWORK_FIX).format(endpoint=self.endpoint)
         tried = f" after {attempts} attempts" if attempts > 1 else ""
-        return HubError(f"{self.reason(error)}{tried}.", where=what, fix=fix)
+        kind = HubUnreachableError if status is None and is_transient(error) else HubError
+        return kind(f"{self.reason(error)}{tried}.", where=what, fix=fix)
 
     def reason(self, error: BaseException) -> str:
         """Return the Hub's own words, or the network's, in a line and without secrets."""

@@ -131,8 +131,17 @@ def set_visibility(hub: Hub, kind: RepositoryType, repo_id: str, *, private: boo
     what = f"{'hide' if private else 'show'} {kind} {repo_id}"
 
     def change(api: Any) -> bool:
-        api.update_repo_settings(repo_id, private=private, repo_type=kind)
-        return bool(api.repo_info(repo_id, repo_type=kind).private)
+        failure = None
+        try:
+            api.update_repo_settings(repo_id, private=private, repo_type=kind)
+        except Exception as error:
+            if not is_remote(error):
+                raise
+            failure = error
+        found = bool(api.repo_info(repo_id, repo_type=kind).private)
+        if failure is not None and found != private:  # otherwise only the answer was lost
+            raise failure
+        return found
 
     if hub.ask(what, change, patient=True) != private:
         raise HubError("the Hub took the setting, but the repository is as visible as before.", where=what)
@@ -375,11 +384,12 @@ def _tag(plan: Plan, hub: Hub, tag: str, commit: str, progress: _Progress) -> No
         try:
             api.create_tag(plan.repo_id, tag=tag, revision=commit, repo_type=plan.kind)
         except Exception as error:
-            if status_of(error) != 409:  # after an answer that was lost the tag is there; looked at below
+            # Where only the answer was lost, the tag is there; what it names is looked at below.
+            if not is_remote(error) or tag not in _tags(plan, hub):
                 raise
 
-    hub.ask(f"tag {tag}", create, patient=True)
     progress.tagged = tag
+    hub.ask(f"tag {tag}", create, patient=True)
     found = _tags(plan, hub).get(tag)
     if found != commit:
         progress.tagged = None

@@ -14,6 +14,7 @@ from odin_slm.cards import (
     SplitFile,
     dataset_card,
     dataset_license_text,
+    failure_examples,
     model_card,
     read_front_matter,
 )
@@ -70,6 +71,7 @@ def stage_model_release(
     training_work: Path,
     base_model: BaseModel,
     evaluation_results: dict[str, Any],
+    predictions: list[dict[str, Any]],
     promotion: dict[str, Any] | None,
     replayed_predictions: list[dict[str, Any]],
     training_state: dict[str, Any] | None,
@@ -86,6 +88,7 @@ def stage_model_release(
         training_work: Training's folder, with the checkpoints.
         base_model: The base it was trained on; a base in a local folder becomes part of the release.
         evaluation_results: Measured figures.
+        predictions: The outputs behind them, for examples of what goes wrong.
         promotion: The comparison with the champion, where there was one.
         replayed_predictions: Predictions that the adapter was asked for again.
         training_state: How it was trained.
@@ -156,6 +159,7 @@ def stage_model_release(
         quality=quality,
         checksums=_checksums(files),
         checkpoint=params.checkpoint,
+        failures=failure_examples(predictions, manifest) if results else (),
         overridden=overridden,
     )
     return {**files, "README.md": _checked_card(facts, params)}
@@ -265,13 +269,15 @@ def conclude_publication(
         params: Options.
 
     Returns:
-        ``experiment``, ``dataset``, ``model``, ``visible``.
+        ``experiment``, ``dataset``, ``model``, and under ``visible`` which of the two are to be shown.
     """
+    named = {"dataset": params.dataset_repo, "model": params.model_repo}
+    show = params.push and not params.private and not params.create_pr
     return {
         "experiment": params.experiment,
         "dataset": dataset_publication,
         "model": model_publication,
-        "visible": params.push and not params.private and not params.create_pr,
+        "visible": [kind for kind, repo_id in named.items() if show and repo_id is not None],
     }
 
 

@@ -50,6 +50,7 @@ def create_pipeline() -> Pipeline:
                     "training_work",
                     "base_model",
                     "evaluation_results",
+                    "predictions",
                     "promotion",
                     "replayed_predictions",
                     "training_state",

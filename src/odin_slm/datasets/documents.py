@@ -192,7 +192,8 @@ def _form(file: Path) -> str | None:
 def _read(file: Path, source: str, text_field: str, id_field: str) -> Iterator[GivenDocument]:
     number = 0
     try:
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+        opened: Any = gzip.open(file) if file.suffix == ".gz" else file.open("rb")  # noqa: SIM115
+        with opened as stream:
             for name, text, error in _READERS[_form(file) or ""](stream, text_field, id_field):
                 number += 1
                 if error is None and not text.strip():

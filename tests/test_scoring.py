@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from nervaluate import Evaluator
 from sklearn.metrics import precision_recall_fscore_support
@@ -560,6 +560,7 @@ def test_rows_that_cannot_be_scored_are_named(change: Callable[[list[Row]], list
         evaluate(change(random_rows(1, 3)), experiment="x")
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.text(), st.text()), min_size=1, max_size=4))
 def test_no_text_breaks_scoring(texts: list[tuple[str, str]]) -> None:
     rows = [row(k, gold, prediction) for k, (gold, prediction) in enumerate(texts)]

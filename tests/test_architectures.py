@@ -50,8 +50,10 @@ def settings_of(kind: str) -> TrainingParams:
     values = ProjectConfigLoader(ROOT / "conf", env, **settings.CONFIG_LOADER_ARGS)["parameters"]["training"]
     if env == "local":
         values["lora"]["target_modules"] = "all-linear"
+    if values["batch_size"] != "auto":
+        values["batch_size"] = 4
     values |= {"max_seq_length": 400, "max_steps": 12, "evaluations": 2, "eval_steps": None, "logging_steps": 1}
-    return TrainingParams.model_validate(values | {"learning_rate": 0.02, "batch_size": 4, "warmup_ratio": 0.0})
+    return TrainingParams.model_validate(values | {"learning_rate": 0.02, "warmup_ratio": 0.0})
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -61,6 +63,7 @@ def test_every_kind_trains_and_generates(kind: str, tiny_base: Path, tmp_path: P
     found = check(base, params)
     adapter, state = train_lora(base, records(16), records(2, 100), tmp_path / "work", params, lambda *_: None)
     assert state["trainable_parameters"] == found.trainable
+    assert state["hyperparameters"]["batch_size"] == found.job.batch_size == (16 if kind == "qwen-0.5b" else 4)
     losses = [entry["loss"] for entry in state["history"] if "loss" in entry]
     assert losses[-1] < losses[0] - 0.05
     prompts = [full_text(record)[0] for record in records(2, 100)]

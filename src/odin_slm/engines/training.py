@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from odin_slm.engines import backends, checkpoints
+from odin_slm.engines import backends, checkpoints, preflight
 from odin_slm.engines.base_model import BaseModel, load_tokenizer
 from odin_slm.engines.examples import Collator, check_mask, dataset_of, tokenise
 from odin_slm.engines.launcher import launch
@@ -42,7 +42,7 @@ def train_lora(
         train: Training records.
         validation: Validation records.
         work: Folder for checkpoints and the finished ``adapter/``; emptied first, unless ``params.resume``.
-        params: Hyper-parameters, with a number as ``batch_size``.
+        params: Hyper-parameters.
         on_log: Called with the step and its figures whenever some are logged.
 
     Returns:
@@ -59,6 +59,11 @@ def train_lora(
     run = launch if apart else train_here
     if params.resume:
         params = params.model_copy(update=checkpoints.noted_split(work))
+    if params.batch_size == "auto":
+        job = preflight.check(base, params).job
+        params = params.model_copy(
+            update={"batch_size": job.batch_size, "gradient_accumulation_steps": job.accumulation}
+        )
     try:
         return run(base, train, validation, work, params, on_log, backend)
     except DeviceMemoryError as error:

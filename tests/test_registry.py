@@ -147,6 +147,13 @@ def test_a_default_run_leaves_a_champion_that_predicts(project: Path, run: Calla
     assert decision["metrics"]["entity_f1_micro"]["p_value"] == 1.0
     assert len(registry.history()) == 1
 
+    registry.demote("a trial")
+    with pytest.raises(Exception, match=r"promotion\.reason"):
+        run("publishing", params={"promotion": {"force": True}})
+    run("publishing", params={"promotion": {"force": True, "reason": "the ward asked for it"}})
+    last = registry.history()[-1]
+    assert (last["version"], last["forced"], last["reason"]) == ("1", True, "the ward asked for it")
+
 
 def test_a_registered_model_needs_nothing_of_this_project(
     store: str, candidate: Callable[..., Candidate], tmp_path: Path

@@ -61,7 +61,14 @@ def test_the_default_run_goes_from_raw_corpora_to_a_staged_release(
     assert mlflow.active_run() is None
 
     summary = capsys.readouterr().out
-    for words in ("Experiment test", "report.html", "release/model", tracked.info.run_id, "synthetic"):
+    for words in (
+        "Experiment test",
+        "report.html",
+        "release/model",
+        tracked.info.run_id,
+        "synthetic",
+        "version 1, the champion",
+    ):
         assert words in summary
 
 

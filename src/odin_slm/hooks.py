@@ -53,6 +53,7 @@ class TrackingHook:
         self._catalog: Any = None
         self._configuration: dict[str, Any] = {}
         self._parameters: set[str] = set()
+        self._credentials: dict[str, Any] = {}
         self._portable = Portable(Path())
 
     @hook_impl(tryfirst=True)
@@ -86,6 +87,7 @@ class TrackingHook:
         """
         self._catalog = catalog
         self._configuration["catalog"] = conf_catalog
+        self._credentials = conf_creds or {}
         if any("kedro_mlflow" in str(entry.get("type")) for entry in conf_catalog.values()):
             self._mlflow.after_catalog_created(
                 catalog, conf_catalog, conf_creds, parameters, save_version, load_versions
@@ -95,7 +97,7 @@ class TrackingHook:
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Any, catalog: Any) -> Generator[None, Any, Any]:
         """Open the run, then let the other hooks prepare; their failure is the run's."""
         names = sorted(run_params.get("pipeline_names") or ["__default__"])
-        self._portable = Portable(self._root, run_params.get("runtime_params"))
+        self._portable = Portable(self._root, run_params.get("runtime_params"), self._credentials)
         self._parameters = set()
         foreign = {"project_path": None, "runner": None, "runtime_params": None, "pipeline_names": names}
         self._mlflow.before_pipeline_run({**run_params, **foreign}, pipeline, catalog)

@@ -27,9 +27,18 @@ class RegisteredModelDataset(AbstractDataset[Candidate, dict[str, Any]]):
         self.metadata = metadata
 
     def load(self) -> dict[str, Any]:
-        """Return the newest version: ``name``, ``version``, ``champion`` (its number or None), and ``why``."""
+        """Return the version of the active run, or else the newest.
+
+        Returns:
+            ``name``; ``version`` and ``champion``: their numbers, or None; ``why`` it is champion or not.
+        """
+        import mlflow
+
         registry = Registry(self._name)
-        newest, champion = next(iter(registry.versions()), None), registry.champion()
+        active, champion, versions = mlflow.active_run(), registry.champion(), registry.versions()
+        number = _registered_by(active) if active else None
+        own = [version for version in versions if str(version.version) == number]
+        newest = next(iter([*own, *versions]), None)
         return {
             "name": self._name,
             "version": str(newest.version) if newest else None,
@@ -93,3 +102,11 @@ class ChampionDataset(AbstractDataset[None, Champion | None]):
 
     def _describe(self) -> dict[str, Any]:
         return {"name": self._name, "path": self._path}
+
+
+def _registered_by(active: Any) -> str | None:
+    """Return the number of the version that a run has registered, or registered once more."""
+    import mlflow
+
+    number: str | None = mlflow.get_run(active.info.run_id).data.tags.get("model_version")
+    return number

@@ -170,8 +170,9 @@ class Registry:
             self._client.log_text(run_id, canonical_jsonl([dict(row) for row in candidate.predictions]), PREDICTIONS)
         self._log(candidate, run_id)
         with self._locked():
-            location = self._client.get_run(run_id).info.artifact_uri + f"/{_MODEL}"
-            made = self._client.create_model_version(self.name, location, run_id, tags=tags, await_creation_for=0)
+            made = self._client.create_model_version(
+                self.name, f"runs:/{run_id}/{_MODEL}", run_id, tags=tags, await_creation_for=0
+            )
             if challenger:
                 self._client.set_registered_model_alias(self.name, CHALLENGER, made.version)
         return str(made.version)

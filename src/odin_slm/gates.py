@@ -90,6 +90,8 @@ def model_gate(
                 "were measured on"
             )
     fix = "Train and evaluate again, so that figures and adapter belong together; or train longer, or on more data."
+    if any(not answer["reproduced"] for answer in replayed):
+        fix += " (Where the evaluation ran on another machine, or in bf16, rounding alone can change an answer.)"
     return Gate("model", problems, fix)
 
 

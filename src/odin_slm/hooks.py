@@ -344,6 +344,8 @@ class SummaryHook:
             for name in ("report", "adapter", "model_release", "dataset_release")
             if name in names and (path := local_path(catalog, name)) and path.exists()
         }
+        if "publication" in names and catalog.exists("publication"):
+            places |= hub_places(catalog.load("publication"))
         print_summary(
             RunSummary(
                 experiment=self._experiment,
@@ -356,6 +358,17 @@ class SummaryHook:
                 seconds={stage: self._seconds[stage] for stage in (*_STAGES, "other") if stage in self._seconds},
             )
         )
+
+
+def hub_places(publication: Mapping[str, Any]) -> dict[str, str]:
+    """Return where the published repositories lie, at which commit, and whether others see them."""
+    places = {}
+    for kind in ("model", "dataset"):
+        found = publication[kind]
+        if found["published"]:
+            seen = "private" if found["private"] else "public"
+            places[f"hub_{kind}"] = f"{found['repo_id']} at {found['revision'][:12]}, {seen}, verified"
+    return places
 
 
 def evaluation_metrics(results: Mapping[str, Any]) -> dict[str, float]:

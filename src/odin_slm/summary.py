@@ -17,6 +17,8 @@ _PLACES = {
     "adapter": "adapter",
     "model_release": "model release",
     "dataset_release": "dataset release",
+    "hub_model": "model on the Hub",
+    "hub_dataset": "dataset on the Hub",
 }
 _KINDS = {"entity": "entities", "relation": "relations"}
 
@@ -29,7 +31,7 @@ class RunSummary:
         experiment: Name of the experiment.
         env: Kedro environment, None for the default one.
         values: Dataset name -> value, for those of :attr:`READS` that the run's pipelines know.
-        places: Dataset name -> path relative to the project's folder.
+        places: Dataset name -> path relative to the project's folder; for a repository on the Hub, its name.
         tracking: MLflow experiment name and run id, or None.
         seconds: Pipeline name -> seconds.
     """

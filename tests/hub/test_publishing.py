@@ -248,3 +248,12 @@ def test_a_download_with_other_bytes_is_noticed(hub: HubServer, naps: list[float
     hub.faults = [Fault(spoil)]
     with pytest.raises(HubError, match="the download differs from what was staged"):
         publish(plan(folder), hub_of(hub, naps.append), seen)
+
+
+def test_a_process_that_is_to_stay_offline_says_so_at_once(
+    hub: HubServer, naps: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(HubError, match=r"(?i)offline mode is enabled"):
+        publish(plan(stage(tmp_path / "release", model_files())), hub_of(hub, naps.append), seen)
+    assert (naps, hub.journal) == ([], [])

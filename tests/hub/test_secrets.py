@@ -147,6 +147,7 @@ def test_a_whole_run_leaves_the_token_nowhere(hub: HubServer, project: Path, tmp
     (tracked,) = client.search_runs([client.get_experiment_by_name("odin-slm-test").experiment_id])
     assert tracked.data.tags["hub_model_revision"] == publication["model"]["revision"]
     assert tracked.data.tags["hub_dataset_repo"] == "anna/odin-data"
+    assert f"anna/odin at {publication['model']['revision'][:12]}, public, verified" in done.stdout
 
     assert TOKEN not in done.stdout + done.stderr
     assert _places(project) == []

@@ -38,7 +38,6 @@ _BASE_PATTERNS = (
     "NOTICE*",
     "USE_POLICY*",
 )
-_GIB = 2**30
 # Bytes per parameter of a frozen base, and a fifth more for adapter, activations and buffers.
 _SIZES = (("fp32", 4 * 1.2), ("bf16", 2 * 1.2), ("4 bits", 0.6 * 1.2))
 
@@ -279,7 +278,7 @@ def _files(model: Mapping[str, Any]) -> Check:
         )
     if "tokenizer.json" not in names:
         return Check("files", "failure", "no tokenizer.json", "Choose one with a fast tokenizer.")
-    return Check("files", "ok", f"safetensors and tokenizer, {model['bytes'] / 1e9:.1f} GB in all")
+    return Check("files", "ok", f"safetensors and tokenizer, {_bytes(model['bytes'])} in all")
 
 
 def _size(model: Mapping[str, Any], memory: int) -> Check:
@@ -287,8 +286,8 @@ def _size(model: Mapping[str, Any], memory: int) -> Check:
     if not parameters:
         return Check("size", "warning", "number of parameters unknown", "Compare the files' size with your memory.")
     fitting = [name for name, size in _SIZES if parameters * size <= memory]
-    needs = ", ".join(f"{parameters * size / _GIB:.1f} in {name}" for name, size in _SIZES)
-    found = f"{_count(parameters)} parameters need about (GiB) {needs}; there are {memory / _GIB:.1f}"
+    needs = ", ".join(f"{_bytes(parameters * size)} in {name}" for name, size in _SIZES)
+    found = f"{_count(parameters)} parameters need about {needs}; there are {_bytes(memory)}"
     if not fitting:
         return Check("size", "failure", found, "Choose a smaller one, or a larger machine.")
     if "fp32" in fitting:
@@ -302,6 +301,13 @@ def _access(model: Mapping[str, Any]) -> Check:
         fix = "Accept its conditions on the Hub, and log in with `hf auth login`."
         return Check("access", "warning", "gated", fix)
     return Check("access", "ok", "private" if model["private"] else "open")
+
+
+def _bytes(number: float) -> str:
+    for size, unit in ((1e9, "GB"), (1e6, "MB")):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number / 1e3:.1f} kB"
 
 
 def _count(number: int) -> str:

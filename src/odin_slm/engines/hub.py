@@ -150,7 +150,10 @@ def is_remote(error: BaseException) -> bool:
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may well succeed a little later."""
     import httpx
+    from huggingface_hub.errors import OfflineModeIsEnabled
 
+    if any(isinstance(cause, OfflineModeIsEnabled) for cause in _causes(error)):
+        return False
     status = status_of(error)
     if status is not None:
         return status in _TRANSIENT

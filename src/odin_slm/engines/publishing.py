@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from odin_slm.engines.base_model import BaseModel
-from odin_slm.engines.hub import ATTEMPTS, Hub, RepositoryType, is_remote, is_transient, status_of, wait_of
+from odin_slm.engines.hub import Hub, RepositoryType, is_remote, is_transient, status_of, wait_of
 from odin_slm.errors import HubError
 
 logger = logging.getLogger(__name__)
@@ -299,7 +299,7 @@ def _commit(
         The commit that does, and the pull request's address.
     """
     moved = 0
-    for attempt in range(1, _COMMIT_ATTEMPTS + ATTEMPTS):
+    for attempt in range(1, _COMMIT_ATTEMPTS + 2):
         if not _differences(hub, plan, head, files):
             return head, None
         if plan.pull_request and (found := _proposed(plan, hub, files)):

@@ -122,7 +122,7 @@ def throughput(model: str) -> None:
         print(f"ratio, median of 3  {statistics.median(ratios):.2f}")
 
 
-async def _overload(url: str, process: psutil.Process, seconds: float, clients: int) -> None:
+async def _overload(url: str, process: psutil.Process, seconds: float, clients: int, before: int) -> None:
     asked = texts(400)
     codes: Counter[int] = Counter()
     without_retry = broken = 0
@@ -155,7 +155,7 @@ async def _overload(url: str, process: psutil.Process, seconds: float, clients: 
     counted = {
         line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in scraped.splitlines() if "#" not in line
     }
-    accepted = counted['odin_requests_total{endpoint="/predict",status="200"}']
+    accepted = counted['odin_requests_total{endpoint="/predict",status="200"}'] - before
     quarter = len(memory) // 4
     first, last = statistics.median(memory[quarter : 2 * quarter]), statistics.median(memory[-quarter:])
     print(f"{seconds:.0f} s, {clients} clients: {dict(sorted(codes.items()))}, broken connections {broken}")
@@ -174,8 +174,9 @@ async def _overload(url: str, process: psutil.Process, seconds: float, clients: 
 def overload(model: str, seconds: float = 60, clients: int = 96) -> None:
     """Ask for more than the service has room for."""
     with service(model, queue_size=16, max_texts=16, max_windows=16) as (url, process):
-        asyncio.run(ask_all(url, texts(64), 16))  # warm
-        asyncio.run(_overload(url, process, seconds, clients))
+        warm = texts(96)
+        asyncio.run(ask_all(url, warm, 16))
+        asyncio.run(_overload(url, process, seconds, clients, len(warm)))
 
 
 def fuzz(model: str, requests: int) -> None:
@@ -237,7 +238,7 @@ def batch(model: str) -> None:
 
         def command(target: str) -> list[str]:
             parameters = f"documents={source},extraction.shard_size=16,extractions={folder / target}"
-            parameters += f",base_model={model}" if (ROOT / model / "config.json").is_file() else f",adapter={model}"
+            parameters += f",model={model}"
             return [sys.executable, "-m", "kedro", "run", "--pipelines", "extraction", "--params", parameters]
 
         subprocess.run(command("whole"), check=True, capture_output=True, cwd=ROOT)

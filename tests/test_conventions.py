@@ -35,7 +35,7 @@ NODE_NAME = re.compile(r"([a-z0-9_]+\.)?[a-z]+(_[a-z0-9]+)+")
 DATASET_NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 LARGEST_FILE = 25 * 2**20
 MACHINE_PATH = re.compile(r"(?<![\w.:/<{])/(?:home|root|Users|work)/\w")
-DOCUMENTS = ("README.md", "CONTRIBUTING.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/api.md", "docs/deployment.md", "docs/monitoring.md")
 
 
 def loader(env: str | None = None, params: dict[str, Any] | None = None) -> ProjectConfigLoader:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
+_COLUMNS = 256
+
 
 class BatchCache(Cache):
     """Keys and values of all layers.
@@ -111,7 +113,10 @@ class _Layer(DynamicLayer):
             kept = old[: self.rows, :, begin : self._filled]
             target = old
             if old.shape[0] < rows or old.shape[2] < width + room:
-                shape = (max(rows, old.shape[0]), old.shape[1], max(width + room, old.shape[2]), old.shape[3])
+                # Some to spare, so that a batch that rows join for hours soon needs no new memory.
+                places = max(1 << (rows - 1).bit_length(), old.shape[0])
+                columns = max(-(-(width + room) // _COLUMNS) * _COLUMNS, old.shape[2])
+                shape = (places, old.shape[1], columns, old.shape[3])
                 target = old.new_empty(shape)
             elif begin != width - own:
                 kept = kept.clone()  # it moves within itself

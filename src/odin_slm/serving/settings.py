@@ -45,7 +45,7 @@ class ServingSettings(BaseModel):
     """How long a batch that is not full waits for more prompts."""
     queue_size: int = Field(default=64, ge=1, le=100_000)
     """Prompts that may wait; further requests get 429."""
-    timeout_s: float = Field(default=60.0, gt=0.0, le=3600.0)
+    timeout_s: float = Field(default=120.0, gt=0.0, le=3600.0)
     """Seconds until a request is given up with 503."""
     drain_s: int = Field(default=60, ge=0, le=3600)
     """Seconds that accepted requests have to end after SIGTERM."""

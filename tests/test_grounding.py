@@ -36,6 +36,18 @@ def test_an_entity_is_found_wherever_it_stands() -> None:
     assert all(NOTE[o.begin : o.end] == o.text for e in found.entities for o in e.occurrences)
 
 
+def test_confidence_comes_from_the_probability_of_the_line() -> None:
+    relations = (("enalapril", "causes", "cough"),)
+    output = out(("Drug", "enalapril"), ("Symptom", "cough"), relations=relations)
+    lines = (-0.5, -0.1, None, -0.5, -0.5, -0.2, -0.5)
+    raw = ground(NOTE, output, lines=lines)
+    assert [e.confidence for e in raw.entities] == [0.9048, None]
+    assert [r.confidence for r in raw.relations] == [0.8187]
+    calibrator = {"entity": {"method": "isotonic", "x": [0.0, 1.0], "y": [0.5, 0.5]}, "relation": {"method": "none"}}
+    assert ground(NOTE, output, lines=lines, calibrator=calibrator).entities[0].confidence == 0.5
+    assert ground(NOTE, output).entities[0].confidence is None
+
+
 def test_relations_carry_the_places_and_types_of_their_arguments() -> None:
     relations = (("enalapril", "causes", "cough"), ("ENALAPRIL", "causes", "Cough"), ("enalapril", "causes", "rash"))
     found = ground(NOTE, out(("Drug", "enalapril"), ("Symptom", "cough"), relations=relations))

@@ -6,10 +6,11 @@ Offsets count Unicode code points, as Python's strings do; ``text[begin:end]`` i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from odin_slm.calibration import confidence
 from odin_slm.prompt import locate, parse
 from odin_slm.sentences import sentence_spans
 
@@ -97,7 +98,14 @@ class Grounded:
         return asdict(self)
 
 
-def ground(text: str, output: str, begin: int = 0, end: int | None = None) -> Grounded:
+def ground(
+    text: str,
+    output: str,
+    begin: int = 0,
+    end: int | None = None,
+    lines: Sequence[float | None] = (),
+    calibrator: Mapping[str, Any] | None = None,
+) -> Grounded:
     """Read an output and find its entities in the text.
 
     Args:
@@ -105,6 +113,8 @@ def ground(text: str, output: str, begin: int = 0, end: int | None = None) -> Gr
         output: What the model wrote.
         begin: First character of the window that the model has read.
         end: Offset after its last character; None for the end of the text.
+        lines: Log-probability of every line of the output; without it nothing has a confidence.
+        calibrator: What turns it into the chance to be right; see :func:`odin_slm.calibration.confidence`.
 
     Returns:
         Distinct entities (type and surface, compared without regard to case) and relations.
@@ -112,14 +122,18 @@ def ground(text: str, output: str, begin: int = 0, end: int | None = None) -> Gr
     window = text[begin:end]
     parsed = parse(output)
 
+    def chance(kind: str, line: int) -> float | None:
+        found = lines[line] if line < len(lines) else None
+        return None if found is None else round(confidence(calibrator, kind, found), 4)
+
     def places(surface: str) -> tuple[Occurrence, ...]:
         return tuple(Occurrence(begin + b, begin + e, window[b:e]) for b, e in _spans(window, surface))
 
     entities: dict[tuple[str, str], GroundedEntity] = {}
-    for entity in parsed.extraction.entities:
+    for entity, line in zip(parsed.extraction.entities, parsed.entity_lines, strict=True):
         key = (entity.type, entity.text.casefold())
         if key not in entities:
-            entities[key] = GroundedEntity(entity.type, entity.text, places(entity.text))
+            entities[key] = GroundedEntity(entity.type, entity.text, places(entity.text), chance("entity", line))
     types: dict[str, str] = {}
     for kind, surface in entities:
         types.setdefault(surface, kind)
@@ -128,8 +142,9 @@ def ground(text: str, output: str, begin: int = 0, end: int | None = None) -> Gr
         return Argument(surface, types.get(surface.casefold()), places(surface))
 
     relations: dict[tuple[str, str, str], GroundedRelation] = {}
-    for triple in parsed.extraction.relations:
-        relation = GroundedRelation(triple.type, argument(triple.head), argument(triple.tail))
+    for triple, line in zip(parsed.extraction.relations, parsed.relation_lines, strict=True):
+        head, tail = argument(triple.head), argument(triple.tail)
+        relation = GroundedRelation(triple.type, head, tail, chance("relation", line))
         relations.setdefault((triple.head.casefold(), triple.type, triple.tail.casefold()), relation)
     return Grounded(tuple(entities.values()), tuple(relations.values()), len(parsed.malformed))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +126,17 @@ class TokenBudget:
 _UNLIMITED_CONTEXT = 8192
 
 
-def assemble(text: str, spans: Sequence[tuple[int, int]], outputs: Sequence[Generation]) -> DocumentExtraction:
+def assemble(
+    text: str,
+    spans: Sequence[tuple[int, int]],
+    outputs: Sequence[Generation],
+    calibrator: Mapping[str, Any] | None = None,
+) -> DocumentExtraction:
     """Put the outputs of a document's windows back on its text."""
-    parts = [ground(text, output.text, begin, end) for (begin, end), output in zip(spans, outputs, strict=True)]
+    parts = [
+        ground(text, output.text, begin, end, output.lines, calibrator)
+        for (begin, end), output in zip(spans, outputs, strict=True)
+    ]
     read = tuple(
         Window(begin, end, output.text, output.finished, output.tokens)
         for (begin, end), output in zip(spans, outputs, strict=True)
@@ -164,6 +172,7 @@ class Extractor:
         max_new_tokens: Budget of an output.
         window_tokens: Tokens of a window's text.
         overlap: Sentences that neighbouring windows share.
+        calibrator: Of the adapter, or None; confidences are then the raw probabilities.
     """
 
     def __init__(
@@ -177,8 +186,10 @@ class Extractor:
         max_new_tokens: int,
         window_tokens: int,
         overlap: int,
+        calibrator: Mapping[str, Any] | None = None,
     ) -> None:
         self._generator = Generator(base, adapter)
+        self._calibrator = calibrator
         self._budget = TokenBudget(self._generator.tokenizer, self._generator.context, max_new_tokens, window_tokens)
         self._schema, self._constrained = schema, constrained
         self._batch_size, self._max_new_tokens, self._overlap = batch_size, max_new_tokens, overlap
@@ -233,7 +244,9 @@ class Extractor:
             indices.setdefault(number, []).append(index)
         for number, own in indices.items():
             if number not in results:
-                results[number] = assemble(texts[number], spans[number], [outputs[index] for index in own])
+                results[number] = assemble(
+                    texts[number], spans[number], [outputs[index] for index in own], self._calibrator
+                )
         return [results[number] for number in range(len(texts))]
 
     def _write(self, tasks: Sequence[Task], which: Sequence[int], keep: Callable[[Generation], None]) -> None:
@@ -244,6 +257,6 @@ class Extractor:
         )
 
         def renumber(output: Generation) -> None:
-            keep(Generation(which[output.index], output.text, output.finished, output.tokens))
+            keep(replace(output, index=which[output.index]))
 
         self._generator.write_all(rows, renumber, self._batch_size)

@@ -30,6 +30,7 @@ class ServedModel:
         digest: ``sha256:…`` of base and adapter.
         created: When the weights were made, seconds since 1970.
         metrics: Measured scores, by the names that tracking uses; empty where none came with the model.
+        calibrator: What turns probabilities into chances to be right; None where none came with the model.
         card: Where the model comes from: registry name and version, run, adapter settings, test set.
     """
 
@@ -40,6 +41,7 @@ class ServedModel:
     created: float
     metrics: dict[str, float] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
+    calibrator: dict[str, Any] | None = None
 
 
 def resolve_model(source: str, *, root: Path, base_model: str | None = None, digest: str | None = None) -> ServedModel:
@@ -99,6 +101,7 @@ def resolve_model(source: str, *, root: Path, base_model: str | None = None, dig
         created=card.pop("created", created),
         metrics=metrics or _metrics_beside(folder, card),
         card=card,
+        calibrator=_calibrator_beside(folder),
     )
 
 
@@ -183,6 +186,16 @@ def _version(client: Any, source: str) -> tuple[str, Any]:
         return name, client.get_model_version_by_alias(name, alias)
     name, _, version = rest.rpartition("/")
     return name, client.get_model_version(name, version)
+
+
+def _calibrator_beside(folder: Path) -> dict[str, Any] | None:
+    """Read the calibrator that the experiment of this adapter has made, if it is one of this project's folders."""
+    if len(folder.parents) > 2:
+        file = folder.parents[2] / "07_model_output" / folder.parent.name / "calibrator.json"
+        if file.is_file():
+            found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            return found
+    return None
 
 
 def _metrics_beside(folder: Path, card: dict[str, Any]) -> dict[str, float]:

@@ -147,7 +147,7 @@ def make_app(
         outputs = await write(request, [Task(text, body.schema_name, body.constrained) for text in texts])
         results = []
         for text, output in zip(texts, outputs, strict=True):
-            grounded = ground(text, output.text)
+            grounded = ground(text, output.text, lines=output.lines, calibrator=model.calibrator)
             metrics.observe(grounded, [output])
             results.append(
                 {
@@ -171,7 +171,7 @@ def make_app(
         request.scope["odin_slm"] = {"windows": len(spans), "sha256": [text_hash(body.text)]}
         tasks = [Task(body.text[b:e], body.schema_name, body.constrained) for b, e in spans]
         outputs = await write(request, tasks)
-        found = await asyncio.to_thread(assemble, body.text, spans, outputs)
+        found = await asyncio.to_thread(assemble, body.text, spans, outputs, model.calibrator)
         metrics.observe(found.grounded, outputs)
         windows = [
             {"begin": w.begin, "end": w.end, "output": w.output, "finished": w.finished, "tokens": w.tokens}

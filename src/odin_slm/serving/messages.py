@@ -96,7 +96,10 @@ class Entity(_Message):
     occurrences: list[Occurrence] = Field(
         description="Every place where it stands; empty only in free decoding, where the text does not say it."
     )
-    confidence: float | None = Field(description="Probability that it is right; null: not estimated by this model.")
+    confidence: float | None = Field(
+        description="Chance that it is right where the model's calibrator is known, else the probability of its line; "
+        "null where the engine gives none."
+    )
 
 
 class Argument(_Message):

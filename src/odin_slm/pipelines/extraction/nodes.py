@@ -46,6 +46,7 @@ def extract_documents(
     settings = {
         "layout": _LAYOUT,
         "model": extraction_model.digest,
+        "calibrator": hashlib.sha256(json.dumps(extraction_model.calibrator, sort_keys=True).encode()).hexdigest(),
         "prompt": hashlib.sha256(prompt.encode()).hexdigest(),
         **params.model_dump(mode="json", by_alias=True, exclude={"shard_size", "batch_size"}),
     }
@@ -68,6 +69,7 @@ def extract_documents(
                         max_new_tokens=params.max_new_tokens,
                         window_tokens=params.window_tokens,
                         overlap=params.overlap,
+                        calibrator=extraction_model.calibrator,
                     )
                 readable = [document for document in shard if document.error is None]
                 begun = done

@@ -130,7 +130,7 @@ class TrainingParams(Parameters):
     """Type of the frozen weights; auto is bfloat16 where CUDA has it, float32 elsewhere."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """Attention kernel; auto takes FlashAttention 2 where CUDA and flash-attn are there, else what the base prefers."""
-    epochs: float = Field(default=3.0, gt=0.0)
+    epochs: float = Field(default=3.5, gt=0.0)
     """Passes over the training split."""
     max_steps: int | None = Field(default=None, ge=1)
     """Stop after this many optimizer steps, whatever the epochs."""
@@ -164,7 +164,7 @@ class TrainingParams(Parameters):
     """Whether the validation split is scored after steps or at the end of epochs."""
     eval_steps: int | None = Field(default=None, ge=1)
     """Optimizer steps between evaluations, in place of evaluations."""
-    evaluations: int = Field(default=4, ge=1)
+    evaluations: int = Field(default=3, ge=1)
     """How often the validation split is scored, evenly over the run."""
     save_strategy: Literal["steps", "epoch"] = "steps"
     """Whether a checkpoint is saved after steps or at the end of epochs."""

@@ -31,7 +31,12 @@ def compare(runs: Sequence[Mapping[str, Any]], experiment: str | None = None) ->
     chosen = [run for run in runs if experiment in (None, run["tags"].get("experiment"))]
     rows: list[dict[str, Any]] = []
     before: Mapping[str, str] = {}
-    for run in sorted(chosen, key=lambda run: (run["started"], run["run_id"])):
+
+    def order(run: Mapping[str, Any]) -> tuple[Any, ...]:
+        # a training goes before its evaluation, which an earlier tool may have dated the same second
+        return run["started"], "mlflow.parentRunId" in run["tags"], run["name"], run["run_id"]
+
+    for run in sorted(chosen, key=order):
         tags, metrics = run["tags"], run["metrics"]
         parent = by_id.get(tags.get("mlflow.parentRunId", ""))
         params = run["params"] or (parent["params"] if parent else {})

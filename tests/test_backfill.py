@@ -97,6 +97,8 @@ def test_experiments_become_runs_once(project: Path, run: Callable[..., dict[str
     assert evaluation.data.metrics["entity_f1_micro_low"] == 0.4
     other = by_name["run_2024-05-06_0708 training"].info.start_time
     assert other == 1_714_979_280_000, "2024-05-06 07:08 UTC, as the folder says"
+    undated = by_name["run_2024-05-06_0708 evaluation test"].info.start_time
+    assert undated == other + 3_600_000, "its file is older than the training"
     assert by_name["run_2024-05-06_0708 evaluation bc5cdr"].info.start_time == 1_715_069_350_000
 
     for one in found:

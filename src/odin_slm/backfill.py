@@ -147,7 +147,8 @@ def _training(folder: ExperimentFolder, config: dict[str, Any], state: dict[str,
 def _evaluation(folder: ExperimentFolder, file: str, training: PastRun) -> PastRun:
     results = _json(folder, file)
     metrics = tuple((name, value, 0) for name, value in _scores(results, f"{folder.name}/{file}"))
-    moment = _date(results) or folder.modified[file]
+    # a file's time is that of its last copy; no model was scored before it was trained
+    moment = _date(results) or max(folder.modified[file], training.ended)
     label = file.removeprefix("evaluation_results").removesuffix(".json").strip("_-") or "test"
     return PastRun(
         folder=folder.name,

@@ -338,7 +338,7 @@ class EvaluationParams(Parameters):
 class ExtractionParams(Parameters):
     """From documents to shards of extractions."""
 
-    schema_name: Literal["all", "ade", "bc5cdr", "biored", "synthetic"] = Field(default="all", alias="schema")
+    schema_name: Literal["all", "ade", "bc5cdr", "biored", "synthetic"] = Field(default="biored", alias="schema")
     """Types to look for: all of them, or what one corpus annotates."""
     constrained: bool = True
     """Whether a grammar holds every output to its text."""

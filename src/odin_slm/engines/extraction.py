@@ -19,6 +19,8 @@ from odin_slm.schema import ENTITY_TYPES, RELATION_TYPES, SCHEMAS, Schema
 
 REQUEST_SCHEMAS: dict[str, Schema] = {"all": Schema(ENTITY_TYPES, RELATION_TYPES), **SCHEMAS}
 """What may be asked for: every type of the closed sets, or what one corpus annotates."""
+DEFAULT_SCHEMA = "biored"
+"""The widest that a corpus annotates. No record asks for all types at once, and a small model cannot guess."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Task:
     """
 
     text: str
-    schema: str = "all"
+    schema: str = DEFAULT_SCHEMA
     constrained: bool = True
 
     @property

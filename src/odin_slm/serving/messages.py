@@ -27,7 +27,7 @@ class Options(_Message):
     """What both endpoints take."""
 
     schema_name: SchemaName = Field(
-        default="all",
+        default="biored",
         alias="schema",
         description="Which types to look for: all of them, or what one corpus annotates. The prompt names them.",
     )

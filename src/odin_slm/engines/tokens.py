@@ -44,7 +44,23 @@ def line_break_counter(tokenizer: Any) -> Callable[[int], int]:
 
 def token_counter(base: BaseModel) -> TokenCounter:
     """Return a function that counts the tokens of each of several texts with the base's tokenizer."""
+    return _counter(load_tokenizer(base))
+
+
+def record_counter(base: BaseModel) -> RecordCounter:
+    """Return a function that measures records in tokens as training does: BOS where there is one, text, and EOS."""
     tokenizer = load_tokenizer(base)
+    count = _counter(tokenizer)
+    frame = len(prompt_ids(tokenizer, "")) + 1
+
+    def lengths(records: Sequence[Record]) -> list[int]:
+        counts = count([text for record in records for text in full_text(record)])
+        return [prompt + completion + frame for prompt, completion in zip(counts[::2], counts[1::2], strict=True)]
+
+    return lengths
+
+
+def _counter(tokenizer: Any) -> TokenCounter:
     fast = getattr(tokenizer, "backend_tokenizer", None)
 
     def count(texts: Sequence[str]) -> list[int]:
@@ -55,15 +71,3 @@ def token_counter(base: BaseModel) -> TokenCounter:
         return [len(e) for piece in pieces for e in fast.encode_batch_fast(piece, add_special_tokens=False)]
 
     return count
-
-
-def record_counter(base: BaseModel) -> RecordCounter:
-    """Return a function that measures records in tokens as training does: BOS where there is one, text, and EOS."""
-    count = token_counter(base)
-    frame = len(prompt_ids(load_tokenizer(base), "")) + 1
-
-    def lengths(records: Sequence[Record]) -> list[int]:
-        counts = count([text for record in records for text in full_text(record)])
-        return [prompt + completion + frame for prompt, completion in zip(counts[::2], counts[1::2], strict=True)]
-
-    return lengths

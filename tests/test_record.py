@@ -84,13 +84,20 @@ def test_a_sentence_that_cannot_fit_is_refused_by_name() -> None:
 
 
 @settings(max_examples=200)
-@given(st.text(alphabet="ab AB.?!()\n", max_size=60).filter(str.strip), st.integers(1, 60))
-def test_windows_lose_no_word(text: str, budget: int) -> None:
+@given(st.text(alphabet="ab AB.?!()\n", max_size=60).filter(str.strip), st.integers(1, 60), st.integers(0, 80))
+def test_windows_lose_no_word_wherever_the_search_for_their_ends_starts(text: str, budget: int, guess: int) -> None:
     document = Document(id="d", text=text, source="ade", pmid="1")
+
+    def fits(piece: Document) -> bool:
+        return len(piece.text) <= budget
+
     try:
-        pieces = list(window(document, lambda d: len(d.text) <= budget))
+        pieces = list(window(document, fits))
     except RecordTooLongError:
+        with pytest.raises(RecordTooLongError):
+            list(window(document, fits, characters=guess))
         return
+    assert list(window(document, fits, characters=guess)) == pieces
     assert "".join("".join(p.text.split()) for p in pieces) == "".join(text.split())
     assert all(len(p.text) <= budget for p in pieces)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypedDict
 
 from odin_slm.document import Document, Mention, canonical_mentions, crop
@@ -84,14 +84,15 @@ def make_record(
     )
 
 
-def window(document: Document, fits: Callable[[Document], bool]) -> Iterator[Document]:
+def window(document: Document, fits: Callable[[Document], bool], *, characters: int = 0) -> Iterator[Document]:
     """Cut a document at sentence ends into windows that fit.
 
     Sentences are taken greedily from the left. A mention that crosses a sentence end keeps both sentences together.
 
     Args:
         document: The document to cut.
-        fits: Whether a window's record fits into the token budget.
+        fits: Whether a window's record fits into the token budget; more sentences never fit where fewer do not.
+        characters: A guess of how long a window may be, from which the search for its end starts.
 
     Yields:
         Windows in text order, with ``#w<n>`` appended to the document's id.
@@ -100,19 +101,35 @@ def window(document: Document, fits: Callable[[Document], bool]) -> Iterator[Doc
         RecordTooLongError: A single sentence does not fit.
     """
     units = _unbroken(sentence_spans(document.text), document.mentions)
-    number, begin, end = 0, units[0][0], units[0][0]
-    for unit_begin, unit_end in units:
-        if end > begin and not fits(crop(document, begin, unit_end, "")):
-            yield crop(document, begin, end, f"#w{number}")
-            number, begin = number + 1, unit_begin
-        if begin == unit_begin and not fits(crop(document, unit_begin, unit_end, "")):
+    number = first = 0
+    while first < len(units):
+        begin = units[first][0]
+
+        def together(end: int, begin: int = begin) -> bool:
+            return fits(crop(document, begin, end, ""))
+
+        guess = sum(end - begin <= characters for _, end in units[first:])
+        last = first + _longest(units[first:], together, guess) - 1
+        if last < first:
             raise RecordTooLongError(
-                f"the sentence at characters {unit_begin}-{unit_end} alone exceeds the token budget.",
+                f"the sentence at characters {begin}-{units[first][1]} alone exceeds the token budget.",
                 where=f"document {document.id}",
                 fix="Raise ingestion.max_tokens, or set ingestion.overflow=drop.",
             )
-        end = unit_end
-    yield crop(document, begin, end, f"#w{number}")
+        yield crop(document, begin, units[last][1], f"#w{number}")
+        number, first = number + 1, last + 1
+
+
+def _longest(units: Sequence[tuple[int, int]], fits: Callable[[int], bool], guess: int) -> int:
+    """Return how many of the units fit together: a walk from a good guess asks twice, one from the left many times."""
+    count = min(max(guess, 1), len(units))
+    if not fits(units[count - 1][1]):
+        while count > 1 and not fits(units[count - 2][1]):
+            count -= 1
+        return count - 1
+    while count < len(units) and fits(units[count][1]):
+        count += 1
+    return count
 
 
 def _unbroken(spans: list[tuple[int, int]], mentions: Iterable[Mention]) -> list[tuple[int, int]]:

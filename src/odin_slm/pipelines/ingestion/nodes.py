@@ -84,7 +84,7 @@ def write_records(
             continue
         document = Document.from_dict(values)
         try:
-            pieces = list(_windows(document, params, lengths_of)) if params.overflow == "window" else []
+            pieces = list(_windows(document, params, lengths_of, length)) if params.overflow == "window" else []
         except RecordTooLongError:  # one sentence alone is too long: there is nowhere to cut
             pieces = []
         if not pieces:
@@ -115,8 +115,8 @@ def _record(document: Document, params: IngestionParams) -> Record:
     return make_record(document, instruction=params.instruction, relation_mentions=params.relation_mentions)
 
 
-def _windows(document: Document, params: IngestionParams, lengths_of: RecordCounter) -> Iterator[Document]:
+def _windows(document: Document, params: IngestionParams, lengths_of: RecordCounter, length: int) -> Iterator[Document]:
     def fits(piece: Document) -> bool:
         return lengths_of([_record(piece, params)])[0] <= params.max_tokens
 
-    return window(document, fits)
+    return window(document, fits, characters=len(document.text) * params.max_tokens // length)

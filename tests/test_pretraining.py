@@ -113,13 +113,19 @@ def test_the_formats_markers_are_one_token_each(tokenizer: Any) -> None:
     assert len(tokenizer) <= SHAPE.vocabulary
 
 
-def _train(work: Path, tokenizer: Path, schedule: Schedule = SCHEDULE, stop_at: int | None = None) -> dict:
+def _train(
+    work: Path,
+    tokenizer: Path,
+    schedule: Schedule = SCHEDULE,
+    phases: tuple[Phase, ...] = PHASES,
+    stop_at: int | None = None,
+) -> dict:
     def on_log(step: int, _: dict[str, float]) -> None:
         if step == stop_at:
             raise KeyboardInterrupt
 
     return pretrain(
-        SOURCES, SOURCES, tokenizer, work, architecture=SHAPE, schedule=schedule, phases=PHASES, on_log=on_log
+        SOURCES, SOURCES, tokenizer, work, architecture=SHAPE, schedule=schedule, phases=phases, on_log=on_log
     )
 
 
@@ -147,6 +153,23 @@ def test_a_checkpoint_of_other_settings_is_not_continued(tokenizer_folder: Path,
     _train(tmp_path, tokenizer_folder)
     with pytest.raises(BackendError, match="another schedule"):
         _train(tmp_path, tokenizer_folder, schedule=replace(SCHEDULE, learning_rate=0.01))
+
+
+def test_a_finished_run_is_prolonged_by_a_phase_that_restarts_the_rates(tokenizer_folder: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    first = _train(tmp_path, tokenizer_folder)
+    longer = replace(SCHEDULE, tokens=SCHEDULE.tokens * 2)
+    before = tuple(replace(phase, until=phase.until / 2) for phase in PHASES)
+    with pytest.raises(BackendError, match="another schedule"):
+        _train(tmp_path, tokenizer_folder, longer, (*before, replace(PHASES[-1], until=1.0)))
+    second = _train(tmp_path, tokenizer_folder, longer, (*before, replace(PHASES[-1], until=1.0, restart=0.5)))
+    added = second["history"][len(first["history"]) :]
+    assert second["history"][: len(first["history"])] == first["history"]
+    rates = [row["learning_rate"] for row in added]
+    assert second["tokens"] >= longer.tokens
+    assert rates == sorted(rates, reverse=True)
+    assert 0.3 * SCHEDULE.learning_rate < rates[0] < 0.5 * SCHEDULE.learning_rate
 
 
 def test_decisions_are_names_types_and_ends() -> None:
@@ -224,7 +247,7 @@ def test_the_pipeline_makes_a_base_with_its_card(project: Path, run: Any, tmp_pa
     assert state["state"]["tokens"] >= 12000
     assert "held out: decisions" in card
     assert "plain.txt" in card
-    assert set(state["evaluation"]) == {"copy_spans", "gold", "notes"}
+    assert set(state["evaluation"]) == {"copy_one", "copy_spans", "gold", "notes"}
     seen = json.loads((base / "training_documents.json").read_text(encoding="utf-8"))
     splits = json.loads((project / "data/04_feature/test/splits.json").read_text(encoding="utf-8"))
     assert {splits[identifier]["split"] for identifier in seen} == {"train"}

@@ -134,21 +134,41 @@ def copy_spans(sources: Sources, rng: random.Random) -> Example:
 
 
 def _marked_spans(text: str, words: Sequence[tuple[int, int]], count: int, rng: random.Random) -> Example:
-    kind = rng.choice(_TYPE_NAMES)
     spans, last = [], -1
     for first in sorted(rng.sample(range(len(words)), count)):
         if first > last:
             last = min(first + rng.choice((0, 0, 0, 1, 2, 4)), len(words) - 1)
             spans.append((words[first][0], words[last][1]))
-    # marks with spaces inside leave a word the tokens that it has in running text
-    left, right = rng.choice((("* ", " *"), ("< ", " >"), ("[ ", " ]"), ("{ ", " }"), ('"', '"'), ("(", ")")))
+    return _marked("copy_spans", text, spans, rng)
+
+
+def copy_one(sources: Sources, rng: random.Random) -> Example:
+    """One marked span of one to five words to copy: where it begins and ends, and the same tokens in between."""
+    text = _plain_sentence(sources, rng, characters=rng.choice((120, 220, 500)))
+    words = [match.span() for match in _WORD.finditer(text)]
+    if not words:
+        return _example("copy_one", Schema((rng.choice(_TYPE_NAMES),), ()), text, Extraction())
+    first = rng.randrange(len(words))
+    last = min(first + rng.randrange(5), len(words) - 1)
+    return _marked("copy_one", text, [(words[first][0], words[last][1])], rng)
+
+
+_MARKS = (("*", "*"), ("<", ">"), ("[", "]"), ("{", "}"), ('"', '"'), ("(", ")"))
+
+
+def _marked(exercise: str, text: str, spans: Sequence[tuple[int, int]], rng: random.Random) -> Example:
+    """Mark spans by signs that the text itself has not, and ask for what stands between them."""
+    kind = rng.choice(_TYPE_NAMES)
+    left, right = rng.choice([marks for marks in _MARKS if not set(marks) & set(text)] or [("<<", ">>")])
+    if rng.random() < 0.5:  # a space between mark and word leaves the word the tokens that it has in running text
+        left, right = f"{left} ", f" {right}"
     marked, position = "", 0
     chosen: dict[str, Entity] = {}
     for begin, end in spans:
         marked += text[position:begin] + left + text[begin:end] + right
         chosen.setdefault(text[begin:end].casefold(), Entity(kind, text[begin:end]))
         position = end
-    return _example("copy_spans", Schema((kind,), ()), marked + text[position:], Extraction(tuple(chosen.values())))
+    return _example(exercise, Schema((kind,), ()), marked + text[position:], Extraction(tuple(chosen.values())))
 
 
 def _invented_words(text: str, words: Sequence[tuple[int, int]], count: int, rng: random.Random) -> Example:
@@ -193,6 +213,7 @@ EXERCISES: dict[str, Callable[[Sources, random.Random], Example]] = {
     "notes": notes,
     "tagged": tagged,
     "copy_spans": copy_spans,
+    "copy_one": copy_one,
     "nothing": nothing,
 }
 """The exercises by the names that a mixture uses."""
@@ -235,7 +256,7 @@ def _example(kind: str, schema: Schema, text: str, extraction: Extraction) -> Ex
     return Example(kind, render_prompt(instruction_for(schema), text), render(extraction))
 
 
-def _plain_sentence(sources: Sources, rng: random.Random) -> str:
+def _plain_sentence(sources: Sources, rng: random.Random, *, characters: int = 220) -> str:
     kinds = [kind for kind in (sources.paragraphs, sources.sentences) if kind]
     if kinds and rng.choice(kinds) is sources.sentences:
         text = rng.choice(sources.sentences).text
@@ -243,7 +264,7 @@ def _plain_sentence(sources: Sources, rng: random.Random) -> str:
         text = rng.choice(sources.paragraphs)
     else:
         text = rng.choice(sources.documents).text
-    begin, end = _sentence_run(text, rng, characters=220)
+    begin, end = _sentence_run(text, rng, characters=characters)
     return text[begin:end]
 
 

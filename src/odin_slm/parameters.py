@@ -503,6 +503,8 @@ class MixtureParams(Parameters):
     """Sentences of other annotated collections."""
     copy_spans: float = Field(default=0.18, ge=0.0)
     """Marked spans and invented words to find and copy."""
+    copy_one: float = Field(default=0.0, ge=0.0)
+    """One marked span to copy."""
     nothing: float = Field(default=0.03, ge=0.0)
     """Texts in which the schema finds nothing."""
 
@@ -516,6 +518,8 @@ class PhaseParams(Parameters):
     """Share of the prompt tokens that are predicted too; completion tokens all are."""
     decision_weight: float = Field(default=1.0, gt=0.0)
     """How many times a token counts at which an output decides which name, type or end comes next."""
+    restart: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of the peak rates at which they begin anew, to fall to zero at the phase's end; 0: the schedule goes on."""
     mixture: MixtureParams = MixtureParams()
     """Share of each exercise."""
 
@@ -533,14 +537,19 @@ class PretrainingParams(Parameters):
     """What it learns from, one phase after the other."""
     held_out: float = Field(default=0.02, gt=0.0, lt=0.5)
     """Share of the material kept out of training, for its evaluation loss."""
-    copy_probes: int = Field(default=200, ge=1)
-    """Spans to copy in the closing test."""
+    probes: int = Field(default=200, ge=1)
+    """Examples of each exercise in the closing test."""
+    copy_probes: int = Field(default=1000, ge=1)
+    """Single marked spans to copy in the closing test."""
 
     @model_validator(mode="after")
     def _phases_follow_each_other(self) -> PretrainingParams:
         ends = [phase.until for phase in self.phases]
         if ends != sorted(set(ends)) or ends[-1] != 1.0:
             raise ValueError(f"phases must end one after the other, the last at 1.0; found {ends}.")
+        restarts = [bool(phase.restart) for phase in self.phases]
+        if restarts != sorted(restarts) or restarts[0]:
+            raise ValueError("the first phase cannot restart the rates, and after one that does all others have to.")
         return self
 
 

@@ -94,12 +94,16 @@ class Phase:
         prompt_share: Share of the prompt tokens that are predicted too, drawn at random; a completion token always is.
         decision_weight: How many times a token counts at which an output decides what to say next; see
             :func:`decisions`.
+        restart: Share of the peak rates at which they begin anew, to fall to zero at the phase's end (a warm restart;
+            Loshchilov and Hutter, 2017, "SGDR"). 0 lets the schedule go on. What comes before the first restart is
+            a whole schedule of its own, which a later run can prolong.
     """
 
     until: float
     mixture: Mapping[str, float]
     prompt_share: float
     decision_weight: float
+    restart: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -215,7 +219,7 @@ def pretrain(
     for batch, phase in _batches(sources, phases, encode, schedule, skip=state.step):
         if state.tokens >= schedule.tokens:  # the checkpoint of a run that ended
             break
-        rate = _rate(state.tokens / schedule.tokens, schedule)
+        rate = _rate(state.tokens / schedule.tokens, schedule, phases)
         for group, peak in zip((g for o in optimizers for g in o.param_groups), peaks, strict=True):
             group["lr"] = peak * rate
         ids, weights = _batch(batch, tokenizer.pad_token_id, phase.prompt_share, phase.decision_weight)
@@ -442,8 +446,14 @@ def _probe(
     return _cut(sorted((e for e in drawn if e), key=lambda e: len(e.ids)), schedule.batch_tokens)
 
 
-def _rate(done: float, schedule: Schedule) -> float:
-    """Share of the peak rate: linear rise, plateau, linear fall."""
+def _rate(done: float, schedule: Schedule, phases: Sequence[Phase]) -> float:
+    """Share of the peak rate: linear rise, plateau, linear fall; after a restart, a linear fall alone."""
+    ends = [0.0, *(phase.until for phase in phases)]
+    restarts = [(begin, phase) for begin, phase in zip(ends, phases, strict=False) if phase.restart]
+    for begin, phase in reversed(restarts):
+        if done >= begin:
+            return phase.restart * max(0.0, phase.until - done) / (phase.until - begin)
+    done /= restarts[0][0] if restarts else 1.0
     rise = min(1.0, (done + 1e-3) / schedule.warmup) if schedule.warmup else 1.0
     fall = min(1.0, max(0.0, 1.0 - done) / schedule.decay) if schedule.decay else 1.0
     return rise * fall
@@ -477,7 +487,7 @@ def _restore(folder: Path, model: Any, optimizers: list[Any], settings: dict[str
     from odin_slm.errors import BackendError
 
     progress = json.loads((folder / "progress.json").read_text())
-    if progress.pop("settings") != json.loads(json.dumps(settings)):
+    if not _goes_on(progress.pop("settings"), json.loads(json.dumps(settings))):
         raise BackendError(
             "the checkpoint was made with another schedule or other phases.",
             where=str(folder),
@@ -496,6 +506,27 @@ def _restore(folder: Path, model: Any, optimizers: list[Any], settings: dict[str
                 state.setdefault(int(parameter_key), {})[name] = tensor
         optimizer.load_state_dict({**values, "state": state})
     return _Progress(**progress)
+
+
+def _goes_on(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether a run of the new settings passes through the checkpoint of the old: equal, or prolonged by restarts."""
+
+    def phases(settings: dict[str, Any]) -> list[dict[str, Any]]:
+        longer = settings["schedule"]["tokens"] / old["schedule"]["tokens"]
+        return [
+            {
+                **phase,
+                "restart": phase.get("restart", 0.0),
+                "until": round(phase["until"] * longer, 3),  # as shares of the old length
+                "mixture": {name: share for name, share in phase["mixture"].items() if share},
+            }
+            for phase in settings["phases"]
+        ]
+
+    before, after = phases(old), phases(new)
+    added = after[len(before) :]
+    same = {**old["schedule"], "tokens": 0} == {**new["schedule"], "tokens": 0} and after[: len(before)] == before
+    return same and all(phase["restart"] for phase in added) and (bool(added) or old == new)
 
 
 def _fast_bfloat16(device: torch.device) -> bool:

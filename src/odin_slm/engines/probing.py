@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from odin_slm.curriculum import EXERCISES, Example, Sources
@@ -13,30 +13,25 @@ from odin_slm.engines.generation import generate
 _MAX_NEW_TOKENS = 200
 
 
-def probe_base(folder: Path, held_out: Sources, *, probes: int, seed: int) -> dict[str, Any]:
+def probe_base(base: BaseModel, held_out: Sources, *, kinds: Mapping[str, int], seed: int) -> dict[str, Any]:
     """Let a base solve examples made of held-out text, free of any grammar.
 
     Args:
-        folder: The base model's folder.
+        base: The base model.
         held_out: Material that it was not trained on.
-        probes: Examples of each exercise.
+        kinds: Exercises of the curriculum (:data:`odin_slm.curriculum.EXERCISES`), and how many examples of each.
         seed: Seed of the examples.
 
     Returns:
-        For ``copy_spans``, ``gold`` and ``notes``: ``examples``, ``identical_outputs`` (share), and of the listed names
-        ``name_recall``, ``name_precision`` and ``not_in_text`` (shares).
+        For each exercise ``examples``, ``identical_outputs`` (share), and of the listed names ``name_recall``,
+        ``name_precision`` and ``not_in_text`` (shares).
     """
     rng = random.Random(f"{seed}-probes")
     results = {}
-    for kind in ("copy_spans", "gold", "notes"):
-        examples = [EXERCISES[kind](held_out, rng) for _ in range(probes)]
-        outputs = generate(
-            BaseModel(folder.name, folder),
-            None,
-            [example.prompt for example in examples],
-            batch_size=32,
-            max_new_tokens=_MAX_NEW_TOKENS,
-        )
+    for kind, count in kinds.items():
+        examples = [EXERCISES[kind](held_out, rng) for _ in range(count)]
+        prompts = [example.prompt for example in examples]
+        outputs = generate(base, None, prompts, batch_size=32, max_new_tokens=_MAX_NEW_TOKENS)
         results[kind] = _score(examples, {output.index: output.text for output in outputs})
     return results
 

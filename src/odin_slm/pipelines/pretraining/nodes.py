@@ -76,13 +76,15 @@ def test_base(
     """Let the finished base copy spans of text that it was not trained on, and extract from held-out documents.
 
     Returns:
-        ``copying`` and ``gold``: probes, how many outputs were well formed, the shares of listed names that are
-        right, and of names that stand nowhere in the text.
+        What :func:`odin_slm.engines.probing.probe_base` measured, exercise by exercise.
     """
+    from odin_slm.engines.base_model import BaseModel
     from odin_slm.engines.probing import probe_base
 
     _, held_out = _sources(pretraining_documents, pretraining_texts, params)
-    return probe_base(pretrained_base, held_out, probes=params.copy_probes, seed=params.schedule.seed)
+    kinds = {"copy_one": params.copy_probes, **dict.fromkeys(("copy_spans", "gold", "notes"), params.probes)}
+    base = BaseModel(pretrained_base.name, pretrained_base)
+    return probe_base(base, held_out, kinds=kinds, seed=params.schedule.seed)
 
 
 def assemble_base(

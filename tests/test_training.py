@@ -408,8 +408,8 @@ def smaller_memory(rows: int, used: list[int]) -> Any:
 
     from odin_slm.engines.threaded_steps import with_threads
 
-    def trainer_class(trainer: type[Any], workers: Any) -> type[Any]:
-        class Small(with_threads(trainer, workers)):
+    def trainer_class(trainer: type[Any], workers: Any, packing: bool) -> type[Any]:
+        class Small(with_threads(trainer, workers, packing)):
             def training_step(self, model: Any, inputs: dict[str, Any], *more: Any, **options: Any) -> Any:
                 used.append(len(inputs["input_ids"]))
                 if used[-1] > rows:

@@ -138,6 +138,8 @@ class TrainingParams(Parameters):
     """Examples of one forward pass; auto starts from 16 and halves it, doubling the accumulation, until it fits."""
     gradient_accumulation_steps: int = Field(default=1, ge=1)
     """Forward passes of one optimizer step."""
+    packing: Literal["auto"] | bool = "auto"
+    """Whether examples of a batch share rows, kept apart by attention; auto: where rows would be padded else."""
     learning_rate: float = Field(default=2e-3, gt=0.0)
     """Peak learning rate."""
     scheduler: Literal["linear", "cosine", "constant"] = "cosine"
@@ -205,6 +207,12 @@ class TrainingParams(Parameters):
     def _launcher_options_are_read(self) -> TrainingParams:
         if self.launcher == "none" and (self.num_processes or self.accelerate_config):
             raise ValueError("num_processes and accelerate_config need launcher: accelerate.")
+        return self
+
+    @model_validator(mode="after")
+    def _noise_is_of_one_example(self) -> TrainingParams:
+        if self.packing is True and self.neftune_noise_alpha is not None:
+            raise ValueError("packing weakens NEFTune's noise, which is scaled by a row's length: set one of them off.")
         return self
 
     @model_validator(mode="after")

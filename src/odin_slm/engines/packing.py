@@ -94,6 +94,8 @@ def with_packing(trainer: type[Any], capacity: int | None, backend: Name) -> typ
     class Packing(trainer):
         """Packs a batch on its way to the model; all else sees padded rows, as the mean of evaluation losses does."""
 
+        _total_train_tokens: int
+
         def compute_loss(self, model: Any, inputs: dict[str, Any], *more: Any, **options: Any) -> Any:
             seen, tokens = self._total_train_tokens, inputs["attention_mask"].sum()
             loss = super().compute_loss(model, pack(inputs, capacity, backend), *more, **options)

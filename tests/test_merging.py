@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import release_values as values
 from odin_slm.engines import merging
 from odin_slm.engines.base_model import BaseModel
 from odin_slm.engines.generation import generate
-from odin_slm.errors import AdapterError
+from odin_slm.errors import AdapterError, BackendError
 from odin_slm.parameters import PublishingParams
 from odin_slm.prompt import render_prompt
 from staging import make_adapter, predict, publish_from
@@ -179,3 +181,16 @@ def test_an_adapter_of_another_base_is_not_merged(trained: dict[str, Path], tmp_
 def test_a_checkpoint_is_not_exported() -> None:
     with pytest.raises(ValidationError, match="final adapter"):
         PublishingParams(experiment="demo", export="merged", checkpoint="checkpoint-2")
+
+
+def test_a_quantised_base_says_what_reading_it_needs(trained: dict[str, Path], tmp_path: Path) -> None:
+    if importlib.util.find_spec("bitsandbytes"):
+        pytest.skip("bitsandbytes is installed")
+    base = tmp_path / "quantised"
+    shutil.copytree(trained["base"], base)
+    config = json.loads((base / "config.json").read_text())
+    quantised = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    (base / "config.json").write_text(json.dumps(config | {"quantization_config": quantised}))
+    with pytest.raises(BackendError, match="quantised base cannot be read here") as caught:
+        merging.merge(BaseModel("quantised", base), trained["adapter"])
+    assert "[gpu]" in caught.value.fix

@@ -121,16 +121,16 @@ def merge(base: BaseModel, adapter: Path) -> Any:
     import torch
     from peft.tuners.lora import LoraLayer
 
-    model = load_model(base, dtype="auto")
-    if getattr(model, "hf_quantizer", None) is not None:
-        try:
+    try:
+        model = load_model(base, dtype="auto")
+        if getattr(model, "hf_quantizer", None) is not None:
             model = model.dequantize()
-        except (ImportError, RuntimeError, NotImplementedError, ValueError) as error:
-            raise BackendError(
-                f"the quantised base cannot be dequantised here ({str(error).splitlines()[0]}).",
-                where=base.source,
-                fix="Export on the machine that trained it, with pip install -e '.[gpu]'.",
-            ) from error
+    except (ImportError, NotImplementedError) as error:
+        raise BackendError(
+            f"the quantised base cannot be read here ({str(error).strip().splitlines()[0]}).",
+            where=base.source,
+            fix="Export on the machine that trained the adapter, with pip install -e '.[gpu]'.",
+        ) from error
     wide = model.dtype == torch.float32
     adapted = attach(model, base, adapter)
     for name, layer in adapted.named_modules():

@@ -10,7 +10,11 @@ those of conf/v15. Every row is a process of its own. Prints for the steps after
 that is used, at 4 operations a weight and token: forward, and backward through frozen weights.
 
 - predecessor: TRL's SFTTrainer on prompts and completions, batches of 2, 4 for a step, checkpointing, padding;
-- v15: this project with the same batches; large batch: this project with batches of 8 and no checkpointing.
+- v15: this project with the same batches;
+- packed: this project with batches of 8 in packed rows, one batch for a step;
+- large batch: the same without checkpointing.
+
+Without a CUDA device nothing is measured. tests/test_benchmarks.py runs the rows' own code on a tiny model on a CPU.
 """
 
 from __future__ import annotations
@@ -40,7 +44,13 @@ V15: dict[str, Any] = {
     **{"learning_rate": 0.0002, "scheduler": "linear", "optimizer": "adamw_8bit", "gradient_checkpointing": True},
     **{"logging_steps": 1, "evaluations": 1, "generation_samples": 0, "validation_samples": 8},
 }
-LARGE = {"batch_size": 8, "gradient_accumulation_steps": 1, "gradient_checkpointing": False}
+PACKED = {"batch_size": 8, "gradient_accumulation_steps": 1, "packing": True}
+WAYS: dict[str, dict[str, Any]] = {
+    "predecessor": {},
+    "v15": {},
+    "packed": PACKED,
+    "large batch": {**PACKED, "gradient_checkpointing": False},
+}
 WARM_UP = 3
 
 
@@ -60,7 +70,7 @@ def main(steps: int = 20) -> None:
         subprocess.run([sys.executable, __file__, "--weights", name], check=True)
         print(torch.cuda.get_device_name())
         print(f"{'':34}{'examples/s':>12}{'tokens/s':>10}{'peak':>11}{'MFU':>7}{'speed':>9}")
-        rows = [(backends[-1], "predecessor"), *((b, way) for b in backends for way in ("v15", "large batch"))]
+        rows = [(backends[-1], "predecessor"), *((b, way) for b in backends for way in WAYS if way != "predecessor")]
         first = None
         for backend, way in rows:
             job = json.dumps({"backend": backend, "way": way, "base": str(base), "steps": steps})
@@ -105,9 +115,7 @@ def measure(backend: str, way: str, base: str, steps: int) -> dict[str, float]:
 
     model = BaseModel("Llama-3.1-8B-shape", Path(base))
     records = json.loads(DATA.read_text())
-    params = TrainingParams.model_validate(
-        {**V15, **(LARGE if way == "large batch" else {}), "backend": backend, "max_steps": steps}
-    )
+    params = TrainingParams.model_validate({**V15, **WAYS[way], "backend": backend, "max_steps": steps})
     times: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         train = _train_as_before if way == "predecessor" else _train_as_now
@@ -140,9 +148,11 @@ def _train_as_before(model: Any, records: Any, params: Any, work: Path, tick: An
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    from odin_slm.engines import backends
+    from odin_slm.engines import backends, lm_head
     from odin_slm.engines.base_model import load_tokenizer
     from odin_slm.record import full_text
+
+    lm_head.install()
 
     class Clock(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -160,7 +170,7 @@ def _train_as_before(model: Any, records: Any, params: Any, work: Path, tick: An
             learning_rate=params.learning_rate,
             lr_scheduler_type=params.scheduler,
             optim=params.optimizer,
-            bf16=True,
+            bf16=backends.precision(params) == "bf16",
             max_length=params.max_seq_length,
             packing=False,
             padding_free=False,

@@ -1,9 +1,11 @@
 """The memory estimate against the real peak of training on this machine.
 
-    .venv/bin/python benchmarks/memory.py
+    .venv/bin/python benchmarks/memory.py [WORD]
 
-Every row is a process of its own that trains the embedded base on rows of equal length and reports how far its
-resident memory rose above what it was before the base was loaded (Linux: VmHWM of /proc/self/status, put back before).
+Every row (with WORD only those whose name holds it) is a process of its own that trains the embedded base and reports
+how far its resident memory rose above what it was before the base was loaded (Linux: VmHWM of /proc/self/status, put
+back before). One example of a batch is as long as allowed and the others are a token shorter: rows of one length would
+need no mask, and real batches do.
 A short run goes before, for what the libraries load and keep themselves. MALLOC_MMAP_THRESHOLD_ has the C library give
 freed blocks back at once; without it, it keeps about as many again, which the preflight leaves room for. On a machine
 with CUDA the peak of the allocator is reported instead.
@@ -34,18 +36,21 @@ CASES = {
     "8 x 1024": {"batch_size": 8, "max_seq_length": 1024},
     "16 x 512, rank 8, q and v": {"batch_size": 16, "lora": {"r": 8, "target_modules": ["q_proj", "v_proj"]}},
     "16 x 512, checkpointing": {"batch_size": 16, "gradient_checkpointing": True},
+    "16 x 512, packed": {"batch_size": 16, "packing": True},
 }
 LABELLED = 0.5
 
 
-def main() -> None:
-    """Measure every case and print it beside its estimate."""
+def main(word: str = "") -> None:
+    """Measure every case whose name holds a word and print it beside its estimate."""
     print(f"{'case':28}{'estimate':>12}{'measured':>12}{'ratio':>8}")
     worst = 1.0
     for name, values in CASES.items():
+        if word not in name:
+            continue
         options = json.dumps({"threads": "threads" in name, "values": values})
         exact = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
-        command = [sys.executable, __file__, options]
+        command = [sys.executable, __file__, "--row", options]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=exact)
         if done.returncode:
             raise SystemExit(done.stderr)
@@ -78,24 +83,29 @@ def measure(threads: bool, values: dict[str, object]) -> tuple[int, int]:
 
 
 def train(base: Any, params: Any, threads: bool, steps: int) -> None:
-    """Train on rows of equal length."""
+    """Train on rows of which one in a batch is longer than the others."""
     import torch
     from trl import SFTConfig, SFTTrainer
 
     from odin_slm.engines import backends, lm_head
     from odin_slm.engines.base_model import load_tokenizer
     from odin_slm.engines.examples import IGNORED, Collator, dataset_of
+    from odin_slm.engines.packing import with_packing
     from odin_slm.engines.threaded_steps import threads_of, with_threads
 
     lm_head.install()
     tokenizer = load_tokenizer(base)
     ids = torch.randint(10, 5000, (params.max_seq_length,)).tolist()
     unlabelled = round(len(ids) * (1 - LABELLED))
-    row = {"input_ids": ids, "labels": [IGNORED] * unlabelled + ids[unlabelled:]}
+    longest = {"input_ids": ids, "labels": [IGNORED] * unlabelled + ids[unlabelled:]}
+    batch = [longest] + [{name: values[1:] for name, values in longest.items()}] * (int(params.batch_size) - 1)
     model = backends.with_adapter("transformers", base, params)
     workers = threads_of(model, params) if threads else None
     with tempfile.TemporaryDirectory() as folder:
-        trainer = with_threads(SFTTrainer, workers)(
+        kind = with_threads(SFTTrainer, workers)
+        if params.packing is True:
+            kind = with_packing(kind, params.max_seq_length, "transformers")
+        trainer = kind(
             model=model,
             args=SFTConfig(
                 output_dir=folder,
@@ -105,6 +115,7 @@ def train(base: Any, params: Any, threads: bool, steps: int) -> None:
                 optim=backends.optimizer(params),
                 bf16=backends.precision(params) == "bf16",
                 max_length=None,
+                train_sampling_strategy="sequential",
                 dataset_kwargs={"skip_prepare_dataset": True},
                 remove_unused_columns=False,
                 dataloader_pin_memory=False,
@@ -113,7 +124,7 @@ def train(base: Any, params: Any, threads: bool, steps: int) -> None:
                 report_to=[],
                 disable_tqdm=True,
             ),
-            train_dataset=dataset_of([row] * int(params.batch_size) * steps),
+            train_dataset=dataset_of(batch * steps),
             processing_class=tokenizer,
             data_collator=Collator(tokenizer.pad_token_id),
         )
@@ -147,7 +158,7 @@ def _status(name: str) -> int:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        print(json.dumps(measure(**json.loads(sys.argv[1]))))
+    if sys.argv[1:2] == ["--row"]:
+        print(json.dumps(measure(**json.loads(sys.argv[2]))))
     else:
-        main()
+        main(*sys.argv[1:2])

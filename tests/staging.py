@@ -12,9 +12,10 @@ from kedro.runner import SequentialRunner
 
 import release_values as values
 from odin_slm.datasets.hub import HubRepositoryDataset, PublicationDataset
-from odin_slm.datasets.release import ReleaseDataset
+from odin_slm.datasets.json_files import JsonFileDataset
+from odin_slm.datasets.release import MergedModelDataset, ReleaseDataset
 from odin_slm.engines.base_model import BaseModel
-from odin_slm.parameters import PublishingParams
+from odin_slm.parameters import EvaluationParams, PublishingParams
 from odin_slm.pipelines.publishing import create_pipeline
 
 
@@ -91,12 +92,15 @@ def publish_from(
         "predictions": [],
         "promotion": None,
         "params:publishing": PublishingParams(**parameters),
+        "params:evaluation": EvaluationParams(experiment="demo", max_new_tokens=24),
         **dict(inputs),
     }
     folders = {kind: target / kind for kind in ("model", "dataset")}
     files = {
         **{f"{kind}_release": ReleaseDataset(filepath=str(path), kind=kind) for kind, path in folders.items()},
         **{f"{kind}_publication": HubRepositoryDataset(filepath=str(target / f"{kind}.json")) for kind in folders},
+        "merged_model": MergedModelDataset(filepath=str(target / "merged")),
+        "merging_report": JsonFileDataset(filepath=str(target / "merging.json")),
         "publication": PublicationDataset(filepath=str(target / "publication.json")),
     }
     catalog = DataCatalog({**{name: MemoryDataset(value) for name, value in given.items()}, **files})

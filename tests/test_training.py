@@ -1,14 +1,17 @@
 """Training: the mask is exact, TRL's loss on a CPU has the right gradients, the best checkpoint is kept."""
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from conftest import ROOT
 from odin_slm.engines import backends
 from odin_slm.engines.backends import with_adapter
 from odin_slm.engines.base_model import BaseModel, load_model, load_tokenizer, resolve_base_model
@@ -402,14 +405,24 @@ def test_parameters_that_contradict_each_other_are_refused(wrong: dict[str, Any]
         TrainingParams(**wrong)
 
 
+def test_every_parameter_is_set_with_its_default_and_a_word_on_it() -> None:
+    text = (ROOT / "conf/base/parameters_training.yml").read_text(encoding="utf-8")
+    shipped = yaml.safe_load(text)["training"]
+    assert TrainingParams.model_validate(shipped | {"seed": 42}) == TrainingParams()
+    assert set(shipped) == set(TrainingParams.model_fields)
+    assert set(shipped["lora"]) == set(LoraParams.model_fields)
+    lines = text.split("training:\n")[1].splitlines()
+    assert not [line for line in lines if not re.search(r"\S +# \S", line)]
+
+
 def smaller_memory(rows: int, used: list[int]) -> Any:
     """Make steps of more rows run out of memory, as a device does: with its error, in the middle of a step."""
     import torch
 
     from odin_slm.engines.threaded_steps import with_threads
 
-    def trainer_class(trainer: type[Any], workers: Any) -> type[Any]:
-        class Small(with_threads(trainer, workers)):
+    def trainer_class(trainer: type[Any], workers: Any, packing: bool) -> type[Any]:
+        class Small(with_threads(trainer, workers, packing)):
             def training_step(self, model: Any, inputs: dict[str, Any], *more: Any, **options: Any) -> Any:
                 used.append(len(inputs["input_ids"]))
                 if used[-1] > rows:
@@ -501,6 +514,10 @@ def test_attention_and_all_linear_reach_the_model(base: BaseModel) -> None:
     assert {str(p.dtype) for p in model.parameters() if not p.requires_grad} == {"torch.bfloat16"}
     adapted = {name.split(".lora_A")[0].rsplit(".", 1)[-1] for name, _ in model.named_parameters() if "lora_A" in name}
     assert adapted == set(LoraParams().target_modules)
+    assert model.base_model.model.model.layers[0].self_attn.q_proj.scaling["default"] == 32 / 4
+    stabilised = params.model_copy(update={"lora": LoraParams(r=4, rslora=True)})
+    scaled = with_adapter("transformers", base, stabilised).base_model.model.model.layers[0].self_attn.q_proj
+    assert scaled.scaling["default"] == 32 / 2  # alpha / sqrt(r)
 
 
 @pytest.mark.gpu

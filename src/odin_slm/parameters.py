@@ -138,7 +138,9 @@ class TrainingParams(Parameters):
     """Examples of one forward pass; auto starts from 16 and halves it, doubling the accumulation, until it fits."""
     gradient_accumulation_steps: int = Field(default=1, ge=1)
     """Forward passes of one optimizer step."""
-    learning_rate: float = Field(default=2e-3, gt=0.0)
+    packing: Literal["auto"] | bool = "auto"
+    """Whether examples of a batch share rows, kept apart by attention; auto: where rows would be padded else."""
+    learning_rate: float = Field(default=3e-3, gt=0.0)
     """Peak learning rate."""
     scheduler: Literal["linear", "cosine", "constant"] = "cosine"
     """How the rate falls after warm-up."""
@@ -178,8 +180,8 @@ class TrainingParams(Parameters):
     """What the best checkpoint has the least of."""
     early_stopping_patience: int | None = Field(default=None, ge=1)
     """Stop after this many evaluations in a row without a new best; None never stops early."""
-    validation_samples: int | None = Field(default=None, ge=1)
-    """Score at most this many validation records, drawn by the seed."""
+    validation_samples: int | None = Field(default=200, ge=1)
+    """Score at most this many validation records, drawn by the seed; None scores all."""
     generation_samples: int = Field(default=2, ge=0)
     """Outputs written for the first validation records at each evaluation, kept in the training state."""
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
@@ -205,6 +207,12 @@ class TrainingParams(Parameters):
     def _launcher_options_are_read(self) -> TrainingParams:
         if self.launcher == "none" and (self.num_processes or self.accelerate_config):
             raise ValueError("num_processes and accelerate_config need launcher: accelerate.")
+        return self
+
+    @model_validator(mode="after")
+    def _noise_is_of_one_example(self) -> TrainingParams:
+        if self.packing is True and self.neftune_noise_alpha is not None:
+            raise ValueError("packing weakens NEFTune's noise, which is scaled by a row's length: set one of them off.")
         return self
 
     @model_validator(mode="after")
@@ -389,6 +397,10 @@ class PublishingParams(Parameters):
     """Predictions that the adapter is asked for again before it is staged; a push needs at least one."""
     checkpoint: str | None = Field(default=None, pattern=r"^checkpoint-\d+$")
     """Checkpoint of the training to release in place of the final adapter; its card then shows no scores."""
+    export: Literal["none", "merged", "gguf"] = "none"
+    """The adapter merged into the base's weights, in 16 bit; gguf: with llama.cpp's commands for a GGUF file."""
+    export_tolerance: float = Field(default=0.01, ge=0.0, le=1.0)
+    """How far the merged weights' micro F1 may be from the adapter's on the test records."""
     override: dict[str, Annotated[str, StringConstraints(strip_whitespace=True, min_length=10)]] = {}
     """Gate (data, model or card) -> the reason why it counts as open; the card shows it."""
     push: bool = False
@@ -411,6 +423,8 @@ class PublishingParams(Parameters):
                 raise ValueError(f"the gate {gate} cannot be overridden.")
             if gate not in ("data", "model", "card"):
                 raise ValueError(f"there is no gate {gate!r}; data, model and card can be overridden.")
+        if self.export != "none" and self.checkpoint:
+            raise ValueError("export needs the final adapter, whose scores the merged weights are held against.")
         if self.push and not (self.model_repo or self.dataset_repo):
             raise ValueError("push needs model_repo=OWNER/NAME, dataset_repo=OWNER/NAME, or both.")
         if self.push and self.model_repo and not self.replayed_predictions:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from odin_slm.schema import SPLITS
 
-ReleaseKind = Literal["model", "dataset"]
+ReleaseKind = Literal["model", "dataset", "merged"]
 
 CHECKSUMS = "SHA256SUMS"
 
@@ -60,6 +60,20 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "leakage.json",
         CHECKSUMS,
     ),
+    "merged": (
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "model-[0-9]*-of-[0-9]*.safetensors",
+        "model.safetensors.index.json",
+        *TOKENIZER_FILES,
+        "README.md",
+        "LICENSE",
+        "NOTICE",
+        "GGUF.md",
+        "merging.json",
+        CHECKSUMS,
+    ),
 }
 """File name patterns of each release; anything else is refused, not skipped."""
 
@@ -78,6 +92,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
         "manifest.json",
         "leakage.json",
     ),
+    "merged": ("config.json", "tokenizer.json", "tokenizer_config.json", "README.md", "LICENSE", "merging.json"),
 }
 
 VOCABULARY_FILES = frozenset({"tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json"})
@@ -196,7 +211,8 @@ def validate_card(front_matter: Mapping[str, Any], kind: ReleaseKind) -> list[st
     Returns:
         Problems, each naming its key, what was found and what is expected; empty for a good card.
     """
-    own = _model_card_problems if kind == "model" else _dataset_card_problems
+    judges = {"model": _model_card_problems, "dataset": _dataset_card_problems, "merged": _merged_card_problems}
+    own = judges[kind]
     return [*_license_problems(front_matter), *_language_problems(front_matter), *own(front_matter)]
 
 
@@ -246,6 +262,15 @@ def _model_card_problems(card: Mapping[str, Any]) -> Iterator[str]:
                     isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= 1
                 ):
                     yield f"model-index: {metric.get('name', metric['type'])} is {value!r}; expected 0 to 1"
+
+
+def _merged_card_problems(card: Mapping[str, Any]) -> Iterator[str]:
+    for key, expected in (("library_name", "transformers"), ("base_model_relation", "finetune")):
+        if card.get(key) != expected:
+            yield f"{key}: found {card.get(key)!r}; expected {expected!r}"
+    found = card.get("base_model")
+    if not isinstance(found, str) or not _HUB_ID.fullmatch(found):
+        yield f"base_model: found {found!r}; expected a Hub id (owner/name), no path"
 
 
 def _dataset_card_problems(card: Mapping[str, Any]) -> Iterator[str]:

@@ -10,10 +10,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kedro.io import AbstractDataset
-from kedro_datasets._typing import TablePreview
+from kedro_datasets._typing import JSONPreview, TablePreview
 
 from odin_slm.cards import OVERRIDDEN, read_front_matter
 from odin_slm.datasets.files import new_folder
+from odin_slm.engines.merging import MergeRequest, export
 from odin_slm.errors import MissingInputError, ReleaseError
 from odin_slm.release import (
     CHECKSUMS,
@@ -26,6 +27,7 @@ from odin_slm.release import (
     text_problems,
     validate_card,
 )
+from odin_slm.serialization import canonical_json
 
 _BINARY = frozenset({".safetensors", ".parquet", ".model"})
 
@@ -88,6 +90,46 @@ class ReleaseDataset(AbstractDataset[dict[str, bytes | Path], Path]):
         return TablePreview(
             {"index": list(range(len(rows))), "columns": ["file", "bytes", "sha256 (first 16)"], "data": rows}
         )
+
+
+class MergedModelDataset(AbstractDataset[MergeRequest, dict[str, Any]]):
+    """An adapter merged into its base's weights: a save merges, scores and checks the files, a load gives the report.
+
+    Without a job a save writes nothing; what an earlier run exported stays, and ``merging.json`` in it says of which
+    adapter it is.
+    """
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._filepath = Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> dict[str, Any]:
+        """Return the report of :func:`odin_slm.engines.merging.export`; empty where nothing was exported."""
+        file = self._filepath / "merging.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+    def save(self, data: MergeRequest) -> None:
+        """Merge, where that is asked for.
+
+        Raises:
+            ReleaseError: The merged weights score otherwise, or may not be released; the old folder stays.
+        """
+        if data.job is None:
+            return
+        with new_folder(self._filepath) as folder:
+            export(data.job, folder)
+            (folder / CHECKSUMS).write_text(checksum_lines(file_hashes(folder)), encoding="utf-8", newline="\n")
+            check_release(folder, "merged")
+
+    def _exists(self) -> bool:
+        return True
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}
+
+    def preview(self) -> JSONPreview:
+        """Return the report."""
+        return JSONPreview(canonical_json(self.load()))
 
 
 def check_release(folder: Path, kind: ReleaseKind) -> None:

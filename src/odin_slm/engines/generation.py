@@ -528,11 +528,16 @@ def _load(base: BaseModel, adapter: Path | None, device: torch.device) -> Any:
     dtype = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     model = load_model(base, dtype=dtype)
     if adapter is not None:
-        model = _merge(model, base, adapter)
+        model = attach(model, base, adapter).merge_and_unload()
     return model.to(device).eval()
 
 
-def _merge(model: Any, base: BaseModel, adapter: Path) -> Any:
+def attach(model: Any, base: BaseModel, adapter: Path) -> Any:
+    """Return a loaded base with an adapter on it, as a PEFT model.
+
+    Raises:
+        AdapterError: It is no LoRA adapter, or does not fit the base.
+    """
     from peft import PeftModel, get_peft_model_state_dict
 
     check_config(adapter)
@@ -557,7 +562,7 @@ def _merge(model: Any, base: BaseModel, adapter: Path) -> Any:
             where=str(adapter),
             fix=fix,
         )
-    return merged.merge_and_unload()
+    return merged
 
 
 def check_config(adapter: Path) -> None:

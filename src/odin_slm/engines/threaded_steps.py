@@ -7,6 +7,7 @@ from typing import Any
 
 from odin_slm.engines.backends import cuda, may_thread
 from odin_slm.engines.examples import IGNORED
+from odin_slm.engines.packing import pack
 from odin_slm.engines.workers import Workers
 from odin_slm.parameters import TrainingParams
 
@@ -29,8 +30,14 @@ def threads_of(model: Any, params: TrainingParams, processes: int = 1) -> Worker
     return Workers(twin.train(), cores)
 
 
-def with_threads(trainer: type[Any], workers: Workers | None) -> type[Any]:
-    """Return a trainer whose steps share the rows of a batch among threads, or the trainer as it is."""
+def with_threads(trainer: type[Any], workers: Workers | None, packing: bool = False) -> type[Any]:
+    """Return a trainer whose steps share the rows of a batch among threads, or the trainer as it is.
+
+    Args:
+        trainer: TRL's trainer.
+        workers: The threads.
+        packing: Whether the rows of a group become one row, in place of a rectangle with hardly any padding.
+    """
     if workers is None:
         return trainer
     shared = workers
@@ -46,7 +53,7 @@ def with_threads(trainer: type[Any], workers: Workers | None) -> type[Any]:
             def mean_of(replica: Any, *tensors: Any) -> Any:
                 return _summed_loss(replica, *tensors) / total
 
-            loss = shared.accumulate(mean_of, _trimmed(inputs, len(shared.replicas)))
+            loss = shared.accumulate(mean_of, _groups(inputs, len(shared.replicas), packing))
             for own, twin in zip(model.parameters(), shared.replicas[0].parameters(), strict=True):
                 if twin.grad is not None:
                     own.grad = twin.grad if own.grad is None else own.grad.add_(twin.grad)
@@ -56,33 +63,41 @@ def with_threads(trainer: type[Any], workers: Workers | None) -> type[Any]:
         def prediction_step(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> tuple[Any, None, None]:
             import torch
 
-            groups = [group for share in _trimmed(inputs, len(shared.replicas)) for group in share]
+            groups = [group for share in _groups(inputs, len(shared.replicas), packing) for group in share]
             losses = shared.evaluate(lambda replica, group: float(_summed_loss(replica, *group)), groups)
             return torch.tensor(sum(losses) / int((inputs["labels"][:, 1:] != IGNORED).sum())), None, None
 
     return Threaded
 
 
-def _summed_loss(model: Any, ids: Any, labels: Any, mask: Any) -> Any:
+def _summed_loss(model: Any, ids: Any, labels: Any, mask: Any, positions: Any) -> Any:
     """Return the loss added up over the labelled tokens; logits of the others are never computed."""
     import torch
 
     causal = model.get_base_model()
-    hidden = causal.get_decoder()(input_ids=ids, attention_mask=mask).last_hidden_state[:, :-1]
+    output = causal.get_decoder()(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
+    hidden = output.last_hidden_state[:, :-1]
     wanted = labels[:, 1:]
     chosen = wanted != IGNORED
     logits = causal.get_output_embeddings()(hidden[chosen]).float()
     return torch.nn.functional.cross_entropy(logits, wanted[chosen], reduction="sum")
 
 
-def _trimmed(inputs: dict[str, Any], workers: int) -> list[list[tuple[Any, ...]]]:
-    """Return each worker's groups of a padded batch, as ids, labels and mask no longer than the group's longest row."""
-    tensors = inputs["input_ids"], inputs["labels"], inputs["attention_mask"]
+def _groups(inputs: dict[str, Any], workers: int, packing: bool) -> list[list[tuple[Any, ...]]]:
+    """Return each worker's groups of a padded batch as ids, labels, mask and positions.
+
+    A group is no longer than its longest row, or one packed row, which has positions in place of a mask.
+    """
+    names = ("input_ids", "labels", "attention_mask")
     lengths = inputs["attention_mask"].sum(1).tolist()
-    return [
-        [tuple(tensor[rows, : lengths[rows[0]]] for tensor in tensors) for rows in share]
-        for share in share_rows(lengths, workers)
-    ]
+
+    def group_of(rows: list[int]) -> tuple[Any, ...]:
+        group = {name: inputs[name][rows, : lengths[rows[0]]] for name in names}
+        if packing:
+            group = {"attention_mask": None, **pack(group, None)}
+        return (*(group[name] for name in names), group.get("position_ids"))
+
+    return [[group_of(rows) for rows in share] for share in share_rows(lengths, workers)]
 
 
 def share_rows(lengths: Sequence[int], workers: int, tokens: int = 512) -> list[list[list[int]]]:

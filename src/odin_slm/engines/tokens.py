@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -62,6 +63,12 @@ def record_counter(base: BaseModel) -> RecordCounter:
         return [prompt + completion + frame for prompt, completion in zip(counts[::2], counts[1::2], strict=True)]
 
     return lengths
+
+
+def output_budget(base: BaseModel, records: Sequence[Mapping[str, Any]]) -> int:
+    """Return a budget in tokens that every gold output fits in, with room for longer ones; the same for any sample."""
+    longest = max(token_counter(base)([record["output"] for record in records]))
+    return math.ceil(longest * 1.25) + 16
 
 
 def _backend(base: BaseModel) -> tuple[Any, Any, int]:

@@ -19,6 +19,7 @@ from odin_slm.engines.base_model import BaseModel, load_tokenizer
 from odin_slm.engines.examples import Collator, check_mask, dataset_of, tokenise
 from odin_slm.engines.launcher import launch
 from odin_slm.engines.observers import Progress, callbacks
+from odin_slm.engines.packing import capacity_of, packs, with_packing
 from odin_slm.engines.threaded_steps import threads_of, with_threads
 from odin_slm.errors import BackendError, DeviceMemoryError
 from odin_slm.parameters import TrainingParams
@@ -122,12 +123,18 @@ def train_here(
     trainer: Any = None
     model: Any = None
     workers = None
+    packing = False
     lacking: str | None = None
     begin = time.monotonic()
     try:
         model = backends.with_adapter(backend, base, params)
         workers = threads_of(model, params, processes)
-        trainer = with_threads(SFTTrainer, workers)(
+        # without padding to save, a group of rows in one is no gain
+        packing = (params.packing is True or not workers) and packs(model, train_rows, params, backend)
+        kind = with_threads(SFTTrainer, workers, packing)
+        if packing and not workers:
+            kind = with_packing(kind, capacity_of(model, params, backend), backend)
+        trainer = kind(
             model=model,
             args=arguments,
             train_dataset=dataset_of(train_rows),
@@ -187,6 +194,7 @@ def train_here(
         "base_model": base.source,
         "backend": backend,
         "processes": processes,
+        "packing": packing,
         "hyperparameters": params.model_dump(mode="json", exclude={"accelerate_config", "report_to"}),
     }
 

@@ -1,7 +1,6 @@
 """Nodes of the evaluation pipeline."""
 
 import logging
-import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -295,8 +294,9 @@ def _predict(
 ) -> list[dict[str, Any]]:
     from odin_slm.engines.constraint import Grammar, reachable
     from odin_slm.engines.generation import progress
+    from odin_slm.engines.tokens import output_budget
 
-    budget = _budget(base_model, test_data) if params.max_new_tokens == "auto" else params.max_new_tokens
+    budget = output_budget(base_model, test_data) if params.max_new_tokens == "auto" else params.max_new_tokens
     records = _sample(test_data, params)
     decodings = ("constrained", "free") if params.decoding == "both" else (params.decoding,)
     grammars = [Grammar.of(record["instruction"], record["input"]) for record in records]
@@ -365,11 +365,3 @@ def _sample(records: Sequence[dict[str, Any]], params: EvaluationParams) -> list
     order = list(range(len(records)))
     random.Random(params.seed).shuffle(order)
     return [records[index] for index in sorted(order[: params.num_samples])]
-
-
-def _budget(base_model: BaseModel, records: Sequence[dict[str, Any]]) -> int:
-    """Return a budget that every gold output fits in, with room for longer ones; the same for any sample."""
-    from odin_slm.engines.tokens import token_counter
-
-    longest = max(token_counter(base_model)([record["output"] for record in records]))
-    return math.ceil(longest * 1.25) + 16

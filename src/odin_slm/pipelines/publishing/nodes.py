@@ -19,13 +19,16 @@ from odin_slm.cards import (
     read_front_matter,
 )
 from odin_slm.engines.base_model import BaseModel
+from odin_slm.engines.hub import RepositoryType
+from odin_slm.engines.merging import Merge, MergeRequest
 from odin_slm.engines.publishing import Plan, Request
 from odin_slm.errors import MissingInputError, ReleaseError
 from odin_slm.gates import card_gate, data_gate, model_gate, pass_gates
-from odin_slm.parameters import PublishingParams
+from odin_slm.merged_card import MergedFacts
+from odin_slm.parameters import EvaluationParams, PublishingParams
 from odin_slm.release import BASE_FILES, TOKENIZER_FILES, ReleaseKind, validate_card
 from odin_slm.serialization import canonical_json
-from odin_slm.terms import OPEN_LICENSES, BaseTerms, publishable_rows, require_base_terms
+from odin_slm.terms import OPEN_LICENSES, BaseTerms, base_terms, publishable_rows, require_base_terms
 
 _COLUMNS = ("id", "source", "document_id", "instruction", "input", "output", "input_sha256", "output_sha256")
 
@@ -231,6 +234,62 @@ def plan_dataset_publication(dataset_release: Path, params: PublishingParams) ->
     return Request(dataset_release, _plan("dataset", dataset_release, params.dataset_repo, params))
 
 
+def plan_merged_model(
+    model_release: Path,
+    adapter: Path,
+    base_model: BaseModel,
+    test_data: list[dict[str, Any]],
+    predictions: list[dict[str, Any]],
+    params: PublishingParams,
+    evaluation: EvaluationParams,
+) -> MergeRequest:
+    """Say whether the adapter is merged into its base's weights, and what the result is held against.
+
+    Args:
+        model_release: The staged release, which every gate has let through; its licence files go with the weights.
+        adapter: Folder of the adapter.
+        base_model: The base.
+        test_data: Test records.
+        predictions: What the adapter answered when it was evaluated.
+        params: Names and options.
+        evaluation: How it was asked.
+    """
+    if params.export == "none":
+        return MergeRequest()
+    base_id = _base_id(base_model, params)
+    beside = ("LICENSE", "NOTICE", *TOKENIZER_FILES)
+    return MergeRequest(
+        Merge(
+            base=base_model,
+            adapter=adapter,
+            records=test_data,
+            predictions=predictions,
+            max_new_tokens=evaluation.max_new_tokens,
+            batch_size=evaluation.batch_size,
+            tolerance=params.export_tolerance,
+            files={name: model_release / name for name in beside if (model_release / name).is_file()},
+            facts=MergedFacts(
+                name=params.model_name,
+                experiment=params.experiment,
+                base_id=base_id,
+                license=params.license,
+                base_terms=base_terms(base_id),
+            ),
+            gguf=params.export == "gguf",
+        )
+    )
+
+
+def describe_merged_model(merged_model: dict[str, Any], params: PublishingParams) -> dict[str, Any]:
+    """Return the merged weights' scores beside the adapter's, or that nothing was exported.
+
+    Args:
+        merged_model: Report of the last export; empty where there was none.
+        params: Whether this run exported.
+    """
+    return {"export": params.export, **(merged_model if params.export != "none" else {})}
+
+
 def plan_model_publication(
     model_release: Path,
     base_model: BaseModel,
@@ -281,7 +340,7 @@ def conclude_publication(
     }
 
 
-def _plan(kind: ReleaseKind, folder: Path, repo_id: str | None, params: PublishingParams) -> Plan | None:
+def _plan(kind: RepositoryType, folder: Path, repo_id: str | None, params: PublishingParams) -> Plan | None:
     if not params.push or repo_id is None:
         return None
     return Plan(

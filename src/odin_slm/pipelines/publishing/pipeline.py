@@ -4,7 +4,9 @@ from kedro.pipeline import Node, Pipeline
 
 from odin_slm.pipelines.publishing.nodes import (
     conclude_publication,
+    describe_merged_model,
     plan_dataset_publication,
+    plan_merged_model,
     plan_model_publication,
     replay_predictions,
     stage_dataset_release,
@@ -62,6 +64,26 @@ def create_pipeline() -> Pipeline:
                 ],
                 outputs="model_release",
                 name="stage_model_release",
+            ),
+            Node(
+                func=plan_merged_model,
+                inputs=[
+                    "model_release",
+                    "adapter",
+                    "base_model",
+                    "test_data",
+                    "predictions",
+                    "params:publishing",
+                    "params:evaluation",
+                ],
+                outputs="merged_model",
+                name="plan_merged_model",
+            ),
+            Node(
+                func=describe_merged_model,
+                inputs=["merged_model", "params:publishing"],
+                outputs="merging_report",
+                name="describe_merged_model",
             ),
             Node(
                 func=plan_model_publication,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -62,6 +63,11 @@ def record_counter(base: BaseModel) -> RecordCounter:
         return [prompt + completion + frame for prompt, completion in zip(counts[::2], counts[1::2], strict=True)]
 
     return lengths
+
+
+def output_budget(base: BaseModel, golds: Sequence[str]) -> int:
+    """Return a budget in tokens that every gold output fits in, with room for longer ones."""
+    return math.ceil(max(token_counter(base)(golds)) * 1.25) + 16
 
 
 def _backend(base: BaseModel) -> tuple[Any, Any, int]:

@@ -139,7 +139,8 @@ def test_what_is_brought_from_elsewhere_is_evaluated_and_never_written(run: Run,
 def test_the_pipeline_depends_on_what_the_stages_before_it_make() -> None:
     pipeline = create_pipeline()
     made = {"test", "test_context", "adapter", "base_model", "training_state"}
-    brought = {"given_test", "seen_records", "predictions_work", "champion", "data_manifest", "params:evaluation"}
+    brought = {"given_test", "seen_records", "predictions_work", "champion", "data_manifest"}
+    brought |= {"params:evaluation", "params:promotion"}
     assert pipeline.inputs() == made | brought | {"calibration_records"}
     assert {"predictions", "base_predictions", "calibrator", "evaluation_results"} <= pipeline.all_outputs()
     assert "report" in pipeline.outputs()

@@ -39,6 +39,16 @@ def of_config(folder: Path, name: str = "unsloth/Meta-Llama-3.1-8B-bnb-4bit", **
     return BaseModel(name, folder)
 
 
+def test_a_tracker_that_is_not_installed_is_named(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = BaseModel("tiny", tiny_base)
+    assert TrainingParams().report_to == (), "off by default"
+    monkeypatch.setattr(preflight, "find_spec", lambda name: None)
+    with pytest.raises(BackendError, match=r"training\.report_to: the package wandb .* pip install wandb"):
+        check(base, TrainingParams(report_to=("wandb",)))
+    monkeypatch.setattr(preflight, "find_spec", lambda name: name)
+    assert check(base, TrainingParams(report_to=("wandb",)))
+
+
 def test_the_shape_is_the_loaded_models(tiny_base: Path) -> None:
     base = BaseModel("tiny", tiny_base)
     config = preflight.read_config(base)

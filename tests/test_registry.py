@@ -12,42 +12,60 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 from typing import Any
 
+import httpx
 import mlflow
 import pandas
 import pytest
 from click.testing import CliRunner
+from pyarrow.parquet import read_table
 
+from conftest import ROOT
 from odin_slm import cli
 from odin_slm.engines.base_model import BaseModel
-from odin_slm.engines.registry import CHALLENGER, CHAMPION, Candidate, Registry
+from odin_slm.engines.extraction import instruction_of
+from odin_slm.engines.extractor import _load_pyfunc
+from odin_slm.engines.registry import CHALLENGER, CHAMPION, CHAMPION_PREDICTIONS, Candidate, Registry
+from odin_slm.engines.replay import rescore
+from odin_slm.engines.served_model import resolve_model
 from odin_slm.errors import ExtractionError, RegistryError
-from odin_slm.prompt import instruction_for
+from odin_slm.prompt import SHARED_INSTRUCTION, Entity, Extraction, instruction_for, parse, render
 from odin_slm.schema import SCHEMAS
+from odin_slm.serving.__main__ import build
+from odin_slm.serving.settings import ApiKeys, ServingSettings
+from serving_service import SMALL, running
 from test_promotion import rows
 
 NAME = "odin-medical-ner-re-test"
 TEXTS = ["Rash and cough followed aspirin.", "Enalapril caused a dry cough and aspirin caused nausea."]
 TEST = {"significance": 0.05, "resamples": 199, "seed": 1}
-FASTER = {"evaluation": {"num_samples": 6, "max_new_tokens": 24, "bootstrap_resamples": 100}}
+LONGER = {"evaluation": {"num_samples": 6, "max_new_tokens": 60, "bootstrap_resamples": 100}}
+CALIBRATOR = {
+    "records": 60,
+    "entity": {"method": "isotonic", "x": [0.0, 1.0], "y": [0.25, 0.75], "extractions": 90, "right": 45, "why": ""},
+    "relation": {"method": "temperature", "temperature": 3.0, "extractions": 60, "right": 20, "why": ""},
+}
 
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
     """A LoRA adapter of the tiny base whose weights are not zero."""
+    return save_adapter(tiny_base, tmp_path_factory.mktemp("adapter"), lora_alpha=64, init_lora_weights=False)
+
+
+def save_adapter(base: Path, folder: Path, **options: Any) -> Path:
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = tmp_path_factory.mktemp("adapter")
     torch.manual_seed(7)
-    lora = LoraConfig(r=4, lora_alpha=64, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-    get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_base), lora).save_pretrained(
-        folder, save_embedding_layers=False
-    )
-    AutoTokenizer.from_pretrained(tiny_base).save_pretrained(folder)
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], **options)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora)
+    model.save_pretrained(folder, save_embedding_layers=False)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
     return folder
 
 
@@ -110,7 +128,7 @@ _PREDICTIONS = "predictions/predictions.jsonl"
 
 
 def test_a_default_run_leaves_a_champion_that_predicts(project: Path, run: Callable[..., dict[str, Any]]) -> None:
-    run(params=FASTER)
+    run(params=LONGER)
     model = mlflow.pyfunc.load_model(f"models:/{NAME}@{CHAMPION}")
     found = model.predict(TEXTS)
     assert list(found.columns) == ["entities", "relations", "finished"]
@@ -133,14 +151,16 @@ def test_a_default_run_leaves_a_champion_that_predicts(project: Path, run: Calla
     kept = (project / "data/07_model_output/test/predictions.jsonl").read_text()
     assert own == {row["id"]: row for row in map(json.loads, kept.splitlines())}
 
-    # The registered model says what the evaluation said: same prompt, same grammar, same weights.
-    row = next(iter(own.values()))
-    asked = {"schema": row["source"], "max_new_tokens": 24}
-    answer = model.predict([row["input"]], params=asked).iloc[0]
-    assert (answer["entities"], answer["relations"]) == (row["entities"], row["relations"])
+    # The registered model says what the evaluation said: same prompt, same grammar, same weights, same calibration.
+    wholly = max(own.values(), key=lambda row: len(row["entities"]))
+    assert wholly["entities"], "held to the text, even a model that can do nothing names something"
+    asked = {"schema": wholly["source"], "max_new_tokens": 60, "window_tokens": 900}
+    answer = model.predict([wholly["input"]], params=asked).iloc[0]
+    said = {(e["type"], e["text"].casefold()): e["confidence"] for e in reversed(wholly["entities"])}
+    assert {(e["type"], e["text"].casefold()): e["confidence"] for e in answer["entities"]} == said
 
     # Publishing again registers nothing new; evaluation has met the champion.
-    run("evaluation", "publishing", params=FASTER)
+    run("evaluation", "publishing", params=LONGER)
     assert [str(version.version) for version in registry.versions()] == ["1"]
     decision = json.loads((project / "data/08_reporting/test/promotion.json").read_text())
     assert (decision["decision"], decision["champion"]) == ("keep", "1")
@@ -229,6 +249,139 @@ def test_the_schema_of_a_text_decides_what_is_looked_for(store: str, candidate: 
         model.predict(TEXTS, params={"decoding": "beam"})
 
 
+LONG_TEXT = " ".join(f"Patient {n} took enalapril and aspirin, then had a cough, fever and rash." for n in range(5))
+ASKED = {"schema": "biored", "max_new_tokens": 128, "window_tokens": 96, "batch_size": 4}
+
+
+def test_registered_model_service_and_batch_pipeline_say_the_same(
+    project: Path, run: Callable[..., dict[str, Any]], candidate: Callable[..., Candidate], tmp_path: Path
+) -> None:
+    mlflow.set_tracking_uri(f"sqlite:///{project}/mlflow.db")
+    mlflow.set_experiment("registry")
+    registry = Registry(NAME)
+    base = ROOT / "data/06_models/odin-nano"  # one that can write relations
+    real = {"base": BaseModel("odin-nano", base), "folder": save_adapter(base, tmp_path / "adapter")}
+    raw = register(candidate(rows(0.5, 1), **real))
+    number = register(candidate(rows(0.5, 1), **real, calibrator=CALIBRATOR))
+    assert number != raw, "with a calibrator it is another version"
+    assert register(candidate(rows(0.5, 1), **real, calibrator=CALIBRATOR)) == number
+    registry.promote(number, test=TEST)
+    uri = f"models:/{NAME}@{CHAMPION}"
+    texts = [*TEXTS, "The treatment with captopril induced renal failure in two patients.", LONG_TEXT]
+
+    def triples(found: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+        """What the service and the shards hold, as the registered model's table does."""
+        return [
+            (
+                [(e["type"], e["text"], [[o["begin"], o["end"]] for o in e["occurrences"]]) for e in one["entities"]],
+                [(r["head"]["text"], r["type"], r["tail"]["text"]) for r in one["relations"]],
+                pytest.approx([x["confidence"] for x in (*one["entities"], *one["relations"])], abs=2e-4),
+            )
+            for one in found
+        ]
+
+    table = mlflow.pyfunc.load_model(uri).predict(texts, params=ASKED).to_dict("records")
+    registered = [
+        (
+            [(e["type"], e["text"], e["offsets"]) for e in row["entities"]],
+            [(r["head"], r["type"], r["tail"]) for r in row["relations"]],
+            [x["confidence"] for x in (*row["entities"], *row["relations"])],
+        )
+        for row in table
+    ]
+    assert all(entities for entities, _, _ in registered)
+    assert any(relations for _, relations, _ in registered)
+    chances = [e["confidence"] for row in table for e in row["entities"]]
+    assert all(0.25 <= chance <= 0.75 for chance in chances), "calibrated"
+    bare = mlflow.pyfunc.load_model(f"models:/{NAME}/{raw}").predict(texts, params=ASKED)
+    probabilities = [e["confidence"] for row in bare["entities"] for e in row]
+    assert chances == pytest.approx([0.25 + p / 2 for p in probabilities], abs=2e-4)
+
+    served = resolve_model(uri, root=project)
+    assert (served.calibrator, served.instructions["ade"]) == (CALIBRATOR, instruction_for(SCHEMAS["ade"]))
+    app = build(ServingSettings(**{**SMALL, "max_new_tokens": 128, "model": uri}), ApiKeys(""), served)
+    with running(app) as address, httpx.Client(base_url=address, timeout=60) as client:
+        answers = [client.post("/extract", json={"text": text, "schema": "biored"}).json() for text in texts]
+    assert len(answers[-1]["windows"]) > 1, "the last text is read in windows"
+    assert registered == triples(answers)
+
+    (project / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    job = {"documents": str(project / "texts.jsonl"), "extractions": str(project / "out"), "model": uri}
+    run("extraction", params={**job, "extraction": ASKED})
+    shards = [row for file in sorted((project / "out").glob("*.parquet")) for row in read_table(file).to_pylist()]
+    assert registered == triples(shards)
+
+
+def test_a_model_of_one_shared_instruction_is_asked_with_it(
+    store: str, candidate: Callable[..., Candidate], tmp_path: Path
+) -> None:
+    number = register(candidate(rows(0.5, 1), instructions={"ade": SHARED_INSTRUCTION}))
+    served = resolve_model(f"models:/{NAME}/{number}", root=tmp_path)
+    asked = {schema: instruction_of(served.instructions, schema) for schema in ("ade", "biored")}
+    assert asked == dict.fromkeys(asked, SHARED_INSTRUCTION)
+    assert instruction_of({"ade": instruction_for(SCHEMAS["ade"])}, "biored") == instruction_for(SCHEMAS["biored"])
+
+
+def test_a_version_from_before_still_loads(store: str, candidate: Callable[..., Candidate], tmp_path: Path) -> None:
+    """Without a calibrator, without the commit in the adapter's configuration, with the parameters of its signature."""
+    register(candidate(rows(0.5, 1), calibrator=CALIBRATOR))
+    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{NAME}@{CHALLENGER}", dst_path=str(tmp_path / "old")))
+    data = next(folder.rglob("extraction.json")).parent
+    (data / "calibrator.json").unlink()
+    configuration = json.loads((data / "adapter_config.json").read_text())
+    del configuration["revision"]
+    (data / "adapter_config.json").write_text(json.dumps(configuration))
+    asked = {"schema": "", "decoding": "constrained", "max_new_tokens": 64, "batch_size": 32}
+    found = _load_pyfunc(str(data)).predict(TEXTS, asked)
+    assert all(found["entities"])
+    (data / "extraction.json").unlink()
+    with pytest.raises(ExtractionError, match="not a packaged model"):
+        _load_pyfunc(str(data))
+
+
+def test_the_pinned_requirements_are_all_that_it_imports(
+    store: str, candidate: Callable[..., Candidate], tmp_path: Path
+) -> None:
+    register(candidate(rows(0.5, 1), calibrator=CALIBRATOR))
+    uri = f"models:/{NAME}@{CHALLENGER}"
+    folder = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(tmp_path / "copied")))
+    program = (
+        "import sys, mlflow\n"
+        f"mlflow.pyfunc.load_model({str(folder)!r}).predict({TEXTS!r}, params={{'max_new_tokens': 40}})\n"
+        "print(*{name.split('.')[0] for name in sys.modules if not name.startswith('_')})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    pinned = [line.partition("==")[0] for line in (folder / "requirements.txt").read_text().split()]
+    known = packages_distributions()
+    brought = {canonical(name) for name in closure(pinned)}
+    foreign = {m for m in loaded & known.keys() if not brought & {canonical(name) for name in known[m]}}
+    # what happens to be installed here and is looked at by a library that can do without
+    assert foreign - {"odin_slm"} <= OPTIONAL, foreign
+
+
+def closure(names: list[str]) -> set[str]:
+    """The distributions that these need, extras left aside."""
+    found: set[str] = set()
+    while names:
+        name = canonical(names.pop())
+        if name not in found:
+            try:
+                needed = requires(name) or []
+            except PackageNotFoundError:  # for another platform
+                continue
+            found.add(name)
+            names += [re.split(r"[^\w.-]", line)[0] for line in needed if "extra ==" not in line]
+    return found
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+OPTIONAL = {"dill", "orjson"}
+
+
 def test_mlflow_serves_it(store: str, candidate: Callable[..., Candidate], tmp_path: Path) -> None:
     register(candidate(rows(0.5, 1)))
     uri = f"models:/{NAME}@{CHALLENGER}"
@@ -264,7 +417,7 @@ def _invoke(port: int, body: dict[str, Any], server: subprocess.Popen[bytes]) ->
         json.dumps(body).encode(),
         {"Content-Type": "application/json"},
     )
-    for _ in range(240):
+    for _ in range(800):
         assert server.poll() is None, Path("log").read_text()
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
@@ -298,8 +451,10 @@ def test_the_commands_promote_demote_and_roll_back(project: Path) -> None:
     assert champion("rollback")[1] == f"{NAME} version {two} is the champion again"
     assert champion("demote", "--reason", "recalled")[1] == f"{NAME} version {two} is no longer the champion"
     listed = champion("history")[1].splitlines()
-    assert [line.split()[1] for line in listed[:-1]] == ["promote", "promote", "rollback", "demote"]
-    assert listed[1].endswith("(forced): a trial")
+    events = [line for line in listed[:-1] if not line.startswith(" ")]
+    assert [line.split()[1] for line in events] == ["promote", "promote", "rollback", "demote"]
+    assert events[1].endswith("(forced): a trial")
+    assert re.search(r"^ +entity F1 0\.\d+ against 0\.\d+, relation F1 .* \(data 000000000000\)$", listed[2])
     assert listed[-1] == f"{NAME}: no champion"
     code, said = champion("promote", "17", "--force", "--reason", "a trial")
     assert (code, f"The versions are: {one}, {two}." in said) == (1, True)
@@ -327,6 +482,97 @@ def test_other_data_are_not_compared(store: str) -> None:
         assert decision["decision"] == "keep"
         assert "other data" in decision["why"] or "other examples" in decision["why"]
     assert holder() == first
+
+
+def told(candidate: Callable[..., Candidate], manifest: str, right: int = 40, **changes: Any) -> Candidate:
+    """A candidate of other data, that is right about the first so many of 40 texts."""
+    found = []
+    for number in range(40):
+        gold = Extraction((Entity("Drug", "aspirin"), Entity("Symptom", f"rash {number}")))
+        said = gold if number < right else Extraction()
+        found.append(
+            {"id": f"t{number}", "source": "ade", "document_id": f"d{number}", "manifest_sha256": manifest}
+            | {"input": f"After aspirin rash {number} came.", "gold": render(gold), "decoding": "constrained"}
+            | {"prediction": render(said)}
+        )
+    return candidate(found, manifest_sha256=manifest, **changes)
+
+
+def test_a_champion_of_other_data_is_asked_for_this_test_set(
+    project: Path, candidate: Callable[..., Candidate]
+) -> None:
+    mlflow.set_tracking_uri(f"sqlite:///{project}/mlflow.db")
+    mlflow.set_experiment("registry")
+    registry = Registry(NAME)
+    synthetic = register(candidate(rows(0.9, 1)))
+    registry.promote(synthetic, test=TEST)
+    real = register(told(candidate, "a" * 64, experiment="nano"))
+    decision = registry.promote(real, test=TEST)
+    assert (decision["decision"], decision["metrics"]) == ("keep", None)
+    assert decision["why"].startswith(f"champion {synthetic} was made of other data (manifest 000000000000, here aaaa")
+
+    done = CliRunner().invoke(cli.cli, ["champion", "promote", real, "--rescore", "--env", "test"])
+    assert (done.exit_code, holder()) == (0, real)
+    tags = registry.version(real).tags
+    assert (tags["promotion_champion"], tags["promotion_rescored"]) == (synthetic, "true")
+    assert tags["promotion_manifest_sha256"] == "a" * 64
+    assert (tags["promotion_entity_f1_micro"], tags["promotion_decision"]) == ("1.0000", "promote")
+    met = registry.history()[-1]["test"]
+    assert (met["manifest_sha256"], met["rescored"]) == ("a" * 64, True)
+    assert met["entity_f1_micro"] == [1.0, float(tags["promotion_champion_entity_f1_micro"])]
+    kept = mlflow.artifacts.load_text(f"runs:/{registry.version(real).run_id}/{CHAMPION_PREDICTIONS}")
+    answers = [json.loads(line) for line in kept.splitlines()]
+    assert {row["champion"] for row in answers} == {synthetic}
+
+    # What it says there is what the registered version says, asked for the corpus of the text.
+    (said,) = [row["prediction"] for row in answers if row["id"] == "t7"]
+    asked, text = {"schema": "ade", "max_new_tokens": 60}, "After aspirin rash 7 came."
+    answer = mlflow.pyfunc.load_model(f"models:/{NAME}/{synthetic}").predict([text], params=asked)
+    assert {(e.type, e.text.casefold()) for e in parse(said).extraction.entities} == {
+        (e["type"], e["text"].casefold()) for e in answer["entities"][0]
+    }
+
+    # Answers of a champion that is none any more decide nothing; nor is one asked whose predictions will do.
+    other = register(told(candidate, "b" * 64, experiment="v15"))
+    decision = registry.promote(other, test=TEST, champion_predictions=answers)
+    assert (decision["decision"], decision["rescored"]) == ("keep", False)
+    options = {"batch_size": 8, "max_new_tokens": "auto"}
+    assert rescore(registry.as_champion(), registry.predictions(real), "a" * 64, **options) == []
+    worse = register(told(candidate, "c" * 64, right=0, experiment="v16"))
+    answers = rescore(registry.as_champion(), registry.predictions(worse), "c" * 64, **options)
+    decision = registry.promote(worse, test=TEST, champion_predictions=answers)
+    assert (decision["decision"], decision["rescored"], decision["champion"]) == ("keep", True, real)
+
+
+def test_a_run_asks_a_champion_of_other_data(project: Path, run: Callable[..., dict[str, Any]]) -> None:
+    fewer = {"evaluation": {**LONGER["evaluation"], "num_samples": 3}}
+    run(params=fewer)
+    again = {**fewer, "combination": {"seed": 7}}
+    run(params=again)
+    promotion = project / "data/08_reporting/test/promotion.json"
+    first, second = json.loads(promotion.read_text()), project / "data/07_model_output/test/champion_predictions.jsonl"
+    assert re.search(r"champion 1 was made of other data .*promotion\.rescore=true", first["why"])
+    assert second.read_text() == ""
+    run("evaluation", "publishing", params={**again, "promotion": {"rescore": True}})
+    decision = json.loads(promotion.read_text())
+    assert (decision["champion"], decision["rescored"]) == ("1", True)
+    assert decision["metrics"]["entity_f1_micro"]["value"] == pytest.approx(
+        decision["figures"]["entity_f1_micro"][0] - decision["figures"]["entity_f1_micro"][1]
+    )
+    version = Registry(NAME).version("2")
+    assert (version.tags["promotion_why"], version.tags["promotion_rescored"]) == (decision["why"], "true")
+    assert len(second.read_text().splitlines()) == 3
+
+
+def test_a_checkpoint_is_not_judged_by_the_predictions_of_the_final_adapter(
+    store: str, candidate: Callable[..., Candidate]
+) -> None:
+    with mlflow.start_run() as active:
+        mlflow.log_text(json.dumps(rows(0.9, 1)[0]) + "\n", _PREDICTIONS)
+        number = Registry(NAME).register(candidate([], metrics={}), active.info.run_id)
+    decision = Registry(NAME).promote(number, test=TEST)
+    assert (decision["decision"], decision["why"]) == ("keep", f"version {number} has no predictions")
+    assert Registry(NAME).promote(number, test=TEST, force=True, reason="a trial")["decision"] == "promote"
 
 
 def test_force_needs_a_reason_and_the_reason_is_kept(store: str) -> None:

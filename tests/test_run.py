@@ -53,11 +53,31 @@ def test_the_default_run_goes_from_raw_corpora_to_a_staged_release(
     assert tracked.data.tags["data_manifest_sha256"] == manifest
     assert results["test_set"]["manifest_sha256"] == manifest
     assert "any_mention" in results["variants"]
-    assert not [name for name, value in tracked.data.params.items() if str(project) in value]
+    histories = {name: _client(project).get_metric_history(tracked.info.run_id, name) for name in curves}
+    assert all(len({point.step for point in history}) >= 2 for history in histories.values())
+    tags = tracked.data.tags
+    assert (tags["stage"], tags["experiment"], tags["model_version"]) == ("__default__", "test", "1")
+    assert {"git_commit", "git_dirty", "system.cpu", "system.gpu", "system.ram_gib", "system.driver"} <= set(tags)
+    made = json.loads((data / "05_model_input/test/manifest.json").read_text())["outputs"]
+    logged = {one.dataset.name: one.dataset.digest for one in tracked.inputs.dataset_inputs}
+    assert logged == {f"test/{split}": made[f"{split}.json"][:36] for split in ("train", "val", "test")}
     artifacts = _artifacts(tracked)
-    for name in ("adapter_model.safetensors", "manifest.json", "evaluation_results.json", "predictions.jsonl"):
+    for name in (
+        "adapter/adapter_model.safetensors",
+        "configuration/parameters.yml",
+        "data/manifest.json",
+        "environment/libraries.json",
+        "evaluation/calibrator.json",
+        "evaluation/evaluation_results.json",
+        "evaluation/report.html",
+        "figures/overview.png",
+        "model/MLmodel",
+        "predictions/predictions.jsonl",
+    ):
         assert name in artifacts
-    assert "report.html" in artifacts
+    here = (str(project), str(Path(__file__).parents[1]))
+    everything = {**tags, **tracked.data.params, **artifacts}
+    assert not [name for name, text in everything.items() if any(place in text for place in here)]
     assert mlflow.active_run() is None
 
     summary = capsys.readouterr().out
@@ -121,6 +141,8 @@ def _only_run(project: Path) -> mlflow.entities.Run:
     return found
 
 
-def _artifacts(tracked: mlflow.entities.Run) -> set[str]:
+def _artifacts(tracked: mlflow.entities.Run) -> dict[str, str]:
+    """Name -> content, as far as it is text."""
     folder = Path(mlflow.artifacts.download_artifacts(run_id=tracked.info.run_id))
-    return {file.name for file in folder.rglob("*") if file.is_file()}
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    return {f.relative_to(folder).as_posix(): f.read_bytes().decode("utf-8", "replace") for f in files}

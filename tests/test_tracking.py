@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import mlflow
 import pytest
@@ -16,6 +16,7 @@ import yaml
 from kedro.pipeline import Node, Pipeline
 
 from conftest import runner_in
+from odin_slm.datasets.json_files import JsonFileDataset
 from odin_slm.hooks import evaluation_metrics
 from odin_slm.parameters import PublishingParams, TrainingParams
 from odin_slm.portable import Portable
@@ -397,6 +398,39 @@ def test_files_and_folders_that_ask_for_it_become_artifacts(bare_project: Path, 
     every_run = {"configuration", "environment"}
     assert listed - every_run == {"data", "adapter", "data/manifest.json", "adapter/adapter_config.json"}
     assert (bare_project / "mlartifacts").is_dir()
+
+
+class CountedDataset(JsonFileDataset):
+    """A dataset that notes when it is made."""
+
+    made: ClassVar[list[str]] = []
+
+    def __init__(self, *, filepath: str) -> None:
+        self.made.append(filepath)
+        super().__init__(filepath=filepath)
+
+
+def test_datasets_that_a_run_does_not_use_are_not_made(bare_project: Path, register: Callable[..., None]) -> None:
+    (bare_project / "conf/base/catalog.yml").write_text(
+        "".join(
+            f"{name}:\n  type: test_tracking.CountedDataset\n  filepath: {name}.json\n" for name in ("adapter", "other")
+        )
+    )
+    register(training=TRAINING)
+    CountedDataset.made.clear()
+    runner_in(bare_project)("training")
+    assert {Path(file).name for file in CountedDataset.made} == {"adapter.json"}
+
+
+def test_a_pipeline_that_is_no_run_leaves_the_run_before_alone(
+    bare_project: Path, register: Callable[..., None]
+) -> None:
+    compare = Pipeline([Node(func=write_manifest, inputs=None, outputs="comparison", name="compare_runs")])
+    register(training=TRAINING, comparison=compare)
+    for name in ("training", "comparison", "training"):
+        runner_in(bare_project)(name)
+        assert mlflow.active_run() is None
+    assert [(r.info.status, r.data.tags["stage"]) for r in runs(bare_project)] == [("FINISHED", "training")] * 2
 
 
 def test_the_store_lies_in_the_project_wherever_the_process_was_started(

@@ -71,22 +71,46 @@ def history(env: str | None) -> None:
             forced = " (forced)" if event["forced"] else ""
             said = f": {event['reason']}" if event["reason"] else ""
             click.echo(f"{event['at']}  {event['action']:<8}  {who}  by {event['by']}{forced}{said}")
+            if test := event.get("test"):
+                click.echo(f"{'':<27}{_figures(test)}")
         found = registry.champion()
         click.echo(f"{registry.name}: " + (f"version {found.version} is the champion" if found else "no champion"))
 
 
+def _figures(test: dict[str, Any]) -> str:
+    from odin_slm.promotion import HEADLINE
+
+    scores = [f"{name.split('_')[0]} F1 {test[name][0]:.3f} against {test[name][1]:.3f}" for name in HEADLINE]
+    asked = ", the champion asked for them anew" if test["rescored"] else ""
+    return f"{', '.join(scores)} (data {(test['manifest_sha256'] or 'unknown')[:12]}{asked})"
+
+
 @champion.command()
 @click.argument("version")
+@click.option("--rescore", is_flag=True, help="Let a champion of other data extract from VERSION's test set first.")
 @click.option("--force", is_flag=True, help="Promote it whatever the paired test says; needs --reason.")
 @_reason
 @_env
-def promote(version: str, force: bool, reason: str, env: str | None) -> None:
+def promote(version: str, rescore: bool, force: bool, reason: str, env: str | None) -> None:
     """Make VERSION the champion if the paired test finds it better than the one in use."""
-    with _registry(env) as (registry, test):
-        decision = registry.promote(version, test=test, force=force, reason=reason)
+    from odin_slm.pipelines.registration.nodes import paired_test
+
+    with _registry(env) as (registry, params):
+        answers = _answers(registry, version, params) if rescore else []
+        decision = registry.promote(
+            version, test=paired_test(params), force=force, reason=reason, champion_predictions=answers
+        )
         click.echo(f"{registry.name} version {version}: {decision['decision']} ({decision['why']})")
     if decision["decision"] != "promote":
         sys.exit(1)
+
+
+def _answers(registry: Any, version: str, params: Any) -> list[dict[str, Any]]:
+    from odin_slm.engines.replay import rescore
+
+    manifest = registry.version(version).tags.get("data_manifest_sha256")
+    options = {"batch_size": params.batch_size, "max_new_tokens": params.max_new_tokens}
+    return rescore(registry.as_champion(), registry.predictions(version), manifest, **options)
 
 
 @champion.command()
@@ -108,18 +132,17 @@ def rollback(reason: str, env: str | None) -> None:
 
 
 @contextmanager
-def _registry(env: str | None) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Yield the registered model of the environment, and its options of the paired test."""
+def _registry(env: str | None) -> Iterator[tuple[Any, Any]]:
+    """Yield the registered model of the environment, and its parameters of the evaluation."""
     from kedro.framework.session import KedroSession
 
     from odin_slm.engines.registry import Registry
     from odin_slm.parameters import EvaluationParams
-    from odin_slm.pipelines.registration.nodes import paired_test
 
     with _explained(), KedroSession.create(env=env) as session:
         context = cast("KedroSession", session).load_context()  # its hook sets the tracking store
         params = EvaluationParams.model_validate(context.params["evaluation"])
-        yield Registry(context.config_loader["globals"]["registered_model"]), paired_test(params)
+        yield Registry(context.config_loader["globals"]["registered_model"]), params
 
 
 class _ExplainedGroup(click.Group):

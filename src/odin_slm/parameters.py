@@ -446,6 +446,8 @@ class PromotionParams(Parameters):
     """Promote it whatever the paired test says."""
     reason: str = ""
     """Why it is forced; the registry's history keeps it."""
+    rescore: bool = False
+    """Let a champion of other data extract from this test set as well, and compare the two on it."""
 
     @model_validator(mode="after")
     def _reason_for_force(self) -> PromotionParams:

@@ -7,14 +7,15 @@ the other model's. The p-value is the share of random exchanges that part the mo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from odin_slm.errors import PredictionsError
-from odin_slm.scoring import KINDS, difference
+from odin_slm.scoring import KINDS, difference, micro_f1, not_comparable
 
 Rows = Sequence[Mapping[str, Any]]
+
+_WAY_OUT = "; promotion.rescore=true, or kedro champion promote --rescore, compares the two on this test set"
 
 HEADLINE = tuple(f"{kind}_f1_micro" for kind in KINDS)
 """The figures that decide; the others of :func:`odin_slm.scoring.difference` are reported."""
@@ -29,12 +30,45 @@ class Champion:
         version: Its number in the registry; None where a file of predictions stands for it.
         manifest_sha256: Hash of the manifest of its data, where it is known.
         problem: Why its predictions are not at hand; empty where they are.
+        rescored: Whether the rows are what it said to another model's test texts.
+        model: Fetches the model itself; None where a file of predictions stands for it.
     """
 
     rows: Rows
     version: str | None = None
     manifest_sha256: str | None = None
     problem: str = ""
+    rescored: bool = False
+    model: Callable[[], Any] | None = None
+
+
+def obstacle(predictions: Rows, champion: Champion, manifest_sha256: str | None) -> str:
+    """Return why the champion's predictions cannot be compared with a model's; empty where they can."""
+    if champion.problem:
+        return champion.problem.removesuffix(".")
+    if champion.manifest_sha256 != manifest_sha256:
+        mine, theirs = ((sha or "unknown")[:12] for sha in (manifest_sha256, champion.manifest_sha256))
+        return f"champion {champion.version} was made of other data (manifest {theirs}, here {mine})"
+    return not_comparable(predictions, champion.rows, "champion") or ""
+
+
+def rescored(
+    champion: Champion | None, answers: Rows, predictions: Rows, manifest_sha256: str | None
+) -> Champion | None:
+    """Return the champion with its answers to a model's test texts, where its own predictions cannot be compared.
+
+    Args:
+        champion: The champion, or None.
+        answers: Rows of :func:`odin_slm.engines.replay.rescore`, with ``champion``: the version that they are of. Those
+            of another version, which was champion when they were made, are left aside.
+        predictions: The model's own rows.
+        manifest_sha256: Hash of the manifest of the model's data.
+    """
+    if champion is None or not answers or not obstacle(predictions, champion, manifest_sha256):
+        return champion
+    if {row["champion"] for row in answers} != {champion.version}:
+        return champion
+    return replace(champion, rows=answers, manifest_sha256=manifest_sha256, problem="", rescored=True)
 
 
 def judge(
@@ -52,24 +86,21 @@ def judge(
         **options: Of :func:`decide`.
 
     Returns:
-        See :func:`decide`; and ``champion``: the version that was met, None where it is none of the registry's.
+        See :func:`decide`; and ``champion``: the version that was met, None where it is none of the registry's;
+        ``rescored``: whether it was asked for these texts for the comparison.
 
     Raises:
         PredictionsError: The predictions that the user names are not of the same examples.
     """
     number = champion.version if champion else None
     if champion is None or number is None:
-        return {**decide(predictions, champion.rows if champion else None, **options), "champion": None}
-    kept = {"decision": "keep", "significance": options["significance"], "metrics": None, "champion": number}
-    if champion.problem:
-        return {**kept, "why": champion.problem}
-    if champion.manifest_sha256 != manifest_sha256:
-        mine, theirs = ((sha or "unknown")[:12] for sha in (manifest_sha256, champion.manifest_sha256))
-        return {**kept, "why": f"champion {number} was made of other data (manifest {theirs}, here {mine})"}
-    try:
-        return {**decide(predictions, champion.rows, **options), "champion": number}
-    except PredictionsError as error:
-        return {**kept, "why": error.what}
+        decision = decide(predictions, champion.rows if champion else None, **options)
+        return {**decision, "champion": None, "rescored": False}
+    met = {"champion": number, "rescored": champion.rescored}
+    if why := obstacle(predictions, champion, manifest_sha256):
+        kept = {"decision": "keep", "why": f"{why}{_WAY_OUT if champion.model else ''}", "metrics": None}
+        return {**kept, "significance": options["significance"], **met}
+    return {**decide(predictions, champion.rows, **options), **met}
 
 
 def decide(
@@ -89,8 +120,9 @@ def decide(
         seed: Seed of both.
 
     Returns:
-        ``decision`` (promote or keep), ``why``, ``significance`` and, by metric, ``value`` (model minus champion), its
-        95 % ``interval`` and ``p_value``; ``p_value_adjusted`` for the headline figures.
+        ``decision`` (promote or keep), ``why``, ``significance``; ``metrics``: by metric ``value`` (model minus
+        champion), its 95 % ``interval`` and ``p_value``, ``p_value_adjusted`` for the headline figures; ``figures``:
+        these of the model and of the champion.
 
     Raises:
         PredictionsError: The rows are not of the same examples, or not of the same data.
@@ -103,6 +135,7 @@ def decide(
             "metrics": None,
         }
     metrics = difference(predictions, champion, resamples=resamples, seed=seed, name="champion")
+    own, champions = micro_f1(predictions), micro_f1(champion)
     for name, p_value in _holm({name: metrics[name]["p_value"] for name in HEADLINE}).items():
         metrics[name]["p_value_adjusted"] = p_value
     gained = [name for name in HEADLINE if metrics[name]["value"] > 0]
@@ -119,6 +152,7 @@ def decide(
         "why": why,
         "significance": significance,
         "metrics": metrics,
+        "figures": {name: [own[name], champions[name]] for name in HEADLINE},
     }
 
 

@@ -58,7 +58,14 @@ class RegisteredModelDataset(AbstractDataset[Candidate, dict[str, Any]]):
         with nullcontext() if mlflow.active_run() else mlflow.start_run(run_name=data.experiment):
             run_id = mlflow.active_run().info.run_id
             number = registry.register(data, run_id)
-            decision = registry.promote(number, test=data.test, force=data.force, reason=data.reason, run_id=run_id)
+            decision = registry.promote(
+                number,
+                test=data.test,
+                force=data.force,
+                reason=data.reason,
+                run_id=run_id,
+                champion_predictions=data.champion_predictions,
+            )
             mlflow.set_tags({"model_version": number, "registered_model": self._name})
         _LOGGER.info("%s version %s: %s (%s).", self._name, number, decision["decision"], decision["why"])
 

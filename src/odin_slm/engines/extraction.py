@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from odin_slm.engines.base_model import BaseModel
@@ -31,21 +32,41 @@ class Task:
         text: The text, or one window of it.
         schema: A key of :data:`REQUEST_SCHEMAS`.
         constrained: Whether a grammar holds the output to the text.
+        instruction: What the model is asked with, see :func:`instruction_of`; empty for the schema's own.
     """
 
     text: str
     schema: str = DEFAULT_SCHEMA
     constrained: bool = True
+    instruction: str = ""
 
     @property
     def prompt(self) -> str:
         """The prompt that asks for it."""
-        return render_prompt(instruction_for(REQUEST_SCHEMAS[self.schema]), self.text)
+        return render_prompt(self.instruction or instruction_for(REQUEST_SCHEMAS[self.schema]), self.text)
 
     @property
     def grammar(self) -> Grammar | None:
         """The grammar that holds its output, if any."""
-        return Grammar(self.text, REQUEST_SCHEMAS[self.schema]) if self.constrained else None
+        if not self.constrained:
+            return None
+        if self.instruction:
+            return Grammar.of(self.instruction, self.text)
+        return Grammar(self.text, REQUEST_SCHEMAS[self.schema])
+
+
+def instruction_of(instructions: Mapping[str, str], schema: str) -> str:
+    """Return what a model is asked with for a schema, as it was trained to be.
+
+    Args:
+        instructions: Schema -> instruction of the training; empty where it is not known.
+        schema: A key of these, or of :data:`REQUEST_SCHEMAS`.
+    """
+    if schema in instructions:
+        return instructions[schema]
+    own = {name: instruction_for(known) for name, known in SCHEMAS.items()}
+    shared = [text for name, text in instructions.items() if text != own.get(name)]
+    return shared[0] if shared else instruction_for(REQUEST_SCHEMAS[schema])
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +118,23 @@ class TokenBudget:
         context: Tokens that prompt and output may have together; None where the model names no limit.
         max_new_tokens: Tokens kept free for the output.
         window_tokens: Tokens of a window's text, at most; a small context leaves less.
+        instructions: What the model is asked with beside the schemas' own.
 
     Raises:
         RecordTooLongError: The context leaves no room for a text.
     """
 
-    def __init__(self, tokenizer: Any, context: int | None, max_new_tokens: int, window_tokens: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        context: int | None,
+        max_new_tokens: int,
+        window_tokens: int,
+        instructions: Iterable[str] = (),
+    ) -> None:
         self._tokenizer = tokenizer
-        frame = max(self.count([render_prompt(instruction_for(schema), "") for schema in REQUEST_SCHEMAS.values()]))
+        asked = [*map(instruction_for, REQUEST_SCHEMAS.values()), *instructions]
+        frame = max(self.count([render_prompt(instruction, "") for instruction in asked]))
         # A text's first and last tokens may merge otherwise inside the prompt than alone; BOS is one more.
         room = (context or _UNLIMITED_CONTEXT) - frame - max_new_tokens - 8
         if room < 8:
@@ -168,13 +198,15 @@ class Extractor:
     Args:
         base: The base model.
         adapter: Folder of a LoRA adapter; None for the base alone.
-        schema: A key of :data:`REQUEST_SCHEMAS`.
+        schema: What to look for, see :func:`instruction_of`.
         constrained: Whether grammars hold the outputs to the texts.
         batch_size: Windows decoded together.
         max_new_tokens: Budget of an output.
         window_tokens: Tokens of a window's text.
         overlap: Sentences that neighbouring windows share.
         calibrator: Of the adapter, or None; confidences are then the raw probabilities.
+        instructions: Schema -> instruction that the adapter was trained with, where that is known.
+        loaded: The same base and adapter, loaded before; None loads them.
     """
 
     def __init__(
@@ -189,10 +221,15 @@ class Extractor:
         window_tokens: int,
         overlap: int,
         calibrator: Mapping[str, Any] | None = None,
+        instructions: Mapping[str, str] = MappingProxyType({}),
+        loaded: Generator | None = None,
     ) -> None:
-        self._generator = Generator(base, adapter)
+        self._generator = loaded or Generator(base, adapter)
         self._calibrator = calibrator
-        self._budget = TokenBudget(self._generator.tokenizer, self._generator.context, max_new_tokens, window_tokens)
+        self._instruction = instruction_of(instructions, schema)
+        self._budget = TokenBudget(
+            self._generator.tokenizer, self._generator.context, max_new_tokens, window_tokens, instructions.values()
+        )
         self._schema, self._constrained = schema, constrained
         self._batch_size, self._max_new_tokens, self._overlap = batch_size, max_new_tokens, overlap
 
@@ -217,7 +254,10 @@ class Extractor:
             except OdinError as error:
                 results[number] = error
         owners = [(number, begin, end) for number, found in spans.items() for begin, end in found]
-        tasks = [Task(texts[number][begin:end], self._schema, self._constrained) for number, begin, end in owners]
+        tasks = [
+            Task(texts[number][begin:end], self._schema, self._constrained, self._instruction)
+            for number, begin, end in owners
+        ]
         outputs: dict[int, Generation] = {}
         waiting = {number: len(found) for number, found in spans.items()}
         done = len(results)

@@ -1,114 +1,99 @@
-"""A packaged model: one folder that goes from texts to entities with offsets and relations, wherever it is copied.
+"""A registered model as MLflow loads it: texts in, a table of entities with offsets and relations out.
 
-The folder is a staged model release (adapter, tokenizer, card, and under ``base/`` the base where it is not on the
-Hub) with ``extraction.json`` beside it, which says how the model is asked. MLflow loads it by :func:`_load_pyfunc`
+What it reads with is :mod:`odin_slm.engines.extraction`, as the service and the batch pipeline do; this module only
+speaks MLflow. The folder is a staged model release (adapter, tokenizer, card, and under ``base/`` the base where it is
+not on the Hub) with ``extraction.json`` beside it, which says how the model is asked, and ``calibrator.json``. MLflow
+loads it by :func:`_load_pyfunc`
 (https://mlflow.org/docs/latest/python_api/mlflow.pyfunc.html#loader-module-workflows): nothing is pickled.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from odin_slm.engines.base_model import BaseModel, resolve_base_model
-from odin_slm.engines.constraint import Grammar
-from odin_slm.engines.generation import Generator, generate
-from odin_slm.errors import ExtractionError
-from odin_slm.prompt import locate, parse, render_prompt
+from odin_slm.engines.extraction import DocumentExtraction, Extractor
+from odin_slm.engines.generation import Generator
+from odin_slm.engines.served_model import ServedModel, resolve_model
+from odin_slm.errors import ExtractionError, OdinError
 
-SETTINGS = "extraction.json"
-DEFAULTS = {"decoding": "constrained", "max_new_tokens": 512, "batch_size": 32}
-"""What a request may set beside ``schema``."""
+DEFAULTS = {"decoding": "constrained", "max_new_tokens": 256, "batch_size": 32, "window_tokens": 320, "overlap": 1}
+"""What a request may set beside ``schema``; the service and the batch pipeline begin with the same."""
 
 
-class Extractor:
-    """A base with its adapter, loaded once and asked many times.
+class PackagedModel:
+    """A registered model in memory: loaded once and asked many times.
 
     Args:
-        base: The base.
-        adapter: Folder of the adapter.
-        instructions: Schema name -> instruction that the model was trained with.
-        schema: The schema of texts for which none is named.
+        model: The model, with the instructions that it was trained with.
     """
 
-    def __init__(self, base: BaseModel, adapter: Path, instructions: Mapping[str, str], schema: str) -> None:
-        self.instructions = dict(instructions)
-        self.schema = schema
-        self._base, self._adapter = base, adapter
-        self._loaded = Generator(base, adapter)
+    def __init__(self, model: ServedModel) -> None:
+        self._model = model
+        self._loaded = Generator(model.base, model.adapter)
 
     @classmethod
-    def from_folder(cls, folder: Path) -> Extractor:
+    def from_folder(cls, folder: Path) -> PackagedModel:
         """Load a packaged model.
 
         Raises:
             ExtractionError: The folder is not one.
+            ServingError: The file that says how it is asked is broken.
             BaseModelError: The base cannot be loaded.
             AdapterError: The adapter does not fit it.
         """
-        try:
-            settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-            base, instructions, schema = settings["base"], settings["instructions"], settings["schema"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ExtractionError(
-                f"not a packaged model ({error!r}).", where=str(folder), fix="Register the model again."
-            ) from None
-        if (folder / "base").is_dir():
-            return cls(resolve_base_model("base", root=folder), folder, instructions, schema)
-        return cls(BaseModel(base["id"], None, base["revision"]), folder, instructions, schema)
+        model = resolve_model(str(folder), root=folder)
+        if not model.schema:
+            raise ExtractionError("not a packaged model.", where=str(folder), fix="Register the model again.")
+        return cls(model)
 
-    def extract(
-        self,
-        texts: Sequence[str],
-        *,
-        schema: str = "",
-        decoding: str = "constrained",
-        max_new_tokens: int = 512,
-        batch_size: int = 32,
-    ) -> list[dict[str, Any]]:
-        """Find the entities and relations of texts.
+    def extract(self, texts: Sequence[str], *, schema: str = "", **options: Any) -> list[dict[str, Any]]:
+        """Find the entities and relations of texts of any length.
 
         Args:
-            texts: Texts, each no longer than the model's context.
-            schema: Name of what to look for, one of :attr:`instructions`; empty for :attr:`schema`.
-            decoding: ``constrained``: every entity is a span of its text; or ``free``.
-            max_new_tokens: Budget of an output.
-            batch_size: Texts that are read together.
+            texts: The texts.
+            schema: Name of what to look for, one that the model was trained with; empty for the widest of them.
+            **options: ``decoding``: ``constrained`` (every entity is a span of its text) or ``free``;
+                ``max_new_tokens``: budget of an output; ``window_tokens`` and ``overlap``: tokens of the windows that
+                a long text is read in, and sentences that neighbours share; ``batch_size``: windows read together.
 
         Returns:
-            For each text ``entities`` (``type``, ``text``, ``offsets``: begin and end of every occurrence, in
-            characters), ``relations`` (``head``, ``type``, ``tail``), and whether the output was ``finished`` within
-            the budget.
+            For each text ``entities`` (``type``, ``text``, ``offsets``: begin and end of every occurrence in
+            characters, ``confidence``), ``relations`` (``head``, ``type``, ``tail``, ``confidence``), and whether
+            every output was ``finished`` within the budget.
 
         Raises:
-            ExtractionError: An argument is not what it may be.
-            RecordTooLongError: A text leaves no room for an output.
+            ExtractionError: An argument is not what it may be, or a text cannot be read.
+            RecordTooLongError: The model's context leaves no room for a text.
         """
-        name = schema or self.schema
-        if name not in self.instructions:
-            known = ", ".join(sorted(self.instructions))
+        chosen = {**DEFAULTS, **options}
+        name = schema or self._model.schema
+        if name not in self._model.instructions:
+            known = ", ".join(sorted(self._model.instructions))
             raise ExtractionError(f"there is no schema {name!r}.", where="schema", fix=f"Choose one of {known}.")
+        decoding = chosen.pop("decoding")
         if decoding not in ("constrained", "free"):
             raise ExtractionError(f"found {decoding!r}.", where="decoding", fix="Choose constrained or free.")
-        if max_new_tokens < 1 or batch_size < 1:
-            raise ExtractionError("must be positive.", where="max_new_tokens, batch_size", fix="Name another number.")
+        if unknown := sorted(chosen.keys() - DEFAULTS.keys()):
+            raise ExtractionError("there is no such parameter.", where=unknown[0], fix=f"Choose of {sorted(DEFAULTS)}.")
+        for option, least in _LEAST.items():
+            if chosen[option] < least:
+                raise ExtractionError(f"found {chosen[option]}.", where=option, fix=f"Name at least {least}.")
         wrong = next((number for number, text in enumerate(texts) if not isinstance(text, str)), None)
         if wrong is not None:
             raise ExtractionError(f"found {texts[wrong]!r}.", where=f"text {wrong}", fix="Every text must be a string.")
-        instruction = self.instructions[name]
-        outputs = generate(
-            self._base,
-            self._adapter,
-            [render_prompt(instruction, text) for text in texts],
-            batch_size=batch_size,
-            max_new_tokens=max_new_tokens,
-            grammars=[Grammar.of(instruction, text) for text in texts] if decoding == "constrained" else None,
-            names=[f"text {number}" for number in range(len(texts))],
+        reader = Extractor(
+            self._model.base,
+            self._model.adapter,
+            schema=name,
+            constrained=decoding == "constrained",
+            calibrator=self._model.calibrator,
+            instructions=self._model.instructions,
             loaded=self._loaded,
+            **chosen,
         )
-        return [_found(text, output) for text, output in zip(texts, outputs, strict=True)]
+        return [_row(number, found) for number, found in enumerate(reader.extract(texts))]
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Any:
         """Answer as MLflow asks.
@@ -136,18 +121,35 @@ class Extractor:
         )
 
 
-def _load_pyfunc(data_path: str) -> Extractor:
+_LEAST = {"max_new_tokens": 1, "batch_size": 1, "window_tokens": 8, "overlap": 0}
+
+
+def _load_pyfunc(data_path: str) -> PackagedModel:
     """Load the model for MLflow."""
-    return Extractor.from_folder(Path(data_path))
+    return PackagedModel.from_folder(Path(data_path))
 
 
-def _found(text: str, output: Any) -> dict[str, Any]:
-    extraction = parse(output.text).extraction
+def _row(number: int, found: DocumentExtraction | OdinError) -> dict[str, Any]:
+    if isinstance(found, OdinError):
+        raise ExtractionError(found.what, where=f"text {number}", fix=found.fix) from found
     return {
         "entities": [
-            {"type": e.type, "text": e.text, "offsets": [list(span) for span in locate(text, e.text)]}
-            for e in extraction.entities
+            {
+                "type": entity.type,
+                "text": entity.text,
+                "offsets": [[place.begin, place.end] for place in entity.occurrences],
+                "confidence": entity.confidence,
+            }
+            for entity in found.grounded.entities
         ],
-        "relations": [{"head": r.head, "type": r.type, "tail": r.tail} for r in extraction.relations],
-        "finished": output.finished,
+        "relations": [
+            {
+                "head": relation.head.text,
+                "type": relation.type,
+                "tail": relation.tail.text,
+                "confidence": relation.confidence,
+            }
+            for relation in found.grounded.relations
+        ],
+        "finished": all(window.finished for window in found.windows),
     }

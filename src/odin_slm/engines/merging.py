@@ -168,7 +168,9 @@ def compare(
 
     records = [asked[row["id"]] for row in rows]
     constrained = rows[0]["decoding"] == "constrained"
-    budget = output_budget(job.base, job.records) if job.max_new_tokens == "auto" else int(job.max_new_tokens)
+    budget = job.max_new_tokens
+    if budget == "auto":
+        budget = output_budget(job.base, [record["output"] for record in job.records])
     outputs = generate(
         merged,
         None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ def check(base: BaseModel, params: TrainingParams, machine: Machine | None = Non
 
     Raises:
         BaseModelError: The configuration cannot be read, or is of no architecture that transformers knows.
-        BackendError: A target module is not there, a row is longer than the base reads, the machine cannot quantise.
+        BackendError: A target module is not there, a row is longer than the base reads, the machine cannot quantise, a
+            tracker is not installed.
         DeviceMemoryError: The job does not fit; says which settings would.
     """
     backend = backends.choose(params)
@@ -94,6 +96,13 @@ def check(base: BaseModel, params: TrainingParams, machine: Machine | None = Non
             where="training.load_in_4bit",
             fix="Set it to false, or run on a GPU.",
         )
+    for tracker in params.report_to:
+        if find_spec(tracker) is None:
+            raise BackendError(
+                f"the package {tracker} is not installed.",
+                where="training.report_to",
+                fix=f"pip install {tracker}, or leave it out: MLflow tracks every run.",
+            )
     job = job_of(params, config, backend, machine)
     budget = round(machine.free * SPARE[machine.device])
     if params.batch_size == "auto":

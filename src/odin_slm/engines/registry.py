@@ -19,7 +19,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from importlib.metadata import version as installed
@@ -27,15 +27,19 @@ from pathlib import Path
 from typing import Any
 
 from odin_slm.engines.base_model import BaseModel, commit_of
-from odin_slm.engines.extractor import DEFAULTS, SETTINGS
+from odin_slm.engines.extractor import DEFAULTS
+from odin_slm.engines.served_model import CALIBRATOR, SETTINGS, resolve_model
 from odin_slm.errors import RegistryError
-from odin_slm.promotion import Champion, judge
+from odin_slm.promotion import HEADLINE, Champion, judge, rescored
 from odin_slm.release import ALLOWED
 from odin_slm.serialization import canonical_json, canonical_jsonl, sha256_text
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 PREDICTIONS = "predictions/predictions.jsonl"
 """Where the run of a version keeps the predictions that later models are compared with."""
+
+CHAMPION_PREDICTIONS = "predictions/champion_predictions.jsonl"
+"""Where it keeps what a champion of other data has said to the same texts."""
 
 _REQUIREMENTS = (
     "llguidance",
@@ -67,6 +71,9 @@ class Candidate:
         metrics: Name -> value, as its run has them.
         experiment: Name of its experiment.
         manifest_sha256: Hash of the manifest of its data.
+        calibrator: What makes chances to be right of its probabilities; None where there is none.
+        champion_predictions: What the champion says to the same texts, where it was asked; see
+            :func:`odin_slm.engines.replay.rescore`.
         test: ``significance``, ``resamples`` and ``seed`` of the paired test.
         force: Promote it whatever the test says.
         reason: Why; needed with ``force``.
@@ -80,6 +87,8 @@ class Candidate:
     metrics: Mapping[str, float]
     experiment: str
     manifest_sha256: str | None
+    calibrator: Mapping[str, Any] | None = None
+    champion_predictions: Sequence[Mapping[str, Any]] = ()
     test: Mapping[str, Any] = field(default_factory=dict)
     force: bool = False
     reason: str = ""
@@ -128,18 +137,21 @@ class Registry:
         version = self.champion()
         if version is None:
             return None
-        manifest = version.tags.get("data_manifest_sha256")
+        number, manifest = str(version.version), version.tags.get("data_manifest_sha256")
+        address = f"models:/{self.name}/{number}"
+        champion = Champion([], number, manifest, model=lambda: resolve_model(address, root=Path.cwd()))
         try:
-            return Champion(self._predictions(version), str(version.version), manifest)
+            return replace(champion, rows=self.predictions(number))
         except RegistryError as error:
-            return Champion([], str(version.version), manifest, problem=error.what)
+            return replace(champion, problem=error.what)
 
     def history(self) -> list[dict[str, Any]]:
         """Return what happened to the alias, the oldest first.
 
         Returns:
             ``action`` (promote, demote, rollback), ``version`` and ``previous`` (None: no champion), ``forced``,
-            ``reason``, ``by``, ``run_id``, ``at`` (UTC).
+            ``reason``, ``by``, ``run_id``, ``at`` (UTC); after a test ``test``: ``manifest_sha256`` of the data,
+            whether the champion was ``rescored`` on them, and by metric the figures of both, the champion's last.
         """
         from mlflow.exceptions import MlflowException
 
@@ -164,7 +176,7 @@ class Registry:
         with self._locked():
             self._make()
             for known in self.versions():
-                if all(known.tags.get(key) == tags[key] for key in tags if key.endswith("_sha256")):
+                if all(known.tags.get(key, "") == tags[key] for key in tags if key.endswith("_sha256")):
                     return str(known.version)
         if candidate.predictions:
             self._client.log_text(run_id, canonical_jsonl([dict(row) for row in candidate.predictions]), PREDICTIONS)
@@ -178,7 +190,14 @@ class Registry:
         return str(made.version)
 
     def promote(
-        self, number: str, *, test: Mapping[str, Any], force: bool = False, reason: str = "", run_id: str | None = None
+        self,
+        number: str,
+        *,
+        test: Mapping[str, Any],
+        force: bool = False,
+        reason: str = "",
+        run_id: str | None = None,
+        champion_predictions: Sequence[Mapping[str, Any]] = (),
     ) -> dict[str, Any]:
         """Make a version champion if it is better than the one in use, or if somebody takes the responsibility.
 
@@ -188,12 +207,14 @@ class Registry:
             force: Promote whatever the test says.
             reason: Why; needed with ``force``.
             run_id: The run that asks, for the history.
+            champion_predictions: What the champion says to the texts of this version's predictions; they count for
+                that champion where its own predictions are of other data.
 
         Returns:
             The decision, see :func:`odin_slm.promotion.judge`, with ``forced``.
 
         Raises:
-            RegistryError: There is no such version, it has no predictions, or ``force`` comes without a reason.
+            RegistryError: There is no such version, or ``force`` comes without a reason.
         """
         if force and not reason.strip():
             raise RegistryError(
@@ -205,14 +226,17 @@ class Registry:
             version, current = self.version(number), self.as_champion()
             if current and current.version == number:
                 return {"decision": "keep", "why": "it is the champion already", "forced": False, "metrics": None}
-            decision = self._judged(version, current, test, force)
+            decision = self._judged(version, current, test, champion_predictions)
             if force:
                 decision |= {"decision": "promote", "why": reason.strip()}
             decision["forced"] = force
-            for key in ("decision", "why"):
-                self._client.set_model_version_tag(self.name, number, f"promotion_{key}", decision[key])
+            met = _met(decision, version.tags.get("data_manifest_sha256"))
+            self._note(number, decision, met)
+            if decision.get("rescored"):
+                kept = canonical_jsonl([dict(row) for row in champion_predictions])
+                self._client.log_text(version.run_id, kept, CHAMPION_PREDICTIONS)
             if decision["decision"] == "promote":
-                self._move("promote", number, reason=decision["why"], forced=force, run_id=run_id)
+                self._move("promote", number, reason=decision["why"], forced=force, run_id=run_id, test=met)
             return decision
 
     def demote(self, reason: str = "") -> str:
@@ -251,31 +275,70 @@ class Registry:
             self._move("rollback", below[-1], reason=reason)
             return below[-1]
 
-    def _judged(self, version: Any, current: Champion | None, test: Mapping[str, Any], force: bool) -> dict[str, Any]:
-        try:
-            rows = self._predictions(version)
-        except RegistryError as error:
-            if not force:
-                raise
-            return {"decision": "keep", "why": error.what, "metrics": None}
-        return judge(rows, current, manifest_sha256=version.tags.get("data_manifest_sha256"), **test)
+    def predictions(self, number: str) -> list[dict[str, Any]]:
+        """Return the rows of a version's predictions file.
 
-    def _predictions(self, version: Any) -> list[dict[str, Any]]:
+        Raises:
+            RegistryError: There is no such version, it has none of its own, or they cannot be read.
+        """
         import mlflow
         from mlflow.exceptions import MlflowException
 
+        version = self.version(number)
+        digest = version.tags.get("predictions_sha256")
+        problem = "cannot be read from its run"
         try:
             text = mlflow.artifacts.load_text(f"runs:/{version.run_id}/{PREDICTIONS}")
-            return [json.loads(line) for line in text.splitlines()]
+            rows = [json.loads(line) for line in text.splitlines()]
+            if digest is None or digest == _rows_digest(rows):
+                return rows
+            problem = "are not those that it was registered with"
         except (MlflowException, OSError, ValueError):
-            raise RegistryError(
-                f"the predictions of version {version.version} cannot be read from its run.",
-                where=f"{self.name} version {version.version}",
-                fix="Register it again from the folder where it was made, or force the promotion with a reason.",
-            ) from None
+            pass
+        raise RegistryError(
+            f"version {number} has no predictions."
+            if digest == _rows_digest([])
+            else f"the predictions of version {number} {problem}.",
+            where=f"{self.name} version {number}",
+            fix="Register it again from the folder where it was made, or force the promotion with a reason.",
+        )
+
+    def _judged(
+        self,
+        version: Any,
+        current: Champion | None,
+        test: Mapping[str, Any],
+        champion_predictions: Sequence[Mapping[str, Any]],
+    ) -> dict[str, Any]:
+        manifest = version.tags.get("data_manifest_sha256")
+        try:
+            rows = self.predictions(str(version.version))
+        except RegistryError as error:
+            return {"decision": "keep", "why": error.what.removesuffix("."), "metrics": None}
+        current = rescored(current, champion_predictions, rows, manifest)
+        return judge(rows, current, manifest_sha256=manifest, **test)
+
+    def _note(self, number: str, decision: Mapping[str, Any], met: Mapping[str, Any] | None) -> None:
+        """Tag a version with what was decided about it, and on which figures."""
+        tags = {f"promotion_{key}": decision[key] for key in ("decision", "why")}
+        if met:
+            tags |= {"promotion_champion": decision["champion"], "promotion_rescored": str(met["rescored"]).lower()}
+            for name in HEADLINE:
+                own, champions = met[name]
+                tags |= {f"promotion_{name}": f"{own:.4f}", f"promotion_champion_{name}": f"{champions:.4f}"}
+            tags["promotion_manifest_sha256"] = met["manifest_sha256"] or ""
+        for key, value in tags.items():
+            self._client.set_model_version_tag(self.name, number, key, value)
 
     def _move(
-        self, action: str, number: str | None, *, reason: str, forced: bool = False, run_id: str | None = None
+        self,
+        action: str,
+        number: str | None,
+        *,
+        reason: str,
+        forced: bool = False,
+        run_id: str | None = None,
+        test: Mapping[str, Any] | None = None,
     ) -> None:
         """Set the alias and note it; the lock is held."""
         previous = self.champion()
@@ -286,7 +349,7 @@ class Registry:
             challenger = self._by_alias(CHALLENGER)
             if challenger and str(challenger.version) == number:
                 self._client.delete_registered_model_alias(self.name, CHALLENGER)
-        event = {
+        event: dict[str, Any] = {
             "action": action,
             "version": number,
             "previous": str(previous.version) if previous else None,
@@ -296,6 +359,8 @@ class Registry:
             "run_id": run_id,
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+        if test:
+            event["test"] = test
         key = _EVENT.format(len(self.history()) + 1)
         self._client.set_registered_model_tag(self.name, key, json.dumps(event, ensure_ascii=False))
 
@@ -324,8 +389,9 @@ class Registry:
             "base_model": candidate.base_id,
             "base_revision": commit_of(base) or "",
             "model_sha256": _model_digest(candidate),
-            "predictions_sha256": sha256_text(canonical_json(list(candidate.predictions))),
+            "predictions_sha256": _rows_digest(candidate.predictions),
             "data_manifest_sha256": candidate.manifest_sha256 or "",
+            "calibrator_sha256": sha256_text(canonical_json(candidate.calibrator)) if candidate.calibrator else "",
         }
         return tags | {name: f"{value:.4f}" for name, value in candidate.metrics.items()}
 
@@ -376,7 +442,7 @@ class Registry:
 
 
 def package(candidate: Candidate, folder: Path) -> dict[str, Any]:
-    """Write a packaged model that :class:`odin_slm.engines.extractor.Extractor` loads; return its settings.
+    """Write a packaged model that :class:`odin_slm.engines.extractor.PackagedModel` loads; return its settings.
 
     A base from the Hub is named by id and commit; the weights of a local one travel along.
     """
@@ -387,7 +453,7 @@ def package(candidate: Candidate, folder: Path) -> dict[str, Any]:
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(file, folder / name)
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = candidate.base_id
+    config |= {"base_model_name_or_path": candidate.base_id, "revision": commit_of(candidate.base)}
     (folder / "adapter_config.json").write_text(canonical_json(config), encoding="utf-8")
     if candidate.base.path and not (folder / "base").is_dir():
         shutil.copytree(candidate.base.path, folder / "base")
@@ -398,6 +464,8 @@ def package(candidate: Candidate, folder: Path) -> dict[str, Any]:
         "schema": _widest(candidate.instructions),
     }
     (folder / SETTINGS).write_text(canonical_json(settings), encoding="utf-8")
+    if candidate.calibrator:
+        (folder / CALIBRATOR).write_text(canonical_json(candidate.calibrator), encoding="utf-8")
     return settings
 
 
@@ -416,14 +484,15 @@ def _signature() -> Any:
 
     text = DataType.string
     offsets = Property("offsets", Array(Array(DataType.long)))
+    confidence = Property("confidence", DataType.double, required=False)
     types = {str: text, int: DataType.long}
     return ModelSignature(
         # without a name, so that a plain list of texts is as good as a table with a column `text`
         inputs=Schema([ColSpec(text)]),
         outputs=Schema(
             [
-                ColSpec(rows(Property("type", text), Property("text", text), offsets), "entities"),
-                ColSpec(rows(Property("head", text), Property("type", text), Property("tail", text)), "relations"),
+                ColSpec(rows(Property("type", text), Property("text", text), offsets, confidence), "entities"),
+                ColSpec(rows(*(Property(name, text) for name in ("head", "type", "tail")), confidence), "relations"),
                 ColSpec(DataType.boolean, "finished"),
             ]
         ),
@@ -434,6 +503,18 @@ def _signature() -> Any:
             ]
         ),
     )
+
+
+def _rows_digest(rows: Sequence[Mapping[str, Any]]) -> str:
+    return sha256_text(canonical_json(list(rows)))
+
+
+def _met(decision: Mapping[str, Any], manifest_sha256: str | None) -> dict[str, Any] | None:
+    """Return what the history keeps of a test; None where there was none."""
+    if not decision.get("metrics"):
+        return None
+    kept = {"manifest_sha256": manifest_sha256, "rescored": decision["rescored"]}
+    return kept | {name: [round(value, 4) for value in decision["figures"][name]] for name in HEADLINE}
 
 
 def _model_digest(candidate: Candidate) -> str:

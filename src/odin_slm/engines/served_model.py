@@ -11,8 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from odin_slm.cards import instructions
 from odin_slm.engines.base_model import BaseModel, resolve_base_model
 from odin_slm.errors import ServingError
+
+SETTINGS, CALIBRATOR = "extraction.json", "calibrator.json"
+"""Files beside a registered adapter: how it is asked, and what its probabilities are worth."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _ADAPTER = "adapter_config.json"
@@ -31,6 +35,8 @@ class ServedModel:
         created: When the weights were made, seconds since 1970.
         metrics: Measured scores, by the names that tracking uses; empty where none came with the model.
         calibrator: What turns probabilities into chances to be right; None where none came with the model.
+        instructions: Schema -> instruction that it was trained with; empty where that is not known.
+        schema: The schema of texts for which none is named; empty where the model does not say.
         card: Where the model comes from: registry name and version, run, adapter settings, test set.
     """
 
@@ -42,6 +48,8 @@ class ServedModel:
     metrics: dict[str, float] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
     calibrator: dict[str, Any] | None = None
+    instructions: dict[str, str] = field(default_factory=dict)
+    schema: str = ""
 
 
 def resolve_model(source: str, *, root: Path, base_model: str | None = None, digest: str | None = None) -> ServedModel:
@@ -74,10 +82,12 @@ def resolve_model(source: str, *, root: Path, base_model: str | None = None, dig
             where=f"model {source}",
             fix="Train one (make run) and name data/06_models/demo/adapter, or name another.",
         )
+    packaged = _packaged(folder)
     if (folder / _ADAPTER).is_file():
         adapter: Path | None = folder
         configuration = json.loads((folder / _ADAPTER).read_text(encoding="utf-8"))
-        base = _base_of(folder, configuration, root, base_model)
+        pinned = packaged.get("base", {}).get("revision")
+        base = _base_of(folder, configuration, root, base_model, pinned)
         card["adapter"] = {
             name: configuration.get(name) for name in ("r", "lora_alpha", "target_modules", "use_dora", "use_rslora")
         }
@@ -101,11 +111,30 @@ def resolve_model(source: str, *, root: Path, base_model: str | None = None, dig
         created=card.pop("created", created),
         metrics=metrics or _metrics_beside(folder, card),
         card=card,
-        calibrator=_calibrator_beside(folder),
+        calibrator=_calibrator(folder),
+        instructions=packaged.get("instructions") or _instructions_beside(folder),
+        schema=packaged.get("schema", ""),
     )
 
 
-def _base_of(folder: Path, configuration: dict[str, Any], root: Path, given: str | None) -> BaseModel:
+def _packaged(folder: Path) -> dict[str, Any]:
+    """Read how a registered model is asked; empty where the folder is none."""
+    file = folder / SETTINGS
+    if not file.is_file():
+        return {}
+    try:
+        settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(settings["base"], dict) and settings["instructions"][settings["schema"]]:
+            return settings
+        reason = "no base"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = repr(error)
+    raise ServingError(f"not a packaged model ({reason}).", where=str(file), fix="Register the model again.")
+
+
+def _base_of(
+    folder: Path, configuration: dict[str, Any], root: Path, given: str | None, pinned: str | None
+) -> BaseModel:
     if given:
         return resolve_base_model(given, root=root)
     if (folder / "base" / "config.json").is_file():  # a release that carries its base
@@ -117,7 +146,7 @@ def _base_of(folder: Path, configuration: dict[str, Any], root: Path, given: str
             where=str(folder / _ADAPTER),
             fix="Name it: --base-model of the service, --params base_model=… of a run.",
         )
-    return resolve_base_model(named, root=root, revision=configuration.get("revision"))
+    return resolve_base_model(named, root=root, revision=pinned or configuration.get("revision"))
 
 
 def _from_hub(source: str) -> Path:
@@ -188,23 +217,33 @@ def _version(client: Any, source: str) -> tuple[str, Any]:
     return name, client.get_model_version(name, version)
 
 
-def _calibrator_beside(folder: Path) -> dict[str, Any] | None:
-    """Read the calibrator that the experiment of this adapter has made, if it is one of this project's folders."""
-    if len(folder.parents) > 2:
-        file = folder.parents[2] / "07_model_output" / folder.parent.name / "calibrator.json"
-        if file.is_file():
-            found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            return found
-    return None
+def _calibrator(folder: Path) -> dict[str, Any] | None:
+    """Read the calibrator that travels with a model, or that the experiment of this adapter has made."""
+    found = _read(folder / CALIBRATOR) or _read(_beside(folder, "07_model_output", CALIBRATOR))
+    return found or None
+
+
+def _instructions_beside(folder: Path) -> dict[str, str]:
+    """Return what the experiment of this adapter has asked with, by the manifest of its data."""
+    manifest = _read(_beside(folder, "05_model_input", "manifest.json"))
+    return instructions(manifest) if manifest else {}
+
+
+def _beside(folder: Path, layer: str, name: str) -> Path:
+    """Return a file of the experiment whose adapter this is, if it is one of this project's folders."""
+    data = folder.parents[2] if len(folder.parents) > 2 else folder
+    return data / layer / folder.parent.name / name
+
+
+def _read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def _metrics_beside(folder: Path, card: dict[str, Any]) -> dict[str, float]:
     """Read the scores that were measured with this adapter: in a release folder, or in the experiment's reports."""
-    data = folder.parents[2] if len(folder.parents) > 2 else folder
-    reports = data / "08_reporting" / folder.parent.name
-    for file in (folder / "evaluation_results.json", reports / "evaluation_results.json"):
-        if file.is_file():
-            results = json.loads(file.read_text(encoding="utf-8"))
+    name = "evaluation_results.json"
+    for file in (folder / name, _beside(folder, "08_reporting", name)):
+        if results := _read(file):
             card["test_set"] = {
                 name: results.get("test_set", {}).get(name) for name in ("examples", "documents", "sources", "sha256")
             }

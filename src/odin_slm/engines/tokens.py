@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -65,10 +65,9 @@ def record_counter(base: BaseModel) -> RecordCounter:
     return lengths
 
 
-def output_budget(base: BaseModel, records: Sequence[Mapping[str, Any]]) -> int:
-    """Return a budget in tokens that every gold output fits in, with room for longer ones; the same for any sample."""
-    longest = max(token_counter(base)([record["output"] for record in records]))
-    return math.ceil(longest * 1.25) + 16
+def output_budget(base: BaseModel, golds: Sequence[str]) -> int:
+    """Return a budget in tokens that every gold output fits in, with room for longer ones."""
+    return math.ceil(max(token_counter(base)(golds)) * 1.25) + 16
 
 
 def _backend(base: BaseModel) -> tuple[Any, Any, int]:

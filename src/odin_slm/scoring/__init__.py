@@ -14,7 +14,17 @@ with errors are looked at one by one.
 """
 
 from odin_slm.scoring.items import normalise
-from odin_slm.scoring.results import KINDS, Strings, difference, evaluate, ratios, score, strings_of
+from odin_slm.scoring.results import (
+    KINDS,
+    Strings,
+    difference,
+    evaluate,
+    micro_f1,
+    not_comparable,
+    ratios,
+    score,
+    strings_of,
+)
 from odin_slm.scoring.taxonomy import ERRORS, Error, errors_in
 
 __all__ = [
@@ -25,7 +35,9 @@ __all__ = [
     "difference",
     "errors_in",
     "evaluate",
+    "micro_f1",
     "normalise",
+    "not_comparable",
     "ratios",
     "score",
     "strings_of",

@@ -94,7 +94,7 @@ def evaluate(
         "training_set": _training_set(training_records),
         **own.scores(seen),
     }
-    refusal = _not_comparable(predictions, base_predictions)
+    refusal = not_comparable(predictions, base_predictions)
     base = None if refusal or base_predictions is None else _Model(base_predictions, resamples, seed)
     results["base"] = base.scores(seen) if base else None
     results["difference"] = own.headline.minus(base.headline) if base else None
@@ -145,10 +145,16 @@ def difference(
     Raises:
         PredictionsError: The rows are not of the same examples, or not of the same data.
     """
-    refusal = _not_comparable(predictions, others, name)
+    refusal = not_comparable(predictions, others, name)
     if refusal:
         raise PredictionsError(f"{refusal}.", fix="Make both with the same data and test set.")
     return _Scorer(predictions, resamples, seed).minus(_Scorer(others, resamples, seed))
+
+
+def micro_f1(predictions: Rows) -> dict[str, float]:
+    """Return ``entity_f1_micro`` and ``relation_f1_micro`` alone."""
+    counts = _Scorer(predictions, 1, 0).counts
+    return {f"{kind}_f1_micro": float(_total(counts[kind])["f1"]) for kind in KINDS}
 
 
 def ratios(tp: float, fp: float, fn: float) -> dict[str, float]:
@@ -441,7 +447,7 @@ def _seen_relations(pair: Pair, examples: Examples, seen: Strings) -> Numbers:
 # Files
 
 
-def _not_comparable(predictions: Rows, others: Rows | None, name: str = "base model") -> str | None:
+def not_comparable(predictions: Rows, others: Rows | None, name: str = "base model") -> str | None:
     """Return why two files must not be compared, or None."""
     if not others:
         return f"there are no predictions of the {name}"

@@ -127,7 +127,8 @@ def build(settings: ServingSettings, keys: ApiKeys, model: Any) -> Any:
             queue_size=settings.queue_size,
             max_new_tokens=settings.max_new_tokens,
         )
-    budget = TokenBudget(tokenizer, context, settings.max_new_tokens, settings.window_tokens)
+    asked = model.instructions.values()
+    budget = TokenBudget(tokenizer, context, settings.max_new_tokens, settings.window_tokens, asked)
     return make_app(model, engine, budget, metrics, settings, keys)
 
 

@@ -22,7 +22,7 @@ from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.exceptions import HTTPException
 
-from odin_slm.engines.extraction import Task, TokenBudget, assemble
+from odin_slm.engines.extraction import Task, TokenBudget, assemble, instruction_of
 from odin_slm.engines.served_model import ServedModel
 from odin_slm.errors import GrammarError, RecordTooLongError
 from odin_slm.grounding import Grounded, ground
@@ -112,6 +112,10 @@ def make_app(
         bearer, header = HTTPBearer(auto_error=False), APIKeyHeader(name="X-API-Key", auto_error=False)
         guarded["dependencies"] = [Security(bearer), Security(header)]
 
+    def tasks(body: messages.Options, texts: list[str]) -> list[Task]:
+        instruction = instruction_of(model.instructions, body.schema_name)
+        return [Task(text, body.schema_name, body.constrained, instruction) for text in texts]
+
     async def write(request: Request, tasks: list[Task]) -> Any:
         try:
             return await _unless_gone(request, engine.write(tasks, timeout=settings.timeout_s))
@@ -144,7 +148,7 @@ def make_app(
             if tokens > budget.text_tokens:
                 details = f"text {number} has {tokens} tokens, at most {budget.text_tokens} fit; use /extract."
                 raise HTTPException(413, details)
-        outputs = await write(request, [Task(text, body.schema_name, body.constrained) for text in texts])
+        outputs = await write(request, tasks(body, texts))
         results = []
         for text, output in zip(texts, outputs, strict=True):
             grounded = ground(text, output.text, lines=output.lines, calibrator=model.calibrator)
@@ -169,8 +173,7 @@ def make_app(
             details = f"the document has {len(spans)} windows, at most {settings.max_windows} are allowed; cut it, "
             raise HTTPException(413, details + "or run the extraction pipeline.")
         request.scope["odin_slm"] = {"windows": len(spans), "sha256": [text_hash(body.text)]}
-        tasks = [Task(body.text[b:e], body.schema_name, body.constrained) for b, e in spans]
-        outputs = await write(request, tasks)
+        outputs = await write(request, tasks(body, [body.text[b:e] for b, e in spans]))
         found = await asyncio.to_thread(assemble, body.text, spans, outputs, model.calibrator)
         metrics.observe(found.grounded, outputs)
         windows = [

@@ -9,8 +9,8 @@ from typing import Any
 
 from odin_slm.engines.base_model import BaseModel
 from odin_slm.errors import MissingInputError, PredictionsError
-from odin_slm.parameters import EvaluationParams
-from odin_slm.promotion import Champion, judge
+from odin_slm.parameters import EvaluationParams, PromotionParams
+from odin_slm.promotion import Champion, judge, rescored
 from odin_slm.prompt import locate, parse, render_prompt
 from odin_slm.serialization import canonical_json, sha256_text
 
@@ -181,9 +181,30 @@ def score_predictions(
     return {**results, "confidence": assess(predictions, calibrator)}
 
 
+def rescore_champion(
+    predictions: list[dict[str, Any]],
+    champion: Champion | None,
+    data_manifest: dict[str, Any] | None,
+    params: EvaluationParams,
+    promotion: PromotionParams,
+) -> list[dict[str, Any]]:
+    """Let a champion of other data extract from this test set, if that is asked for, so that the two can be compared.
+
+    Returns:
+        See :func:`odin_slm.engines.replay.rescore`; none where its own predictions will do, or where nobody asks.
+    """
+    if not promotion.rescore:
+        return []
+    from odin_slm.engines.replay import rescore
+
+    options: dict[str, Any] = {"batch_size": params.batch_size, "max_new_tokens": params.max_new_tokens}
+    return rescore(champion, predictions, _digest(data_manifest), **options)
+
+
 def decide_promotion(
     predictions: list[dict[str, Any]],
     champion: Champion | None,
+    champion_predictions: list[dict[str, Any]],
     data_manifest: dict[str, Any] | None,
     evaluation_results: dict[str, Any],
     params: EvaluationParams,
@@ -193,10 +214,11 @@ def decide_promotion(
     Returns:
         See :func:`odin_slm.promotion.judge`; with ``experiment``, ``decoding`` and ``test_set`` of the results.
     """
+    manifest = _digest(data_manifest)
     decision = judge(
         predictions,
-        champion,
-        manifest_sha256=sha256_text(canonical_json(data_manifest)) if data_manifest else None,
+        rescored(champion, champion_predictions, predictions, manifest),
+        manifest_sha256=manifest,
         significance=params.significance,
         resamples=params.bootstrap_resamples,
         seed=params.seed,
@@ -296,7 +318,9 @@ def _predict(
     from odin_slm.engines.generation import progress
     from odin_slm.engines.tokens import output_budget
 
-    budget = output_budget(base_model, test_data) if params.max_new_tokens == "auto" else params.max_new_tokens
+    budget = params.max_new_tokens  # auto is of all records, the same for any sample
+    if budget == "auto":
+        budget = output_budget(base_model, [record["output"] for record in test_data])
     records = _sample(test_data, params)
     decodings = ("constrained", "free") if params.decoding == "both" else (params.decoding,)
     grammars = [Grammar.of(record["instruction"], record["input"]) for record in records]
@@ -356,6 +380,10 @@ def _parsed(text: str, output: Any) -> dict[str, Any]:
         "finished": output.finished,
         "tokens": output.tokens,
     }
+
+
+def _digest(manifest: dict[str, Any] | None) -> str | None:
+    return sha256_text(canonical_json(manifest)) if manifest else None
 
 
 def _sample(records: Sequence[dict[str, Any]], params: EvaluationParams) -> list[dict[str, Any]]:

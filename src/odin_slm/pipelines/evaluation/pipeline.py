@@ -16,10 +16,19 @@ from odin_slm.pipelines.evaluation.nodes import (
     generate_base_predictions,
     generate_calibration_predictions,
     generate_predictions,
+    rescore_champion,
     score_predictions,
     select_test_set,
     write_report,
 )
+
+RESCORING = Node(
+    func=rescore_champion,
+    inputs=["predictions", "champion", "data_manifest", "params:evaluation", "params:promotion"],
+    outputs="champion_predictions",
+    name="rescore_champion",
+)
+"""Also registration's, for a run of publishing alone."""
 
 
 def create_pipeline() -> Pipeline:
@@ -68,9 +77,17 @@ def create_pipeline() -> Pipeline:
                 outputs=None,
                 name="clear_predictions_work",
             ),
+            RESCORING,
             Node(
                 func=decide_promotion,
-                inputs=["predictions", "champion", "data_manifest", "evaluation_results", "params:evaluation"],
+                inputs=[
+                    "predictions",
+                    "champion",
+                    "champion_predictions",
+                    "data_manifest",
+                    "evaluation_results",
+                    "params:evaluation",
+                ],
                 outputs="promotion",
                 name="decide_promotion",
             ),

@@ -38,11 +38,11 @@ def extract_documents(
         outputs) and ``failed`` (documents that could not be read, each with its error); at the end ``manifest``, what
         the job consists of.
     """
-    from odin_slm.engines.extraction import REQUEST_SCHEMAS, Extractor
+    from odin_slm.engines.extraction import Extractor, instruction_of
     from odin_slm.engines.generation import progress
-    from odin_slm.prompt import instruction_for, render_prompt
+    from odin_slm.prompt import render_prompt
 
-    prompt = render_prompt(instruction_for(REQUEST_SCHEMAS[params.schema_name]), "")
+    prompt = render_prompt(instruction_of(extraction_model.instructions, params.schema_name), "")
     settings = {
         "layout": _LAYOUT,
         "model": extraction_model.digest,
@@ -70,6 +70,7 @@ def extract_documents(
                         window_tokens=params.window_tokens,
                         overlap=params.overlap,
                         calibrator=extraction_model.calibrator,
+                        instructions=extraction_model.instructions,
                     )
                 readable = [document for document in shard if document.error is None]
                 begun = done

@@ -15,7 +15,9 @@ def propose_model(
     model_release: Path,
     base_model: BaseModel,
     predictions: list[dict[str, Any]],
+    champion_predictions: list[dict[str, Any]],
     evaluation_results: dict[str, Any],
+    calibrator: dict[str, Any] | None,
     manifest: dict[str, Any],
     publishing: PublishingParams,
     evaluation: EvaluationParams,
@@ -27,14 +29,17 @@ def propose_model(
         model_release: The staged release.
         base_model: The base.
         predictions: Rows of the predictions file, which later models are compared with.
+        champion_predictions: What a champion of other data has said to the same texts; may be empty.
         evaluation_results: Measured figures.
+        calibrator: What the probabilities of its outputs are worth; None where there is none.
         manifest: What it was trained on.
         publishing: Names.
         evaluation: Options of the paired test.
         promotion: Whether it is promoted whatever the test says, and why.
 
     Returns:
-        What the registry takes.
+        What the registry takes. A checkpoint comes without figures, predictions and calibrator: these are the final
+        adapter's.
     """
     metrics: dict[str, float] = {}
     for kind in KINDS:
@@ -42,15 +47,18 @@ def propose_model(
         low, high = evaluation_results["intervals"][name]
         f1 = evaluation_results[f"{kind}_metrics"]["micro"]["f1"]
         metrics |= {name: f1, f"{name}_low": low, f"{name}_high": high}
+    measured = publishing.checkpoint is None
     return Candidate(
         folder=model_release,
         base=base_model,
         base_id=publishing.base_model_id if base_model.path and publishing.base_model_id else base_model.source,
         instructions=instructions(manifest),
-        predictions=predictions,
-        metrics=metrics,
+        predictions=predictions if measured else [],
+        metrics=metrics if measured else {},
         experiment=publishing.experiment,
         manifest_sha256=sha256_text(canonical_json(manifest)),
+        calibrator=calibrator if measured else None,
+        champion_predictions=champion_predictions if measured else [],
         test=paired_test(evaluation),
         force=promotion.force,
         reason=promotion.reason,

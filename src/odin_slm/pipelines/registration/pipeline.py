@@ -2,6 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
+from odin_slm.pipelines.evaluation.pipeline import RESCORING
 from odin_slm.pipelines.registration.nodes import propose_model
 
 
@@ -9,13 +10,16 @@ def create_pipeline() -> Pipeline:
     """Return registration: the staged model, its predictions and figures -> ``registered_model``."""
     return Pipeline(
         [
+            RESCORING,
             Node(
                 func=propose_model,
                 inputs=[
                     "model_release",
                     "base_model",
                     "predictions",
+                    "champion_predictions",
                     "evaluation_results",
+                    "calibrator",
                     "manifest",
                     "params:publishing",
                     "params:evaluation",

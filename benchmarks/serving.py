@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -181,30 +182,26 @@ def overload(model: str, seconds: float = 60, clients: int = 96) -> None:
 
 
 def fuzz(model: str, requests: int) -> None:
-    """Send requests that schemathesis makes up from the OpenAPI document."""
-    with service(model, max_new_tokens=24) as (url, process):
+    """Send requests that schemathesis makes up from the OpenAPI document, seed after seed until there are enough."""
+    with service(model, max_new_tokens=8) as (url, process):
         before = process.memory_info().rss
-        # Four operations: two that read, two that tell; the examples are shared out among them.
-        examples = max(1, requests // 6)
-        command = [
-            sys.executable,
-            "-m",
-            "schemathesis.cli",
-            "run",
-            f"{url}/openapi.json",
-            "--max-examples",
-            str(examples),
-        ]
-        command += ["--checks", "not_a_server_error,response_schema_conformance,content_type_conformance"]
-        command += ["--phases", "examples,coverage,fuzzing", "--mode", "all", "--generation-deterministic"]
-        command += ["--workers", "4", "--continue-on-failure", "--request-timeout", "60"]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"})
-        print(done.stdout[-2500:], done.stderr[-500:])
         sent: Counter[str] = Counter()
-        for line in httpx.get(f"{url}/metrics").text.splitlines():
-            if line.startswith("odin_requests_total{"):
-                labels, _, value = line.rpartition(" ")
-                sent[labels.partition('status="')[2][:3]] += int(float(value))
+        for seed in itertools.count(1):
+            left = requests - sum(sent.values())
+            if left <= 0:
+                break
+            command = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", "--seed", str(seed)]
+            command += ["--max-examples", str(min(500, left)), "--request-timeout", "120", "--mode", "all"]
+            command += ["--checks", "not_a_server_error,response_schema_conformance,content_type_conformance"]
+            command += ["--phases", "fuzzing" if sent else "examples,coverage,fuzzing", "--continue-on-failure"]
+            done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"})
+            sent.clear()
+            for line in httpx.get(f"{url}/metrics", timeout=60).text.splitlines():
+                if line.startswith("odin_requests_total{"):
+                    labels, _, value = line.rpartition(" ")
+                    sent[labels.partition('status="')[2][:3]] += int(float(value))
+            print(f"seed {seed}: {sum(sent.values())} requests so far, {dict(sorted(sent.items()))}", flush=True)
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
         print(f"requests by status: {dict(sorted(sent.items()))}, {sum(sent.values())} in all")
         print(f"memory: {before / 2**20:.0f} MiB before, {process.memory_info().rss / 2**20:.0f} MiB after")
         assert not [status for status in sent if status.startswith("5")]

@@ -228,8 +228,9 @@ def extract_with_ray(
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         resources = ray.cluster_resources()
         gpus = int(resources.get("GPU", 0))
-        shards = -(-total // job.params.shard_size)
-        workers = min(job.params.workers or gpus or int(resources.get("CPU", 1)), max(shards, 1))
+        room = gpus or max(int(resources.get("CPU", 1)), 1)
+        shards = max(-(-total // job.params.shard_size), 1)
+        workers = min(job.params.workers or room, room, shards)  # more than there is room for would be waited for
         context = DataContext.get_current().copy()
         context.target_max_block_size = 1  # a shard is a block of its own: what is handed from task to task
         context.enable_progress_bars = context.print_on_execution_start = False

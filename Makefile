@@ -58,6 +58,6 @@ $(VENV)/.installed: pyproject.toml requirements/constraints.txt
 	    echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" ; exit 1 ; }
 	@echo "Installing the pinned versions into $(VENV) (several minutes the first time) ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c requirements/constraints.txt -e ".[dev,serve]"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c requirements/constraints.txt -e ".[dev,ray,serve]"
 	@touch $@
 	@echo "Installed."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -86,13 +87,29 @@ def test_the_compose_file_names_what_exists() -> None:
         assert all(port.startswith("127.0.0.1:") for port in one["ports"])
 
 
-def test_the_compose_client_reads_the_compose_file() -> None:
-    docker = tool("docker")
-    if subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode:
-        pytest.skip("the docker client has no compose plugin")
-    command = [docker, "compose", "-f", str(DEPLOY / "compose.yml"), "config", "--quiet"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={"GRAFANA_PASSWORD": "x"})
+def compose_client() -> list[str]:
+    """The command of a client that follows the Compose Specification; version 1 reads an older format."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        if shutil.which(command[0]):
+            done = subprocess.run([*command, "version", "--short"], capture_output=True, text=True, check=False)
+            if done.returncode == 0 and not done.stdout.startswith("1."):
+                return command
+    pytest.skip("Docker Compose, version 2 or newer, is not installed")
+
+
+@pytest.mark.parametrize("file", ["deploy/compose.yml", "docker-compose.yml"])
+def test_the_compose_client_reads_the_compose_files(file: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "GRAFANA_PASSWORD": "x"}
+
+    def read(path: Path) -> subprocess.CompletedProcess[str]:
+        command = [*compose_client(), "-f", str(path), "config", "--format", "json"]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    done = read(ROOT / file)
     assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout)["services"]) == set(yaml.safe_load((ROOT / file).read_text())["services"])
+    (tmp_path / "broken.yml").write_text((ROOT / file).read_text().replace("restart:", "restrat:"))
+    assert "restrat" in read(tmp_path / "broken.yml").stderr
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from odin_slm.engines.base_model import BaseModel, load_model, load_tokenizer, resolve_base_model
 from odin_slm.engines.constraint import Grammar, Vocabulary
 from odin_slm.engines.generation import Generation, generate, prompt_rows
-from odin_slm.engines.vllm_generation import Answer, Request, _Output, _rank, answer_of, write
+from odin_slm.engines.vllm_generation import Answer, Output, Request, _rank, answer_of, write
 from odin_slm.engines.vllm_generation import generate as generate_by_vllm
 from odin_slm.errors import AdapterError, BackendError
 from odin_slm.prompt import instruction_for, render_prompt
@@ -77,9 +77,9 @@ class Reference:
         return Answer(tuple(written), tuple(chances), False)
 
 
-def outputs(tokenizer: Any, limit: int) -> list[_Output]:
+def outputs(tokenizer: Any, limit: int) -> list[Output]:
     rows = prompt_rows(tokenizer, 1024, PROMPTS, None, limit)
-    return [_Output(row.index, tuple(row.prompt), row.limit) for row in rows]
+    return [Output(row.index, tuple(row.prompt), row.limit) for row in rows]
 
 
 def assert_equal(one: Generation, other: Generation) -> None:

@@ -346,6 +346,10 @@ class EvaluationParams(Parameters):
 class ExtractionParams(Parameters):
     """From documents to shards of extractions."""
 
+    engine: Literal["local", "ray"] = "local"
+    """Who reads: this process, or Ray on the cores, machines or GPUs of a cluster."""
+    workers: int = Field(default=0, ge=0)
+    """Workers of Ray, each with the model in memory, at most; 0: one per GPU, or per core where there is none."""
     schema_name: Literal["all", "ade", "bc5cdr", "biored", "synthetic"] = Field(default="biored", alias="schema")
     """Types to look for: all of them, or what one corpus annotates."""
     constrained: bool = True

@@ -37,7 +37,7 @@ class DocumentsDataset(AbstractDataset[None, Read]):
     """
 
     def __init__(self, *, source: dict[str, str | None], metadata: dict[str, Any] | None = None) -> None:
-        self._path = Path(source["path"]) if source["path"] else None
+        self._path = Path(source["path"]).absolute() if source["path"] else None  # workers of Ray start elsewhere
         self.metadata = metadata
 
     def load(self) -> Read:

@@ -274,13 +274,14 @@ class Extractor:
 
         try:
             self._write(tasks, range(len(tasks)), keep)
-        except GrammarError:  # of one text among many: ask for each that is left by itself
+        except GrammarError:  # of one text among many: ask for each by itself; which were done is a matter of chance
+            outputs.clear()
+            waiting, done = {number: len(found) for number, found in spans.items()}, len(results)
             for index in range(len(tasks)):
-                if index not in outputs:
-                    try:
-                        self._write(tasks, [index], keep)
-                    except GrammarError as error:
-                        results[owners[index][0]] = error
+                try:
+                    self._write(tasks, [index], keep)
+                except GrammarError as error:
+                    results[owners[index][0]] = error
         indices: dict[int, list[int]] = {}
         for index, (number, _, _) in enumerate(owners):
             indices.setdefault(number, []).append(index)
@@ -301,4 +302,4 @@ class Extractor:
         def renumber(output: Generation) -> None:
             keep(replace(output, index=which[output.index]))
 
-        self._generator.write_all(rows, renumber, self._batch_size)
+        self._generator.write_all(rows, renumber, self._batch_size, single_threaded=True)

@@ -251,6 +251,8 @@ class Generator:
         on_output: Callable[[Generation], None],
         batch_size: int,
         kept: Collection[int] = frozenset(),
+        *,
+        single_threaded: bool = False,
     ) -> None:
         """Decode any number of rows, the longest prompts first; on a CPU every core decodes batches of its own.
 
@@ -260,6 +262,8 @@ class Generator:
             batch_size: Rows decoded together.
             kept: Rows whose outputs are there already. A batch that was stopped is written again as a whole: in other
                 company the last digits of a row would be others.
+            single_threaded: Whether a batch is one thread's on a CPU even where there is only one batch, so that its
+                last digits do not depend on the number of cores.
         """
         import torch
 
@@ -274,7 +278,9 @@ class Generator:
         batches = [rows[begin : begin + batch_size] for begin in range(0, len(rows), batch_size)]
         cores = min(len(batches), torch.get_num_threads() if self.on_cpu else 1)
         batches = [batch for batch in batches if any(row.index not in kept for row in batch)]
-        _write_batches(batches, lambda batch: self.write(batch, one_by_one), cores)
+        _write_batches(
+            batches, lambda batch: self.write(batch, one_by_one), cores, in_pool=single_threaded and self.on_cpu
+        )
 
     def _words(self) -> Vocabulary:
         with self._lock:
@@ -283,11 +289,11 @@ class Generator:
             return self._vocabulary
 
 
-def _write_batches(batches: list[list[_Row]], write: Callable[[list[_Row]], None], cores: int) -> None:
+def _write_batches(batches: list[list[_Row]], write: Callable[[list[_Row]], None], cores: int, in_pool: bool) -> None:
     """Write all rows; one token of 32 rows is too little work to share among cores: each decodes a batch of its own."""
     import torch
 
-    if cores <= 1:
+    if not batches or (cores <= 1 and not in_pool):
         for batch in batches:
             write(batch)
         return

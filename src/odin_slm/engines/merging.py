@@ -168,9 +168,8 @@ def compare(
 
     records = [asked[row["id"]] for row in rows]
     constrained = rows[0]["decoding"] == "constrained"
-    budget = job.max_new_tokens
-    if budget == "auto":
-        budget = output_budget(job.base, [record["output"] for record in job.records])
+    golds = [record["output"] for record in job.records]
+    budget = output_budget(job.base, golds) if job.max_new_tokens == "auto" else int(job.max_new_tokens)
     outputs = generate(
         merged,
         None,

@@ -11,7 +11,8 @@ the relations, then relations between the entities that were listed; the second 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ Complete = Callable[[list[Request]], list[Answer]]
 
 
 @dataclass(slots=True)
-class _Output:
+class Output:
     """An output between its two requests."""
 
     index: int
@@ -114,7 +115,7 @@ def generate(
     rows = prompt_rows(tokenizer, getattr(config, "max_position_embeddings", None), prompts, names, max_new_tokens)
     book, done = open_journal(journal, base, adapter, prompts, max_new_tokens, grammars, "vllm")
     kept = {generation.index for generation in done}
-    left = [_Output(row.index, tuple(row.prompt), row.limit) for row in rows if row.index not in kept]
+    left = [Output(row.index, tuple(row.prompt), row.limit) for row in rows if row.index not in kept]
     left.sort(key=lambda output: (output.prompt, output.index))  # neighbours share a prefix
     try:
         for begin in range(0, len(left), batch_size * _CHUNK):
@@ -131,32 +132,53 @@ def generate(
 
 
 def write(
-    outputs: Sequence[_Output], grammars: Sequence[Grammar | None], complete: Complete, tokenizer: Any
+    outputs: Sequence[Output], grammars: Sequence[Grammar | None], complete: Complete, tokenizer: Any
 ) -> list[Generation]:
-    """Write some outputs, constrained ones in two phases.
+    """Write some outputs; see :func:`phases`."""
+    steps = phases(outputs, grammars, tokenizer)
+    requests = next(steps)
+    while True:
+        try:
+            requests = steps.send(complete(requests))
+        except StopIteration as end:
+            written: list[Generation] = end.value
+            return written
+
+
+def phases(
+    outputs: Sequence[Output], grammars: Sequence[Grammar | None], tokenizer: Any
+) -> Generator[list[Request], list[Answer], list[Generation]]:
+    """Write some outputs, constrained ones in two phases, by whoever answers what this yields.
 
     Args:
         outputs: Outputs without text yet.
         grammars: For every prompt its grammar, or None.
-        complete: Answers requests, in their order.
         tokenizer: The model's tokenizer.
+
+    Yields:
+        Requests; their answers are sent back, in their order.
+
+    Returns:
+        The outputs, in their order.
     """
     larks = [grammar.entities_lark() if grammar else None for grammar in (grammars[o.index] for o in outputs)]
-    first = [Request(o.prompt, o.limit, lark) for o, lark in zip(outputs, larks, strict=True)]
-    for output, answer in zip(outputs, complete(first), strict=True):
+    first = yield [Request(o.prompt, o.limit, lark) for o, lark in zip(outputs, larks, strict=True)]
+    for output, answer in zip(outputs, first, strict=True):
         _add(output, answer, tokenizer)
-    second: list[tuple[_Output, Request]] = []
+    left: list[Output] = []
+    requests = []
     for output in outputs:
         grammar = grammars[output.index]
         if grammar is not None and _entities_end(output, tokenizer) and len(output.tokens) < output.limit:
             entities = parse(output.text).extraction.entities
             lark = grammar.relations_lark(entities, _HEADING.lstrip("\n"))
-            tokens = (*output.prompt, *output.tokens)
-            second.append((output, Request(tokens, output.limit - len(output.tokens), lark)))
+            left.append(output)
+            requests.append(Request((*output.prompt, *output.tokens), output.limit - len(output.tokens), lark))
         elif grammar is not None:
             output.finished = False
-    if second:
-        for (output, _), answer in zip(second, complete([request for _, request in second]), strict=True):
+    if left:
+        second = yield requests
+        for output, answer in zip(left, second, strict=True):
             begun = len(output.text)
             _add(output, answer, tokenizer)
             if circled := up_to_circles(output.text, begun):
@@ -165,14 +187,14 @@ def write(
     return [_generation(output, grammars[output.index] is not None, breaks) for output in outputs]
 
 
-def _add(output: _Output, answer: Answer, tokenizer: Any) -> None:
+def _add(output: Output, answer: Answer, tokenizer: Any) -> None:
     output.tokens += answer.tokens
     output.log_probabilities += answer.log_probabilities
     output.finished = answer.finished
     output.text = tokenizer.decode(output.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def _entities_end(output: _Output, tokenizer: Any) -> bool:
+def _entities_end(output: Output, tokenizer: Any) -> bool:
     """Bring the first phase to its end: without the end token, or after a line that was written for the third time."""
     circled = None if output.text.endswith(_HEADING) else up_to_circles(output.text)
     if circled:
@@ -188,7 +210,7 @@ def _entities_end(output: _Output, tokenizer: Any) -> bool:
     return output.text.endswith(_HEADING)
 
 
-def _generation(output: _Output, held: bool, breaks: Callable[[int], int]) -> Generation:
+def _generation(output: Output, held: bool, breaks: Callable[[int], int]) -> Generation:
     text = complete_lines(output.text) if held and not output.finished else output.text
     lines = line_scores(text, output.tokens, output.log_probabilities, breaks)
     return Generation(output.index, text, output.finished, len(output.tokens), lines)
@@ -201,44 +223,103 @@ _running: dict[str, Any] = {}
 
 
 def _vllm(base: BaseModel, adapter: Path | None) -> Complete:
-    try:
-        from vllm import LLM, SamplingParams
-        from vllm.lora.request import LoRARequest
-        from vllm.sampling_params import StructuredOutputsParams
-    except ImportError as error:
-        raise BackendError(
-            f"vLLM cannot be imported ({error}).",
-            where="evaluation.backend",
-            fix="Set evaluation.backend=transformers, or make an environment of its own on a machine with a GPU: "
-            'pip install -e ".[vllm]"',
-        ) from None
+    _import_vllm("evaluation.backend", "Set evaluation.backend=transformers", "vllm")
+    from vllm import LLM
+
     rank = _rank(adapter) if adapter else 0
     if _running.get("base") != base or _running.get("rank", -1) < rank:
         _running.clear()  # frees the memory of the one before
-        options = {"enable_lora": True, "max_lora_rank": rank} if rank else {}
-        llm = LLM(
-            model=base.location,
-            revision=base.revision,
-            trust_remote_code=False,
-            enable_prefix_caching=True,
-            structured_outputs_config={"backend": "guidance"},
-            **options,
-        )
-        _running.update(base=base, rank=rank, llm=llm)
-    lora = LoRARequest("adapter", 1, str(adapter)) if adapter else None
+        _running.update(base=base, rank=rank, llm=LLM(**_options(base, rank)))
+    lora = _lora(adapter)
 
     def complete(requests: list[Request]) -> list[Answer]:
-        settings = []
-        for request in requests:
-            options = request.sampling()
-            if held := options.pop("structured_outputs", None):
-                options["structured_outputs"] = StructuredOutputsParams(**held)
-            settings.append(SamplingParams(**options))
-        given = [request.prompt() for request in requests]
+        given, settings = [request.prompt() for request in requests], [_sampling(request) for request in requests]
         answers = _running["llm"].generate(given, settings, lora_request=lora, use_tqdm=False)
         return [answer_of(answer.outputs[0]) for answer in answers]
 
     return complete
+
+
+class AsyncVllm:
+    """A vLLM engine of this process that answers requests as they come (``AsyncLLM``); it batches them by itself.
+
+    Args:
+        base: The base model.
+        adapter: Folder of a LoRA adapter; None for the base alone.
+
+    Raises:
+        BackendError: vLLM is not installed.
+        AdapterError: The adapter's configuration cannot be read.
+    """
+
+    def __init__(self, base: BaseModel, adapter: Path | None) -> None:
+        _import_vllm("--engine vllm", "Take --engine local, or name a server with --vllm-url", "serve,vllm")
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        rank = _rank(adapter) if adapter else 0
+        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**_options(base, rank)))
+        self._lora = _lora(adapter)
+
+    async def answer(self, request: Request, name: str) -> Answer:
+        """Answer one request; a caller that is cancelled takes its request out of the batch.
+
+        Args:
+            request: What to continue.
+            name: A name that no other request under way has.
+
+        Raises:
+            ValueError: The request cannot be served, for example as its grammar cannot be built.
+        """
+        stream = self._engine.generate(request.prompt(), _sampling(request), name, lora_request=self._lora)
+        outputs = [output async for output in stream]  # with FINAL_ONLY there is one
+        return answer_of(outputs[-1].outputs[0])
+
+    def close(self) -> None:
+        """End the engine's process."""
+        self._engine.shutdown()
+
+
+def _import_vllm(where: str, instead: str, extras: str) -> None:
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # nobody is told that it is used
+    try:
+        import vllm  # noqa: F401
+    except ImportError as error:
+        raise BackendError(
+            f"vLLM cannot be imported ({error}).",
+            where=where,
+            fix=f'{instead}, or make an environment of its own on a machine with a GPU: pip install -e ".[{extras}]"',
+        ) from None
+
+
+def _options(base: BaseModel, rank: int) -> dict[str, Any]:
+    """Return the arguments that ``LLM`` and ``AsyncEngineArgs`` share."""
+    from vllm.config import StructuredOutputsConfig
+
+    return {
+        "model": base.location,
+        "revision": base.revision,
+        "trust_remote_code": False,
+        "enable_prefix_caching": True,
+        "structured_outputs_config": StructuredOutputsConfig(backend="guidance"),
+        **({"enable_lora": True, "max_lora_rank": rank} if rank else {}),
+    }
+
+
+def _lora(adapter: Path | None) -> Any:
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest("adapter", 1, str(adapter)) if adapter else None
+
+
+def _sampling(request: Request) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+    options = request.sampling()
+    if held := options.pop("structured_outputs", None):
+        options["structured_outputs"] = StructuredOutputsParams(**held)
+    return SamplingParams(**options, output_kind=RequestOutputKind.FINAL_ONLY)
 
 
 def answer_of(completion: Any) -> Answer:

@@ -101,18 +101,17 @@ def build(settings: ServingSettings, keys: ApiKeys, model: Any) -> Any:
 
     metrics = Metrics(model, settings.queue_size)
     engine: Engine
+    sizes = {"queue_size": settings.queue_size, "max_new_tokens": settings.max_new_tokens}
     if settings.engine == "vllm":
         from odin_slm.engines.base_model import load_tokenizer
-        from odin_slm.serving.vllm import VllmEngine
+        from odin_slm.engines.vllm_generation import AsyncVllm
+        from odin_slm.serving.vllm import VllmEngine, VllmServerEngine
 
         tokenizer, context = load_tokenizer(model.base), _context(model)
-        engine = VllmEngine(
-            settings.vllm_url,
-            settings.vllm_model,
-            metrics,
-            queue_size=settings.queue_size,
-            max_new_tokens=settings.max_new_tokens,
-        )
+        if settings.vllm_url:
+            engine = VllmServerEngine(settings.vllm_url, settings.vllm_model, metrics, **sizes)
+        else:
+            engine = VllmEngine(AsyncVllm(model.base, model.adapter), tokenizer, context, metrics, **sizes)
     else:
         from odin_slm.engines.generation import Generator
 
@@ -124,8 +123,7 @@ def build(settings: ServingSettings, keys: ApiKeys, model: Any) -> Any:
             workers=settings.workers,
             batch_size=settings.batch_size,
             batch_wait=settings.batch_wait_ms / 1000,
-            queue_size=settings.queue_size,
-            max_new_tokens=settings.max_new_tokens,
+            **sizes,
         )
     asked = model.instructions.values()
     budget = TokenBudget(tokenizer, context, settings.max_new_tokens, settings.window_tokens, asked)

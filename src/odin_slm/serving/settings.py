@@ -32,9 +32,9 @@ class ServingSettings(BaseModel):
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
     engine: Literal["local", "vllm"] = "local"
-    """Who decodes: this process, or a vLLM server."""
-    vllm_url: str = "http://127.0.0.1:8001"
-    """Address of the vLLM server."""
+    """Who decodes: PyTorch in this process, or vLLM, in this process or on a server."""
+    vllm_url: str = ""
+    """Address of a vLLM server, as http://127.0.0.1:8001; empty: vLLM runs in this process."""
     vllm_model: str = "odin"
     """Name under which the vLLM server serves the model."""
     workers: int = Field(default=0, ge=0, le=256)

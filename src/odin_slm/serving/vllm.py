@@ -1,34 +1,150 @@
-"""Decoding by a vLLM server, behind the same interface; for GPUs.
+"""Decoding by vLLM, in this process or on a server, behind the same interface; for GPUs.
 
-vLLM batches by itself, so that this engine only bounds what is under way. A constrained output takes two requests, as
-its grammar has two phases: entities held to the text, then relations of the entities that were listed; the server's
-prefix cache makes the second one cheap. The server must decode with llguidance::
+vLLM batches by itself, so that these engines only bound what is under way. A constrained output takes two requests, as
+its grammar has two phases: entities held to the text, then relations of the entities that were listed; the prefix
+cache makes the second one cheap. A server must decode with llguidance::
 
     vllm serve MODEL --served-model-name odin --structured-outputs-config '{"backend": "guidance"}'
 
-The protocol (``/v1/completions``, https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html) is tested with
-a server of its own kind on loopback that decodes with real grammars; against vLLM on a GPU it has not been run yet.
+**Neither has been run against vLLM on a GPU yet.** The protocol of the server (``/v1/completions``,
+https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html) is tested with a server of its own kind on
+loopback, the engine of this process (``AsyncLLM``, https://docs.vllm.ai/en/latest/api/vllm/v1/engine/async_llm) with a
+tiny base in its place; both decode with real grammars.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx
 
 from odin_slm.engines.constraint import complete_lines
 from odin_slm.engines.extraction import Task
-from odin_slm.engines.generation import Generation
-from odin_slm.errors import GrammarError
+from odin_slm.engines.generation import Generation, prompt_rows
+from odin_slm.engines.vllm_generation import Answer, AsyncVllm, Output, Request, phases
+from odin_slm.errors import GrammarError, RecordTooLongError
 from odin_slm.prompt import RELATIONS_HEADER, parse
 from odin_slm.serving.engine import CANARY_TOKENS, Observer, QueueFullError, UnavailableError
 
 _RETRY_AFTER = 1
 
 
-class VllmEngine:
+class _Bounded:
+    """So many prompts under way, each written by :meth:`_one`.
+
+    Args:
+        metrics: Where the queue is counted.
+        queue_size: Prompts under way, at most.
+        max_new_tokens: Budget of an output.
+    """
+
+    def __init__(self, metrics: Observer, *, queue_size: int, max_new_tokens: int) -> None:
+        self._metrics, self._queue_size, self._max_new_tokens = metrics, queue_size, max_new_tokens
+        self._under_way = 0
+        self._closing = False
+        self._nothing_left = asyncio.Event()
+
+    async def _one(self, number: int, task: Task, budget: int) -> Generation:
+        raise NotImplementedError
+
+    async def _close(self) -> None:
+        raise NotImplementedError
+
+    async def write(self, tasks: Sequence[Task], *, timeout: float, canary: bool = False) -> list[Generation]:
+        """See :meth:`odin_slm.serving.engine.Engine.write`."""
+        if self._closing:
+            raise UnavailableError("the service is being stopped")
+        if not canary and self._under_way + len(tasks) > self._queue_size:
+            raise QueueFullError(_RETRY_AFTER)
+        budget = CANARY_TOKENS if canary else self._max_new_tokens
+        self._count(len(tasks))
+        writing: list[asyncio.Task[Generation]] = []
+        try:
+            async with asyncio.timeout(timeout), asyncio.TaskGroup() as group:
+                writing += [group.create_task(self._one(number, task, budget)) for number, task in enumerate(tasks)]
+        except* (UnavailableError, GrammarError, RecordTooLongError) as group_of_errors:
+            raise group_of_errors.exceptions[0] from None
+        finally:
+            self._metrics.cancelled.inc(sum(one.cancelled() for one in writing))
+            self._count(-len(tasks))
+        return [one.result() for one in writing]
+
+    async def stop(self) -> None:
+        """See :meth:`odin_slm.serving.engine.Engine.stop`."""
+        self._closing = True
+        if self._under_way:
+            await self._nothing_left.wait()
+        await self._close()
+
+    def _count(self, change: int) -> None:
+        self._under_way += change
+        self._metrics.queue.set(self._under_way)
+        if not self._under_way:
+            self._nothing_left.set()
+        else:
+            self._nothing_left.clear()
+
+
+class VllmEngine(_Bounded):
+    """Decodes in a vLLM engine of this process.
+
+    Args:
+        vllm: The engine.
+        tokenizer: The model's tokenizer.
+        context: Tokens that prompt and output may have together; None where the model names no limit.
+        metrics: Where the queue is counted.
+        queue_size: Prompts under way, at most.
+        max_new_tokens: Budget of an output.
+    """
+
+    def __init__(
+        self,
+        vllm: AsyncVllm,
+        tokenizer: Any,
+        context: int | None,
+        metrics: Observer,
+        *,
+        queue_size: int,
+        max_new_tokens: int,
+    ) -> None:
+        super().__init__(metrics, queue_size=queue_size, max_new_tokens=max_new_tokens)
+        self._vllm, self._tokenizer, self._context = vllm, tokenizer, context
+        self._names = itertools.count()
+
+    def start(self) -> None:
+        """Do nothing: the engine runs since it was loaded."""
+
+    async def _close(self) -> None:
+        await asyncio.to_thread(self._vllm.close)
+
+    async def _one(self, number: int, task: Task, budget: int) -> Generation:
+        (row,) = prompt_rows(self._tokenizer, self._context, [task.prompt], None, budget)
+        steps = phases([Output(0, tuple(row.prompt), row.limit)], [task.grammar], self._tokenizer)
+        requests = next(steps)
+        while True:
+            answers = [await self._answer(request) for request in requests]
+            try:
+                requests = steps.send(answers)
+            except StopIteration as end:
+                (written,) = end.value
+                return replace(written, index=number)
+
+    async def _answer(self, request: Request) -> Answer:
+        try:
+            return await self._vllm.answer(request, str(next(self._names)))
+        except ValueError:
+            if request.lark is None:
+                raise UnavailableError("vLLM refuses the request") from None
+            raise GrammarError("vLLM refuses the text's grammar.", fix="Ask with constrained=false.") from None
+        except Exception as error:  # its engine process died, or ran out of memory
+            raise UnavailableError(f"vLLM fails ({type(error).__name__})") from None
+
+
+class VllmServerEngine(_Bounded):
     """Decodes on a vLLM server.
 
     Args:
@@ -40,11 +156,8 @@ class VllmEngine:
     """
 
     def __init__(self, url: str, model: str, metrics: Observer, *, queue_size: int, max_new_tokens: int) -> None:
-        self._url, self._model, self._metrics = url.rstrip("/"), model, metrics
-        self._queue_size, self._max_new_tokens = queue_size, max_new_tokens
-        self._under_way = 0
-        self._closing = False
-        self._nothing_left = asyncio.Event()
+        super().__init__(metrics, queue_size=queue_size, max_new_tokens=max_new_tokens)
+        self._url, self._model = url.rstrip("/"), model
         self._client: httpx.AsyncClient | None = None
 
     def start(self) -> None:
@@ -52,38 +165,9 @@ class VllmEngine:
         limits = httpx.Limits(max_connections=self._queue_size + 1, max_keepalive_connections=self._queue_size + 1)
         self._client = httpx.AsyncClient(base_url=self._url, limits=limits, timeout=None)
 
-    async def write(self, tasks: Sequence[Task], *, timeout: float, canary: bool = False) -> list[Generation]:
-        """See :meth:`odin_slm.serving.engine.Engine.write`."""
-        if self._closing:
-            raise UnavailableError("the service is being stopped")
-        if not canary and self._under_way + len(tasks) > self._queue_size:
-            raise QueueFullError(_RETRY_AFTER)
-        budget = CANARY_TOKENS if canary else self._max_new_tokens
-        self._count(len(tasks))
-        try:
-            async with asyncio.timeout(timeout), asyncio.TaskGroup() as group:
-                writing = [group.create_task(self._one(number, task, budget)) for number, task in enumerate(tasks)]
-        except* (UnavailableError, GrammarError) as group_of_errors:
-            raise group_of_errors.exceptions[0] from None
-        finally:
-            self._count(-len(tasks))
-        return [one.result() for one in writing]
-
-    async def stop(self) -> None:
-        """See :meth:`odin_slm.serving.engine.Engine.stop`."""
-        self._closing = True
-        if self._under_way:
-            await self._nothing_left.wait()
+    async def _close(self) -> None:
         if self._client is not None:
             await self._client.aclose()
-
-    def _count(self, change: int) -> None:
-        self._under_way += change
-        self._metrics.queue.set(self._under_way)
-        if not self._under_way:
-            self._nothing_left.set()
-        else:
-            self._nothing_left.clear()
 
     async def _one(self, number: int, task: Task, budget: int) -> Generation:
         grammar = task.grammar

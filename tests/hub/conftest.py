@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi, constants
 
+from hub.releases import TOKEN
 from hub_server import HubServer, User
 
-TOKEN = "hf_" + "aB3dE5gH7j" * 3
 READ_ONLY = "hf_" + "rEaD0nLy7k" * 3
 STRANGER = "hf_" + "sTrAnGeR8k" * 3
 

@@ -17,7 +17,8 @@ from click.testing import CliRunner, Result
 from safetensors.numpy import save
 
 from conftest import ROOT
-from hub.conftest import STRANGER, TOKEN
+from hub.conftest import STRANGER
+from hub.releases import TOKEN
 from hub_server import Fault, HubServer
 from odin_slm import cli
 from odin_slm.datasets.models import BaseModelDataset

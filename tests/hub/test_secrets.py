@@ -16,8 +16,7 @@ import mlflow
 import pytest
 
 from conftest import ROOT
-from hub.conftest import TOKEN
-from hub.releases import hub_of, model_files, plan, stage
+from hub.releases import TOKEN, hub_of, model_files, plan, stage
 from hub_server import Fault, HubServer
 from odin_slm.engines.credentials import Token, find_token, redact, require_token
 from odin_slm.engines.hub import Hub

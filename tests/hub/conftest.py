@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi, constants
 
-from hub.releases import TOKEN
+from canary import TOKEN, requests_with_token
 from hub_server import HubServer, User
 
 READ_ONLY = "hf_" + "rEaD0nLy7k" * 3
@@ -33,6 +33,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
         yield server
+        assert list(requests_with_token(server.journal)) == []
 
 
 @pytest.fixture

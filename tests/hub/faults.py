@@ -27,7 +27,8 @@ from huggingface_hub import constants
 from huggingface_hub.utils import _xet
 from kedro.io import DatasetError
 
-from hub.releases import TOKEN, dataset_files, model_files, published, stage, visible
+from canary import TOKEN
+from hub.releases import dataset_files, model_files, published, stage, visible
 from hub_server import Fault, HubServer, Request, Store, XetStorage
 from odin_slm.cli import explain
 from odin_slm.datasets.hub import HubRepositoryDataset, PublicationDataset
@@ -285,11 +286,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("journal", type=Path, help="file of the cases done; a run that was stopped goes on from there")
     parser.add_argument("--shard", default="1/1", help="k/n: every n-th case, from the k-th on")
+    parser.add_argument("--state", choices=STATES, help="only the cases of this state of the Hub")
     parser.add_argument("--table", action="store_true", help="run nothing")
     options = parser.parse_args()
     part, parts = map(int, options.shard.split("/"))
     with _hub() as (server, users):
-        everything = cases(server, users)
+        everything = [case for case in cases(server, users) if options.state in (None, case.state)]
         digests = _digests(everything)
         done = _done(options.journal, digests)
         wanted = [case for case in everything[part - 1 :: parts] if case.key not in done and not options.table]

@@ -13,12 +13,12 @@ import pyarrow
 import pyarrow.parquet
 from safetensors.numpy import save
 
+from canary import TOKEN
 from hub_server import HubServer
 from odin_slm.engines.credentials import Token
 from odin_slm.engines.hub import Hub
 from odin_slm.engines.publishing import Plan
 
-TOKEN = "hf_" + "aB3dE5gH7j" * 3
 Content = dict[str, bytes]
 
 _MODEL_CARD = b"""---

@@ -163,6 +163,16 @@ def test_a_branch_is_made_where_there_is_none(hub: HubServer, naps: list[float],
     assert published(hub, "model", "anna/odin", "next") == model_files(0.7)
 
 
+def test_a_branch_that_is_said_to_exist_is_looked_for(hub: HubServer, naps: list[float], tmp_path: Path) -> None:
+    hub.faults = [named("POST branch", status=409)]
+    folder = stage(tmp_path / "one", model_files())
+    publish(plan(folder, branch="next"), hub_of(hub, naps.append), seen)
+    assert published(hub, "model", "anna/odin", "next") == model_files()
+    hub.faults = [named("POST branch", status=409, times=None)]
+    with pytest.raises(HubError, match=r"create the branch other: the Hub says that it exists, and does not find it"):
+        publish(plan(folder, branch="other"), hub_of(hub, naps.append), seen)
+
+
 def test_a_lost_answer_is_looked_for_and_not_repeated(hub: HubServer, naps: list[float], tmp_path: Path) -> None:
     hub.faults = [named("POST commit", kind="lost"), named("POST create", kind="lost"), named("POST tag", kind="lost")]
     found = publish(plan(stage(tmp_path / "release", model_files())), hub_of(hub, naps.append), seen)

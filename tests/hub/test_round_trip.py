@@ -16,7 +16,8 @@ import yaml
 from kedro.io import DatasetError
 
 import release_values as values
-from hub.releases import TOKEN, published, visible
+from canary import TOKEN
+from hub.releases import published, visible
 from hub_server import Fault, HubServer
 from odin_slm.cli import explain
 from odin_slm.errors import HubError, MissingInputError, ReleaseError
@@ -136,13 +137,14 @@ def test_both_become_visible_together_or_not_at_all(
     assert not publication["model"]["private"]
     assert not publication["dataset"]["private"]
     assert set(visible(hub)) == {"model anna/odin", "dataset anna/odin-data"}
+    assert push(push=False) == publication, "staging the same again does not forget that they are shown"
 
 
 def test_a_release_whose_model_fails_takes_its_dataset_back_where_others_see_it(
     hub: HubServer, push: Callable[..., dict[str, Any]], naps: list[float], tmp_path: Path
 ) -> None:
     first = push(private=False, tag="v1")
-    before = visible(hub)
+    before, record = visible(hub), (tmp_path / "release" / "dataset.json").read_text()
     hub.faults = [Fault(lambda request: request.name == "POST commit" and "/models/" in request.path, status=403)]
     changed = {"model_name": "other", "dataset_name": "other-data", "private": False}
     with pytest.raises(DatasetError) as refusal:
@@ -153,7 +155,7 @@ def test_a_release_whose_model_fails_takes_its_dataset_back_where_others_see_it(
         r"The commit \w{40} of dataset anna/odin-data was taken back by another one: main is as it was", said
     )
     assert visible(hub) == before
-    assert json.loads((tmp_path / "release" / "dataset.json").read_text()) == first["dataset"]
+    assert (tmp_path / "release" / "dataset.json").read_text() == record
     hub.faults = []
     second = push(**changed)
     assert second["dataset"]["revision"] != first["dataset"]["revision"]

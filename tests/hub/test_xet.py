@@ -11,8 +11,9 @@ import pytest
 from huggingface_hub import constants
 from safetensors.numpy import save
 
+from canary import TOKEN
 from hub.faults import forget_uploads
-from hub.releases import TOKEN, hub_of, model_files, plan, published, stage, visible
+from hub.releases import hub_of, model_files, plan, published, stage, visible
 from hub_server import Fault, HubServer, Request, XetStorage
 from odin_slm.engines.publishing import publish
 from odin_slm.errors import HubError

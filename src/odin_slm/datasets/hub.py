@@ -103,8 +103,9 @@ class HubRepositoryDataset(AbstractDataset[Request, dict[str, Any]]):
 class PublicationDataset(HubRepositoryDataset):
     """The whole release on the Hub: a save shows what is to be seen, then writes the record of both repositories.
 
-    The value names ``experiment``, ``visible`` (which repositories to show), ``undo`` (what takes back that others see
-    already) and, under ``model`` and ``dataset``, the records of the two.
+    The value names ``experiment``, ``pushed`` (whether this run has published), ``visible`` (which repositories to
+    show), ``undo`` (what takes back that others see already) and, under ``model`` and ``dataset``, the records of the
+    two.
     """
 
     def save(self, data: dict[str, Any]) -> None:  # type: ignore[override]
@@ -114,7 +115,13 @@ class PublicationDataset(HubRepositoryDataset):
             HubError: One cannot be shown; one that this save had shown before is hidden again, and what others saw
                 of the other is taken back.
         """
-        record = {key: value for key, value in data.items() if key not in ("visible", "undo")}
+        record = {key: value for key, value in data.items() if key not in ("pushed", "visible", "undo")}
+        if not data["pushed"]:  # the records of the two are older than what was shown afterwards
+            former = self._read()
+            for kind in ("dataset", "model"):
+                shown_before = former.get(kind, {})
+                if data[kind].get("revision") and data[kind]["revision"] == shown_before.get("revision"):
+                    record[kind] = {**data[kind], "private": shown_before["private"]}
         hidden = [kind for kind in data["visible"] if data[kind].get("private")]
         if hidden:
             with _all_or_nothing(data["undo"]):

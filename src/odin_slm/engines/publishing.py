@@ -294,14 +294,17 @@ def _head(plan: Plan, hub: Hub, progress: Progress) -> str:
             return None
 
     head = hub.ask(f"read {plan.branch}", look)
-    if head is None:
+    what = f"create the branch {plan.branch}"
+    for _ in range(2 if head is None else 0):  # "it exists" may be a hiccup too, so that it is looked for
         progress.branched = True
         hub.ask(
-            f"create the branch {plan.branch}",
-            lambda api: api.create_branch(plan.repo_id, repo_type=plan.kind, branch=plan.branch, exist_ok=True),
+            what, lambda api: api.create_branch(plan.repo_id, repo_type=plan.kind, branch=plan.branch, exist_ok=True)
         )
         head = hub.ask(f"read {plan.branch}", look, patient=True)
-    assert head is not None
+        if head is not None:
+            break
+    if head is None:
+        raise HubError("the Hub says that it exists, and does not find it.", where=what, fix=_AGAIN)
     return head
 
 

@@ -241,17 +241,17 @@ def stage_dataset_release(
     return {**files, "README.md": _checked_card(facts, params)}
 
 
-def rehearse_model_release(*inputs: Any) -> dict[str, bytes | Path]:
+def rehearse_model_release(params: PublishingParams, *inputs: Any) -> dict[str, bytes | Path]:
     """Stage the model as :func:`stage_model_release` does, not knowing yet where its data will lie on the Hub.
 
     Every gate is passed, and every file checked, before a first byte of the dataset is sent.
 
     Args:
-        *inputs: Those of :func:`stage_model_release` but for ``dataset_publication``.
+        params: Names and terms.
+        *inputs: The others of :func:`stage_model_release`, but for ``dataset_publication``.
     """
     stage: Callable[..., dict[str, bytes | Path]] = stage_model_release
-    *values, params = inputs
-    return stage(*values, {}, params)
+    return stage(*inputs, {}, params)
 
 
 def plan_dataset_publication(dataset_release: Path, model_rehearsal: Path | None, params: PublishingParams) -> Request:
@@ -305,8 +305,8 @@ def conclude_publication(
         params: Options.
 
     Returns:
-        ``experiment``, ``dataset``, ``model``, under ``visible`` which of the two are to be shown, and under ``undo``
-        what takes back that others see already, should that fail.
+        ``experiment``, ``dataset``, ``model``, ``pushed``, under ``visible`` which of the two are to be shown, and
+        under ``undo`` what takes back that others see already, should that fail.
     """
     named = {"dataset": params.dataset_repo, "model": params.model_repo}
     show = params.push and not params.private and not params.create_pr
@@ -314,6 +314,7 @@ def conclude_publication(
     return {
         "experiment": params.experiment,
         **{kind: {key: value for key, value in r.items() if key != "undo"} for kind, r in records.items()},
+        "pushed": params.push,
         "undo": [record["undo"] for record in records.values() if "undo" in record],
         "visible": [kind for kind, repo_id in named.items() if show and repo_id is not None],
     }

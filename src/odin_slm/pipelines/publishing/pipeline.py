@@ -59,7 +59,7 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 func=rehearse_model_release,
-                inputs=[*_MODEL, "params:publishing"],
+                inputs=["params:publishing", *_MODEL],
                 outputs="model_rehearsal",
                 name="rehearse_model_release",
             ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +14,8 @@ from kedro.framework.project import configure_project, pipelines
 from kedro.framework.session import KedroSession
 from kedro.pipeline import Pipeline
 
+from canary import TOKEN, files_with_token
+
 ROOT = Path(__file__).resolve().parents[1]
 REGISTRY = "odin_slm.pipeline_registry"
 
@@ -21,6 +23,24 @@ REGISTRY = "odin_slm.pipeline_registry"
 @pytest.fixture(scope="session", autouse=True)
 def _configured() -> None:
     configure_project("odin_slm")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_token_is_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing that the tests wrote holds the token: no store, log, card, cache or session of theirs."""
+    yield
+    assert files_with_token(tmp_path_factory.getbasetemp()) == []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail a test whose output, log or exception shows the token."""
+    report = yield
+    if any(TOKEN in text for text in (report.longreprtext, report.caplog, report.capstdout, report.capstderr)):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid}, {report.when}: the token stands in its output, log or exception"
+        report.sections = []
+    return report
 
 
 @pytest.fixture(scope="session")

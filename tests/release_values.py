@@ -7,6 +7,7 @@ from typing import Any
 from odin_slm.pipelines.combination.nodes import count_records
 from odin_slm.prompt import Entity, Extraction, RelationTriple, instruction_for, render
 from odin_slm.schema import SCHEMAS
+from odin_slm.serialization import canonical_json, sha256_text
 
 _DRUGS = ("zumaprole", "kelvitan", "orbestine", "daxomil", "fenurate", "pliamol")
 
@@ -48,7 +49,7 @@ def manifest(
 ) -> dict[str, Any]:
     return {
         "inputs": {"ade/DRUG-AE.rel": "0" * 64},
-        "outputs": {f"{name}.json": "1" * 64 for name in parts},
+        "outputs": {f"{name}.json": sha256_text(canonical_json(records)) for name, records in parts.items()},
         "counts": {
             name: {
                 "records": len(records),

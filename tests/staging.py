@@ -13,7 +13,7 @@ from kedro.runner import SequentialRunner
 import release_values as values
 from odin_slm.datasets.hub import HubRepositoryDataset, PublicationDataset
 from odin_slm.datasets.json_files import JsonFileDataset
-from odin_slm.datasets.release import MergedModelDataset, ReleaseDataset
+from odin_slm.datasets.release import MergedModelDataset, OptionalReleaseDataset, ReleaseDataset
 from odin_slm.engines.base_model import BaseModel
 from odin_slm.parameters import EvaluationParams, PublishingParams
 from odin_slm.pipelines.publishing import create_pipeline
@@ -71,11 +71,14 @@ def publish_from(
     *,
     synthetic: bool = True,
     base: BaseModel | None = None,
+    only_train: bool = False,
     inputs: Any = (),
     **params: Any,
 ) -> dict[str, Path]:
     """Run the pipeline; the releases lie in ``target/model`` and ``target/dataset``, the records beside them."""
     parts = values.splits(synthetic=synthetic)
+    if only_train:
+        parts |= {"val": [], "test": []}
     parameters = {"experiment": "demo", "base_model_id": "odin-slm/odin-nano", **params}
     given = {
         **parts,
@@ -98,6 +101,7 @@ def publish_from(
     folders = {kind: target / kind for kind in ("model", "dataset")}
     files = {
         **{f"{kind}_release": ReleaseDataset(filepath=str(path), kind=kind) for kind, path in folders.items()},
+        "model_rehearsal": OptionalReleaseDataset(filepath=str(folders["model"]), kind="model"),
         **{f"{kind}_publication": HubRepositoryDataset(filepath=str(target / f"{kind}.json")) for kind in folders},
         "merged_model": MergedModelDataset(filepath=str(target / "merged")),
         "merging_report": JsonFileDataset(filepath=str(target / "merging.json")),

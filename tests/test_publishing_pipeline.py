@@ -15,7 +15,7 @@ import yaml
 
 import release_values as values
 from odin_slm.engines.base_model import BaseModel
-from odin_slm.errors import ReleaseError
+from odin_slm.errors import MissingInputError, ReleaseError
 from odin_slm.parameters import PublishingParams
 from staging import continue_locally, make_adapter, publish_from, snippets
 
@@ -159,6 +159,44 @@ def test_withheld_texts_are_nowhere_in_the_release_and_can_be_rebuilt_and_verifi
     (rebuilt / "test.json").write_text(json.dumps(parts["test"]), encoding="utf-8")
     with pytest.raises(AssertionError, match="input differs"):
         exec(verification, {})
+
+
+def test_training_data_alone_is_a_dataset_and_a_warning(
+    stage: Callable[..., dict[str, Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    import datasets
+
+    folder = stage(only_train=True, synthetic=False, inputs={"leakage": {**values.leakage(), "seen_in_training": {}}})
+    data = folder["dataset"]
+    assert "staged without validation" in caplog.text
+    assert "staged without test" in caplog.text
+    assert [file.name for file in (data / "data").iterdir()] == ["train.parquet"]
+    card = (data / "README.md").read_text(encoding="utf-8")
+    assert "**Training data only.** There is no validation and no test split" in card
+    assert "Strings of the test set" not in card
+    work = tmp_path / "work"
+    shutil.copytree(data, work)
+    rebuilt = work / "odin-slm" / "data" / "05_model_input" / "demo"
+    rebuilt.mkdir(parents=True)
+    (rebuilt / "train.json").write_text(json.dumps(values.splits(synthetic=False)["train"]), encoding="utf-8")
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    usage, verification = snippets(work)
+    scope: dict[str, Any] = {}
+    exec(usage, scope)
+    assert {split: len(rows) for split, rows in scope["data"].items()} == {"train": 18}
+    exec(verification, {})
+
+
+def test_data_that_is_not_what_the_manifest_describes_is_not_staged(stage: Callable[..., dict[str, Path]]) -> None:
+    parts = values.splits(synthetic=True)
+    with pytest.raises(ReleaseError, match=r"val\.json: the file is not the one that manifest\.json describes"):
+        stage(inputs={"val": parts["val"][:-1]})
+    with pytest.raises(MissingInputError, match=r"test\.json: there is no such file.*--pipelines data"):
+        stage(inputs={"test": None})
 
 
 def test_staging_twice_gives_the_same_bytes(stage: Callable[..., dict[str, Path]]) -> None:

@@ -188,6 +188,10 @@ def dataset_card(facts: DatasetFacts) -> str:
         facts=facts,
         sources=sources,
         withheld=[terms.title for terms in sources.values() if not terms.redistributable],
+        missing_splits=[title for title in _SPLIT_TITLES.values() if title not in {file.split for file in facts.files}],
+        rebuilt_files=json.dumps(
+            {title: f"{name}.json" for name, title in _SPLIT_TITLES.items() if title in {f.split for f in facts.files}}
+        ),
         wholly_synthetic=set(sources) <= _synthetic(facts.manifest),
         some_synthetic=bool(set(sources) & _synthetic(facts.manifest)),
         run=_run_command(facts.experiment, "--pipelines data"),

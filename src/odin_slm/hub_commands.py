@@ -104,12 +104,16 @@ def check(model: str, revision: str, max_age: float, as_json: bool) -> None:
 @click.command()
 @click.argument("model")
 @_revision
-def download(model: str, revision: str) -> None:
+@_as_json
+def download(model: str, revision: str, as_json: bool) -> None:
     """Fetch MODEL's weights, tokenizer, configuration and licence into the Hub's cache."""
     from odin_slm.engines import browsing
 
     folder = browsing.download(_hub(), model, revision)
-    click.echo(folder)
+    if as_json:
+        _write_json({"id": model, "revision": folder.name, "folder": str(folder)})
+    else:
+        click.echo(folder)
     click.echo(f"Use it: kedro run --params base_model={model}", err=True)
 
 

@@ -81,9 +81,9 @@ class CombinationParams(Parameters):
     balance_limit: float = Field(default=3.0, ge=1.0)
     """How many times the smallest group the largest may be, where balance_by is on."""
 
-    validation_ratio: float = Field(default=0.1, gt=0.0, lt=0.5)
+    validation_ratio: float = Field(default=0.1, ge=0.0, lt=0.5)
     """Share of the document groups without official split that validate."""
-    test_ratio: float = Field(default=0.1, gt=0.0, lt=0.5)
+    test_ratio: float = Field(default=0.1, ge=0.0, lt=0.5)
     """Share of them that test."""
     near_duplicate: float = Field(default=0.7, gt=0.0, le=1.0)
     """Jaccard similarity of character 5-grams from which two texts must stay together."""

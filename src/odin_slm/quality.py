@@ -163,7 +163,11 @@ def _checks(
         return Check(name, severity, broken(rule), len(records), tolerated, fix)
 
     empty = tuple(name for name in splits if not splits[name])
-    yield Check("no split is empty", "critical", empty, len(splits), 0.0, "Change the ratios or add documents.")
+    untrained = tuple(name for name in empty if name == "train")
+    yield Check("training is not empty", "critical", untrained, 1, 0.0, "Change the ratios or add documents.")
+    # Without them nothing can be measured, and the data can still be published.
+    unmeasured = tuple(name for name in empty if name != "train")
+    yield Check("validation and test are not empty", "high", unmeasured, 2, 0.0, "Change the ratios or add documents.")
     leaking = tuple("+".join(leak["documents"]) for kind in leaks.values() for leak in kind)
     yield Check(
         "no document lies in two splits",
@@ -221,7 +225,9 @@ def _checks(
         )
     wanted = sorted({label for r in records if r["source"] in SCHEMAS for label in _labels(r)})
     found = {name: {label for r in part for label in _used(extractions[r["id"]])} for name, part in splits.items()}
-    lacking = tuple(f"{name}: {label}" for name in splits for label in wanted if label not in found[name])
+    lacking = tuple(
+        f"{name}: {label}" for name in splits if splits[name] for label in wanted if label not in found[name]
+    )
     yield Check(
         "every label occurs in every split",
         "high",

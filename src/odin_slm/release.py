@@ -86,7 +86,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
         "LICENSE",
     ),
     "dataset": (
-        *(f"data/{split}.parquet" for split in SPLITS),
+        "data/train.parquet",
         "README.md",
         "LICENSE",
         "manifest.json",

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi, constants
 
+from canary import TOKEN, requests_with_token
 from hub_server import HubServer, User
 
-TOKEN = "hf_" + "aB3dE5gH7j" * 3
 READ_ONLY = "hf_" + "rEaD0nLy7k" * 3
 STRANGER = "hf_" + "sTrAnGeR8k" * 3
 
@@ -33,6 +33,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
         yield server
+        assert list(requests_with_token(server.journal)) == []
 
 
 @pytest.fixture

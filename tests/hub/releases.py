@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 from safetensors.numpy import save
 
-from hub.conftest import TOKEN
+from canary import TOKEN
 from hub_server import HubServer
 from odin_slm.engines.credentials import Token
 from odin_slm.engines.hub import Hub
@@ -21,13 +21,36 @@ from odin_slm.engines.publishing import Plan
 
 Content = dict[str, bytes]
 
+_MODEL_CARD = b"""---
+language: [en]
+license: apache-2.0
+base_model: odin-slm/odin-nano
+base_model_relation: adapter
+library_name: peft
+pipeline_tag: text-generation
+---
+# m
+"""
+_DATASET_CARD = b"""---
+language: [en]
+license: apache-2.0
+pretty_name: d
+task_categories: [token-classification]
+size_categories: [n<1K]
+configs: [{config_name: default, data_files: [{split: train, path: data/train.parquet}]}]
+dataset_info: {splits: [{name: train, num_examples: 3, num_bytes: 3}]}
+---
+# d
+"""
+
 
 def model_files(value: float = 0.5, **changes: bytes | None) -> Content:
-    card = b"---\nlicense: apache-2.0\nbase_model: odin-slm/odin-nano\nlibrary_name: peft\n---\n# m\n"
+    config = {"base_model_name_or_path": "odin-slm/odin-nano", "task_type": "CAUSAL_LM"}
     files = {
-        "README.md": card,
+        "README.md": _MODEL_CARD,
         "LICENSE": b"terms\n",
-        "adapter_config.json": json.dumps({"base_model_name_or_path": "odin-slm/odin-nano"}).encode(),
+        "adapter_config.json": json.dumps(config).encode(),
+        "tokenizer_config.json": b'{"model_max_length": 1024}',
         "adapter_model.safetensors": save({"layer.lora_A.weight": np.full((2, 2), value, dtype=np.float32)}),
         "base/config.json": b"{}",
     }
@@ -37,7 +60,13 @@ def model_files(value: float = 0.5, **changes: bytes | None) -> Content:
 def dataset_files(rows: int = 3) -> Content:
     sink = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.table({"id": [str(number) for number in range(rows)]}), sink)
-    return {"README.md": b"---\nlicense: apache-2.0\n---\n# d\n", "data/train.parquet": sink.getvalue()}
+    return {
+        "README.md": _DATASET_CARD,
+        "LICENSE": b"terms\n",
+        "manifest.json": b'{"seed": 42}',
+        "leakage.json": b"{}",
+        "data/train.parquet": sink.getvalue(),
+    }
 
 
 def stage(folder: Path, files: Mapping[str, bytes]) -> Path:
@@ -64,12 +93,13 @@ def published(server: HubServer, kind: str, repo_id: str, revision: str = "main"
 
 
 def visible(server: HubServer) -> dict[str, Any]:
-    """What a stranger sees: the files of the public repositories, and their tags."""
+    """What a stranger sees: the files of every branch, tag and open pull request of the public repositories."""
     return {
-        f"{kind} {name}": (
-            {path: file.content for path, file in repository.head.files.items()},
-            {tag: repository.commits[oid].files.keys() for tag, oid in repository.tags.items()},
-        )
+        f"{kind} {name}": {
+            ref: {path: file.content for path, file in repository.commits[oid].files.items()}
+            for ref, oid in {**repository.branches, **repository.tags, **repository.pull_requests}.items()
+            if ref not in repository.closed
+        }
         for (kind, name), repository in server.store.repositories.items()
         if not repository.private
     }

@@ -16,8 +16,9 @@ import pytest
 from click.testing import CliRunner, Result
 from safetensors.numpy import save
 
+from canary import TOKEN
 from conftest import ROOT
-from hub.conftest import STRANGER, TOKEN
+from hub.conftest import STRANGER
 from hub_server import Fault, HubServer
 from odin_slm import cli
 from odin_slm.datasets.models import BaseModelDataset
@@ -201,6 +202,9 @@ def test_a_download_is_whole_and_holds_no_pickle(
     folder = Path(result.stdout.strip())
     assert {path.name for path in folder.iterdir()} == set(files)
     assert "kedro run --params base_model=anna/tiny" in result.stderr
+    told = json.loads(kedro_hub("download", "anna/tiny", "--json").stdout)
+    commit = models.store.get("model", "anna/tiny").head.oid
+    assert told == {"id": "anna/tiny", "revision": commit, "folder": str(folder)}
     models.store.add("model", "anna/broken").put({**files, "model.safetensors": files["model.safetensors"][:-9]})
     assert "not a whole safetensors file" in kedro_hub("download", "anna/broken").stderr
 

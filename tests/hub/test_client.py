@@ -10,7 +10,7 @@ import httpx
 import pytest
 from huggingface_hub.errors import HfHubHTTPError
 
-from odin_slm.engines.hub import Hub, is_transient, status_of, wait_of
+from odin_slm.engines.hub import Hub, is_transient, lacks_xet, status_of, wait_of
 from odin_slm.errors import HubError, HubUnreachableError
 
 
@@ -43,6 +43,19 @@ def test_what_may_pass_is_told_from_what_will_not(error: Exception, transient: b
     wrapped.__cause__ = error
     assert is_transient(wrapped) is transient
     assert status_of(wrapped) == status_of(error)
+
+
+def test_xets_client_tells_the_status_in_words() -> None:
+    url = "https://hub.example.org/api/models/a/b/xet-write-token/main"
+    refused = ConnectionError(f"Network error: Request error: HTTP status client error (403 Forbidden), domain: {url}")
+    assert status_of(refused) == 403
+    assert not is_transient(refused)
+    assert str(Hub("https://hub.example.org").explain("commit", refused)).startswith(
+        "commit: the Hub's storage answers 403. Use a token with write access"
+    )
+    assert is_transient(ConnectionError(f"Network error: HTTP status server error (503), domain: {url}"))
+    assert lacks_xet(ConnectionError(f"HTTP status client error (404 Not Found), domain: {url}"))
+    assert not lacks_xet(refused)
 
 
 def test_a_request_is_repeated_until_it_goes_through_or_is_refused() -> None:

@@ -12,7 +12,7 @@ from hub.conftest import READ_ONLY, STRANGER
 from hub.releases import dataset_files, hub_of, model_files, plan, published, stage, visible
 from hub_server import Fault, HubServer, Request, User
 from odin_slm.engines.publishing import content_tag, local_files, publication_tags, publish, set_visibility
-from odin_slm.errors import HubError
+from odin_slm.errors import AdapterError, HubError
 
 
 def seen(folder: Path) -> Mapping[str, Any]:
@@ -163,6 +163,16 @@ def test_a_branch_is_made_where_there_is_none(hub: HubServer, naps: list[float],
     assert published(hub, "model", "anna/odin", "next") == model_files(0.7)
 
 
+def test_a_branch_that_is_said_to_exist_is_looked_for(hub: HubServer, naps: list[float], tmp_path: Path) -> None:
+    hub.faults = [named("POST branch", status=409)]
+    folder = stage(tmp_path / "one", model_files())
+    publish(plan(folder, branch="next"), hub_of(hub, naps.append), seen)
+    assert published(hub, "model", "anna/odin", "next") == model_files()
+    hub.faults = [named("POST branch", status=409, times=None)]
+    with pytest.raises(HubError, match=r"create the branch other: the Hub says that it exists, and does not find it"):
+        publish(plan(folder, branch="other"), hub_of(hub, naps.append), seen)
+
+
 def test_a_lost_answer_is_looked_for_and_not_repeated(hub: HubServer, naps: list[float], tmp_path: Path) -> None:
     hub.faults = [named("POST commit", kind="lost"), named("POST create", kind="lost"), named("POST tag", kind="lost")]
     found = publish(plan(stage(tmp_path / "release", model_files())), hub_of(hub, naps.append), seen)
@@ -222,6 +232,52 @@ def test_what_cannot_be_verified_is_taken_back_where_others_see_it(
         publish(plan(stage(tmp_path / "two", model_files(0.7)), private=False), client, refuse)
     assert visible(hub) == before
     assert published(hub, "model", "anna/odin") == old
+
+
+@pytest.mark.parametrize("failure", [ValueError("no adapter"), KeyboardInterrupt()])
+def test_a_download_that_cannot_be_used_is_taken_back_whatever_the_reason(
+    hub: HubServer, naps: list[float], tmp_path: Path, failure: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.store.add("model", "anna/odin").put(model_files())
+    before = visible(hub)
+
+    def fail(folder: Path) -> Mapping[str, Any]:
+        raise failure
+
+    with pytest.raises(type(failure)):
+        publish(plan(stage(tmp_path / "two", model_files(0.7)), private=False), hub_of(hub, naps.append), fail)
+    assert visible(hub) == before
+    assert "was taken back" in caplog.text
+
+
+def test_a_branch_and_a_pull_request_are_taken_back_too(hub: HubServer, naps: list[float], tmp_path: Path) -> None:
+    hub.store.add("model", "anna/odin").put(model_files())
+    before, client = visible(hub), hub_of(hub, naps.append)
+    folder = stage(tmp_path / "two", model_files(0.7))
+
+    def refuse(folder: Path) -> Mapping[str, Any]:
+        raise AdapterError("it does not load.")
+
+    with pytest.raises(AdapterError, match=r"does not load\. The branch next of model anna/odin was taken back"):
+        publish(plan(folder, private=False, branch="next"), client, refuse)
+    assert visible(hub) == before
+    with pytest.raises(AdapterError, match=r"does not load\. The pull request \S+/discussions/1 was closed"):
+        publish(plan(folder, private=False, pull_request=True), client, refuse)
+    assert visible(hub) == before
+    found = publish(plan(folder, private=False, pull_request=True), client, seen)
+    assert str(found["pull_request"]).endswith("/discussions/2"), "a closed one is not taken for open"
+
+
+def test_a_commit_that_somebody_built_upon_is_not_taken_back(hub: HubServer, naps: list[float], tmp_path: Path) -> None:
+    hub.store.add("model", "anna/odin").put(model_files())
+
+    def refuse(folder: Path) -> Mapping[str, Any]:
+        hub.store.get("model", "anna/odin").put({"theirs.txt": b"x"})
+        raise HubError("it answers otherwise.", where="predict")
+
+    with pytest.raises(HubError, match=r"could not be taken back \(take the commit back: somebody has committed since"):
+        publish(plan(stage(tmp_path / "two", model_files(0.7)), private=False), hub_of(hub, naps.append), refuse)
+    assert published(hub, "model", "anna/odin")["theirs.txt"] == b"x"
 
 
 def test_in_a_private_repository_the_same_command_goes_on(hub: HubServer, naps: list[float], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,11 +16,11 @@ import yaml
 from kedro.io import DatasetError
 
 import release_values as values
-from hub.conftest import TOKEN
+from canary import TOKEN
 from hub.releases import published, visible
 from hub_server import Fault, HubServer
 from odin_slm.cli import explain
-from odin_slm.errors import HubError, ReleaseError
+from odin_slm.errors import HubError, MissingInputError, ReleaseError
 from staging import continue_locally, make_adapter, predict, publish_from, snippets
 
 TO = {"push": True, "model_repo": "anna/odin", "dataset_repo": "anna/odin-data"}
@@ -129,13 +130,59 @@ def test_both_become_visible_together_or_not_at_all(
     hub.faults = [Fault(show_model, status=403, times=None)]
     with pytest.raises(DatasetError) as refusal:
         push(private=False)
-    assert "Both repositories are verified, and hidden as before" in str(explain(refusal.value))
+    assert "What was hidden before is verified, and hidden as before" in str(explain(refusal.value))
     assert visible(hub) == {}
     hub.faults = []
     publication = push(private=False)
     assert not publication["model"]["private"]
     assert not publication["dataset"]["private"]
     assert set(visible(hub)) == {"model anna/odin", "dataset anna/odin-data"}
+    assert push(push=False) == publication, "staging the same again does not forget that they are shown"
+
+
+def test_a_release_whose_model_fails_takes_its_dataset_back_where_others_see_it(
+    hub: HubServer, push: Callable[..., dict[str, Any]], naps: list[float], tmp_path: Path
+) -> None:
+    first = push(private=False, tag="v1")
+    before, record = visible(hub), (tmp_path / "release" / "dataset.json").read_text()
+    hub.faults = [Fault(lambda request: request.name == "POST commit" and "/models/" in request.path, status=403)]
+    changed = {"model_name": "other", "dataset_name": "other-data", "private": False}
+    with pytest.raises(DatasetError) as refusal:
+        push(**changed)
+    said = str(explain(refusal.value))
+    assert "model anna/odin: commit: the Hub answers 403" in said
+    assert re.search(
+        r"The commit \w{40} of dataset anna/odin-data was taken back by another one: main is as it was", said
+    )
+    assert visible(hub) == before
+    assert (tmp_path / "release" / "dataset.json").read_text() == record
+    hub.faults = []
+    second = push(**changed)
+    assert second["dataset"]["revision"] != first["dataset"]["revision"]
+    assert "undo" not in second
+
+
+def test_training_data_alone_is_published_without_a_model(
+    hub: HubServer,
+    run: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """``kedro run --pipelines data``, then ``--pipelines publishing --tags dataset``: there is no model to speak of."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    params = {
+        "ingestion": {"corpora": ["ade"]},
+        "combination": {"validation_ratio": 0.0, "test_ratio": 0.0},
+        "publishing": {"push": True, "dataset_repo": "anna/odin-data", "private": False},
+    }
+    run("data", params=params)
+    run("publishing", params=params, tags=["dataset"])
+    assert "The dataset is staged without validation: no record lies there" in caplog.text
+    files = published(hub, "dataset", "anna/odin-data")
+    assert [name for name in files if name.startswith("data/")] == ["data/train.parquet"]
+    assert set(visible(hub)) == {"dataset anna/odin-data"}
+    with pytest.raises(MissingInputError, match=r"val\.json: it holds no records.*combination\.validation_ratio"):
+        run("training", params=params)
 
 
 def test_the_dataset_goes_first_and_either_may_go_alone(hub: HubServer, push: Callable[..., dict[str, Any]]) -> None:
@@ -153,7 +200,7 @@ def test_an_adapter_that_answers_otherwise_than_its_figures_is_refused(
     other = [{**row, "prediction": "### Entities:\nNone"} for row in predictions]
     with pytest.raises(ReleaseError, match=r"gate model.*\n.*answers record .* otherwise"):
         push(inputs={"predictions": other})
-    assert set(hub.store.repositories) == {("dataset", "anna/odin-data")}
+    assert not hub.journal, "nothing of a release is sent before all of it has passed its gates"
     push(inputs={"predictions": other}, override={"model": "Decoded on another machine, see notes"})
     card = published(hub, "model", "anna/odin")["README.md"].decode()
     assert "> - model: Decoded on another machine, see notes" in card

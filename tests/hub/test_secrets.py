@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import pickle
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,8 +17,8 @@ from typing import Any
 import mlflow
 import pytest
 
+from canary import TOKEN, files_with_token, requests_with_token
 from conftest import ROOT
-from hub.conftest import TOKEN
 from hub.releases import hub_of, model_files, plan, stage
 from hub_server import Fault, HubServer
 from odin_slm.engines.credentials import Token, find_token, redact, require_token
@@ -24,6 +26,7 @@ from odin_slm.engines.hub import Hub
 from odin_slm.engines.publishing import publish
 from odin_slm.errors import HubError, UnknownParameterError
 
+DOCUMENT = ROOT / "docs/publishing.md"
 PUSH = {"push": True, "model_repo": "anna/odin", "dataset_repo": "anna/odin-data", "private": False}
 
 
@@ -120,13 +123,39 @@ def test_errors_of_every_kind_hold_no_token(
     assert TOKEN not in caplog.text
 
 
+def test_a_token_that_any_test_shows_or_leaves_behind_fails_it(tmp_path: Path) -> None:
+    """The checks of ``conftest.py``, which run with every test: they can fail."""
+    (tmp_path / "test_leaks.py").write_text(
+        "import logging\nfrom canary import TOKEN\n"
+        "def test_printed(): print(TOKEN)\n"
+        "def test_logged(): logging.getLogger('x').warning(TOKEN)\n"
+        "def test_raised(): raise ValueError(TOKEN)\n"
+        "def test_silent(): pass\n"
+        "def test_written(tmp_path): (tmp_path / 'f').write_text(TOKEN)\n"
+    )
+    paths = os.pathsep.join(str(ROOT / name) for name in ("src", "tests"))
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "conftest", "-p", "no:cacheprovider", "-rfE"]
+    done = subprocess.run(
+        [*command, f"--basetemp={tmp_path / 'base'}", "--rootdir", str(tmp_path), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": paths},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    shutil.rmtree(tmp_path / "base")
+    # What two of them printed and logged is still there when they are torn down; the third error is the file.
+    assert "3 failed, 2 passed, 3 errors" in done.stdout, done.stdout.replace(TOKEN, "***")
+    assert TOKEN not in done.stdout + done.stderr
+
+
 def test_a_token_among_the_parameters_stops_the_run_before_it_is_tracked(
     project: Path, run: Callable[..., dict[str, Any]]
 ) -> None:
     with pytest.raises(UnknownParameterError, match=r"--params publishing\.message: .*a token") as refusal:
         run("publishing", params={"publishing": {"message": f"by {TOKEN}"}})
     assert TOKEN not in str(refusal.value)
-    assert _places(project) == []
+    assert files_with_token(project) == []
 
 
 def test_a_whole_run_leaves_the_token_nowhere(hub: HubServer, project: Path, tmp_path: Path) -> None:
@@ -148,17 +177,19 @@ def test_a_whole_run_leaves_the_token_nowhere(hub: HubServer, project: Path, tmp
     assert tracked.data.tags["hub_model_revision"] == publication["model"]["revision"]
     assert tracked.data.tags["hub_dataset_repo"] == "anna/odin-data"
     assert f"anna/odin at {publication['model']['revision'][:12]}, public, verified" in done.stdout
+    documented = re.findall(r"^ {6}((?:model|dataset) (?:release|on the Hub) .*)$", DOCUMENT.read_text(), re.MULTILINE)
+    assert len(documented) == 4
+    for line in documented:
+        shown = re.escape(line.replace("OWNER/NAME", "anna/odin").replace("private", "public"))
+        assert re.search(rf"^\s*{shown.replace('COMMIT', '[0-9a-f]{12}')}\s*$", done.stdout, re.MULTILINE), line
 
     assert TOKEN not in done.stdout + done.stderr
-    assert _places(project) == []
-    assert _places(tmp_path / "home") == []
+    assert files_with_token(project) == []
+    assert files_with_token(tmp_path / "home") == []
     for repository in hub.store.repositories.values():
         for commit in repository.history():
             assert not [name for name, file in commit.files.items() if TOKEN.encode() in file.content]
-    for request in hub.journal:
-        assert TOKEN not in request.target
-        assert TOKEN.encode() not in request.body
-        assert [name for name, value in request.headers.items() if TOKEN in value] in ([], ["authorization"])
+    assert list(requests_with_token(hub.journal)) == []
     assert [request for request in hub.journal if "authorization" in request.headers]
 
     read_only = subprocess.run(
@@ -172,8 +203,3 @@ def test_a_whole_run_leaves_the_token_nowhere(hub: HubServer, project: Path, tmp
     assert read_only.returncode == 1
     assert "the token can only read" in read_only.stderr
     assert "Traceback" not in read_only.stderr
-
-
-def _places(folder: Path) -> list[str]:
-    """Files that hold the token, databases and archives included."""
-    return [str(path) for path in folder.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]

@@ -22,7 +22,8 @@ from huggingface_hub.errors import (
 )
 from safetensors.numpy import save
 
-from hub.conftest import READ_ONLY, STRANGER, TOKEN
+from canary import TOKEN
+from hub.conftest import READ_ONLY, STRANGER
 from hub_server import Fault, HubServer, Request
 
 WEIGHTS = save({"a": np.ones((2, 3), dtype=np.float32)})

@@ -6,5 +6,6 @@ breaks a request on purpose, and the journal remembers every request.
 
 from hub_server.server import Fault, HubServer, Request
 from hub_server.store import Repository, Store, User
+from hub_server.xet import XetStorage
 
-__all__ = ["Fault", "HubServer", "Repository", "Request", "Store", "User"]
+__all__ = ["Fault", "HubServer", "Repository", "Request", "Store", "User", "XetStorage"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 
-from hub_server import HubServer, User
+from hub_server import HubServer, User, XetStorage
 
 TOKEN = "hf_" + "loopback" * 4
 
 with HubServer().running() as hub:
     hub.store.users[TOKEN] = User("me")
-    print(f"export HF_ENDPOINT={hub.endpoint} HF_TOKEN={TOKEN} HF_HUB_DISABLE_XET=1", flush=True)
+    hub.xet = XetStorage()
+    print(f"export HF_ENDPOINT={hub.endpoint} HF_TOKEN={TOKEN}", flush=True)
     try:
         while True:
             time.sleep(3600)

@@ -9,6 +9,7 @@ import re
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 import yaml
 
-from hub_server.store import Conflict, File, Repository, Store, entry, front_matter, needs_lfs
+from hub_server.store import DATE, Conflict, File, Repository, Store, entry, front_matter, needs_lfs
+from hub_server.xet import XetStorage
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,10 @@ class Request:
     @property
     def name(self) -> str:
         """Method and route without ids, commits and hashes, for example ``POST commit``."""
-        kinds = "whoami-v2|create|validate-yaml|preupload|commit|paths-info|tree|refs|revision|tag|settings|auth-check"
+        kinds = "whoami-v2|create|validate-yaml|preupload|commit|paths-info|tree|refs|revision|tag|branch|settings"
+        kinds += (
+            "|auth-check|discussions|xet-write-token|xet-read-token|xorbs|xorb-grants|shards|chunks|reconstructions"
+        )
         if match := re.search(rf"/({kinds})(?:/|$)", self.path):
             return f"{self.method} {match[1]}"
         for part in ("objects/batch", "resolve", "cdn", "lfs", "verify"):
@@ -115,6 +120,10 @@ class HubServer:
         self.journal: list[Request] = []
         self.faults: list[Fault] = []
         self.page = 1000
+        self.xet: XetStorage | None = None
+        """Storage that the Hub offers beside LFS; None where it has none."""
+        self.scratch: Any = None
+        """Something of a test that lives as long as the server."""
         self._lock = threading.RLock()
         self._http = _Listener(("127.0.0.1", 0), _handler(self))
 
@@ -156,6 +165,8 @@ class HubServer:
         match parts:
             case ["cdn", digest]:
                 return _ranged(request, self._object(digest))
+            case ["xet", *rest] if self.xet is not None:
+                return self._xet(request, self.xet, rest)
             case ["lfs", kind, owner, name, digest]:
                 return self._store_object(request, kind, f"{owner}/{name}", digest)
             case ["api", "whoami-v2"]:
@@ -301,6 +312,12 @@ class HubServer:
                 return self._tree(request, self._readable(request, kind, repo_id), revision, "/".join(folder))
             case "POST", ["paths-info", revision]:
                 return self._paths_info(request, self._readable(request, kind, repo_id), revision)
+            case "GET", ["xet-write-token", _] if self.xet is not None:
+                self._writable(request, kind, repo_id)
+                return self._xet_token()
+            case "GET", ["xet-read-token", _] if self.xet is not None:
+                self._readable(request, kind, repo_id)
+                return self._xet_token()
             case "GET", ["refs"]:
                 return self._refs(self._readable(request, kind, repo_id))
             case "GET", ["commits", revision]:
@@ -323,6 +340,19 @@ class HubServer:
                 start = (request.json() if request.body else {}).get("startingPoint", "main")
                 repository.branches[name] = self._oid(repository, start)
                 return Answer.of({})
+            case "DELETE", ["branch", name]:
+                repository = self._writable(request, kind, repo_id)
+                if repository.branches.pop(name, None) is None:
+                    return Answer.error(404, "Branch not found", "RevisionNotFound")
+                return Answer.of({})
+            case "GET", ["discussions"]:
+                return self._discussions(self._readable(request, kind, repo_id))
+            case "POST", ["discussions", number, "status"]:
+                repository, status = self._writable(request, kind, repo_id), request.json()["status"]
+                changed = repository.closed.discard if status == "open" else repository.closed.add
+                changed(f"refs/pr/{number}")
+                event = {"id": "0" * 24, "type": "status-change", "createdAt": DATE, "data": {"status": status}}
+                return Answer.of({"newStatus": event})
             case "PUT", ["settings"]:
                 repository = self._writable(request, kind, repo_id)
                 wanted = request.json()
@@ -380,6 +410,21 @@ class HubServer:
             }
         )
 
+    def _discussions(self, repository: Repository) -> Answer:
+        found = [
+            {
+                "num": int(ref.rpartition("/")[2]),
+                "title": repository.commits[oid].message,
+                "author": {"name": repository.namespace},
+                "repo": {"name": repository.id, "type": repository.kind},
+                "createdAt": DATE,
+                "status": "closed" if ref in repository.closed else "open",
+                "isPullRequest": True,
+            }
+            for ref, oid in repository.pull_requests.items()
+        ]
+        return Answer.of({"discussions": found, "start": 0, "count": len(found)})
+
     def _commits(self, request: Request, repository: Repository, revision: str) -> Answer:
         self._oid(repository, revision)
         found = [
@@ -417,6 +462,8 @@ class HubServer:
                 case "file":
                     changes[value["path"]] = File(base64.b64decode(value["content"]))
                 case "lfsFile":
+                    if self.xet and (content := self.xet.content(value["oid"])) is not None:
+                        repository.uploaded[value["oid"]] = content
                     if value["oid"] not in repository.uploaded:
                         return Answer.error(400, f"LFS pointer pointed to a file that does not exist: {value['path']}")
                     changes[value["path"]] = File(repository.uploaded[value["oid"]], lfs=True)
@@ -486,6 +533,32 @@ class HubServer:
         repository.uploaded[digest] = request.body
         return Answer()
 
+    def _xet_token(self) -> Answer:
+        """Return the storage's address and a token of its own: the Hub's is not for it."""
+        named = {"casUrl": f"{self.storage}/xet", "accessToken": "xet-token", "exp": int(time.time()) + 3600}
+        answer = Answer.of(named)
+        for key, header in (("casUrl", "Cas-Url"), ("accessToken", "Access-Token"), ("exp", "Token-Expiration")):
+            answer.headers[f"X-Xet-{header}"] = str(named[key])
+        return answer
+
+    def _xet(self, request: Request, storage: XetStorage, parts: list[str]) -> Answer:
+        match request.method, parts:
+            case "POST", ["v1", "xorbs", "default", digest]:
+                storage.xorbs[digest] = request.body
+                return Answer.of({"was_inserted": True})
+            case "POST", ["v1", "shards"]:
+                try:
+                    storage.add_shard(request.body)
+                except ValueError as error:
+                    return Answer.error(400, str(error))
+                return Answer.of({"result": 1})
+            case "GET", ["v1", "reconstructions", digest]:
+                found = storage.reconstruction(digest, f"{self.storage}/xet/xorbs")
+                return Answer.of(found) if found else Answer.error(404, "No such file")
+            case "GET", ["xorbs", digest] if digest in storage.xorbs:
+                return _ranged(request, File(storage.xorbs[digest]))
+        return Answer.error(404, "Not found")
+
     def _object(self, digest: str) -> File:
         for repository in self.store.repositories.values():
             if digest in repository.uploaded:
@@ -506,10 +579,18 @@ class HubServer:
             answer = _ranged(request, file)
             answer.headers |= {"X-Repo-Commit": oid, "ETag": f'"{file.etag}"'}
             return answer
+        xet = {}
+        if self.xet and file.sha256 in self.xet.by_sha256:
+            kinds = f"/api/{repository.kind}s/{repository.id}"
+            xet = {
+                "X-Xet-Hash": self.xet.by_sha256[file.sha256],
+                "Link": f'<{self.endpoint}{kinds}/xet-read-token/{oid}>; rel="xet-auth"',
+            }
         return Answer(
             302,
             b"",
             {
+                **xet,
                 "Location": f"{self.storage}/cdn/{file.sha256}",
                 "X-Repo-Commit": oid,
                 "X-Linked-Etag": f'"{file.etag}"',

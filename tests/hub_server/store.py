@@ -92,6 +92,8 @@ class Repository:
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     pull_requests: dict[str, str] = field(default_factory=dict)
+    closed: set[str] = field(default_factory=set)
+    """Pull requests that are no longer open."""
     uploaded: dict[str, bytes] = field(default_factory=dict)
     """LFS objects by sha256, whether or not a commit names them."""
 

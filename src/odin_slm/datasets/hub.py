@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,13 @@ from odin_slm.datasets.files import write_text
 from odin_slm.datasets.release import check_release, file_hashes
 from odin_slm.engines.credentials import require_token
 from odin_slm.engines.hub import Hub
-from odin_slm.engines.publishing import Plan, Request, publish, set_visibility
+from odin_slm.engines.publishing import Plan, Progress, Request, publish, set_visibility, take_back
 from odin_slm.engines.verification import verify_dataset, verify_model
-from odin_slm.errors import HubError
+from odin_slm.errors import HubError, OdinError
 from odin_slm.release import CHECKSUMS
 from odin_slm.serialization import canonical_json
+
+logger = logging.getLogger(__name__)
 
 _NOT_PUBLISHED: dict[str, Any] = {"published": False}
 
@@ -39,28 +44,47 @@ class HubRepositoryDataset(AbstractDataset[Request, dict[str, Any]]):
     ) -> None:
         self._filepath = Path(filepath)
         self._credentials = Path(credentials_file) if credentials_file else None
+        self._undo: Callable[[], str] | None = None
         self.metadata = metadata
 
     def load(self) -> dict[str, Any]:
-        """Return the record: ``published``, and what :func:`odin_slm.engines.publishing.publish` returns."""
-        return json.loads(self._filepath.read_text(encoding="utf-8")) if self._exists() else dict(_NOT_PUBLISHED)
+        """Return the record: ``published``, and what :func:`odin_slm.engines.publishing.publish` returns.
+
+        Where the last save changed what others see, ``undo`` takes it back, and returns a sentence about that.
+        """
+        return {**self._read(), **({"undo": self._undo} if self._undo else {})}
 
     def save(self, data: Request) -> None:
         """Publish, where that is asked for.
 
         Raises:
-            HubError: The Hub refuses or fails; the record stays as it was.
+            HubError: The Hub refuses or fails; the record stays as it was, and what went before is taken back.
             ReleaseError: The folder may not be released.
         """
+        self._undo = None
         if data.plan is None:
             hashes = {**file_hashes(data.folder), CHECKSUMS: ""}
-            published = self.load().get("files", {})
+            published = self._read().get("files", {})
             if {**published, CHECKSUMS: ""} != hashes:
                 self._write(_NOT_PUBLISHED)
             return
-        hub = Hub(token=require_token(self._credentials))
-        check_release(data.folder, data.plan.kind)
-        self._write({"published": True, **publish(data.plan, hub, lambda folder: _verify(folder, data, data.plan))})
+        former, progress = self._read(), Progress()
+        with _all_or_nothing([data.undo] if data.undo else []):
+            hub = Hub(token=require_token(self._credentials))
+            check_release(data.folder, data.plan.kind)
+            found = publish(data.plan, hub, lambda folder: _verify(folder, data, data.plan), progress)
+        self._write({"published": True, **found})
+        if progress.visible:
+            self._undo = partial(self._take_back, data.plan, hub, progress, former)
+
+    def _take_back(self, plan: Plan, hub: Hub, progress: Progress, former: Mapping[str, Any]) -> str:
+        self._undo = None
+        said = take_back(plan, hub, progress)
+        self._write(former)
+        return said
+
+    def _read(self) -> dict[str, Any]:
+        return json.loads(self._filepath.read_text(encoding="utf-8")) if self._exists() else dict(_NOT_PUBLISHED)
 
     def _write(self, record: Mapping[str, Any]) -> None:
         write_text(self._filepath, canonical_json(dict(record)))
@@ -79,29 +103,50 @@ class HubRepositoryDataset(AbstractDataset[Request, dict[str, Any]]):
 class PublicationDataset(HubRepositoryDataset):
     """The whole release on the Hub: a save shows what is to be seen, then writes the record of both repositories.
 
-    The value names ``experiment``, ``visible`` (which repositories to show) and, under ``model`` and ``dataset``, the
-    records of the two.
+    The value names ``experiment``, ``pushed`` (whether this run has published), ``visible`` (which repositories to
+    show), ``undo`` (what takes back that others see already) and, under ``model`` and ``dataset``, the records of the
+    two.
     """
 
     def save(self, data: dict[str, Any]) -> None:  # type: ignore[override]
         """Show the repositories that were verified, where that is asked for, and write the record.
 
         Raises:
-            HubError: One cannot be shown; one that this save had shown before is hidden again.
+            HubError: One cannot be shown; one that this save had shown before is hidden again, and what others saw
+                of the other is taken back.
         """
-        record = {key: value for key, value in data.items() if key != "visible"}
+        record = {key: value for key, value in data.items() if key not in ("pushed", "visible", "undo")}
+        if not data["pushed"]:  # the records of the two are older than what was shown afterwards
+            former = self._read()
+            for kind in ("dataset", "model"):
+                shown_before = former.get(kind, {})
+                if data[kind].get("revision") and data[kind]["revision"] == shown_before.get("revision"):
+                    record[kind] = {**data[kind], "private": shown_before["private"]}
         hidden = [kind for kind in data["visible"] if data[kind].get("private")]
         if hidden:
-            hub = Hub(token=require_token(self._credentials))
-            shown: list[Any] = []
-            try:
-                for kind in hidden:
-                    shown.append(kind)
-                    set_visibility(hub, kind, data[kind]["repo_id"], private=False)
-                    record[kind] = {**data[kind], "private": False}
-            except HubError as error:
-                raise HubError(f"{error.what} {_hide(hub, shown, data)}", where=error.where, fix=error.fix) from None
+            with _all_or_nothing(data["undo"]):
+                hub = Hub(token=require_token(self._credentials))
+                shown: list[Any] = []
+                with _all_or_nothing([partial(_hide, hub, shown, data)]):
+                    for kind in hidden:
+                        shown.append(kind)
+                        set_visibility(hub, kind, data[kind]["repo_id"], private=False)
+                        record[kind] = {**data[kind], "private": False}
         self._write(record)
+
+
+@contextmanager
+def _all_or_nothing(undo: list[Callable[[], str]]) -> Iterator[None]:
+    """Where the block fails, take back what went before it, and say so."""
+    try:
+        yield
+    except OdinError as error:
+        said = " ".join([error.what, *(take_back() for take_back in undo)])
+        raise type(error)(said, where=error.where, fix=error.fix) from None
+    except BaseException:  # a defect, or somebody who stops the run
+        for take_back in undo:
+            logger.error(take_back())
+        raise
 
 
 def _verify(folder: Path, request: Request, plan: Plan | None) -> dict[str, Any]:
@@ -121,4 +166,4 @@ def _hide(hub: Hub, kinds: list[Any], data: Mapping[str, Any]) -> str:
             failures.append(str(error))
     if failures:
         return f"What was shown before could not be hidden again ({'; '.join(failures)})."
-    return "Both repositories are verified, and hidden as before."
+    return "What was hidden before is verified, and hidden as before."

@@ -30,8 +30,7 @@ class JsonFileDataset(AbstractDataset[Any, Any]):
             MissingInputError: There is no such file.
             PredictionsError: The file is not JSON.
         """
-        if not self._filepath.is_file():
-            raise MissingInputError("there is no such file.", where=str(self._filepath), fix="Run the pipeline before.")
+        _require(self._filepath)
         try:
             return json.loads(self._filepath.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -74,8 +73,7 @@ class JsonLinesDataset(AbstractDataset[list[dict[str, Any]], list[dict[str, Any]
             MissingInputError: There is no such file.
             PredictionsError: A line is not a JSON object.
         """
-        if not self._filepath.is_file():
-            raise MissingInputError("there is no such file.", where=str(self._filepath), fix="Run the pipeline before.")
+        _require(self._filepath)
         rows = []
         with self._filepath.open(encoding="utf-8", newline="\n") as stream:
             for number, line in enumerate(stream, start=1):
@@ -128,6 +126,17 @@ class TextFileDataset(AbstractDataset[str, str]):
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._filepath)}
+
+
+def _require(file: Path) -> None:
+    if file.is_file():
+        return
+    if file.parent.is_dir():
+        held = ", ".join(sorted(path.name for path in file.parent.iterdir() if not path.name.startswith(".")))
+        found = f"there is no such file; the folder holds {held or 'nothing'}."
+    else:
+        found = f"there is no such file, and no folder {file.parent.name}."
+    raise MissingInputError(found, where=str(file), fix="Run the pipelines before this one; kedro run runs all.")
 
 
 def _table(rows: list[dict[str, Any]]) -> TablePreview:

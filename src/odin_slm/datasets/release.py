@@ -132,6 +132,14 @@ class MergedModelDataset(AbstractDataset[MergeRequest, dict[str, Any]]):
         return JSONPreview(canonical_json(self.load()))
 
 
+class OptionalReleaseDataset(ReleaseDataset):
+    """A release that may not have been staged; a load is then None."""
+
+    def load(self) -> Path | None:  # type: ignore[override]
+        """Return the folder, or None where nothing is staged."""
+        return super().load() if self._exists() else None
+
+
 def check_release(folder: Path, kind: ReleaseKind) -> None:
     """Check a staged folder: names, text, configuration, weights, card.
 

@@ -40,6 +40,7 @@ _FIXES = {
     413: "Publish less at once: publishing.include_base=never leaves the base out.",
     429: "The Hub asks to wait: run the command again later.",
 }
+_XET_STATUS = re.compile(r"HTTP status \w+ error \((\d{3})")
 _NETWORK_FIX = "Check the network and {endpoint}, then run the command again."
 
 
@@ -125,8 +126,10 @@ class Hub:
     def reason(self, error: BaseException) -> str:
         """Return the Hub's own words, or the network's, in a line and without secrets."""
         status = status_of(error)
+        response = _response(error)
+        if status is not None and response is None:
+            return f"the Hub's storage answers {status}"
         if status is not None:
-            response = _response(error)
             said = str(response.headers.get("X-Error-Message") or getattr(error, "server_message", None) or "")
             words = redact(" ".join(said.split())[:300], self.token).rstrip(".")
             return f"the Hub answers {status}" + (f" ({words})" if words else "")
@@ -163,7 +166,23 @@ def is_transient(error: BaseException) -> bool:
 def status_of(error: BaseException) -> int | None:
     """Return the HTTP status behind a failure, or None where the server did not answer."""
     response = _response(error)
-    return None if response is None else int(response.status_code)
+    if response is not None:
+        return int(response.status_code)
+    # Xet's client, which is no Python, tells it in words.
+    said = next((match for cause in _causes(error) if (match := _XET_STATUS.search(str(cause)))), None)
+    return int(said[1]) if said else None
+
+
+def lacks_xet(error: BaseException) -> bool:
+    """Whether an upload failed because the Hub has no Xet storage."""
+    return status_of(error) == 404 and "/xet-write-token/" in str(error)
+
+
+def upload_by_lfs() -> None:
+    """Let this process upload by LFS from now on, and no longer through Xet."""
+    from huggingface_hub import constants
+
+    constants.HF_HUB_DISABLE_XET = True
 
 
 def wait_of(error: BaseException, attempt: int) -> float:

@@ -15,8 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from odin_slm.engines.base_model import BaseModel
-from odin_slm.engines.hub import Hub, RepositoryType, is_remote, is_transient, status_of, wait_of
-from odin_slm.errors import HubError
+from odin_slm.engines.hub import (
+    Hub,
+    RepositoryType,
+    is_remote,
+    is_transient,
+    lacks_xet,
+    status_of,
+    upload_by_lfs,
+    wait_of,
+)
+from odin_slm.errors import HubError, OdinError
 
 logger = logging.getLogger(__name__)
 
@@ -75,37 +84,49 @@ class Request:
         plan: How to publish it; None where that was not asked for.
         base: The base that a downloaded adapter is tried on where its release does not hold one; None for data.
         questions: What a downloaded adapter is asked, with the local ``answer``.
+        undo: Takes back what this run has published before, where this fails; it returns a sentence about that.
     """
 
     folder: Path
     plan: Plan | None
     base: BaseModel | None = None
     questions: Sequence[Mapping[str, Any]] = ()
+    undo: Callable[[], str] | None = None
 
 
 @dataclass
-class _Progress:
+class Progress:
     """How far a publication came: what has to be said, and undone, when it fails."""
 
     was_public: bool = False
     created: bool = False
     unsure: bool = False
+    branched: bool = False
     before: str | None = None
     commit: str | None = None
+    proposal: str | None = None
     tagged: str | None = None
     former: dict[str, bytes | None] = field(default_factory=dict)
     """What a commit that others see changes: name -> old content, LFS files excepted; None for no file."""
     kept: list[str] = field(default_factory=list)
     """LFS files that it changes; the Hub copies them from the commit before."""
 
+    @property
+    def visible(self) -> bool:
+        """Whether others see something that this publication made."""
+        return self.was_public and bool(self.commit or self.proposal or self.branched)
 
-def publish(plan: Plan, hub: Hub, verify: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
+
+def publish(
+    plan: Plan, hub: Hub, verify: Callable[[Path], Mapping[str, Any]], progress: Progress | None = None
+) -> dict[str, Any]:
     """Publish a staged release and prove it.
 
     Args:
         plan: What, where and how.
         hub: The Hub, with a token.
         verify: Uses the downloaded folder and returns what it found; raises :class:`HubError` where that is wrong.
+        progress: Filled in, for a later :func:`take_back`.
 
     Returns:
         ``repo_id``, ``repo_type``, ``endpoint``, ``revision`` (the commit), ``tag``, ``private``, ``committed`` (False
@@ -113,13 +134,17 @@ def publish(plan: Plan, hub: Hub, verify: Callable[[Path], Mapping[str, Any]]) -
 
     Raises:
         HubError: With what happened, what was left on the Hub, and the way out.
+        OdinError: The same, where ``verify`` finds the download unusable.
     """
-    progress = _Progress()
+    progress = progress or Progress()
     try:
         return _publish(plan, hub, verify, progress)
-    except HubError as error:
-        left = _clean_up(plan, hub, progress)
-        raise HubError(f"{error.what} {left}", where=f"{plan.where}: {error.where}", fix=error.fix) from None
+    except OdinError as error:
+        left = take_back(plan, hub, progress)
+        raise type(error)(f"{error.what} {left}", where=f"{plan.where}: {error.where}", fix=error.fix) from None
+    except BaseException:  # a defect, or somebody who stops the run: nobody has verified what others see by now
+        logger.error("%s: %s", plan.where, take_back(plan, hub, progress))
+        raise
 
 
 def set_visibility(hub: Hub, kind: RepositoryType, repo_id: str, *, private: bool) -> None:
@@ -154,12 +179,12 @@ def local_files(folder: Path) -> dict[str, LocalFile]:
     }
 
 
-def _publish(plan: Plan, hub: Hub, verify: Callable[[Path], Mapping[str, Any]], progress: _Progress) -> dict[str, Any]:
+def _publish(plan: Plan, hub: Hub, verify: Callable[[Path], Mapping[str, Any]], progress: Progress) -> dict[str, Any]:
     files = local_files(plan.folder)
     tag = None if plan.pull_request else plan.tag or content_tag(files)
     _check_identity(plan, hub)
     _prepare_repository(plan, hub, progress)
-    head = _head(plan, hub)
+    head = _head(plan, hub, progress)
     _check_tag(plan, hub, tag, files)
     progress.before = head
     commit, proposal = _commit(plan, hub, head, files, progress)
@@ -214,7 +239,7 @@ def _check_identity(plan: Plan, hub: Hub) -> None:
         )
 
 
-def _prepare_repository(plan: Plan, hub: Hub, progress: _Progress) -> None:
+def _prepare_repository(plan: Plan, hub: Hub, progress: Progress) -> None:
     """Make the repository, hidden, or look at the one that is there; prove that it may be written to."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -259,7 +284,7 @@ def _prepare_repository(plan: Plan, hub: Hub, progress: _Progress) -> None:
     )
 
 
-def _head(plan: Plan, hub: Hub) -> str:
+def _head(plan: Plan, hub: Hub, progress: Progress) -> str:
     from huggingface_hub.errors import RevisionNotFoundError
 
     def look(api: Any) -> str | None:
@@ -269,13 +294,17 @@ def _head(plan: Plan, hub: Hub) -> str:
             return None
 
     head = hub.ask(f"read {plan.branch}", look)
-    if head is None:
+    what = f"create the branch {plan.branch}"
+    for _ in range(2 if head is None else 0):  # "it exists" may be a hiccup too, so that it is looked for
+        progress.branched = True
         hub.ask(
-            f"create the branch {plan.branch}",
-            lambda api: api.create_branch(plan.repo_id, repo_type=plan.kind, branch=plan.branch, exist_ok=True),
+            what, lambda api: api.create_branch(plan.repo_id, repo_type=plan.kind, branch=plan.branch, exist_ok=True)
         )
         head = hub.ask(f"read {plan.branch}", look, patient=True)
-    assert head is not None
+        if head is not None:
+            break
+    if head is None:
+        raise HubError("the Hub says that it exists, and does not find it.", where=what, fix=_AGAIN)
     return head
 
 
@@ -291,7 +320,7 @@ def _check_tag(plan: Plan, hub: Hub, tag: str | None, files: Mapping[str, LocalF
 
 
 def _commit(
-    plan: Plan, hub: Hub, head: str, files: Mapping[str, LocalFile], progress: _Progress
+    plan: Plan, hub: Hub, head: str, files: Mapping[str, LocalFile], progress: Progress
 ) -> tuple[str, str | None]:
     """Make the branch, or a pull request to it, hold exactly the files.
 
@@ -327,6 +356,7 @@ def _commit(
             if there:
                 return now, None
             if found:
+                progress.proposal = found[1]
                 return found
             if now != head:
                 moved += 1
@@ -334,16 +364,21 @@ def _commit(
                 if moved > 1:
                     raise hub.explain("commit", error) from None
                 continue
+            if lacks_xet(error):
+                logger.info("%s has no Xet storage: files are uploaded by LFS.", hub.endpoint)
+                upload_by_lfs()
+                continue
             if attempt >= _COMMIT_ATTEMPTS or not is_transient(error):
                 raise hub.explain("commit", error, attempt) from None
             hub.wait(wait_of(error, attempt))
         else:
             progress.unsure = False
+            progress.proposal = made.pr_url
             return str(made.oid), made.pr_url
     raise AssertionError("unreachable")
 
 
-def _operations(plan: Plan, hub: Hub, head: str, files: Mapping[str, LocalFile], progress: _Progress) -> list[Any]:
+def _operations(plan: Plan, hub: Hub, head: str, files: Mapping[str, LocalFile], progress: Progress) -> list[Any]:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     present = _remote(hub, plan, head)
@@ -362,21 +397,28 @@ def _operations(plan: Plan, hub: Hub, head: str, files: Mapping[str, LocalFile],
 
 
 def _proposed(plan: Plan, hub: Hub, files: Mapping[str, LocalFile]) -> tuple[str, str] | None:
-    """Return the pull request that already holds exactly the files."""
-    refs = hub.ask(
-        "read the pull requests",
-        lambda api: api.list_repo_refs(plan.repo_id, repo_type=plan.kind, include_pull_requests=True),
-        patient=True,
-    )
-    for ref in refs.pull_requests or []:
-        if ref.ref.startswith("refs/pr/") and not _differences(hub, plan, ref.target_commit, files):
+    """Return the open pull request that already holds exactly the files."""
+
+    def read(api: Any) -> dict[int, str]:
+        refs = api.list_repo_refs(plan.repo_id, repo_type=plan.kind, include_pull_requests=True).pull_requests or []
+        commits = {_number(ref.ref): ref.target_commit for ref in refs if ref.ref.startswith("refs/pr/")}
+        if not commits:
+            return {}
+        proposals = api.get_repo_discussions(plan.repo_id, repo_type=plan.kind, discussion_type="pull_request")
+        return {p.num: commits[p.num] for p in proposals if p.status in ("open", "draft") and p.num in commits}
+
+    for number, commit in hub.ask("read the pull requests", read, patient=True).items():
+        if not _differences(hub, plan, commit, files):
             folder = "datasets/" if plan.kind == "dataset" else ""
-            number = ref.ref.rpartition("/")[2]
-            return ref.target_commit, f"{hub.endpoint}/{folder}{plan.repo_id}/discussions/{number}"
+            return commit, f"{hub.endpoint}/{folder}{plan.repo_id}/discussions/{number}"
     return None
 
 
-def _tag(plan: Plan, hub: Hub, tag: str, commit: str, progress: _Progress) -> None:
+def _number(address: str) -> int:
+    return int(address.rpartition("/")[2])
+
+
+def _tag(plan: Plan, hub: Hub, tag: str, commit: str, progress: Progress) -> None:
     if _tags(plan, hub).get(tag) == commit:
         return
 
@@ -422,49 +464,103 @@ def _verify_download(
         return verify(folder)
 
 
-def _clean_up(plan: Plan, hub: Hub, progress: _Progress) -> str:
-    """Undo what others could see, and say what is left."""
+def take_back(plan: Plan, hub: Hub, progress: Progress) -> str:
+    """Undo what others can see of a publication, and say what is left of it.
+
+    The Hub is in trouble where this is called, so it is asked for as little as will do.
+
+    Args:
+        plan: What was to be published.
+        hub: The Hub.
+        progress: How far it came.
+
+    Returns:
+        A sentence for the user; it says so where the Hub refuses to take something back.
+    """
     if progress.unsure:
         return (
             "Whether the commit went through cannot be seen from here; the same command, run again, looks before it "
             "commits."
         )
-    if progress.commit is None:
+    made = progress.commit or progress.proposal
+    if not progress.visible:
+        if made:
+            return (
+                f"The repository is private, and nobody else sees anything; {_title(progress)} stays there unverified."
+            )
         return f"The new repository {plan.repo_id} is empty." if progress.created else "Nothing was changed on the Hub."
-    if not progress.was_public:
-        return (
-            f"The repository is private, and nobody else sees anything; the commit {progress.commit} stays there "
-            "unverified."
-        )
     try:
-        _restore(plan, hub, progress)
+        if progress.proposal:
+            _close(plan, hub, progress.proposal)
+        if progress.branched:
+            _remove_branch(plan, hub, progress)
+        elif progress.commit:
+            _restore(plan, hub, progress)
+        if progress.tagged:
+            _remove_tag(plan, hub, progress.tagged)
     except HubError as error:
         return (
-            f"The commit {progress.commit} is visible and unverified, and could not be taken back ({error}); revert it "
-            "by hand, or run the same command again."
+            f"On {plan.where}, {_title(progress)} is visible and could not be taken back ({error}); revert it by hand, "
+            "or run the same command again."
         )
-    return f"The commit {progress.commit} was taken back by another one: {plan.branch} is as it was before."
+    if progress.proposal:
+        return f"The pull request {progress.proposal} was closed."
+    if progress.branched:
+        return f"The branch {plan.branch} of {plan.where} was taken back."
+    what = f"The commit {progress.commit} of {plan.where}"
+    return f"{what} was taken back by another one: {plan.branch} is as it was before."
 
 
-def _restore(plan: Plan, hub: Hub, progress: _Progress) -> None:
-    """Commit the files as they were before, and take the tag away.
+def _title(progress: Progress) -> str:
+    if progress.proposal:
+        return f"the pull request {progress.proposal}"
+    return f"the commit {progress.commit}" if progress.commit else "the new branch"
 
-    The Hub is in trouble where this is called, so it asks for as little as it can.
-    """
-    from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
 
-    before, after = str(progress.before), str(progress.commit)
+def _close(plan: Plan, hub: Hub, proposal: str) -> None:
+    def close(api: Any) -> None:
+        api.change_discussion_status(plan.repo_id, _number(proposal), "closed", repo_type=plan.kind)
 
-    def remove_tag(api: Any) -> None:
+    hub.ask(f"close {proposal}", close, patient=True)
+
+
+def _remove_branch(plan: Plan, hub: Hub, progress: Progress) -> None:
+    def remove(api: Any) -> None:
         try:
-            api.delete_tag(plan.repo_id, tag=str(progress.tagged), repo_type=plan.kind)
+            if _sha(api, plan) in (progress.before, progress.commit):  # else somebody works on it by now
+                api.delete_branch(plan.repo_id, branch=plan.branch, repo_type=plan.kind)
+        except Exception as error:
+            if status_of(error) != 404:  # never made, or gone after an answer that was lost
+                raise
+
+    hub.ask(f"remove the branch {plan.branch}", remove, patient=True)
+
+
+def _remove_tag(plan: Plan, hub: Hub, tag: str) -> None:
+    def remove(api: Any) -> None:
+        try:
+            api.delete_tag(plan.repo_id, tag=tag, repo_type=plan.kind)
         except Exception as error:
             if status_of(error) != 404:  # gone, after an answer that was lost
                 raise
 
+    hub.ask(f"remove the tag {tag}", remove, patient=True)
+
+
+def _restore(plan: Plan, hub: Hub, progress: Progress) -> None:
+    """Commit the files as they were before."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
+
+    before, after = str(progress.before), str(progress.commit)
+    asked = False
+
     def restore(api: Any) -> None:
+        nonlocal asked
         if _sha(api, plan) != after:
-            return
+            if asked:  # only the answer was lost
+                return
+            raise HubError("somebody has committed since.", where="take the commit back")
+        asked = True
         api.create_commit(
             plan.repo_id,
             [
@@ -481,8 +577,6 @@ def _restore(plan: Plan, hub: Hub, progress: _Progress) -> None:
         )
 
     hub.ask("take the commit back", restore, patient=True)
-    if progress.tagged:
-        hub.ask(f"remove the tag {progress.tagged}", remove_tag, patient=True)
 
 
 def _read(plan: Plan, hub: Hub, commit: str, names: Sequence[str]) -> dict[str, bytes]:

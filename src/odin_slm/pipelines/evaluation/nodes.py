@@ -39,9 +39,9 @@ def select_test_set(
         PredictionsError: A record lacks a field, its output does not follow the format, or an id occurs twice.
     """
     records = test if given_test is None else given_test
-    if records is None:
+    if not records:
         raise MissingInputError(
-            "there is no test set.",
+            "there is no test set." if records is None else "the test set holds no records.",
             where="test",
             fix="Run the data pipeline before, or name a file with --params test_data=FILE.json.",
         )

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -27,8 +29,10 @@ from odin_slm.gates import card_gate, data_gate, model_gate, pass_gates
 from odin_slm.merged_card import MergedFacts
 from odin_slm.parameters import EvaluationParams, PublishingParams
 from odin_slm.release import BASE_FILES, TOKENIZER_FILES, ReleaseKind, validate_card
-from odin_slm.serialization import canonical_json
+from odin_slm.serialization import canonical_json, sha256_text
 from odin_slm.terms import OPEN_LICENSES, BaseTerms, base_terms, publishable_rows, require_base_terms
+
+logger = logging.getLogger(__name__)
 
 _COLUMNS = ("id", "source", "document_id", "instruction", "input", "output", "input_sha256", "output_sha256")
 
@@ -171,7 +175,7 @@ def stage_model_release(
 def stage_dataset_release(
     train: list[dict[str, Any]],
     val: list[dict[str, Any]],
-    test: list[dict[str, Any]],
+    test: list[dict[str, Any]] | None,
     manifest: dict[str, Any],
     leakage: dict[str, Any],
     quality: dict[str, Any],
@@ -182,8 +186,8 @@ def stage_dataset_release(
 
     Args:
         train: Training records.
-        val: Validation records.
-        test: Test records.
+        val: Validation records; without any, the dataset has no such split, and a warning says so.
+        test: Test records; likewise.
         manifest: Seeds, counts, hashes, and which sources are synthetic.
         leakage: What the splits share.
         quality: Quality of the data.
@@ -194,12 +198,28 @@ def stage_dataset_release(
         File name -> content.
 
     Raises:
-        ReleaseError: A gate refuses the data.
+        MissingInputError: There is no ``test.json``.
+        ReleaseError: A gate refuses the data, or the manifest is of other data.
     """
     overridden = pass_gates([data_gate(leakage, quality)], params.override)
+    if test is None:
+        raise MissingInputError("there is no such file.", where="test.json", fix="Run kedro run --pipelines data.")
     files: dict[str, bytes | Path] = {}
     split_files = []
-    for split, records in (("train", train), ("validation", val), ("test", test)):
+    for split, file, records in (
+        ("train", "train.json", train),
+        ("validation", "val.json", val),
+        ("test", "test.json", test),
+    ):
+        if sha256_text(canonical_json(records)) != manifest["outputs"][file]:
+            raise ReleaseError(
+                "the file is not the one that manifest.json describes.",
+                where=file,
+                fix="Run kedro run --pipelines data again; what was changed by hand belongs into a corpus.",
+            )
+        if not records and split != "train":
+            logger.warning("The dataset is staged without %s: no record lies there.", split)
+            continue
         rows = publishable_rows(records, manifest["synthetic_sources"])
         content, num_bytes = _parquet(rows)
         files[f"data/{split}.parquet"] = content
@@ -224,11 +244,25 @@ def stage_dataset_release(
     return {**files, "README.md": _checked_card(facts, params)}
 
 
-def plan_dataset_publication(dataset_release: Path, params: PublishingParams) -> Request:
+def rehearse_model_release(params: PublishingParams, *inputs: Any) -> dict[str, bytes | Path]:
+    """Stage the model as :func:`stage_model_release` does, not knowing yet where its data will lie on the Hub.
+
+    Every gate is passed, and every file checked, before a first byte of the dataset is sent.
+
+    Args:
+        params: Names and terms.
+        *inputs: The others of :func:`stage_model_release`, but for ``dataset_publication``.
+    """
+    stage: Callable[..., dict[str, bytes | Path]] = stage_model_release
+    return stage(*inputs, {}, params)
+
+
+def plan_dataset_publication(dataset_release: Path, model_rehearsal: Path | None, params: PublishingParams) -> Request:
     """Say whether and how the staged dataset is published.
 
     Args:
         dataset_release: The staged folder.
+        model_rehearsal: The staged model, where there is one: nothing is sent of a release whose model is refused.
         params: Names and options.
     """
     return Request(dataset_release, _plan("dataset", dataset_release, params.dataset_repo, params))
@@ -294,6 +328,7 @@ def plan_model_publication(
     model_release: Path,
     base_model: BaseModel,
     replayed_predictions: list[dict[str, Any]],
+    dataset_publication: dict[str, Any],
     params: PublishingParams,
 ) -> Request:
     """Say whether and how the staged model is published, and what its download is asked.
@@ -302,6 +337,7 @@ def plan_model_publication(
         model_release: The staged folder.
         base_model: The base.
         replayed_predictions: Questions with the local adapter's answers.
+        dataset_publication: The record of the dataset, which is taken back where others see it and the model fails.
         params: Names and options.
 
     Raises:
@@ -314,7 +350,7 @@ def plan_model_publication(
             where="predictions.jsonl",
             fix="Run the evaluation pipeline of this experiment, and set publishing.replayed_predictions to 1 or more.",
         )
-    return Request(model_release, plan, base_model, replayed_predictions)
+    return Request(model_release, plan, base_model, replayed_predictions, dataset_publication.get("undo"))
 
 
 def conclude_publication(
@@ -328,14 +364,17 @@ def conclude_publication(
         params: Options.
 
     Returns:
-        ``experiment``, ``dataset``, ``model``, and under ``visible`` which of the two are to be shown.
+        ``experiment``, ``dataset``, ``model``, ``pushed``, under ``visible`` which of the two are to be shown, and
+        under ``undo`` what takes back that others see already, should that fail.
     """
     named = {"dataset": params.dataset_repo, "model": params.model_repo}
     show = params.push and not params.private and not params.create_pr
+    records = {"dataset": dataset_publication, "model": model_publication}
     return {
         "experiment": params.experiment,
-        "dataset": dataset_publication,
-        "model": model_publication,
+        **{kind: {key: value for key, value in r.items() if key != "undo"} for kind, r in records.items()},
+        "pushed": params.push,
+        "undo": [record["undo"] for record in records.values() if "undo" in record],
         "visible": [kind for kind, repo_id in named.items() if show and repo_id is not None],
     }
 

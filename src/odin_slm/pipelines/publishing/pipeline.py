@@ -8,14 +8,33 @@ from odin_slm.pipelines.publishing.nodes import (
     plan_dataset_publication,
     plan_merged_model,
     plan_model_publication,
+    rehearse_model_release,
     replay_predictions,
     stage_dataset_release,
     stage_model_release,
 )
 
+_MODEL = [
+    "adapter",
+    "training_work",
+    "base_model",
+    "evaluation_results",
+    "predictions",
+    "promotion",
+    "replayed_predictions",
+    "training_state",
+    "manifest",
+    "leakage",
+    "quality",
+]
+"""What a model release is made of."""
+
 
 def create_pipeline() -> Pipeline:
-    """Return publishing: adapter, results, data and their reports -> two staged releases -> the Hub, if asked for."""
+    """Return publishing: adapter, results, data and their reports -> two staged releases -> the Hub, if asked for.
+
+    The nodes tagged ``dataset`` publish the data alone.
+    """
     return Pipeline(
         [
             Node(
@@ -32,12 +51,7 @@ def create_pipeline() -> Pipeline:
                 ],
                 outputs="dataset_release",
                 name="stage_dataset_release",
-            ),
-            Node(
-                func=plan_dataset_publication,
-                inputs=["dataset_release", "params:publishing"],
-                outputs="dataset_publication",
-                name="plan_dataset_publication",
+                tags=["dataset"],
             ),
             Node(
                 func=replay_predictions,
@@ -46,22 +60,21 @@ def create_pipeline() -> Pipeline:
                 name="replay_predictions",
             ),
             Node(
+                func=rehearse_model_release,
+                inputs=["params:publishing", *_MODEL],
+                outputs="model_rehearsal",
+                name="rehearse_model_release",
+            ),
+            Node(
+                func=plan_dataset_publication,
+                inputs=["dataset_release", "model_rehearsal", "params:publishing"],
+                outputs="dataset_publication",
+                name="plan_dataset_publication",
+                tags=["dataset"],
+            ),
+            Node(
                 func=stage_model_release,
-                inputs=[
-                    "adapter",
-                    "training_work",
-                    "base_model",
-                    "evaluation_results",
-                    "predictions",
-                    "promotion",
-                    "replayed_predictions",
-                    "training_state",
-                    "manifest",
-                    "leakage",
-                    "quality",
-                    "dataset_publication",
-                    "params:publishing",
-                ],
+                inputs=[*_MODEL, "dataset_publication", "params:publishing"],
                 outputs="model_release",
                 name="stage_model_release",
             ),
@@ -87,7 +100,13 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 func=plan_model_publication,
-                inputs=["model_release", "base_model", "replayed_predictions", "params:publishing"],
+                inputs=[
+                    "model_release",
+                    "base_model",
+                    "replayed_predictions",
+                    "dataset_publication",
+                    "params:publishing",
+                ],
                 outputs="model_publication",
                 name="plan_model_publication",
             ),
@@ -96,6 +115,7 @@ def create_pipeline() -> Pipeline:
                 inputs=["dataset_publication", "model_publication", "params:publishing"],
                 outputs="publication",
                 name="conclude_publication",
+                tags=["dataset"],
             ),
         ],
         tags=["publishing"],

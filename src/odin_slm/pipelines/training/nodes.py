@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from odin_slm.engines.base_model import BaseModel
+from odin_slm.errors import MissingInputError
 from odin_slm.parameters import TrainingParams
 from odin_slm.record import Record
 
@@ -47,10 +48,20 @@ def train_adapter(
 
     Returns:
         Folder of the adapter and its tokenizer; the state of training: history, best step, time, tokens, settings.
+
+    Raises:
+        MissingInputError: A split is empty.
     """
     from odin_slm.engines.tokens import record_counter
     from odin_slm.engines.training import train_lora
 
+    for split, records in (("train.json", train), ("val.json", val)):
+        if not records:
+            raise MissingInputError(
+                "it holds no records, and training needs some to learn from and some to choose the checkpoint by.",
+                where=split,
+                fix="Set combination.validation_ratio above 0, or add documents, and run kedro run --pipelines data.",
+            )
     tokens = sum(record_counter(base_model)(train))
     if params.batch_size == "auto":
         job = training_preflight["job"]

@@ -178,7 +178,9 @@ def _logits(shape: Shape, job: Job) -> int:
     positions, columns = round(job.tokens * job.labelled), shape.vocabulary
     if job.device == "cuda":  # TRL's kernel makes no more at once than a tile, in trl/kernels/chunked_logprob.py
         positions, columns = min(positions, 4096), min(columns, 32768)
-    return 3 * positions * columns * 4  # logits, log-probabilities, gradient
+    # logits, log-probabilities, gradient; what stands in for TRL's kernels (engines/lm_head.py) adds two gradients up
+    copies = 4 if job.device == "cpu" and not job.workers else 3
+    return copies * positions * columns * 4
 
 
 def _runtime(shape: Shape, job: Job) -> int:

@@ -31,6 +31,11 @@ def test_a_good_release_passes() -> None:
     assert pass_gates(gates, {}) == {}
 
 
+def test_a_better_model_may_pay_with_precision() -> None:
+    figures = {"entity_f1_micro": {"value": 0.02}, "relation_precision_micro": {"value": -0.02}}
+    assert not judged(promotion={"metrics": figures}).problems
+
+
 @pytest.mark.parametrize(
     ("gate", "expected"),
     [

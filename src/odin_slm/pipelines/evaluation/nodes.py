@@ -39,7 +39,7 @@ def select_test_set(
         PredictionsError: A record lacks a field, its output does not follow the format, or an id occurs twice.
     """
     records = test if given_test is None else given_test
-    if not records:
+    if given_test is None and not records:
         raise MissingInputError(
             "there is no test set." if records is None else "the test set holds no records.",
             where="test",

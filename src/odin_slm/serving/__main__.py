@@ -84,6 +84,7 @@ def serve(settings: ServingSettings, keys: ApiKeys) -> None:
         timeout_graceful_shutdown=settings.drain_s,
         ws="none",
     )
+    listening.listen(config.backlog)  # who reads the next line may connect
     address = "{}:{}".format(*listening.getsockname()[:2])
     logging.getLogger(__name__).info("listening", extra={"address": address})
     for number in (signal.SIGTERM, signal.SIGINT):

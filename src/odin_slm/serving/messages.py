@@ -10,7 +10,7 @@ from odin_slm.engines.extraction import REQUEST_SCHEMAS, check_text
 from odin_slm.errors import OdinError
 
 SchemaName = Literal["all", "ade", "bc5cdr", "biored", "synthetic"]
-EXAMPLE = "Cough and rash followed the second dose of enalapril."
+EXAMPLE = "Cough and rash developed after the second dose of enalapril."
 
 Text = Annotated[
     str,

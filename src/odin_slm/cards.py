@@ -136,9 +136,9 @@ def model_card(facts: ModelFacts) -> str:
     """Return the ``README.md`` of a model release."""
     sources = _sources(facts.manifest)
     asked = instructions(facts.manifest)
-    return _fill(
+    return fill(
         "model_card.md.j2",
-        _model_front_matter(facts),
+        front_matter=_model_front_matter(facts),
         facts=facts,
         sources=sources,
         synthetic=_tested_on_synthetic(facts, sources),
@@ -182,9 +182,9 @@ def _result_tables(results: Mapping[str, Any]) -> dict[str, Any]:
 def dataset_card(facts: DatasetFacts) -> str:
     """Return the ``README.md`` of a dataset release."""
     sources = _sources(facts.manifest)
-    return _fill(
+    return fill(
         "dataset_card.md.j2",
-        _dataset_front_matter(facts, sources),
+        front_matter=_dataset_front_matter(facts, sources),
         facts=facts,
         sources=sources,
         withheld=[terms.title for terms in sources.values() if not terms.redistributable],
@@ -361,7 +361,8 @@ def _dataset_front_matter(facts: DatasetFacts, sources: Mapping[str, SourceTerms
     ).to_yaml()
 
 
-def _fill(template: str, front_matter: str, **values: Any) -> str:
+def fill(template: str, **values: Any) -> str:
+    """Return a card's template with its values in it; one that is missing is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -373,7 +374,7 @@ def _fill(template: str, front_matter: str, **values: Any) -> str:
     )
     environment.filters["number"] = _number
     environment.filters["cell"] = _cell
-    return environment.get_template(template).render(front_matter=front_matter, **values)
+    return environment.get_template(template).render(**values)
 
 
 def _sources(manifest: Mapping[str, Any]) -> dict[str, SourceTerms]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from odin_slm.errors import ReleaseError
+from odin_slm.promotion import HEADLINE
 from odin_slm.release import leak_counts
 
 OVERRIDABLE = ("data", "model", "card")
@@ -81,7 +82,7 @@ def model_gate(
                 f"publishing.maximum_parse_failure_rate={maximum_parse_failure_rate:.3f}"
             )
         compared = (promotion or {}).get("metrics") or {}
-        for metric in ("entity_f1_micro", "relation_f1_micro"):  # precision and recall pay for one another
+        for metric in HEADLINE:  # precision and recall pay for one another
             if metric in compared and compared[metric]["value"] < 0:
                 problems.append(f"promotion.json: {metric} is {-compared[metric]['value']:.4f} below the champion's")
     for answer in replayed:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from odin_slm.cards import LANGUAGE
+from odin_slm.cards import LANGUAGE, fill
 from odin_slm.terms import BaseTerms
 
 
@@ -48,7 +48,7 @@ def merged_card(facts: MergedFacts, report: Mapping[str, Any], *, gguf: bool) ->
         base_model_relation="finetune",
         tags=["biomedical", "medical", "named-entity-recognition", "relation-extraction"],
     ).to_yaml()
-    return _fill("merged_card.md.j2", facts=facts, report=report, gguf=gguf, front_matter=front_matter)
+    return fill("merged_card.md.j2", facts=facts, report=report, gguf=gguf, front_matter=front_matter)
 
 
 def gguf_instructions(facts: MergedFacts, report: Mapping[str, Any]) -> str:
@@ -57,17 +57,4 @@ def gguf_instructions(facts: MergedFacts, report: Mapping[str, Any]) -> str:
     Source: ``docs/build.md``, ``convert_hf_to_gguf.py`` and ``tools/quantize/README.md`` of llama.cpp.
     """
     kind = {"bfloat16": "bf16", "float16": "f16"}[report["dtype"]]
-    return _fill("gguf.md.j2", facts=facts, report=report, kind=kind)
-
-
-def _fill(template: str, **values: Any) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("odin_slm"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template(template).render(**values)
+    return fill("gguf.md.j2", facts=facts, report=report, kind=kind)

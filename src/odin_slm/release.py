@@ -27,7 +27,7 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "chat_template.jinja",
 )
-BASE_FILES = (
+_WHOLE_MODEL = (
     "config.json",
     "generation_config.json",
     "model.safetensors",
@@ -36,10 +36,9 @@ BASE_FILES = (
     "README.md",
     "LICENSE",
     "NOTICE",
-    "pretraining.json",
-    "training_documents.json",
     *TOKENIZER_FILES,
 )
+BASE_FILES = (*_WHOLE_MODEL, "pretraining.json", "training_documents.json")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "model": (
         "adapter_config.json",
@@ -60,20 +59,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "leakage.json",
         CHECKSUMS,
     ),
-    "merged": (
-        "config.json",
-        "generation_config.json",
-        "model.safetensors",
-        "model-[0-9]*-of-[0-9]*.safetensors",
-        "model.safetensors.index.json",
-        *TOKENIZER_FILES,
-        "README.md",
-        "LICENSE",
-        "NOTICE",
-        "GGUF.md",
-        "merging.json",
-        CHECKSUMS,
-    ),
+    "merged": (*_WHOLE_MODEL, "GGUF.md", "merging.json", CHECKSUMS),
 }
 """File name patterns of each release; anything else is refused, not skipped."""
 

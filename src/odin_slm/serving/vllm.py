@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -33,7 +34,7 @@ from odin_slm.serving.engine import CANARY_TOKENS, Observer, QueueFullError, Una
 _RETRY_AFTER = 1
 
 
-class _Bounded:
+class _Bounded(ABC):
     """So many prompts under way, each written by :meth:`_one`.
 
     Args:
@@ -48,11 +49,11 @@ class _Bounded:
         self._closing = False
         self._nothing_left = asyncio.Event()
 
-    async def _one(self, number: int, task: Task, budget: int) -> Generation:
-        raise NotImplementedError
+    @abstractmethod
+    async def _one(self, number: int, task: Task, budget: int) -> Generation: ...
 
-    async def _close(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def _close(self) -> None: ...
 
     async def write(self, tasks: Sequence[Task], *, timeout: float, canary: bool = False) -> list[Generation]:
         """See :meth:`odin_slm.serving.engine.Engine.write`."""

@@ -11,12 +11,12 @@ freed blocks back at once; without it, it keeps about as many again, which the p
 with CUDA the peak of the allocator is reported instead. Measured on two CPU cores, in MiB:
 
     case                          estimate  measured  ratio
-    16 x 512, threads                  205       202   1.01
-    32 x 1024, threads                 382       359   1.06
+    16 x 512, threads                  205       209   0.98
+    32 x 1024, threads                 382       343   1.11
     8 x 1024                          1560      1515   1.03
     4 x 1024                           803       779   1.03
     4 x 512, rank 8, q and v           332       321   1.03
-    4 x 512, checkpointing             138       141   0.98
+    4 x 512, checkpointing             138       140   0.98
     4 x 512, packed                    400       389   1.03
 """
 

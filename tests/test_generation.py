@@ -105,6 +105,56 @@ def test_free_and_constrained_in_one_call_are_the_same_as_in_two(base: BaseModel
     assert both == write(base, grammars=GRAMMARS) + write(base)
 
 
+def test_an_instruction_is_read_once_and_changes_nothing(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from odin_slm.engines import generation
+
+    original = generation._forward
+    read: list[tuple[int, ...]] = []
+
+    def watched(model: Any, ids: torch.Tensor, *args: Any) -> torch.Tensor:
+        read.extend([tuple(ids.shape)] if ids.shape[1] > 1 else [])
+        return original(model, ids, *args)
+
+    monkeypatch.setattr(generation, "_forward", watched)
+    generator = Generator(base)
+    plain = [row.prompt for row in generator.rows(PROMPTS, max_new_tokens=1)]
+    [shared] = {row.instruction for row in generator.rows(PROMPTS, max_new_tokens=1)}
+    assert generator.tokenizer.decode(plain[0][:shared]) == f"### Instruction:\n{SYNTHETIC}\n\n### Input:\n"
+
+    def asked(prompts: Sequence[str]) -> list[Any]:
+        outputs: list[Any] = []
+        generator.write(generator.rows(prompts, max_new_tokens=6), outputs.append)
+        return sorted(outputs, key=lambda output: output.index)
+
+    for _ in range(2):
+        together = asked([*PROMPTS, PROMPTS[0]])
+    rest = (len(PROMPTS), max(map(len, plain)) - shared)
+    assert read == [(1, shared), rest, rest], "the equal prompts are one row; the second time nothing is read again"
+
+    monkeypatch.setattr(generation, "_WORTH_KEEPING", 10**6)
+    for output, prompt in zip(together, [*PROMPTS, PROMPTS[0]], strict=True):
+        [alone] = asked([prompt])
+        assert (output.text, output.tokens) == (alone.text, alone.tokens)
+        assert output.lines == pytest.approx(alone.lines, abs=1e-3)
+
+
+def test_prompts_of_several_instructions_share_a_batch(base: BaseModel) -> None:
+    prompts = [render_prompt(instruction, text) for text in TEXTS[:3] for instruction in (ADE, SYNTHETIC)]
+    prompts.append("No Alpaca prompt at all.")
+    assert write(base, prompts=prompts, batch_size=7) == write(base, prompts=prompts, batch_size=1)
+
+
+def test_only_some_instructions_are_remembered(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("odin_slm.engines.generation._KEPT_INSTRUCTIONS", 2)
+    generator = Generator(base)
+    for number in range(5):
+        prompt = render_prompt(f"Extract everything of kind {number}, please, and nothing else.", TEXTS[0])
+        generator.write(generator.rows([prompt], max_new_tokens=1), lambda _: None)
+    assert len(generator._instructions) == 2
+
+
 @pytest.mark.parametrize("with_adapter", [False, True])
 def test_free_output_is_the_greedy_one_of_the_library(base: BaseModel, adapter: Path, with_adapter: bool) -> None:
     import torch

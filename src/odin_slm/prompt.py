@@ -27,6 +27,7 @@ NOTHING = "None"
 # A line ends at a line feed and nowhere else.
 _ENTITIES = re.compile(r"^[0-9]+\. \[(" + "|".join(ENTITY_TYPES) + r")\] (.+)$", re.MULTILINE)
 _RELATIONS = re.compile(r"^[0-9]+\. (.+?) --\[(" + "|".join(RELATION_TYPES) + r")\]--> (.+)$", re.MULTILINE)
+_INPUT = "\n\n### Input:\n"
 _START = f"{ENTITIES_HEADER}\n"
 _MIDDLE = f"\n\n{RELATIONS_HEADER}\n"
 _NO_ENTITIES = _START + NOTHING
@@ -92,7 +93,13 @@ SHARED_INSTRUCTION = instruction_for(Schema(ENTITY_TYPES, RELATION_TYPES))
 
 def render_prompt(instruction: str, text: str) -> str:
     """Return the Alpaca prompt of one example; the output text follows it directly, then EOS."""
-    return f"### Instruction:\n{instruction}\n\n### Input:\n{text}\n\n### Output:\n"
+    return f"### Instruction:\n{instruction}{_INPUT}{text}\n\n### Output:\n"
+
+
+def before_input(prompt: str) -> str:
+    """Return the part of a prompt that is equal for all texts of one schema; nothing if it is no Alpaca prompt."""
+    head, found, _ = prompt.partition(_INPUT)
+    return head + found if found else ""
 
 
 def render(extraction: Extraction) -> str:

@@ -1,9 +1,9 @@
 """Batched greedy generation with the base model or with an adapter merged into it.
 
-Every prompt is read whole, token for token as in training. Rows are sorted by length and padded on the left; a row
-leaves its batch when it ends. The decoding loop is our own: it drops finished rows, holds every row to a grammar of
-its own, and needs no generation settings to be neutralised. There is no repetition penalty: an extraction must repeat
-the words of its input.
+Every prompt is read whole, token for token as in training; what all prompts of a batch begin with, the instruction, is
+read once and remembered. Rows are sorted by length and padded on the left; a row leaves its batch when it ends. The
+decoding loop is our own: it drops finished rows, holds every row to a grammar of its own, and needs no generation
+settings to be neutralised. There is no repetition penalty: an extraction must repeat the words of its input.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +25,15 @@ from odin_slm.engines.constraint import Constraint, Grammar, Vocabulary, complet
 from odin_slm.engines.journal import Journal, describe
 from odin_slm.engines.tokens import line_break_counter, prompt_ids
 from odin_slm.errors import AdapterError, RecordTooLongError
+from odin_slm.prompt import before_input
 
 if TYPE_CHECKING:
     import torch
 
 _log = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LOG_LINES = 15.0
+_WORTH_KEEPING = 8  # tokens of an instruction
+_KEPT_INSTRUCTIONS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,8 @@ class _Row:
     index: int
     prompt: list[int]
     limit: int
+    instruction: int = 0
+    """How many tokens of the prompt precede its input text."""
     grammar: Grammar | None = None
     wanted: Callable[[], bool] | None = None
     constraint: Constraint | None = None
@@ -175,6 +181,7 @@ class Generator:
         self._breaks = line_break_counter(self.tokenizer)
         self._lock = threading.Lock()
         self._vocabulary: Vocabulary | None = None
+        self._instructions: dict[tuple[int, ...], Any] = {}
 
     @property
     def context(self) -> int | None:
@@ -231,7 +238,7 @@ class Generator:
         self.prepare(rows)
         vocabulary = self._words() if more is not None else self._vocabulary
         with torch.inference_mode():
-            for row in _decode(self._model, rows, self._end_tokens, self.tokenizer.pad_token_id, vocabulary, more):
+            for row in _decode(self._model, rows, self._end_tokens, self._read, vocabulary, more):
                 if row.wanted is None or row.wanted():
                     on_output(_generation(row, self.tokenizer, self._breaks))
 
@@ -281,6 +288,22 @@ class Generator:
         _write_batches(
             batches, lambda batch: self.write(batch, one_by_one), cores, in_pool=single_threaded and self.on_cpu
         )
+
+    def _read(self, rows: list[_Row]) -> tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Read the prompts of a batch; see :func:`_read`."""
+        pad = self.tokenizer.pad_token_id
+        instructions = {tuple(row.prompt[: row.instruction]) for row in rows}
+        instruction = instructions.pop() if len(instructions) == 1 else ()
+        if len(instruction) < _WORTH_KEEPING:
+            return _read(self._model, rows, pad)
+        begin = self._instructions.get(instruction)
+        if begin is None:
+            begin = _read(self._model, [_Row(0, list(instruction), 0)], pad)[0].first_row()
+            with self._lock:
+                if len(self._instructions) >= _KEPT_INSTRUCTIONS:
+                    self._instructions.pop(next(iter(self._instructions)))
+                self._instructions[instruction] = begin
+        return _read(self._model, rows, pad, begin)
 
     def _words(self) -> Vocabulary:
         with self._lock:
@@ -375,8 +398,12 @@ def prompt_rows(
         RecordTooLongError: A prompt leaves no room for an output in the context.
     """
     rows = []
+    instructions: dict[str, list[int]] = {}
     for index, prompt in enumerate(prompts):
         ids = prompt_ids(tokenizer, prompt)
+        head = before_input(prompt)
+        if head not in instructions:
+            instructions[head] = prompt_ids(tokenizer, head) if head else []
         room = max_new_tokens if context is None else min(max_new_tokens, context - len(ids))
         if room < 1:
             raise RecordTooLongError(
@@ -384,7 +411,9 @@ def prompt_rows(
                 where=names[index] if names else f"prompt {index}",
                 fix="Shorten the input, or choose a base with a longer context.",
             )
-        rows.append(_Row(index, ids, room))
+        # a tokenizer may join the end of the instruction and the begin of the text into one token
+        equal = takewhile(lambda pair: pair[0] == pair[1], zip(instructions[head], ids[:-1], strict=False))
+        rows.append(_Row(index, ids, room, sum(1 for _ in equal)))
     return rows
 
 
@@ -392,14 +421,14 @@ def _decode(
     model: Any,
     rows: list[_Row],
     end_tokens: frozenset[int],
-    pad: int,
+    read: Callable[[list[_Row]], tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor]],
     vocabulary: Vocabulary | None,
     more: Callable[[int], list[_Row]] | None = None,
 ) -> Iterator[_Row]:
     """Decode one batch, with more rows whenever ``more`` has some; yield each row when it is done."""
     import torch
 
-    cache, logits, mask, positions = _read(model, rows, pad)
+    cache, logits, mask, positions = read(rows)
     active = list(rows)
     while True:
         tokens, chances = _choose(logits, active, vocabulary)
@@ -414,7 +443,7 @@ def _decode(
         if not left:
             if not fresh:
                 return
-            cache, logits, mask, positions = _read(model, fresh, pad)
+            cache, logits, mask, positions = read(fresh)
             active = fresh
             continue
         next_ids = torch.tensor(tokens, device=model.device)[:, None]
@@ -428,26 +457,33 @@ def _decode(
         if fresh:
             active = active + fresh
             room = max(row.limit - len(row.written) for row in active)
-            other, first, other_mask, other_positions = _read(model, fresh, pad)
+            other, first, other_mask, other_positions = read(fresh)
             mask = cache.join(other, mask, other_mask, room)
             logits, positions = torch.cat([logits, first]), torch.cat([positions, other_positions])
 
 
-def _read(model: Any, rows: list[_Row], pad: int) -> tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Read the prompts of a batch; return its cache, the logits after each prompt, the mask, the last positions."""
+def _read(
+    model: Any, rows: list[_Row], pad: int, begin: Any = None
+) -> tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Read the prompts of a batch; return its cache, the logits after each prompt, the mask, the last positions.
+
+    ``begin`` holds the keys and values of the tokens that all prompts begin with, where they were read before.
+    """
     import torch
 
     from odin_slm.engines.kv_cache import BatchCache
 
-    prompts = list(dict.fromkeys(tuple(row.prompt) for row in rows))
+    known = begin[0][0].shape[2] if begin else 0
+    prompts = list(dict.fromkeys(tuple(row.prompt[known:]) for row in rows))
     width = max(len(prompt) for prompt in prompts)
     number = {prompt: position for position, prompt in enumerate(prompts)}
-    continues = torch.tensor([number[tuple(row.prompt)] for row in rows], device=model.device)
+    continues = torch.tensor([number[tuple(row.prompt[known:])] for row in rows], device=model.device)
     ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=model.device)
-    lengths = torch.tensor([len(p) for p in prompts], device=model.device)
-    mask = (torch.arange(width, device=model.device) >= (width - lengths)[:, None]).long()
-    positions = (mask.cumsum(-1) - 1).clamp_min(0)
-    cache = BatchCache(model.config.num_hidden_layers, continues, width + max(row.limit for row in rows))
+    padding = torch.tensor([width - len(p) for p in prompts], device=model.device)
+    mask = (torch.arange(known + width, device=model.device) >= padding[:, None]).long()
+    positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, known:]
+    columns = known + width + max(row.limit for row in rows)
+    cache = BatchCache(model.config.num_hidden_layers, continues, columns, begin, padding)
     logits = _forward(model, ids, mask, positions, cache)[continues]
     return cache, logits, mask[continues], positions[continues, -1:]
 

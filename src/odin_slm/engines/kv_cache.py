@@ -1,15 +1,21 @@
 """Keys and values of a batch in memory that is taken once.
 
 ``DynamicCache`` of transformers concatenates at every step and so copies all that it holds. Here a step writes one
-column, and a finished row is overwritten by the last one, so that the batch shrinks as its outputs end.
+column, and a finished row is overwritten by the last one, so that the batch shrinks as its outputs end. What all
+prompts of a batch begin with, the instruction, may come from an earlier one.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 _COLUMNS = 256
+
+Begin = Sequence[tuple[torch.Tensor, torch.Tensor]]
+"""Keys and values of the tokens that prompts begin with, layer by layer, each of shape (1, heads, tokens, features)."""
 
 
 class BatchCache(Cache):
@@ -19,10 +25,28 @@ class BatchCache(Cache):
         layers: Layers of the model.
         rows: For every row of the batch to decode, the row of the prefilled batch that it continues.
         columns: Positions that a row can reach.
+        begin: What stands before the first token of every row, read before; None if nothing does.
+        padding: How many padding tokens lead each row of the prefilled batch. With ``begin``, its tokens stand right
+            of them.
     """
 
-    def __init__(self, layers: int, rows: torch.Tensor, columns: int) -> None:
-        super().__init__(layers=[_Layer(rows, columns) for _ in range(layers)])
+    def __init__(
+        self,
+        layers: int,
+        rows: torch.Tensor,
+        columns: int,
+        begin: Begin | None = None,
+        padding: torch.Tensor | None = None,
+    ) -> None:
+        pairs = begin or (None,) * layers
+        super().__init__(layers=[_Layer(rows, columns, pair, padding) for pair in pairs])
+
+    def first_row(self) -> Begin:
+        """Return keys and values of the first row as a :data:`Begin`."""
+        return [
+            (layer.keys[:1, :, : layer.get_seq_length()], layer.values[:1, :, : layer.get_seq_length()])
+            for layer in self.layers
+        ]
 
     def drop(self, rows: list[int]) -> list[int]:
         """Drop rows.
@@ -73,12 +97,19 @@ class BatchCache(Cache):
 class _Layer(DynamicLayer):
     """Keys and values of one layer: tensors of shape (rows, heads, columns, features), filled from the left."""
 
-    def __init__(self, rows: torch.Tensor, columns: int) -> None:
+    def __init__(
+        self,
+        rows: torch.Tensor,
+        columns: int,
+        begin: tuple[torch.Tensor, torch.Tensor] | None,
+        padding: torch.Tensor | None,
+    ) -> None:
         super().__init__()
         self.rows = len(rows)
         self._continues = rows
         self._columns = columns
-        self._filled = 0
+        self._begin, self._padding = begin, padding
+        self._filled = begin[0].shape[2] if begin else 0
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
@@ -86,6 +117,9 @@ class _Layer(DynamicLayer):
         """Write new columns; return all that the attention may read."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+            if self._begin is not None:
+                key_states, value_states = map(self._after_begin, self._begin, (key_states, value_states))
+                self._begin = None
             shape = (self.rows, key_states.shape[1], self._columns, key_states.shape[3])
             self.keys, self.values = key_states.new_empty(shape), value_states.new_empty(shape)
             self._filled = key_states.shape[2]
@@ -97,6 +131,18 @@ class _Layer(DynamicLayer):
         self.values[: self.rows, :, self._filled : end] = value_states
         self._filled = end
         return self.keys[: self.rows, :, :end], self.values[: self.rows, :, :end]
+
+    def _after_begin(self, begin: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
+        """Return what was read with the begin before it: padding, begin, tokens."""
+        prompts, heads, width, features = read.shape
+        tokens = begin.shape[2]
+        joined = read.new_zeros(prompts, heads, tokens + width, features)
+        joined[:, :, tokens:] = read
+        padding = torch.zeros(prompts, dtype=torch.long) if self._padding is None else self._padding
+        columns = padding[:, None].to(read.device) + torch.arange(tokens, device=read.device)
+        rows = torch.arange(prompts, device=read.device)[:, None]
+        joined.transpose(1, 2)[rows, columns] = begin.transpose(1, 2)
+        return joined
 
     def move(self, targets: list[int], sources: list[int], left: int) -> None:
         """Copy rows over others, and keep the first ``left`` ones."""

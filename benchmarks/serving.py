@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/serving.py overload        60 s of more requests than there is room for
     .venv/bin/python benchmarks/serving.py fuzz [N]        N (5,000) requests made up from the OpenAPI document
     .venv/bin/python benchmarks/serving.py offsets         every offset of 200 documents cuts out its mention
-    .venv/bin/python benchmarks/serving.py batch           a batch job, killed three times, against one that is not
+    .venv/bin/python benchmarks/serving.py batch           jobs with and without Ray, killed three times, against a whole one
 
 ``--model DIR`` takes another model than the embedded base. Texts come from the project's generator.
 """
@@ -18,7 +18,6 @@ import itertools
 import json
 import os
 import random
-import shutil
 import signal
 import statistics
 import subprocess
@@ -253,37 +252,36 @@ def offsets(model: str) -> None:
 
 
 def batch(model: str) -> None:
-    """Kill a batch job three times and let it end; compare its files with those of a job that ran through."""
+    """Kill a batch job of either engine three times and let it end; compare its files with one's that ran through."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = folder / "notes.jsonl"
         source.write_text("".join(json.dumps({"id": str(n), "text": text}) + "\n" for n, text in enumerate(texts(96))))
 
-        def command(target: str) -> list[str]:
+        def command(target: str, engine: str) -> list[str]:
             parameters = f"documents={source},extraction.shard_size=8,extractions={folder / target}"
-            parameters += f",model={model}"
+            parameters += f",extraction.engine={engine},model={model}"
             return [sys.executable, "-m", "kedro", "run", "--pipelines", "extraction", "--params", parameters]
 
-        subprocess.run(command("whole"), check=True, capture_output=True, cwd=ROOT)
-        whole = sorted(file.name for file in (folder / "whole").glob("*.parquet"))
-        for part in (2, 5, 8):
-            process = subprocess.Popen(
-                command("killed"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
-            while len(list((folder / "killed").glob("*.parquet"))) < part and process.poll() is None:
-                time.sleep(0.05)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            print(f"killed with {len(list((folder / 'killed').glob('*.parquet')))} of {len(whole)} shards there")
-        subprocess.run(command("killed"), check=True, capture_output=True, cwd=ROOT)
-        same = [file.name for file in sorted((folder / "killed").iterdir())] == [
-            file.name for file in sorted((folder / "whole").iterdir())
-        ] and all(
-            file.read_bytes() == (folder / "whole" / file.name).read_bytes() for file in (folder / "killed").iterdir()
-        )
-        print(f"{len(whole)} shards, bytes equal to those of a job that ran through: {same}")
-        shutil.rmtree(folder / "killed")
-        assert same
+        subprocess.run(command("whole", "local"), check=True, capture_output=True, cwd=ROOT)
+        whole = {file.name: file.read_bytes() for file in (folder / "whole").iterdir()}
+        shards = sum(name.endswith(".parquet") for name in whole)
+        for engine in ("local", "ray"):
+            target = folder / engine
+            for part in (2, 5, 8):
+                process = subprocess.Popen(
+                    command(engine, engine), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                )
+                while len(list(target.glob("*.parquet"))) < part and process.poll() is None:
+                    time.sleep(0.05)
+                process.send_signal(signal.SIGKILL)
+                assert process.wait() == -signal.SIGKILL, "the job ended before it could be killed"
+                there = len(list(target.glob("*.parquet")))
+                print(f"{engine}: killed with {there} of {shards} shards there", flush=True)
+            subprocess.run(command(engine, engine), check=True, capture_output=True, cwd=ROOT)
+            same = {file.name: file.read_bytes() for file in target.iterdir()} == whole
+            print(f"{engine}: {shards} shards, bytes equal to those of a job that ran through: {same}", flush=True)
+            assert same
 
 
 def main() -> None:

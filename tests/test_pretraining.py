@@ -2,6 +2,8 @@
 
 import json
 import random
+import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,28 @@ def test_every_name_to_write_stands_in_the_text(kind: str) -> None:
         for line in example.completion.split("### Relations:")[0].split("\n"):
             if "] " in line:
                 assert line.split("] ", 1)[1] in text
+
+
+@pytest.mark.parametrize("kind", ["copy_one", "copy_glued", "copy_spans"])
+def test_what_is_marked_is_asked_for_in_order(kind: str) -> None:
+    rng, found = random.Random(6), 0
+    for _ in range(200):
+        example = EXERCISES[kind](SOURCES, rng)
+        text = example.prompt.split("### Input:\n")[1]
+        entities, relations = example.completion.split("\n\n### Relations:\n")
+        if "entities: Marked." not in example.prompt or entities.endswith("None"):
+            continue
+        found += 1
+        names = [line.split("] ", 1)[1] for line in entities.split("\n")[1:]]
+        assert kind == "copy_spans" or len(names) == 1
+        places = [re.search(rf"([*<\[{{\"(])( ?){re.escape(name)}\2[*>\]}}\")]", text) for name in names]
+        assert all(places), example
+        if kind != "copy_spans":
+            assert places[0][2] == ("" if kind == "copy_glued" else " ")
+        if relations != "None":
+            wanted = [f"{n}. {a} --[precedes]--> {b}" for n, (a, b) in enumerate(pairwise(names), start=1)]
+            assert relations.split("\n") == wanted
+    assert found > 50
 
 
 def test_the_same_seed_gives_the_same_examples() -> None:
@@ -247,7 +271,7 @@ def test_the_pipeline_makes_a_base_with_its_card(project: Path, run: Any, tmp_pa
     assert state["state"]["tokens"] >= 12000
     assert "held out: decisions" in card
     assert "plain.txt" in card
-    assert set(state["evaluation"]) == {"copy_one", "copy_spans", "gold", "notes"}
+    assert set(state["evaluation"]) == {"copy_one", "copy_glued", "copy_spans", "gold", "notes"}
     seen = json.loads((base / "training_documents.json").read_text(encoding="utf-8"))
     splits = json.loads((project / "data/04_feature/test/splits.json").read_text(encoding="utf-8"))
     assert {splits[identifier]["split"] for identifier in seen} == {"train"}

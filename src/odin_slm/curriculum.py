@@ -16,6 +16,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from odin_slm.corpora.iob import TaggedSentence
 from odin_slm.corpora.synthetic import clinical_note
@@ -128,7 +129,7 @@ def copy_spans(sources: Sources, rng: random.Random) -> Example:
     text = _plain_sentence(sources, rng)
     words = [match.span() for match in _WORD.finditer(text)]
     if not words:
-        return _example("copy_spans", Schema((rng.choice(_TYPE_NAMES),), ()), text, Extraction())
+        return _example("copy_spans", Schema((_MARKED,), ()), text, Extraction())
     count = min(len(words), rng.randint(1, 8))
     return (_marked_spans if rng.random() < 0.5 else _invented_words)(text, words, count, rng)
 
@@ -137,38 +138,55 @@ def _marked_spans(text: str, words: Sequence[tuple[int, int]], count: int, rng: 
     spans, last = [], -1
     for first in sorted(rng.sample(range(len(words)), count)):
         if first > last:
-            last = min(first + rng.choice((0, 0, 0, 1, 2, 4)), len(words) - 1)
+            last = min(first + rng.choice((0, 0, 0, 1, 2, 4, 9)), len(words) - 1)
             spans.append((words[first][0], words[last][1]))
-    return _marked("copy_spans", text, spans, rng)
+    return _marked("copy_spans", text, spans, rng, apart=rng.random() < 0.5)
 
 
 def copy_one(sources: Sources, rng: random.Random) -> Example:
     """One marked span of one to five words to copy: where it begins and ends, and the same tokens in between."""
+    return _one_marked_span("copy_one", sources, rng, apart=True)
+
+
+def copy_glued(sources: Sources, rng: random.Random) -> Example:
+    """The same with marks that touch the span: its first word has other tokens there than where it is written."""
+    return _one_marked_span("copy_glued", sources, rng, apart=False)
+
+
+def _one_marked_span(exercise: str, sources: Sources, rng: random.Random, *, apart: bool) -> Example:
     text = _plain_sentence(sources, rng, characters=rng.choice((120, 220, 500)))
     words = [match.span() for match in _WORD.finditer(text)]
     if not words:
-        return _example("copy_one", Schema((rng.choice(_TYPE_NAMES),), ()), text, Extraction())
+        return _example(exercise, Schema((_MARKED,), ()), text, Extraction())
     first = rng.randrange(len(words))
     last = min(first + rng.randrange(5), len(words) - 1)
-    return _marked("copy_one", text, [(words[first][0], words[last][1])], rng)
+    return _marked(exercise, text, [(words[first][0], words[last][1])], rng, apart=apart)
 
 
+_MARKED = "Marked"
 _MARKS = (("*", "*"), ("<", ">"), ("[", "]"), ("{", "}"), ('"', '"'), ("(", ")"))
 
 
-def _marked(exercise: str, text: str, spans: Sequence[tuple[int, int]], rng: random.Random) -> Example:
-    """Mark spans by signs that the text itself has not, and ask for what stands between them."""
-    kind = rng.choice(_TYPE_NAMES)
+def _marked(exercise: str, text: str, spans: Sequence[tuple[int, int]], rng: random.Random, *, apart: bool) -> Example:
+    """Mark spans by signs that the text itself has not, and ask for what stands between them.
+
+    The type has a name that is asked for nowhere else: whether a bracket means anything is not what is to be learned.
+    """
     left, right = rng.choice([marks for marks in _MARKS if not set(marks) & set(text)] or [("<<", ">>")])
-    if rng.random() < 0.5:  # a space between mark and word leaves the word the tokens that it has in running text
+    if apart:  # a space between mark and word leaves the word the tokens that it has in running text
         left, right = f"{left} ", f" {right}"
     marked, position = "", 0
     chosen: dict[str, Entity] = {}
     for begin, end in spans:
         marked += text[position:begin] + left + text[begin:end] + right
-        chosen.setdefault(text[begin:end].casefold(), Entity(kind, text[begin:end]))
+        chosen.setdefault(text[begin:end].casefold(), Entity(_MARKED, text[begin:end]))
         position = end
-    return _example(exercise, Schema((kind,), ()), marked + text[position:], Extraction(tuple(chosen.values())))
+    entities = tuple(chosen.values())
+    relations: tuple[RelationTriple, ...] = ()
+    if len(entities) > 1 and rng.random() < 0.5:  # an end of a relation is copied once more, from text or list
+        relations = tuple(RelationTriple(a.text, "precedes", b.text) for a, b in pairwise(entities))
+    schema = Schema((_MARKED,), ("precedes",) if relations else ())
+    return _example(exercise, schema, marked + text[position:], Extraction(entities, relations))
 
 
 def _invented_words(text: str, words: Sequence[tuple[int, int]], count: int, rng: random.Random) -> Example:
@@ -214,6 +232,7 @@ EXERCISES: dict[str, Callable[[Sources, random.Random], Example]] = {
     "tagged": tagged,
     "copy_spans": copy_spans,
     "copy_one": copy_one,
+    "copy_glued": copy_glued,
     "nothing": nothing,
 }
 """The exercises by the names that a mixture uses."""

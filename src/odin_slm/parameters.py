@@ -524,7 +524,9 @@ class MixtureParams(Parameters):
     copy_spans: float = Field(default=0.18, ge=0.0)
     """Marked spans and invented words to find and copy."""
     copy_one: float = Field(default=0.0, ge=0.0)
-    """One marked span to copy."""
+    """One marked span to copy; the marks stand apart from it."""
+    copy_glued: float = Field(default=0.0, ge=0.0)
+    """One marked span to copy; the marks touch it."""
     nothing: float = Field(default=0.03, ge=0.0)
     """Texts in which the schema finds nothing."""
 
@@ -560,7 +562,7 @@ class PretrainingParams(Parameters):
     probes: int = Field(default=200, ge=1)
     """Examples of each exercise in the closing test."""
     copy_probes: int = Field(default=1000, ge=1)
-    """Single marked spans to copy in the closing test."""
+    """Single marked spans to copy in the closing test, with marks apart and as many with marks that touch them."""
 
     @model_validator(mode="after")
     def _phases_follow_each_other(self) -> PretrainingParams:

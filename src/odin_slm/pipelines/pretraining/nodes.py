@@ -82,7 +82,8 @@ def test_base(
     from odin_slm.engines.probing import probe_base
 
     _, held_out = _sources(pretraining_documents, pretraining_texts, params)
-    kinds = {"copy_one": params.copy_probes, **dict.fromkeys(("copy_spans", "gold", "notes"), params.probes)}
+    kinds = dict.fromkeys(("copy_one", "copy_glued"), params.copy_probes)
+    kinds |= dict.fromkeys(("copy_spans", "gold", "notes"), params.probes)
     base = BaseModel(pretrained_base.name, pretrained_base)
     return probe_base(base, held_out, kinds=kinds, seed=params.schedule.seed)
 

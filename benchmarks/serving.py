@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/serving.py overload        60 s of more requests than there is room for
     .venv/bin/python benchmarks/serving.py fuzz [N]        N (5,000) requests made up from the OpenAPI document
     .venv/bin/python benchmarks/serving.py offsets         every offset of 200 documents cuts out its mention
-    .venv/bin/python benchmarks/serving.py batch           jobs with and without Ray, killed three times, against a whole one
+    .venv/bin/python benchmarks/serving.py batch           jobs with and without Ray, killed, against an unbroken one
 
 ``--model DIR`` takes another model than the embedded base. Texts come from the project's generator.
 """

@@ -69,7 +69,7 @@ def test_every_name_to_write_stands_in_the_text(kind: str) -> None:
                 assert line.split("] ", 1)[1] in text
 
 
-@pytest.mark.parametrize("kind", ["copy_one", "copy_glued", "copy_spans"])
+@pytest.mark.parametrize("kind", ["copy_one", "copy_glued", "copy_hard", "copy_spans"])
 def test_what_is_marked_is_asked_for_in_order(kind: str) -> None:
     rng, found = random.Random(6), 0
     for _ in range(200):
@@ -83,12 +83,26 @@ def test_what_is_marked_is_asked_for_in_order(kind: str) -> None:
         assert kind == "copy_spans" or len(names) == 1
         places = [re.search(rf"([*<\[{{\"(])( ?){re.escape(name)}\2[*>\]}}\")]", text) for name in names]
         assert all(places), example
-        if kind != "copy_spans":
+        if kind in ("copy_one", "copy_glued"):
             assert places[0][2] == ("" if kind == "copy_glued" else " ")
         if relations != "None":
             wanted = [f"{n}. {a} --[precedes]--> {b}" for n, (a, b) in enumerate(pairwise(names), start=1)]
             assert relations.split("\n") == wanted
     assert found > 50
+
+
+def test_hard_spans_hold_words_that_stand_elsewhere_too() -> None:
+    text = "The dose of the first drug and the dose of the second drug rose, while pulse and pressure fell slowly."
+    sources = Sources([], [], [text])
+
+    def repeated(kind: str) -> float:
+        rng, shares = random.Random(8), []
+        for _ in range(200):
+            words = EXERCISES[kind](sources, rng).completion.split("] ")[1].split("\n")[0].split()
+            shares.append(sum(text.split().count(word) > 1 for word in words))
+        return sum(shares) / len(shares)
+
+    assert repeated("copy_hard") > 2 * repeated("copy_one")
 
 
 def test_the_same_seed_gives_the_same_examples() -> None:

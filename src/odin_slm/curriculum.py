@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -153,13 +153,29 @@ def copy_glued(sources: Sources, rng: random.Random) -> Example:
     return _one_marked_span("copy_glued", sources, rng, apart=False)
 
 
-def _one_marked_span(exercise: str, sources: Sources, rng: random.Random, *, apart: bool) -> Example:
+def copy_hard(sources: Sources, rng: random.Random) -> Example:
+    """One marked span of up to sixteen words that mostly stand elsewhere too: no word tells alone which one follows."""
+    return _one_marked_span("copy_hard", sources, rng, apart=rng.random() < 0.5, words_at_most=16, candidates=6)
+
+
+def _one_marked_span(
+    exercise: str, sources: Sources, rng: random.Random, *, apart: bool, words_at_most: int = 5, candidates: int = 1
+) -> Example:
+    """Mark, of so many random spans, the one with the most words that the text repeats."""
     text = _plain_sentence(sources, rng, characters=rng.choice((120, 220, 500)))
     words = [match.span() for match in _WORD.finditer(text)]
     if not words:
         return _example(exercise, Schema((_MARKED,), ()), text, Extraction())
-    first = rng.randrange(len(words))
-    last = min(first + rng.randrange(5), len(words) - 1)
+    counts = Counter(text[begin:end] for begin, end in words)
+    spans = []
+    for _ in range(candidates):
+        first = rng.randrange(len(words))
+        spans.append((first, min(first + rng.randrange(words_at_most), len(words) - 1)))
+
+    def repeated(span: tuple[int, int]) -> int:
+        return sum(counts[text[begin:end]] > 1 for begin, end in words[span[0] : span[1] + 1])
+
+    first, last = max(spans, key=repeated)
     return _marked(exercise, text, [(words[first][0], words[last][1])], rng, apart=apart)
 
 
@@ -233,6 +249,7 @@ EXERCISES: dict[str, Callable[[Sources, random.Random], Example]] = {
     "copy_spans": copy_spans,
     "copy_one": copy_one,
     "copy_glued": copy_glued,
+    "copy_hard": copy_hard,
     "nothing": nothing,
 }
 """The exercises by the names that a mixture uses."""

@@ -527,6 +527,8 @@ class MixtureParams(Parameters):
     """One marked span to copy; the marks stand apart from it."""
     copy_glued: float = Field(default=0.0, ge=0.0)
     """One marked span to copy; the marks touch it."""
+    copy_hard: float = Field(default=0.0, ge=0.0)
+    """One marked span to copy whose words stand elsewhere in the text too."""
     nothing: float = Field(default=0.03, ge=0.0)
     """Texts in which the schema finds nothing."""
 

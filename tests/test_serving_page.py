@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
+from odin_slm.corpora.synthetic import generate
 from odin_slm.engines.base_model import resolve_base_model
 from serving_service import service
 
@@ -61,10 +62,10 @@ def test_a_browser_draws_relations(tmp_path: Path) -> None:
     root = Path(__file__).parents[1]
     base = resolve_base_model("data/06_models/odin-nano", root=root)
     assert base.path
-    note = "Cough and rash followed the second dose of enalapril. Fever and nausea followed the first dose of aspirin."
+    notes = [document.text for document in generate(10, seed=3, corpus="ade")]
     with service(base.path, max_new_tokens=128) as client:
-        found = client.post("/extract", json={"text": note, "schema": "ade"}).json()
-        assert found["relations"], "the embedded base finds one here"
+        answers = ((note, client.post("/extract", json={"text": note, "schema": "ade"}).json()) for note in notes)
+        note, found = next((note, answer) for note, answer in answers if answer["relations"])
         command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={tmp_path / 'user'}", "--virtual-time-budget=20000"]
         address = f"{client.base_url}/#read&schema=ade&text={quote(note)}"
         done = subprocess.run(

@@ -154,7 +154,7 @@ def copy_glued(sources: Sources, rng: random.Random) -> Example:
 
 
 def copy_hard(sources: Sources, rng: random.Random) -> Example:
-    """One marked span of up to sixteen words that mostly stand elsewhere too: no word tells alone which one follows."""
+    """One marked span of up to sixteen words, many of which the text repeats: a word alone tells not which follows."""
     return _one_marked_span("copy_hard", sources, rng, apart=rng.random() < 0.5, words_at_most=16, candidates=6)
 
 

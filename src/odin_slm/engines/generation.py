@@ -483,7 +483,7 @@ def _read(
     mask = (torch.arange(known + width, device=model.device) >= padding[:, None]).long()
     positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, known:]
     columns = known + width + max(row.limit for row in rows)
-    cache = BatchCache(model.config.num_hidden_layers, continues, columns, begin, padding)
+    cache = BatchCache(model.config.num_hidden_layers, continues, columns, padding, begin)
     logits = _forward(model, ids, mask, positions, cache)[continues]
     return cache, logits, mask[continues], positions[continues, -1:]
 

@@ -25,9 +25,8 @@ class BatchCache(Cache):
         layers: Layers of the model.
         rows: For every row of the batch to decode, the row of the prefilled batch that it continues.
         columns: Positions that a row can reach.
-        begin: What stands before the first token of every row, read before; None if nothing does.
-        padding: How many padding tokens lead each row of the prefilled batch. With ``begin``, its tokens stand right
-            of them.
+        padding: How many padding tokens lead each row of the prefilled batch.
+        begin: What stands between the padding and the first token of every row, read before; None if nothing does.
     """
 
     def __init__(
@@ -35,11 +34,11 @@ class BatchCache(Cache):
         layers: int,
         rows: torch.Tensor,
         columns: int,
+        padding: torch.Tensor,
         begin: Begin | None = None,
-        padding: torch.Tensor | None = None,
     ) -> None:
         pairs = begin or (None,) * layers
-        super().__init__(layers=[_Layer(rows, columns, pair, padding) for pair in pairs])
+        super().__init__(layers=[_Layer(rows, columns, padding, pair) for pair in pairs])
 
     def first_row(self) -> Begin:
         """Return keys and values of the first row as a :data:`Begin`."""
@@ -101,14 +100,14 @@ class _Layer(DynamicLayer):
         self,
         rows: torch.Tensor,
         columns: int,
+        padding: torch.Tensor,
         begin: tuple[torch.Tensor, torch.Tensor] | None,
-        padding: torch.Tensor | None,
     ) -> None:
         super().__init__()
         self.rows = len(rows)
         self._continues = rows
         self._columns = columns
-        self._begin, self._padding = begin, padding
+        self._padding, self._begin = padding, begin
         self._filled = begin[0].shape[2] if begin else 0
 
     def update(
@@ -138,8 +137,7 @@ class _Layer(DynamicLayer):
         tokens = begin.shape[2]
         joined = read.new_zeros(prompts, heads, tokens + width, features)
         joined[:, :, tokens:] = read
-        padding = torch.zeros(prompts, dtype=torch.long) if self._padding is None else self._padding
-        columns = padding[:, None].to(read.device) + torch.arange(tokens, device=read.device)
+        columns = self._padding[:, None] + torch.arange(tokens, device=read.device)
         rows = torch.arange(prompts, device=read.device)[:, None]
         joined.transpose(1, 2)[rows, columns] = begin.transpose(1, 2)
         return joined

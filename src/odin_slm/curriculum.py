@@ -97,13 +97,27 @@ def language(sources: Sources, rng: random.Random) -> Example:
 
 def gold(sources: Sources, rng: random.Random) -> Example:
     """Annotated documents, as they are or with other names in them, under their own or a renamed schema."""
-    # every source has an equal share: ADE has ten times as many documents as the corpora of whole abstracts
-    document = rng.choice(sources.by_source[rng.choice(list(sources.by_source))])
-    begin, end = _sentence_run(document.text, rng, characters=rng.choice((200, 400, 900, 1600)))
-    document = crop(document, begin, end, "")
+    document = _cropped(sources, rng, (200, 400, 900, 1600))
     if rng.random() < 0.6:
         document = _swap_names(document, sources.names, rng)
     return _under_some_schema("gold", document, rng)
+
+
+def lists(sources: Sources, rng: random.Random) -> Example:
+    """Annotated documents in which one or two of the names have become enumerations, each with the name's relations.
+
+    What an output has listed already, and what comes next, is where a small model loses its way: it repeats an item,
+    and then a relation, without end.
+    """
+    document = _cropped(sources, rng, (200, 200, 400))
+    for _ in range(3):
+        if not document.mentions:
+            document = _cropped(sources, rng, (200, 200, 400))
+    if rng.random() < 0.5:
+        document = _swap_names(document, sources.names, rng)
+    for _ in range(rng.choice((1, 1, 2))):
+        document = _enumerate(document, sources.names, rng)
+    return _under_some_schema("lists", document, rng)
 
 
 def notes(sources: Sources, rng: random.Random) -> Example:
@@ -155,28 +169,77 @@ def copy_glued(sources: Sources, rng: random.Random) -> Example:
 
 def copy_hard(sources: Sources, rng: random.Random) -> Example:
     """One marked span of up to sixteen words, many of which the text repeats: a word alone tells not which follows."""
-    return _one_marked_span("copy_hard", sources, rng, apart=rng.random() < 0.5, words_at_most=16, candidates=6)
-
-
-def _one_marked_span(
-    exercise: str, sources: Sources, rng: random.Random, *, apart: bool, words_at_most: int = 5, candidates: int = 1
-) -> Example:
-    """Mark, of so many random spans, the one with the most words that the text repeats."""
-    text = _plain_sentence(sources, rng, characters=rng.choice((120, 220, 500)))
-    words = [match.span() for match in _WORD.finditer(text)]
-    if not words:
-        return _example(exercise, Schema((_MARKED,), ()), text, Extraction())
+    text, words = _text_and_words(sources, rng, _WORD)
     counts = Counter(text[begin:end] for begin, end in words)
-    spans = []
-    for _ in range(candidates):
-        first = rng.randrange(len(words))
-        spans.append((first, min(first + rng.randrange(words_at_most), len(words) - 1)))
 
-    def repeated(span: tuple[int, int]) -> int:
-        return sum(counts[text[begin:end]] > 1 for begin, end in words[span[0] : span[1] + 1])
+    def repeated(span: Sequence[tuple[int, int]]) -> int:
+        return sum(counts[text[begin:end]] > 1 for begin, end in span)
 
-    first, last = max(spans, key=repeated)
-    return _marked(exercise, text, [(words[first][0], words[last][1])], rng, apart=apart)
+    spans = [_span_of(words, rng, 16) for _ in range(6)]
+    return _mark_one("copy_hard", text, max(spans, key=repeated), rng, apart=rng.random() < 0.5)
+
+
+def copy_odd(sources: Sources, rng: random.Random) -> Example:
+    """One marked span full of digits, signs and capitals, or an invented word that stutters.
+
+    A piece of a name that the name itself repeats is where copying runs in circles.
+    """
+    text, words = _text_and_words(sources, rng, re.compile(r"\w(?:\S*\w)?"))
+    if words and rng.random() < 0.5:
+        begin, end = rng.choice(words)
+        odd = _odd_name(rng)
+        return _mark_one("copy_odd", text[:begin] + odd + text[end:], [(begin, begin + len(odd))], rng, apart=True)
+
+    def oddity(span: Sequence[tuple[int, int]]) -> float:
+        part = text[span[0][0] : span[-1][1]] if span else ""
+        return sum(not (c.islower() or c == " ") for c in part)
+
+    spans = [_span_of(words, rng, 4) for _ in range(8)]
+    return _mark_one("copy_odd", text, max(spans, key=oddity), rng, apart=rng.random() < 0.5)
+
+
+def _odd_name(rng: random.Random) -> str:
+    """Return a code, a dose or a word, some of whose parts come twice or more in a row."""
+
+    def part() -> str:
+        kind = rng.randrange(4)
+        if kind == 0:
+            return "".join(rng.choices("ABCDEFGHIKLMNOPRSTX", k=rng.choice((1, 1, 2, 3))))
+        if kind == 1:
+            return str(rng.choice((rng.randint(1, 9), rng.randint(10, 2000))))
+        return rng.choice(_ONSETS) + rng.choice(_NUCLEI) + rng.choice(_CODAS)
+
+    pieces: list[str] = []
+    for _ in range(rng.randint(1, 4)):
+        pieces += [part()] * rng.choice((1, 1, 2, 2, 3))
+    name = rng.choice(("", "", "-", "-", ",", "/", ".", "'-", " ")).join(pieces)
+    return name + rng.choice(("", "", rng.choice(_ENDINGS["Drug"]), rng.choice(_ENDINGS["Disease"])))
+
+
+def _one_marked_span(exercise: str, sources: Sources, rng: random.Random, *, apart: bool) -> Example:
+    text, words = _text_and_words(sources, rng, _WORD)
+    return _mark_one(exercise, text, _span_of(words, rng, 5), rng, apart=apart)
+
+
+def _text_and_words(
+    sources: Sources, rng: random.Random, word: re.Pattern[str]
+) -> tuple[str, Sequence[tuple[int, int]]]:
+    text = _plain_sentence(sources, rng, characters=rng.choice((120, 220, 500)))
+    return text, [match.span() for match in word.finditer(text)]
+
+
+def _span_of(words: Sequence[tuple[int, int]], rng: random.Random, at_most: int) -> Sequence[tuple[int, int]]:
+    """Draw up to so many words in a row; none of none."""
+    if not words:
+        return []
+    first = rng.randrange(len(words))
+    return words[first : first + 1 + rng.randrange(at_most)]
+
+
+def _mark_one(exercise: str, text: str, span: Sequence[tuple[int, int]], rng: random.Random, *, apart: bool) -> Example:
+    if not span:
+        return _example(exercise, Schema((_MARKED,), ()), text, Extraction())
+    return _marked(exercise, text, [(span[0][0], span[-1][1])], rng, apart=apart)
 
 
 _MARKED = "Marked"
@@ -244,12 +307,14 @@ def nothing(sources: Sources, rng: random.Random) -> Example:
 EXERCISES: dict[str, Callable[[Sources, random.Random], Example]] = {
     "language": language,
     "gold": gold,
+    "lists": lists,
     "notes": notes,
     "tagged": tagged,
     "copy_spans": copy_spans,
     "copy_one": copy_one,
     "copy_glued": copy_glued,
     "copy_hard": copy_hard,
+    "copy_odd": copy_odd,
     "nothing": nothing,
 }
 """The exercises by the names that a mixture uses."""
@@ -290,6 +355,16 @@ def _under_some_schema(kind: str, document: Document, rng: random.Random) -> Exa
 
 def _example(kind: str, schema: Schema, text: str, extraction: Extraction) -> Example:
     return Example(kind, render_prompt(instruction_for(schema), text), render(extraction))
+
+
+def _cropped(sources: Sources, rng: random.Random, characters: Sequence[int]) -> Document:
+    """Draw some sentences of an annotated document.
+
+    Every source has an equal share: ADE has ten times as many documents as the corpora of whole abstracts.
+    """
+    document = rng.choice(sources.by_source[rng.choice(list(sources.by_source))])
+    begin, end = _sentence_run(document.text, rng, characters=rng.choice(characters))
+    return crop(document, begin, end, "")
 
 
 def _plain_sentence(sources: Sources, rng: random.Random, *, characters: int = 220) -> str:
@@ -334,6 +409,55 @@ def _swap_names(document: Document, names: Mapping[str, Sequence[str]], rng: ran
         text += name
         position = mention.end
     return replace(document, text=text + document.text[position:], mentions=tuple(swapped))
+
+
+def _enumerate(document: Document, names: Mapping[str, Sequence[str]], rng: random.Random) -> Document:
+    """Put an enumeration of names in the place of a mention; those added relate as the mention's concept does."""
+    mentions = document.mentions
+    alone = [
+        mention
+        for i, mention in enumerate(mentions)
+        if len(mention.concepts) == 1 and not any(_overlap(mention, other) for other in mentions if other != mention)
+    ]
+    if not alone:
+        return document
+    chosen = rng.choice(alone)
+    taken, added = document.text.casefold(), list[str]()
+    for _ in range(rng.choice((1, 2, 2, 3, 3, 4, 5, 6))):
+        known = names.get(chosen.type)
+        name = rng.choice(known) if known and rng.random() < 0.6 else invent_name(rng, chosen.type)
+        if name.casefold() not in taken:  # what the text has already may be another concept's
+            added.append(name)
+            taken += " " + name.casefold()
+    if not added:
+        return document
+    last = rng.choice((" and ", ", and ", ", and ", " or ", ", "))
+    text, position = document.text[: chosen.end], chosen.end
+    items = []
+    for number, name in enumerate(added):
+        text += last if number == len(added) - 1 else ", "
+        concept = f"{chosen.concepts[0]}/{chosen.begin}/{number}"
+        items.append(Mention(len(text), len(text) + len(name), name, chosen.type, (concept,)))
+        text += name
+    longer = len(text) - position
+    moved = [replace(m, begin=m.begin + longer, end=m.end + longer) if m.begin >= position else m for m in mentions]
+    relations = list(document.relations)
+    for item in items:
+        for relation in document.relations:
+            if chosen.concepts[0] == relation.head:
+                relations.append(replace(relation, head=item.concepts[0]))
+            elif chosen.concepts[0] == relation.tail:
+                relations.append(replace(relation, tail=item.concepts[0]))
+    return replace(
+        document,
+        text=text + document.text[position:],
+        mentions=tuple(sorted([*moved, *items])),
+        relations=tuple(relations),
+    )
+
+
+def _overlap(one: Mention, other: Mention) -> bool:
+    return one.begin < other.end and other.begin < one.end
 
 
 def _rename(schema: Schema, extraction: Extraction, rng: random.Random) -> tuple[Schema, Extraction]:

@@ -517,6 +517,8 @@ class MixtureParams(Parameters):
     """Plain text."""
     gold: float = Field(default=0.40, ge=0.0)
     """Annotated training documents, mostly with other names in them."""
+    lists: float = Field(default=0.0, ge=0.0)
+    """Annotated training documents with enumerations in the place of names."""
     notes: float = Field(default=0.15, ge=0.0)
     """Synthetic clinical notes, mostly with other names in them."""
     tagged: float = Field(default=0.16, ge=0.0)
@@ -529,6 +531,8 @@ class MixtureParams(Parameters):
     """One marked span to copy; the marks touch it."""
     copy_hard: float = Field(default=0.0, ge=0.0)
     """One marked span to copy whose words stand elsewhere in the text too."""
+    copy_odd: float = Field(default=0.0, ge=0.0)
+    """One marked span to copy of digits, signs and capitals, or a word that stutters."""
     nothing: float = Field(default=0.03, ge=0.0)
     """Texts in which the schema finds nothing."""
 

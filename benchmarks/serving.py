@@ -122,8 +122,8 @@ def throughput(model: str) -> None:
     single = asked[:48]
 
     def cpu() -> float:
-        times = process.cpu_times()
-        return float(times.user + times.system)
+        times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+        return float(sum(one.user + one.system for one in times))
 
     with service(model, queue_size=64) as (url, process):
         ask_all(url, asked[:32], 8)  # warm
@@ -173,7 +173,8 @@ async def _overload(url: str, process: psutil.Process, seconds: float, clients: 
 
         async def watch() -> None:
             while time.monotonic() < end:
-                memory.append(process.memory_info().rss)
+                every = (process, *process.children(recursive=True))
+                memory.append(sum(one.memory_full_info().pss for one in every))  # what they share counts once
                 await asyncio.sleep(1)
 
         await asyncio.gather(watch(), *(one_client(number) for number in range(clients)))

@@ -19,7 +19,14 @@ from odin_slm.engines.served_model import resolve_model
 from odin_slm.serving.__main__ import build
 from odin_slm.serving.settings import ApiKeys, ServingSettings
 
-SMALL = {"max_new_tokens": 40, "window_tokens": 96, "queue_size": 32, "batch_size": 8, "workers": 2}
+SMALL = {
+    "max_new_tokens": 40,
+    "window_tokens": 96,
+    "queue_size": 32,
+    "batch_size": 8,
+    "workers": 2,
+    "decoders": "threads",  # a process of its own takes seconds to start
+}
 
 
 @contextmanager

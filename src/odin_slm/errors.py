@@ -6,6 +6,9 @@ the command line shows its text without a traceback.
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 
 class OdinError(Exception):
     """A failure that the user can mend: what happened, where, and what to do.
@@ -21,6 +24,9 @@ class OdinError(Exception):
         self.where = where
         self.fix = fix
         super().__init__(what, where, fix)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), where=self.where, fix=self.fix), (self.what,)  # another process may raise it
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what

@@ -567,11 +567,13 @@ def _load(base: BaseModel, adapter: Path | None, device: torch.device) -> Any:
     """Load the base, with the adapter merged into its weights; fp32 on a CPU, bf16 on a GPU."""
     import torch
 
+    from odin_slm.engines.prepacked import prepack
+
     dtype = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     model = load_model(base, dtype=dtype)
     if adapter is not None:
         model = attach(model, base, adapter).merge_and_unload()
-    return model.to(device).eval()
+    return prepack(model.to(device).eval())
 
 
 def attach(model: Any, base: BaseModel, adapter: Path) -> Any:
@@ -644,5 +646,5 @@ def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
 
 
 def _logits(model: Any) -> int:
-    size: int = model.get_output_embeddings().weight.shape[0]
+    size: int = model.get_output_embeddings().out_features
     return size

@@ -114,21 +114,34 @@ def build(settings: ServingSettings, keys: ApiKeys, model: Any) -> Any:
         else:
             engine = VllmEngine(AsyncVllm(model.base, model.adapter), tokenizer, context, metrics, **sizes)
     else:
-        from odin_slm.engines.generation import Generator
+        from odin_slm.serving.processes import ProcessEngine
 
-        generator = Generator(model.base, model.adapter)
-        tokenizer, context = generator.tokenizer, generator.context
-        engine = LocalEngine(
-            generator,
-            metrics,
-            workers=settings.workers,
-            batch_size=settings.batch_size,
-            batch_wait=settings.batch_wait_ms / 1000,
-            **sizes,
-        )
+        sizes |= {"workers": settings.workers, "batch_size": settings.batch_size}
+        wait = settings.batch_wait_ms / 1000
+        if _in_processes(settings, model):
+            from odin_slm.engines.base_model import load_tokenizer
+
+            tokenizer, context = load_tokenizer(model.base), _context(model)
+            engine = ProcessEngine(model.base, model.adapter, tokenizer, context, metrics, batch_wait=wait, **sizes)
+        else:
+            from odin_slm.engines.generation import Generator
+
+            generator = Generator(model.base, model.adapter)
+            tokenizer, context = generator.tokenizer, generator.context
+            engine = LocalEngine(generator, metrics, batch_wait=wait, **sizes)
     asked = model.instructions.values()
     budget = TokenBudget(tokenizer, context, settings.max_new_tokens, settings.window_tokens, asked)
     return make_app(model, engine, budget, metrics, settings, keys)
+
+
+def _in_processes(settings: ServingSettings, model: Any) -> bool:
+    from odin_slm.engines.backends import cuda
+    from odin_slm.serving.processes import available_cores, worth_processes
+
+    if settings.decoders != "auto":
+        return settings.decoders == "processes"
+    several = (settings.workers or available_cores()) > 1
+    return several and not cuda() and worth_processes(model.base, model.adapter)
 
 
 def _context(model: Any) -> int | None:

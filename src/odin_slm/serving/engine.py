@@ -74,6 +74,7 @@ class Observer(Protocol):
     queue: Any
     queue_seconds: Any
     batch: Any
+    decoders: Any
     cancelled: Any
 
 
@@ -141,6 +142,7 @@ class LocalEngine:
             thread = threading.Thread(target=self._work, name=f"decode-{number}", daemon=True)
             thread.start()
             self._threads.append(thread)
+        self._metrics.decoders.set(self._workers)
 
     async def write(self, tasks: Sequence[Task], *, timeout: float, canary: bool = False) -> list[Generation]:
         """See :meth:`Engine.write`."""

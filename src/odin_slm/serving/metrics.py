@@ -42,6 +42,11 @@ class Metrics:
             "odin_queue_seconds", "Time that a prompt waited for its batch.", buckets=_SECONDS, registry=registry
         )
         self.batch = Histogram("odin_batch_size", "Prompts decoded together.", buckets=_SIZES, registry=registry)
+        self.decoders = Gauge(
+            "odin_decoders",
+            "Threads or processes that decode; process_* metrics leave such processes out.",
+            registry=registry,
+        )
         self.tokens = Counter(
             "odin_generated_tokens", "Tokens written; its rate is tokens per second.", registry=registry
         )

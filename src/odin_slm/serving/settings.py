@@ -37,8 +37,10 @@ class ServingSettings(BaseModel):
     """Address of a vLLM server, as http://127.0.0.1:8001; empty: vLLM runs in this process."""
     vllm_model: str = "odin"
     """Name under which the vLLM server serves the model."""
+    decoders: Literal["auto", "threads", "processes"] = "auto"
+    """What decodes a batch: a thread, or a process; auto takes processes for weights up to 256 MiB on a CPU."""
     workers: int = Field(default=0, ge=0, le=256)
-    """Threads that decode a batch each; 0 takes one per core on a CPU, one on a GPU."""
+    """Batches that are decoded at once; 0 takes one per core on a CPU, one on a GPU."""
     batch_size: int = Field(default=32, ge=1, le=1024)
     """Prompts decoded together, at most."""
     batch_wait_ms: float = Field(default=4.0, ge=0.0, le=1000.0)

@@ -16,6 +16,7 @@ from odin_slm.curriculum import EXERCISES, Sources, draw, invent_name
 from odin_slm.document import Document, Mention, Relation, surface_concept
 from odin_slm.engines.pretraining import MARKERS, Architecture, Phase, Schedule, decisions, pretrain, train_tokenizer
 from odin_slm.errors import BackendError, CorpusFormatError
+from odin_slm.prompt import parse
 
 IOB = "Mutations\tO\nin\tO\nBRCA1\tB-Gene\n-\tO\nlinked\tO\ncancer\tB-Disease\n(\tO\nbreast\tB-Disease\n)\tO\n.\tO\n"
 
@@ -69,7 +70,7 @@ def test_every_name_to_write_stands_in_the_text(kind: str) -> None:
                 assert line.split("] ", 1)[1] in text
 
 
-@pytest.mark.parametrize("kind", ["copy_one", "copy_glued", "copy_hard", "copy_spans"])
+@pytest.mark.parametrize("kind", ["copy_one", "copy_glued", "copy_hard", "copy_odd", "copy_spans"])
 def test_what_is_marked_is_asked_for_in_order(kind: str) -> None:
     rng, found = random.Random(6), 0
     for _ in range(200):
@@ -89,6 +90,50 @@ def test_what_is_marked_is_asked_for_in_order(kind: str) -> None:
             wanted = [f"{n}. {a} --[precedes]--> {b}" for n, (a, b) in enumerate(pairwise(names), start=1)]
             assert relations.split("\n") == wanted
     assert found > 50
+
+
+def test_items_of_an_enumeration_relate_as_the_name_in_whose_place_they_stand() -> None:
+    text = "Aspirin caused nausea, but no fever."
+    mentions = (
+        Mention(0, 7, "Aspirin", "Drug", ("d",)),
+        Mention(15, 21, "nausea", "Symptom", ("n",)),
+        Mention(30, 35, "fever", "Symptom", ("f",)),
+    )
+    document = Document("ade-1", text, "ade", "1", mentions=mentions, relations=(Relation("causes", "d", "n"),))
+    sources = Sources([document], [], [])
+    object.__setattr__(
+        sources, "names", {"Drug": [f"drug{n}" for n in range(999)], "Symptom": [f"sign{n}" for n in range(999)]}
+    )
+    rng, longest = random.Random(9), 0
+    for _ in range(200):
+        found = parse(EXERCISES["lists"](sources, rng).completion).extraction
+        types = {entity.type for entity in found.entities}
+        if types != {"Drug", "Symptom"}:
+            continue  # the schema has other names, or one type alone
+        drugs, symptoms = ([e.text for e in found.entities if e.type == kind] for kind in ("Drug", "Symptom"))
+        related = {(relation.head, relation.tail) for relation in found.relations}
+        heads, tails = (
+            [*dict.fromkeys(side)] for side in zip(*((r.head, r.tail) for r in found.relations), strict=True)
+        )
+        assert heads == drugs, "every drug, in the order of the text"
+        assert tails == symptoms[: len(tails)], "what the first effect became; not what the text denies"
+        assert len(tails) < len(symptoms)
+        assert related == {(head, tail) for head in heads for tail in tails}
+        assert len(found.entities) == len({entity.text.casefold() for entity in found.entities})
+        longest = max(longest, len(found.entities))
+    assert longest > 8
+
+
+def test_odd_names_repeat_their_pieces() -> None:
+    rng = random.Random(3)
+    names = [
+        example.completion.split("] ", 1)[1].split("\n")[0]
+        for example in (EXERCISES["copy_odd"](SOURCES, rng) for _ in range(300))
+        if "] " in example.completion
+    ]
+    assert len(names) > 250
+    assert sum(bool(re.search(r"(\S+?)[-,/.' ]{0,2}\1", name)) for name in names) > 80
+    assert sum(bool(re.search(r"[\dA-Z]", name)) for name in names) > 150
 
 
 def test_hard_spans_hold_words_that_stand_elsewhere_too() -> None:

@@ -20,7 +20,7 @@ from itertools import pairwise
 
 from odin_slm.corpora.iob import TaggedSentence
 from odin_slm.corpora.synthetic import clinical_note
-from odin_slm.document import Document, Mention, crop
+from odin_slm.document import Document, Mention, crop, surface_concept
 from odin_slm.prompt import Entity, Extraction, RelationTriple, instruction_for, render, render_prompt
 from odin_slm.record import extraction_of
 from odin_slm.schema import ENTITY_TYPES, SCHEMAS, Schema
@@ -436,8 +436,7 @@ def _enumerate(document: Document, names: Mapping[str, Sequence[str]], rng: rand
     items = []
     for number, name in enumerate(added):
         text += last if number == len(added) - 1 else ", "
-        concept = f"{chosen.concepts[0]}/{chosen.begin}/{number}"
-        items.append(Mention(len(text), len(text) + len(name), name, chosen.type, (concept,)))
+        items.append(Mention(len(text), len(text) + len(name), name, chosen.type, (surface_concept(name),)))
         text += name
     longer = len(text) - position
     moved = [replace(m, begin=m.begin + longer, end=m.end + longer) if m.begin >= position else m for m in mentions]

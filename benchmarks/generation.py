@@ -2,9 +2,10 @@
 
     .venv/bin/python benchmarks/generation.py [PROMPTS]
 
-Writes the outputs of synthetic test prompts (default 128) in four ways, in this run: one prompt after the other by
+Writes the outputs of synthetic test prompts (default 128) in five ways, in this run: one prompt after the other by
 ``generate()`` of transformers, one prompt after the other by this project's engine (both for every fourth prompt), and
-batched by it, free and held to the text by the grammar. Prints the medians of three rounds in turns, the ratios, and
+batched by it: free, free with the linear layers that PyTorch has by itself (engines/prepacked.py), and held to the text
+by the grammar. Prints the medians of three rounds in turns, the ratios, and
 whether the free outputs are equal. Loading the model is counted in none. Where other processes take the cores, the
 ratios of processor time, summed over all cores, are the ones to read; they do not count that batches use every core.
 """
@@ -28,6 +29,7 @@ from odin_slm.corpora.synthetic import generate as write_documents
 from odin_slm.engines import generation
 from odin_slm.engines.base_model import load_model, load_tokenizer, resolve_base_model
 from odin_slm.engines.constraint import Grammar
+from odin_slm.engines.prepacked import prepack
 from odin_slm.engines.tokens import prompt_ids, token_counter
 from odin_slm.parameters import IngestionParams
 from odin_slm.pipelines.ingestion.nodes import write_records
@@ -56,6 +58,8 @@ def main() -> None:
     grammars = [Grammar.of(row["instruction"], row["input"]) for row in rows]
     budget = math.ceil(max(token_counter(base)([row["output"] for row in rows])) * 1.25) + 16
     model, tokenizer = load_model(base), load_tokenizer(base)
+    prepacked = prepack(load_model(base).eval())
+    used = prepacked
     cores = torch.get_num_threads()
 
     def library() -> list[str]:
@@ -76,13 +80,22 @@ def main() -> None:
         options = {"batch_size": batch_size, "max_new_tokens": budget, "grammars": grammars}
         return [output.text for output in generation.generate(base, None, prompts, **options)]
 
+    def without_prepacking() -> list[str]:
+        nonlocal used
+        used = model
+        try:
+            return engine(prompts, None, 32)
+        finally:
+            used = prepacked
+
     ways: dict[str, Callable[[], list[str]]] = {
         "transformers, one at a time": library,
         "engine, one at a time": single,
         "engine, batched, free": lambda: engine(prompts, None, 32),
+        "engine, batched, free, PyTorch's layers": without_prepacking,
         "engine, batched, constrained": lambda: engine(prompts, grammars, 32),
     }
-    generation._load, generation.load_tokenizer = lambda *_: model, lambda _: tokenizer
+    generation._load, generation.load_tokenizer = lambda *_: used, lambda _: tokenizer
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     processor: dict[str, list[float]] = {name: [] for name in ways}
     texts: dict[str, list[str]] = {}
@@ -96,16 +109,18 @@ def main() -> None:
     busy = {name: statistics.median(values) for name, values in processor.items()}
     print(f"{len(prompts)} prompts, at most {budget} tokens each, {cores} threads")
     for name in ways:
-        print(f"{name:30} {1 / wall[name]:6.1f} examples/s {1000 * busy[name]:6.0f} ms of processor time each")
-    print(f"{'':30} {'time':>8} {'processor time':>16}")
+        print(f"{name:40} {1 / wall[name]:6.1f} examples/s {1000 * busy[name]:6.0f} ms of processor time each")
+    print(f"{'':40} {'time':>8} {'processor time':>16}")
     for title, one, other in (
         ("batched against transformers", "transformers, one at a time", "engine, batched, free"),
         ("batched against engine by one", "engine, one at a time", "engine, batched, free"),
+        ("prepacked against PyTorch's", "engine, batched, free, PyTorch's layers", "engine, batched, free"),
         ("constrained / free", "engine, batched, constrained", "engine, batched, free"),
     ):
-        print(f"{title:30} {wall[one] / wall[other]:8.2f} {busy[one] / busy[other]:16.2f}")
+        print(f"{title:40} {wall[one] / wall[other]:8.2f} {busy[one] / busy[other]:16.2f}")
     equal = texts["transformers, one at a time"] == texts["engine, one at a time"]
     equal &= texts["engine, one at a time"] == texts["engine, batched, free"][::EVERY]
+    equal &= texts["engine, batched, free, PyTorch's layers"] == texts["engine, batched, free"]
     print(f"outputs of free decoding equal {equal}")
 
 

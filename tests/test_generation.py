@@ -140,6 +140,33 @@ def test_an_instruction_is_read_once_and_changes_nothing(base: BaseModel, monkey
         assert output.lines == pytest.approx(alone.lines, abs=1e-3)
 
 
+@pytest.mark.parametrize("narrow", [True, False])
+def test_a_batch_of_a_narrow_model_is_one_threads(
+    base: BaseModel, monkeypatch: pytest.MonkeyPatch, narrow: bool
+) -> None:
+    import torch
+
+    from odin_slm.engines import generation
+
+    used: set[int] = set()
+    forward = generation._forward
+
+    def watched(*arguments: Any) -> Any:
+        used.add(torch.get_num_threads())
+        return forward(*arguments)
+
+    monkeypatch.setattr(generation, "_forward", watched)
+    monkeypatch.setattr(generation, "_NARROW", 32 if narrow else 31)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        generate(base, None, PROMPTS[:1], batch_size=4, max_new_tokens=3)
+        assert used == {1 if narrow else 2}
+        assert torch.get_num_threads() == 2, "what comes later has all of them again"
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_prompts_of_several_instructions_share_a_batch(base: BaseModel) -> None:
     prompts = [render_prompt(instruction, text) for text in TEXTS[:3] for instruction in (ADE, SYNTHETIC)]
     prompts.append("No Alpaca prompt at all.")

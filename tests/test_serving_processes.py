@@ -179,6 +179,34 @@ class _Unused:
     """An observer of an engine that does not start."""
 
 
+def test_cores_are_those_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert processes.available_cores() == 3
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert processes.available_cores() == len(psutil.Process().cpu_affinity())
+
+
+def test_a_process_that_cannot_be_started_again_is_tried_until_it_can(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait_for(lambda: metric(client, "odin_decoders") == 2, 60)
+    original, failures = processes._Helper.wait_until_loaded, []
+
+    def failing_once(helper: processes._Helper) -> None:
+        original(helper)
+        if not failures:
+            failures.append(helper)
+            helper.process.kill()
+            raise errors.ServingError("no memory.")
+
+    monkeypatch.setattr(processes._Helper, "wait_until_loaded", failing_once)
+    helpers()[0].kill()
+    wait_for(lambda: metric(client, "odin_decoders") == 1)
+    wait_for(lambda: metric(client, "odin_decoders") == 2, 60)
+    assert len(failures) == 1
+    assert len(helpers()) == 2
+
+
 def test_small_models_get_processes_where_there_are_cores(tiny_base: Path, tmp_path: Path) -> None:
     def chosen(folder: Path, **settings: Any) -> bool:
         model = type("Model", (), {"base": BaseModel("tiny", folder), "adapter": None})

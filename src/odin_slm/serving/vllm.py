@@ -6,10 +6,10 @@ cache makes the second one cheap. A server must decode with llguidance::
 
     vllm serve MODEL --served-model-name odin --structured-outputs-config '{"backend": "guidance"}'
 
-**Neither has been run against vLLM on a GPU yet.** The protocol of the server (``/v1/completions``,
-https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html) is tested with a server of its own kind on
-loopback, the engine of this process (``AsyncLLM``, https://docs.vllm.ai/en/latest/api/vllm/v1/engine/async_llm) with a
-tiny base in its place; both decode with real grammars.
+The protocol of the server (``/v1/completions``, https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html)
+is tested with a server of its own kind on loopback, the engine of this process (``AsyncLLM``,
+https://docs.vllm.ai/en/latest/api/vllm/v1/engine/async_llm) with a tiny base in its place; both decode with real
+grammars. ``benchmarks/vllm_engine.py`` compares both with vLLM itself, which has been done on a CPU, **not on a GPU**.
 """
 
 from __future__ import annotations

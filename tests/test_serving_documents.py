@@ -93,7 +93,7 @@ def test_the_api_is_described(tiny_base: Path) -> None:
     from odin_slm.engines.served_model import resolve_model
 
     model = resolve_model(str(tiny_base), root=tiny_base.parent)
-    app = build(ServingSettings(max_new_tokens=32), ApiKeys(), model)
+    app = build(ServingSettings(max_new_tokens=32, decoders="threads"), ApiKeys(), model)
     text = document("api.md")
     operations = {
         f"{method.upper()} {path}" for path, item in app.openapi()["paths"].items() for method in item if method != "x"

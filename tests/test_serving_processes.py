@@ -31,8 +31,13 @@ from serving_service import metric, service, wait_for
 TEXTS = [f"{EXAMPLE} Case {number}." for number in range(12)]
 
 
+OTHERS: set[int] = set()
+"""Processes that other tests have left."""
+
+
 @pytest.fixture(scope="module")
 def client(tiny_base: Path) -> Iterator[httpx.Client]:
+    OTHERS.update(process.pid for process in helpers())
     with service(tiny_base, decoders="processes", batch_size=2, queue_size=4, max_texts=4, max_windows=4) as client:
         yield client
 
@@ -43,7 +48,8 @@ def post(client: httpx.Client, text: str = EXAMPLE) -> httpx.Response:
 
 def helpers() -> list[psutil.Process]:
     """The processes that decode: children of this one that ``multiprocessing`` has spawned."""
-    children = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    children = [child for child in psutil.Process().children() if child.pid not in OTHERS]
+    children = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 

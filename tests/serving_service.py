@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +19,7 @@ import httpx
 import uvicorn
 from rich.logging import RichHandler
 
+from conftest import ROOT
 from odin_slm.engines.served_model import resolve_model
 from odin_slm.serving.__main__ import build
 from odin_slm.serving.settings import ApiKeys, ServingSettings
@@ -55,6 +60,22 @@ def service(base: Path, keys: str = "", **settings: Any) -> Iterator[httpx.Clien
     app = build(chosen, ApiKeys(keys), resolve_model(str(base), root=base.parent))
     with running(app) as address, httpx.Client(base_url=address, timeout=60) as client:
         yield client
+
+
+@contextmanager
+def service_process(**options: Any) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+    """Start ``python -m odin_slm.serving`` on a free port; yield the process, and a client of it once it is ready."""
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    command = [sys.executable, "-m", "odin_slm.serving", "--port", "0", *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        lines = [json.loads(process.stderr.readline())]
+        while "address" not in lines[-1]:
+            lines.append(json.loads(process.stderr.readline()))
+        with httpx.Client(base_url=f"http://{lines[-1]['address']}", timeout=60) as client:
+            wait_for(lambda: client.get("/ready").status_code == 200, 60)
+            yield process, client
 
 
 def _is_no_request(record: logging.LogRecord) -> bool:

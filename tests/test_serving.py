@@ -31,7 +31,7 @@ from odin_slm.serving.logs import text_hash
 from odin_slm.serving.messages import EXAMPLE
 from odin_slm.serving.settings import ApiKeys, ServingSettings, hash_key
 from odin_slm.serving.tracing import trace
-from serving_service import SMALL, metric, running, service, wait_for
+from serving_service import SMALL, metric, running, service, service_process, wait_for
 
 LONG = " ".join(f"Patient {n} took enalapril 😀 and aspirin, then had a cough, fever and rash." for n in range(8))
 KEY = "k" * 43
@@ -342,24 +342,13 @@ def test_a_row_that_nobody_waits_for_leaves_its_batch(tiny_base: Path) -> None:
 
 
 def test_a_stopped_service_finishes_what_it_accepted(tiny_base: Path) -> None:
-    options = {"model": tiny_base, "port": 0, "workers": 1, "max_new_tokens": 400, "batch_size": 1}
-    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    command = [sys.executable, "-m", "odin_slm.serving", *words]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stderr is not None
-        lines = [json.loads(process.stderr.readline())]
-        while "address" not in lines[-1]:
-            lines.append(json.loads(process.stderr.readline()))
-        with (
-            httpx.Client(base_url=f"http://{lines[-1]['address']}", timeout=60) as client,
-            ThreadPoolExecutor(6) as pool,
-        ):
-            wait_for(lambda: client.get("/ready").status_code == 200, 60)
+    with service_process(model=tiny_base, workers=1, max_new_tokens=400, batch_size=1) as (process, client):
+        with ThreadPoolExecutor(6) as pool:
             answers = [pool.submit(post, client, f"{EXAMPLE} Case {n}.") for n in range(5)]
             wait_for(lambda: metric(client, "odin_requests_in_flight") >= 6)  # the five, and the scrape itself
             process.send_signal(signal.SIGTERM)
             assert [one.result().status_code for one in answers] == [200] * 5
+        assert process.stderr is not None
         rest = process.stderr.read()
         assert process.wait(20) == 0
     assert '"stopped"' in rest

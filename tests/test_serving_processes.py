@@ -8,8 +8,6 @@ import pickle
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,14 +17,13 @@ import httpx
 import psutil
 import pytest
 
-from conftest import ROOT
 from odin_slm import errors
 from odin_slm.engines.base_model import BaseModel, load_tokenizer
 from odin_slm.serving import processes
 from odin_slm.serving.__main__ import _in_processes
 from odin_slm.serving.messages import EXAMPLE
 from odin_slm.serving.settings import ServingSettings
-from serving_service import metric, service, wait_for
+from serving_service import metric, service, service_process, wait_for
 
 TEXTS = [f"{EXAMPLE} Case {number}." for number in range(12)]
 
@@ -140,20 +137,9 @@ def _answers(client: httpx.Client) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_no_process_outlives_the_service(tiny_base: Path, number: int) -> None:
-    options = {"model": tiny_base, "port": 0, "workers": 2, "decoders": "processes", "max_new_tokens": 200}
-    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    command = [sys.executable, "-m", "odin_slm.serving", *words]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stderr is not None
-        lines = [json.loads(process.stderr.readline())]
-        while "address" not in lines[-1]:
-            lines.append(json.loads(process.stderr.readline()))
-        with (
-            httpx.Client(base_url=f"http://{lines[-1]['address']}", timeout=60) as client,
-            ThreadPoolExecutor(6) as pool,
-        ):
-            wait_for(lambda: client.get("/ready").status_code == 200, 60)
+    options = {"workers": 2, "decoders": "processes", "max_new_tokens": 200}
+    with service_process(model=tiny_base, **options) as (process, client):
+        with ThreadPoolExecutor(6) as pool:
             children = psutil.Process(process.pid).children(recursive=True)
             assert len(children) >= 2
             begun = [pool.submit(post, client, text) for text in TEXTS[:5]]

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from odin_slm.engines.extraction import Task
 from odin_slm.engines.generation import Generation, Generator
@@ -92,6 +92,24 @@ class _Job:
                 act(self.future)
 
         self.loop.call_soon_threadsafe(now)
+
+
+class _HasFuture(Protocol):
+    future: asyncio.Future[Generation]
+
+
+AnyJob = TypeVar("AnyJob", bound=_HasFuture)
+
+
+def unfinished(jobs: Sequence[AnyJob]) -> list[AnyJob]:
+    """Return what did not end, when nobody waits for it any more."""
+    left = [job for job in jobs if not job.future.done() or job.future.cancelled()]
+    for job in left:
+        job.future.cancel()
+    for job in jobs:
+        if job.future.done() and not job.future.cancelled():
+            job.future.exception()  # asked for, so that asyncio does not warn of one that nobody has seen
+    return left
 
 
 CANARY_TOKENS = 12
@@ -186,14 +204,9 @@ class LocalEngine:
 
     def _forget(self, jobs: list[_Job]) -> None:
         """Let go of what did not end: what waits leaves the queue, what is being written leaves its batch."""
-        left = [job for job in jobs if not job.future.done() or job.future.cancelled()]
-        for job in left:
-            job.wanted = False
-            job.future.cancel()
-        for job in jobs:
-            if job.future.done() and not job.future.cancelled():
-                job.future.exception()  # asked for, so that asyncio does not warn of one that nobody has seen
-        if left:
+        if left := unfinished(jobs):
+            for job in left:
+                job.wanted = False
             self._metrics.cancelled.inc(len(left))
             with self._changed:
                 self._queue = deque(job for job in self._queue if job.wanted)

@@ -28,7 +28,7 @@ from odin_slm.engines.extraction import Task
 from odin_slm.engines.generation import Generation, prompt_rows
 from odin_slm.errors import OdinError, ServingError
 from odin_slm.process import prepare_process
-from odin_slm.serving.engine import Observer, QueueFullError, UnavailableError
+from odin_slm.serving.engine import Observer, QueueFullError, UnavailableError, unfinished
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -285,12 +285,7 @@ class ProcessEngine:
 
     def _forget(self, jobs: list[_Job]) -> None:
         """Let go of what did not end: what waits leaves the queue, what is being written leaves its batch."""
-        left = [job for job in jobs if not job.future.done() or job.future.cancelled()]
-        for job in left:
-            job.future.cancel()
-        for job in jobs:
-            if job.future.done() and not job.future.cancelled():
-                job.future.exception()  # asked for, so that asyncio does not warn of one that nobody has seen
+        left = unfinished(jobs)
         if not left:
             return
         self._metrics.cancelled.inc(len(left))

@@ -32,7 +32,7 @@ class ServingSettings(BaseModel):
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
     engine: Literal["local", "vllm"] = "local"
-    """Who decodes: PyTorch in this process, or vLLM, in this process or on a server."""
+    """Who decodes: PyTorch on this machine, or vLLM, in this process or on a server."""
     vllm_url: str = ""
     """Address of a vLLM server, as http://127.0.0.1:8001; empty: vLLM runs in this process."""
     vllm_model: str = "odin"

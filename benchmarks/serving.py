@@ -67,6 +67,16 @@ def service(model: str, **options: Any) -> Iterator[tuple[str, psutil.Process]]:
             process.wait(90)
 
 
+def family(process: psutil.Process) -> list[psutil.Process]:
+    """Return a service and the processes that decode for it."""
+    return [process, *process.children(recursive=True)]
+
+
+def memory_of(process: psutil.Process) -> int:
+    """Return the bytes that a service holds, with its processes; what they share counts once."""
+    return sum(one.memory_full_info().pss for one in family(process))
+
+
 def texts(count: int, seed: int = 3) -> list[str]:
     """Return sentences of the generator, none twice."""
     return list(dict.fromkeys(document.text for document in generate(2 * count, seed=seed, corpus="ade")))[:count]
@@ -122,7 +132,7 @@ def throughput(model: str) -> None:
     single = asked[:48]
 
     def cpu() -> float:
-        times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+        times = [one.cpu_times() for one in family(process)]
         return float(sum(one.user + one.system for one in times))
 
     with service(model, queue_size=64) as (url, process):
@@ -173,8 +183,7 @@ async def _overload(url: str, process: psutil.Process, seconds: float, clients: 
 
         async def watch() -> None:
             while time.monotonic() < end:
-                every = (process, *process.children(recursive=True))
-                memory.append(sum(one.memory_full_info().pss for one in every))  # what they share counts once
+                memory.append(memory_of(process))
                 await asyncio.sleep(1)
 
         await asyncio.gather(watch(), *(one_client(number) for number in range(clients)))
@@ -209,7 +218,7 @@ def overload(model: str, seconds: float = 60, clients: int = 96) -> None:
 def fuzz(model: str, requests: int) -> None:
     """Send requests that schemathesis makes up from the OpenAPI document, seed after seed until there are enough."""
     with service(model, max_new_tokens=8) as (url, process):
-        before = process.memory_info().rss
+        before = memory_of(process)
         sent: Counter[str] = Counter()
         for seed in itertools.count(1):
             left = requests - sum(sent.values())
@@ -228,7 +237,7 @@ def fuzz(model: str, requests: int) -> None:
             print(f"seed {seed}: {sum(sent.values())} requests so far, {dict(sorted(sent.items()))}", flush=True)
             assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
         print(f"requests by status: {dict(sorted(sent.items()))}, {sum(sent.values())} in all")
-        print(f"memory: {before / 2**20:.0f} MiB before, {process.memory_info().rss / 2**20:.0f} MiB after")
+        print(f"memory: {before / 2**20:.0f} MiB before, {memory_of(process) / 2**20:.0f} MiB after")
         assert not [status for status in sent if status.startswith("5")]
 
 

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -197,6 +198,29 @@ def test_a_process_that_cannot_be_started_again_is_tried_until_it_can(
     wait_for(lambda: metric(client, "odin_decoders") == 2, 60)
     assert len(failures) == 1
     assert len(helpers()) == 2
+
+
+def test_a_service_that_stops_waits_for_no_process_that_is_being_started(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = len(helpers())
+    with service(tiny_base, decoders="processes", workers=1) as stopping:
+        assert post(stopping).status_code == 200
+
+        def never(helper: processes._Helper) -> None:
+            helper.process.join(60)
+            raise errors.ServingError("killed.")
+
+        monkeypatch.setattr(processes._Helper, "wait_until_loaded", never)
+        (first,) = [
+            process for process in helpers() if process.create_time() == max(p.create_time() for p in helpers())
+        ]
+        first.kill()
+        wait_for(lambda: metric(stopping, "odin_decoders") == 0)
+        wait_for(lambda: len(helpers()) == before + 1)  # the next one, which never says that it has loaded
+        begin = time.monotonic()
+    assert time.monotonic() - begin < 15
+    wait_for(lambda: len(helpers()) == before)
 
 
 def test_small_models_get_processes_where_there_are_cores(tiny_base: Path, tmp_path: Path) -> None:

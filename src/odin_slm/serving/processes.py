@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from odin_slm.engines.extraction import Task
@@ -191,6 +192,7 @@ class ProcessEngine:
         self._last = time.monotonic()
         self._numbers = 0
         self._helpers = [_Helper(self._plan, number) for number in range(workers)]
+        self._starting: set[_Helper] = set()
         try:
             for helper in self._helpers:
                 helper.wait_until_loaded()
@@ -236,9 +238,10 @@ class ProcessEngine:
         atexit.unregister(self._kill)
 
     def _kill(self) -> None:
-        for helper in self._helpers:
+        every = [*self._helpers, *self._starting]
+        for helper in every:
             helper.process.kill()
-        for helper in self._helpers:
+        for helper in every:
             helper.process.join(_ENDING_SECONDS)
 
     def _accept(self, tasks: Sequence[Task], canary: bool) -> list[_Job]:
@@ -341,13 +344,7 @@ class ProcessEngine:
             return
         _log.error("%s ended with %s; %d prompts lost", helper.process.name, helper.process.exitcode, len(lost))
         delay = 1.0
-        while True:
-            try:
-                new = _Helper(self._plan, int(helper.process.name.rpartition("-")[2]))
-                new.wait_until_loaded()
-                break
-            except (OdinError, OSError) as error:
-                _log.error("%s was not started again: %s", helper.process.name, error)
+        while not (new := self._start_again(helper)):
             with self._changed:
                 waiting = list(self._queue) if not self._helpers else []
                 self._queue = deque(job for job in self._queue if job not in waiting)
@@ -359,11 +356,35 @@ class ProcessEngine:
                     return
             delay = min(2 * delay, 60.0)
         with self._changed:
+            self._starting.discard(new)
+            if self._closing and not self._queue:
+                new.process.kill()
+                return
             self._helpers.append(new)
             self._metrics.decoders.set(len(self._helpers))
             self._listen(new)
             self._deal()
             self._changed.notify_all()
+
+    def _start_again(self, helper: _Helper) -> _Helper | None:
+        """Start a process like one that has ended; None if that fails."""
+        try:
+            with self._changed:  # whoever ends the engine now knows of it, or it is not started
+                if self._closing and not self._queue:
+                    return None
+                new = _Helper(self._plan, int(helper.process.name.rpartition("-")[2]))
+                self._starting.add(new)
+        except OSError as error:
+            _log.error("%s was not started again: %s", helper.process.name, error)
+            return None
+        try:
+            new.wait_until_loaded()
+        except (OdinError, OSError) as error:
+            _log.error("%s was not started again: %s", helper.process.name, error)
+            with self._changed:
+                self._starting.discard(new)
+            return None
+        return new
 
 
 def available_cores() -> int:
@@ -459,15 +480,10 @@ class _Counts:
 
     def __init__(self, tell: Callable[[float], None]) -> None:
         self.queue = self.queue_seconds = self.decoders = self.cancelled = _Nothing()
-        self.batch = _Batch(tell)
+        self.batch = SimpleNamespace(observe=tell)
 
 
 class _Nothing:
     def set(self, _: float) -> None: ...
     def inc(self, _: float) -> None: ...
     def observe(self, _: float) -> None: ...
-
-
-class _Batch:
-    def __init__(self, tell: Callable[[float], None]) -> None:
-        self.observe = tell

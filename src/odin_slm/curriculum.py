@@ -4,9 +4,10 @@ Verbatim copying is what extraction needs and what a small model finds hardest, 
 names are swapped for others or for invented words, spans are marked at random, and types and relations are renamed,
 so that neither a memorised name nor a memorised label solves the task. A name that opens a text or stands behind a
 bracket has other tokens than the same name behind a space, and a model has to learn which belong together: such places
-are frequent on purpose. Clinical notes of the project's own generator, with names of the training documents or invented
-ones in them, add short texts with several types and relations. Everything is drawn from a seeded generator: the same
-seed and step give the same example.
+are frequent on purpose. What an output has listed already, and what comes next, is the other difficulty: enumerations,
+names that a text repeats, and outputs that have gone wrong halfway are there for it. Clinical notes of the project's
+own generator, with names of the training documents or invented ones in them, add short texts with several types and
+relations. Everything is drawn from a seeded generator: the same seed and step give the same example.
 """
 
 from __future__ import annotations
@@ -20,22 +21,15 @@ from itertools import pairwise
 
 from odin_slm.corpora.iob import TaggedSentence
 from odin_slm.corpora.synthetic import clinical_note
-from odin_slm.document import Document, Mention, crop, surface_concept
+from odin_slm.document import Document, crop
+from odin_slm.invention import ENDINGS, invent_name, odd_name, random_span
 from odin_slm.prompt import Entity, Extraction, RelationTriple, instruction_for, render, render_prompt
 from odin_slm.record import extraction_of
-from odin_slm.schema import ENTITY_TYPES, SCHEMAS, Schema
+from odin_slm.schema import SCHEMAS, Schema
 from odin_slm.sentences import sentence_spans
+from odin_slm.slips import with_slips
+from odin_slm.variation import TYPE_NAMES, narrow, put_enumeration, rename, repeat_names, swap_names
 
-_ONSETS = "b c d f g h l m n p qu r s t v x z br cl cr dr fl gl pr st tr th ph ch sc".split()
-_NUCLEI = "a e i o u y ae io ea ou ia eu".split()
-_CODAS = " n r s l x m t n d c".split(" ")
-_ENDINGS = {
-    "Drug": "ine ol ide ate azole mab pril one ium in".split(),
-    "Disease": "osis itis emia oma pathy ia uria trophy".split(),
-    "Symptom": "algia ache ness ing ling pnea".split(),
-}
-_TYPE_NAMES = "Substance Condition Finding Term Item Agent Effect Name Object Class Entity Topic Label Key".split()
-_RELATION_NAMES = "leads_to helps linked_with acts_on follows precedes affects relates_to".split()
 _WORD = re.compile(r"\w+")
 
 
@@ -47,11 +41,13 @@ class Example:
         kind: Name of the exercise, a key of :data:`EXERCISES`.
         prompt: Text before the completion; empty for plain language modelling.
         completion: What follows it.
+        given: (begin, end) of parts of the completion that are read but not learned, in order.
     """
 
     kind: str
     prompt: str
     completion: str
+    given: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,10 +93,7 @@ def language(sources: Sources, rng: random.Random) -> Example:
 
 def gold(sources: Sources, rng: random.Random) -> Example:
     """Annotated documents, as they are or with other names in them, under their own or a renamed schema."""
-    document = _cropped(sources, rng, (200, 400, 900, 1600))
-    if rng.random() < 0.6:
-        document = _swap_names(document, sources.names, rng)
-    return _under_some_schema("gold", document, rng)
+    return _under_some_schema("gold", _gold_document(sources, rng), rng)
 
 
 def lists(sources: Sources, rng: random.Random) -> Example:
@@ -109,29 +102,50 @@ def lists(sources: Sources, rng: random.Random) -> Example:
     What an output has listed already, and what comes next, is where a small model loses its way: it repeats an item,
     and then a relation, without end.
     """
-    document = _cropped(sources, rng, (200, 200, 400))
-    for _ in range(3):
-        if not document.mentions:
-            document = _cropped(sources, rng, (200, 200, 400))
+    return _under_some_schema("lists", _listing_document(sources, rng), rng)
+
+
+def repeats(sources: Sources, rng: random.Random) -> Example:
+    """A few names that a text says again and again, each to be listed once, where it comes first.
+
+    Half of the texts are annotated documents whose mentions share a few names, half are plain ones with invented words
+    in them.
+    """
     if rng.random() < 0.5:
-        document = _swap_names(document, sources.names, rng)
-    for _ in range(rng.choice((1, 1, 2))):
-        document = _enumerate(document, sources.names, rng)
-    return _under_some_schema("lists", document, rng)
+        document = repeat_names(_cropped(sources, rng, (400, 900, 1600)), sources.names, rng)
+        schema = Schema(SCHEMAS[document.source].entities, ())
+        return _example("repeats", schema, document.text, replace(extraction_of(document), relations=()))
+    text, words = _text_and_words(sources, rng, _WORD)
+    if len(words) < 2:
+        return _example("repeats", Schema(tuple(ENDINGS), ()), text, Extraction())
+    names = [(kind, invent_name(rng, kind)) for kind in rng.choices(list(ENDINGS), k=rng.randint(1, 6))]
+    places = rng.sample(words, min(len(words), rng.randint(2, 14)))
+    return _with_names("repeats", text, words, places, lambda: rng.choice(names), rng)
+
+
+def slips(sources: Sources, rng: random.Random) -> Example:
+    """Outputs in which something has gone wrong already, to be gone on with rightly.
+
+    A name or a relation stands there twice or more, a name is none, or stutters. A model that has only ever seen right
+    beginnings knows no way on from its own mistakes and repeats them without end (exposure bias; Ranzato et al., 2016).
+    What has gone wrong is given, not learned.
+    """
+    make = rng.choice((_gold_document, _gold_document, _gold_document, _listing_document, _note_document))
+    document = make(sources, rng)
+    schema, extraction = _some_schema(document, rng)
+    completion, given = with_slips(extraction, schema, document.text, rng)
+    return Example("slips", render_prompt(instruction_for(schema), document.text), completion, given)
 
 
 def notes(sources: Sources, rng: random.Random) -> Example:
     """Clinical notes of the project's own generator; most with names of the training documents or invented ones."""
-    document = clinical_note(rng)
-    if rng.random() < 0.7:
-        document = _swap_names(document, sources.names, rng)
-    return _under_some_schema("notes", document, rng)
+    return _under_some_schema("notes", _note_document(sources, rng), rng)
 
 
 def tagged(sources: Sources, rng: random.Random) -> Example:
     """Sentences of other collections with the types that they annotate: genes, chemicals, diseases, anatomy."""
     sentence = rng.choice(sources.sentences)
-    kinds = tuple(sorted({kind for _, _, kind in sentence.spans})) or (rng.choice(_TYPE_NAMES),)
+    kinds = tuple(sorted({kind for _, _, kind in sentence.spans})) or (rng.choice(TYPE_NAMES),)
     entities = {
         (kind, sentence.text[b:e].casefold()): Entity(kind, sentence.text[b:e]) for b, e, kind in sentence.spans
     }
@@ -175,7 +189,7 @@ def copy_hard(sources: Sources, rng: random.Random) -> Example:
     def repeated(span: Sequence[tuple[int, int]]) -> int:
         return sum(counts[text[begin:end]] > 1 for begin, end in span)
 
-    spans = [_span_of(words, rng, 16) for _ in range(6)]
+    spans = [random_span(words, rng, 16) for _ in range(6)]
     return _mark_one("copy_hard", text, max(spans, key=repeated), rng, apart=rng.random() < 0.5)
 
 
@@ -187,38 +201,20 @@ def copy_odd(sources: Sources, rng: random.Random) -> Example:
     text, words = _text_and_words(sources, rng, re.compile(r"\w(?:\S*\w)?"))
     if words and rng.random() < 0.5:
         begin, end = rng.choice(words)
-        odd = _odd_name(rng)
+        odd = odd_name(rng)
         return _mark_one("copy_odd", text[:begin] + odd + text[end:], [(begin, begin + len(odd))], rng, apart=True)
 
     def oddity(span: Sequence[tuple[int, int]]) -> float:
         part = text[span[0][0] : span[-1][1]] if span else ""
         return sum(not (c.islower() or c == " ") for c in part)
 
-    spans = [_span_of(words, rng, 4) for _ in range(8)]
+    spans = [random_span(words, rng, 4) for _ in range(8)]
     return _mark_one("copy_odd", text, max(spans, key=oddity), rng, apart=rng.random() < 0.5)
-
-
-def _odd_name(rng: random.Random) -> str:
-    """Return a code, a dose or a word, some of whose parts come twice or more in a row."""
-
-    def part() -> str:
-        kind = rng.randrange(4)
-        if kind == 0:
-            return "".join(rng.choices("ABCDEFGHIKLMNOPRSTX", k=rng.choice((1, 1, 2, 3))))
-        if kind == 1:
-            return str(rng.choice((rng.randint(1, 9), rng.randint(10, 2000))))
-        return rng.choice(_ONSETS) + rng.choice(_NUCLEI) + rng.choice(_CODAS)
-
-    pieces: list[str] = []
-    for _ in range(rng.randint(1, 4)):
-        pieces += [part()] * rng.choice((1, 1, 2, 2, 3))
-    name = rng.choice(("", "", "-", "-", ",", "/", ".", "'-", " ")).join(pieces)
-    return name + rng.choice(("", "", rng.choice(_ENDINGS["Drug"]), rng.choice(_ENDINGS["Disease"])))
 
 
 def _one_marked_span(exercise: str, sources: Sources, rng: random.Random, *, apart: bool) -> Example:
     text, words = _text_and_words(sources, rng, _WORD)
-    return _mark_one(exercise, text, _span_of(words, rng, 5), rng, apart=apart)
+    return _mark_one(exercise, text, random_span(words, rng, 5), rng, apart=apart)
 
 
 def _text_and_words(
@@ -226,14 +222,6 @@ def _text_and_words(
 ) -> tuple[str, Sequence[tuple[int, int]]]:
     text = _plain_sentence(sources, rng, characters=rng.choice((120, 220, 500)))
     return text, [match.span() for match in word.finditer(text)]
-
-
-def _span_of(words: Sequence[tuple[int, int]], rng: random.Random, at_most: int) -> Sequence[tuple[int, int]]:
-    """Draw up to so many words in a row; none of none."""
-    if not words:
-        return []
-    first = rng.randrange(len(words))
-    return words[first : first + 1 + rng.randrange(at_most)]
 
 
 def _mark_one(exercise: str, text: str, span: Sequence[tuple[int, int]], rng: random.Random, *, apart: bool) -> Example:
@@ -269,25 +257,41 @@ def _marked(exercise: str, text: str, spans: Sequence[tuple[int, int]], rng: ran
 
 
 def _invented_words(text: str, words: Sequence[tuple[int, int]], count: int, rng: random.Random) -> Example:
-    """Put words into a text that no other holds; their endings tell of which type they are."""
+    """Put words into a text that no other holds."""
+
+    def name() -> tuple[str, str]:
+        kind = rng.choice(list(ENDINGS))
+        return kind, invent_name(rng, kind)
+
+    places = rng.sample(words, count)
+    if rng.random() < 0.3:
+        places[0] = words[0]
+    return _with_names("copy_spans", text, words, places, name, rng)
+
+
+def _with_names(
+    exercise: str,
+    text: str,
+    words: Sequence[tuple[int, int]],
+    places: Sequence[tuple[int, int]],
+    name: Callable[[], tuple[str, str]],
+    rng: random.Random,
+) -> Example:
+    """Put invented names before some words of a text; their endings tell of which type they are."""
     pieces, position = [], 0
     chosen: dict[str, Entity] = {}
-    starts = rng.sample(words, count)
-    if rng.random() < 0.3:
-        starts[0] = words[0]
-    for begin, _ in sorted(set(starts)):
-        kind = rng.choice(list(_ENDINGS))
-        word = invent_name(rng, kind)
+    for begin, _ in sorted(set(places)):
+        kind, word = name()
         if begin == words[0][0] and rng.random() < 0.7:
             word = word[0].upper() + word[1:]
         chosen.setdefault(word.casefold(), Entity(kind, word))
         before, after = rng.choice(_PLACES)
         pieces += [text[position:begin], before, word, after, " "]
         position = begin
-    every = tuple(_ENDINGS)
+    every = tuple(ENDINGS)
     wanted = rng.choice((every[:1], every[1:2], every[:2], every[::2], every, every))
     entities = tuple(entity for entity in chosen.values() if entity.type in wanted)
-    return _example("copy_spans", Schema(wanted, ()), "".join(pieces) + text[position:], Extraction(entities))
+    return _example(exercise, Schema(wanted, ()), "".join(pieces) + text[position:], Extraction(entities))
 
 
 _PLACES = (*[("", "")] * 4, ("", ","), ("", "-induced"), ("(", ")"), ("anti-", ""), ("", ", and"))
@@ -300,7 +304,7 @@ def nothing(sources: Sources, rng: random.Random) -> Example:
         document = rng.choice(sources.documents)
         if not document.mentions:
             return _example("nothing", SCHEMAS[document.source], document.text, Extraction())
-    kinds = tuple(rng.sample(_TYPE_NAMES, 1))
+    kinds = tuple(rng.sample(TYPE_NAMES, 1))
     return _example("nothing", Schema(kinds, ()), _plain_sentence(sources, rng), Extraction())
 
 
@@ -308,6 +312,8 @@ EXERCISES: dict[str, Callable[[Sources, random.Random], Example]] = {
     "language": language,
     "gold": gold,
     "lists": lists,
+    "repeats": repeats,
+    "slips": slips,
     "notes": notes,
     "tagged": tagged,
     "copy_spans": copy_spans,
@@ -320,37 +326,44 @@ EXERCISES: dict[str, Callable[[Sources, random.Random], Example]] = {
 """The exercises by the names that a mixture uses."""
 
 
-def invent_name(rng: random.Random, kind: str | None = None) -> str:
-    """Return a word that exists nowhere, sometimes with a number, a capital or a second part, as drug names have.
+def _gold_document(sources: Sources, rng: random.Random) -> Document:
+    document = _cropped(sources, rng, (200, 400, 900, 1600))
+    return swap_names(document, sources.names, rng) if rng.random() < 0.6 else document
 
-    Args:
-        rng: Source of the draws.
-        kind: Key of the endings to choose from; None takes any.
-    """
-    endings = _ENDINGS[kind] if kind else [ending for group in _ENDINGS.values() for ending in group]
-    syllables = "".join(
-        rng.choice(_ONSETS) + rng.choice(_NUCLEI) + rng.choice(_CODAS) for _ in range(rng.choice((1, 2, 2, 3)))
-    )
-    word = syllables + rng.choice(endings)
-    draw = rng.random()
-    if draw < 0.15:
-        return word.capitalize()
-    if draw < 0.25 and kind in (None, "Drug"):
-        return f"{word[:4].upper()}-{rng.randint(1, 999)}"
-    if draw < 0.40:
-        return f"{word} {rng.choice(_ONSETS)}{rng.choice(_NUCLEI)}{rng.choice(endings)}"
-    return word
+
+def _listing_document(sources: Sources, rng: random.Random) -> Document:
+    document = _cropped(sources, rng, (200, 200, 400))
+    for _ in range(3):
+        if not document.mentions:
+            document = _cropped(sources, rng, (200, 200, 400))
+    if rng.random() < 0.5:
+        document = swap_names(document, sources.names, rng)
+    for _ in range(rng.choice((1, 1, 2))):
+        document = put_enumeration(document, sources.names, rng)
+    return document
+
+
+def _note_document(sources: Sources, rng: random.Random) -> Document:
+    document = clinical_note(rng)
+    if rng.random() < 0.7:
+        document = swap_names(document, sources.names, rng)
+    return document
 
 
 def _under_some_schema(kind: str, document: Document, rng: random.Random) -> Example:
+    schema, extraction = _some_schema(document, rng)
+    return _example(kind, schema, document.text, extraction)
+
+
+def _some_schema(document: Document, rng: random.Random) -> tuple[Schema, Extraction]:
     """Ask for what the document's own schema annotates, or under other names, or for one type alone."""
     schema, extraction = SCHEMAS[document.source], extraction_of(document)
     draw = rng.random()
     if draw < 0.2:
-        schema, extraction = _rename(schema, extraction, rng)
-    elif draw < 0.35:
-        schema, extraction = _narrow(schema, extraction, rng)
-    return _example(kind, schema, document.text, extraction)
+        return rename(schema, extraction, rng)
+    if draw < 0.35:
+        return narrow(schema, extraction, rng)
+    return schema, extraction
 
 
 def _example(kind: str, schema: Schema, text: str, extraction: Extraction) -> Example:
@@ -387,92 +400,3 @@ def _sentence_run(text: str, rng: random.Random, *, characters: int) -> tuple[in
     while last + 1 < len(spans) and spans[last + 1][1] - spans[first][0] <= characters:
         last += 1
     return spans[first][0], spans[last][1]
-
-
-def _swap_names(document: Document, names: Mapping[str, Sequence[str]], rng: random.Random) -> Document:
-    """Replace every surface by another name of its type or by an invented one; equal surfaces change equally."""
-    mentions = [m for i, m in enumerate(document.mentions) if i == 0 or m.begin >= document.mentions[i - 1].end]
-    if len(mentions) < len(document.mentions):  # nested or overlapping spans cannot be swapped one by one
-        return document
-    invented = rng.random() < 0.5
-    new_names: dict[tuple[str, str], str] = {}
-    text, position = "", 0
-    swapped: list[Mention] = []
-    for mention in mentions:
-        key = (mention.type, mention.text.casefold())
-        if key not in new_names:
-            known = names.get(mention.type)
-            new_names[key] = rng.choice(known) if known and not invented else invent_name(rng, mention.type)
-        name = new_names[key]
-        text += document.text[position : mention.begin]
-        swapped.append(replace(mention, begin=len(text), end=len(text) + len(name), text=name))
-        text += name
-        position = mention.end
-    return replace(document, text=text + document.text[position:], mentions=tuple(swapped))
-
-
-def _enumerate(document: Document, names: Mapping[str, Sequence[str]], rng: random.Random) -> Document:
-    """Put an enumeration of names in the place of a mention; those added relate as the mention's concept does."""
-    mentions = document.mentions
-    alone = [
-        mention
-        for i, mention in enumerate(mentions)
-        if len(mention.concepts) == 1 and not any(_overlap(mention, other) for other in mentions if other != mention)
-    ]
-    if not alone:
-        return document
-    chosen = rng.choice(alone)
-    taken, added = document.text.casefold(), list[str]()
-    for _ in range(rng.choice((1, 2, 2, 3, 3, 4, 5, 6))):
-        known = names.get(chosen.type)
-        name = rng.choice(known) if known and rng.random() < 0.6 else invent_name(rng, chosen.type)
-        if name.casefold() not in taken:  # what the text has already may be another concept's
-            added.append(name)
-            taken += " " + name.casefold()
-    if not added:
-        return document
-    last = rng.choice((" and ", ", and ", ", and ", " or ", ", "))
-    text, position = document.text[: chosen.end], chosen.end
-    items = []
-    for number, name in enumerate(added):
-        text += last if number == len(added) - 1 else ", "
-        items.append(Mention(len(text), len(text) + len(name), name, chosen.type, (surface_concept(name),)))
-        text += name
-    longer = len(text) - position
-    moved = [replace(m, begin=m.begin + longer, end=m.end + longer) if m.begin >= position else m for m in mentions]
-    relations = list(document.relations)
-    for item in items:
-        for relation in document.relations:
-            if chosen.concepts[0] == relation.head:
-                relations.append(replace(relation, head=item.concepts[0]))
-            elif chosen.concepts[0] == relation.tail:
-                relations.append(replace(relation, tail=item.concepts[0]))
-    return replace(
-        document,
-        text=text + document.text[position:],
-        mentions=tuple(sorted([*moved, *items])),
-        relations=tuple(relations),
-    )
-
-
-def _overlap(one: Mention, other: Mention) -> bool:
-    return one.begin < other.end and other.begin < one.end
-
-
-def _rename(schema: Schema, extraction: Extraction, rng: random.Random) -> tuple[Schema, Extraction]:
-    """Give the types and relations other names, the same ones in instruction and output."""
-    types = dict(zip(schema.entities, rng.sample(_TYPE_NAMES, len(schema.entities)), strict=True))
-    relations = dict(zip(schema.relations, rng.sample(_RELATION_NAMES, len(schema.relations)), strict=True))
-    return (
-        Schema(tuple(types.values()), tuple(relations.values())),
-        Extraction(
-            tuple(Entity(types[e.type], e.text) for e in extraction.entities),
-            tuple(RelationTriple(r.head, relations[r.type], r.tail) for r in extraction.relations),
-        ),
-    )
-
-
-def _narrow(schema: Schema, extraction: Extraction, rng: random.Random) -> tuple[Schema, Extraction]:
-    """Ask for one entity type alone, without relations."""
-    kind = rng.choice([t for t in ENTITY_TYPES if t in schema.entities])
-    return Schema((kind,), ()), Extraction(tuple(e for e in extraction.entities if e.type == kind))

@@ -194,6 +194,8 @@ class TrainingParams(Parameters):
     """accelerate's own configuration file, for FSDP2, DeepSpeed or several machines."""
     seed: int = 42
     """Seed of adapter weights, data order and dropout."""
+    slips: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of the records into whose outputs mistakes are put, read but not learned, to be gone on from rightly."""
     neftune_noise_alpha: float | None = Field(default=None, gt=0.0)
     """Noise on the embeddings while training (Jain et al., 2023), usually 5; None: none."""
     resume: bool = False
@@ -519,6 +521,10 @@ class MixtureParams(Parameters):
     """Annotated training documents, mostly with other names in them."""
     lists: float = Field(default=0.0, ge=0.0)
     """Annotated training documents with enumerations in the place of names."""
+    repeats: float = Field(default=0.0, ge=0.0)
+    """Texts that say a few names again and again."""
+    slips: float = Field(default=0.0, ge=0.0)
+    """Outputs in which something has gone wrong already, to be gone on with rightly."""
     notes: float = Field(default=0.15, ge=0.0)
     """Synthetic clinical notes, mostly with other names in them."""
     tagged: float = Field(default=0.16, ge=0.0)

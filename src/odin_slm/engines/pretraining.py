@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from odin_slm.curriculum import Example, Sources, draw
+from odin_slm.engines.tokens import positions_in
 from odin_slm.engines.workers import Workers
 
 if TYPE_CHECKING:
@@ -114,11 +115,13 @@ class Encoded:
         ids: Prompt, completion, end of sequence.
         prompt: How many of them belong to the prompt.
         decisions: Positions at which the completion decides what to say next.
+        given: Positions of the completion that are read but not learned.
     """
 
     ids: list[int]
     prompt: int
     decisions: tuple[int, ...] = ()
+    given: tuple[int, ...] = ()
 
 
 _DECISIONS = re.compile(
@@ -341,10 +344,12 @@ def _encoder(tokenizer: Any, context: int) -> Callable[[Example], Encoded | None
         ids = [*prompt, *completion["input_ids"], tokenizer.eos_token_id]
         if len(ids) > context:
             return None
-        begins = [begin for begin, _ in completion["offset_mapping"]]
+        spans = completion["offset_mapping"]
+        begins = [begin for begin, _ in spans]
         chosen = {bisect_right(begins, place) - 1 for place in decisions(example.completion)} if prompt else set()
         places = [len(prompt) + i for i in sorted(chosen)]
-        return Encoded(ids, len(prompt), (*places, len(ids) - 1) if prompt else ())
+        given = tuple(len(prompt) + i for i in positions_in(spans, example.given))
+        return Encoded(ids, len(prompt), (*places, len(ids) - 1) if prompt else (), given)
 
     return encode
 
@@ -409,6 +414,7 @@ def _batch(
             weights[row, : encoded.prompt] = (torch.rand(encoded.prompt, generator=generator) < prompt_share).float()
         weights[row, encoded.prompt : len(encoded.ids)] = 1.0
         weights[row, list(encoded.decisions)] = decision_weight
+        weights[row, list(encoded.given)] = 0.0
     return ids, weights
 
 

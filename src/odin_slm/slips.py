@@ -1,0 +1,109 @@
+"""Outputs in which something has gone wrong: an item that comes twice, a name that is none, one that stutters."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from odin_slm.invention import random_span
+from odin_slm.prompt import Entity, Extraction, RelationTriple, render
+from odin_slm.schema import Schema
+
+_Item = TypeVar("_Item")
+_WORD = re.compile(r"\w+")
+
+
+def with_slips(
+    extraction: Extraction, schema: Schema, text: str, rng: random.Random
+) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """Render an extraction with things in it that have gone wrong.
+
+    Args:
+        extraction: What is right.
+        schema: Its types and relations, from which the wrong items take theirs.
+        text: The text, of which wrong entities are made.
+        rng: Source of the draws.
+
+    Returns:
+        An output text that has every right item, in order, and (begin, end) of what does not belong there, in order.
+    """
+    entities, false_entities = _mixed_in(
+        list(extraction.entities),
+        lambda: _wrong_entity(schema, text, rng),
+        rng.choice((0, 1, 1, 2)) if schema.relations else rng.choice((1, 1, 2)),
+        rng,
+    )
+    listed = [entity.text for entity in entities]
+
+    def wrong_relation() -> RelationTriple | None:
+        if not listed or not schema.relations:
+            return None
+        return RelationTriple(rng.choice(listed), rng.choice(schema.relations), rng.choice(listed))
+
+    relations, false_relations = _mixed_in(
+        list(extraction.relations), wrong_relation, rng.choice((0, 1, 1, 2)) if schema.relations else 0, rng
+    )
+    stutters: dict[int, tuple[int, int]] = {}  # number of the entity -> begin and end in its text
+    right = [number for number in range(len(entities)) if number not in false_entities]
+    if right and rng.random() < 0.3:
+        number = rng.choice(right)
+        name, *place = _stuttering(entities[number].text, rng)
+        entities[number] = replace(entities[number], text=name)
+        stutters[number] = (place[0], place[1])
+    completion = render(Extraction(tuple(entities), tuple(relations)))
+    given: list[tuple[int, int]] = []
+    for line, (begin, end) in enumerate(match.span() for match in re.finditer(r"^\d+\. .*$", completion, re.MULTILINE)):
+        number, false = (line, false_entities) if line < len(entities) else (line - len(entities), false_relations)
+        if number in false:
+            given.append((begin if number == 0 else begin - 1, end))  # what opens a list is right
+        elif line in stutters:
+            opening = end - len(entities[line].text)
+            given.append((opening + stutters[line][0], opening + stutters[line][1]))
+    return completion, tuple(given)
+
+
+def _mixed_in(
+    right: list[_Item], wrong: Callable[[], _Item | None], slips: int, rng: random.Random
+) -> tuple[list[_Item], set[int]]:
+    """Put so many slips between the items of a list; return it and the places of those that are not right."""
+    at = Counter(rng.randint(0, len(right)) for _ in range(slips))
+    items: list[_Item] = []
+    false: set[int] = set()
+    for place in range(len(right) + 1):
+        for _ in range(at[place]):
+            written = items[-1:] if rng.random() < 0.6 else items
+            item = rng.choice(written) if written and rng.random() < 0.65 else wrong()
+            if item is None or item in right[place:]:  # to come yet: it would be listed twice, the second time as right
+                continue
+            times = rng.choice((1, 1, 2, 3, 4))
+            false.update(range(len(items), len(items) + times))
+            items += [item] * times
+        items += right[place : place + 1]
+    return items, false
+
+
+def _wrong_entity(schema: Schema, text: str, rng: random.Random) -> Entity | None:
+    """Return some words of a text as an entity; one in three stutters."""
+    span = random_span([match.span() for match in _WORD.finditer(text)], rng, 4)
+    if not span:
+        return None
+    name = text[span[0][0] : span[-1][1]]
+    if rng.random() < 0.35:
+        name, _, _ = _stuttering(name, rng)
+    return Entity(rng.choice(schema.entities), name)
+
+
+def _stuttering(name: str, rng: random.Random) -> tuple[str, int, int]:
+    """Repeat a word of a name, or a piece of a word; return begin and end of the repetition too."""
+    words = [match.span() for match in re.finditer(r"\S+", name)]
+    begin, end = rng.choice(words)
+    times = rng.choice((1, 1, 2, 3, 6))
+    if rng.random() < 0.5 or end - begin < 4:
+        return name[:end] + f" {name[begin:end]}" * times + name[end:], end, end + (end - begin + 1) * times
+    first = rng.randint(begin, end - 2)
+    last = min(end, first + rng.randint(2, 4))
+    return name[:last] + name[first:last] * times + name[last:], last, last + (last - first) * times

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from odin_slm.corpora.iob import parse_iob
 from odin_slm.curriculum import EXERCISES, Example, Sources, draw
@@ -17,6 +18,7 @@ from odin_slm.document import Document, Mention, Relation, surface_concept
 from odin_slm.engines.pretraining import MARKERS, Architecture, Phase, Schedule, decisions, pretrain, train_tokenizer
 from odin_slm.errors import BackendError, CorpusFormatError
 from odin_slm.invention import invent_name
+from odin_slm.parameters import PretrainingParams, ScheduleParams
 from odin_slm.prompt import parse
 
 IOB = "Mutations\tO\nin\tO\nBRCA1\tB-Gene\n-\tO\nlinked\tO\ncancer\tB-Disease\n(\tO\nbreast\tB-Disease\n)\tO\n.\tO\n"
@@ -56,6 +58,7 @@ SCHEDULE = Schedule(
     log_every=1,
     evaluate_every=2,
     checkpoint_every=2,
+    average=1,
     seed=1,
 )
 
@@ -320,6 +323,32 @@ def test_a_finished_run_is_prolonged_by_a_phase_that_restarts_the_rates(tokenize
     assert second["tokens"] >= longer.tokens
     assert rates == sorted(rates, reverse=True)
     assert 0.3 * SCHEDULE.learning_rate < rates[0] < 0.5 * SCHEDULE.learning_rate
+
+
+def test_the_base_is_the_mean_of_the_last_ends(tokenizer_folder: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from safetensors.torch import load_file
+
+    before = tuple(replace(phase, until=phase.until / 3) for phase in PHASES)
+    phases = (*before, replace(PHASES[-1], until=0.6, restart=0.5), replace(PHASES[-1], until=1.0, restart=0.5))
+    mean = replace(SCHEDULE, average=2)
+    with pytest.raises(KeyboardInterrupt):
+        _train(tmp_path / "one", tokenizer_folder, mean, phases, stop_at=5)
+    _train(tmp_path / "one", tokenizer_folder, mean, phases)
+    assert sorted(file.name for file in (tmp_path / "one/ends").iterdir()) == [f"{n}.safetensors" for n in (1, 2, 3)]
+    ends = [load_file(tmp_path / f"one/ends/{number}.safetensors") for number in (1, 2, 3)]
+    base = load_file(tmp_path / "one/base/model.safetensors")
+    assert all((base[name] == ((ends[1][name] + ends[2][name]) / 2).bfloat16()).all() for name in base)
+    assert any((ends[0][name] != ends[1][name]).any() for name in base)
+    _train(tmp_path / "one", tokenizer_folder, SCHEDULE, phases)  # nothing to train: another mean of the same run
+    last = load_file(tmp_path / "one/base/model.safetensors")
+    assert all((last[name] == ends[2][name].bfloat16()).all() for name in last)
+    (tmp_path / "one/ends/2.safetensors").unlink()
+    with pytest.raises(BackendError, match="end of phase 3 are not there"):
+        _train(tmp_path / "one", tokenizer_folder, mean, phases)
+    with pytest.raises(ValidationError, match=r"schedule\.average: the rates fall to zero 1 times, not 2"):
+        PretrainingParams(experiment="x", schedule=ScheduleParams(average=2))
 
 
 def test_decisions_are_names_types_and_ends() -> None:

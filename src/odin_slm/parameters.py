@@ -508,6 +508,8 @@ class ScheduleParams(Parameters):
     """Steps between evaluations on held-out examples."""
     checkpoint_every: int = Field(default=100, ge=1)
     """Steps between checkpoints."""
+    average: int = Field(default=1, ge=1)
+    """The base is the mean of the weights at so many of the last ends at which the rates had fallen to zero."""
     seed: int = 42
     """Seed of weights and data."""
 
@@ -584,6 +586,10 @@ class PretrainingParams(Parameters):
         restarts = [bool(phase.restart) for phase in self.phases]
         if restarts != sorted(restarts) or restarts[0]:
             raise ValueError("the first phase cannot restart the rates, and after one that does all others have to.")
+        if self.schedule.average > 1 + sum(restarts):
+            raise ValueError(
+                f"schedule.average: the rates fall to zero {1 + sum(restarts)} times, not {self.schedule.average}."
+            )
         return self
 
 

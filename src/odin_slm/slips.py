@@ -6,7 +6,6 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TypeVar
 
 from odin_slm.invention import random_span
@@ -15,6 +14,7 @@ from odin_slm.schema import Schema
 
 _Item = TypeVar("_Item")
 _WORD = re.compile(r"\w+")
+_ITEM = re.compile(r"^\d+\. (?:\[[^]]*\] (.+)|(.+?) --\[[^]]*\]--> (.+))$", re.MULTILINE)
 
 
 def with_slips(
@@ -47,23 +47,21 @@ def with_slips(
     relations, false_relations = _mixed_in(
         list(extraction.relations), wrong_relation, rng.choice((0, 1, 1, 2)) if schema.relations else 0, rng
     )
-    stutters: dict[int, tuple[int, int]] = {}  # number of the entity -> begin and end in its text
-    right = [number for number in range(len(entities)) if number not in false_entities]
-    if right and rng.random() < 0.3:
-        number = rng.choice(right)
-        name, *place = _stuttering(entities[number].text, rng)
-        entities[number] = replace(entities[number], text=name)
-        stutters[number] = (place[0], place[1])
     completion = render(Extraction(tuple(entities), tuple(relations)))
     given: list[tuple[int, int]] = []
-    for line, (begin, end) in enumerate(match.span() for match in re.finditer(r"^\d+\. .*$", completion, re.MULTILINE)):
+    names: list[tuple[int, int]] = []
+    for line, match in enumerate(_ITEM.finditer(completion)):
         number, false = (line, false_entities) if line < len(entities) else (line - len(entities), false_relations)
         if number in false:
-            given.append((begin if number == 0 else begin - 1, end))  # what opens a list is right
-        elif line in stutters:
-            opening = end - len(entities[line].text)
-            given.append((opening + stutters[line][0], opening + stutters[line][1]))
-    return completion, tuple(given)
+            given.append((match.start() - (number > 0), match.end()))  # what opens a list is right
+        else:
+            names += [match.span(group) for group in (1, 2, 3) if match[group]]
+    for begin, end in sorted(rng.sample(names, min(len(names), rng.choice((0, 1, 1, 2)))), reverse=True):
+        name, first, last = _stuttering(completion[begin:end], rng)
+        completion = completion[:begin] + name + completion[end:]
+        place, length = begin + first, last - first
+        given = [(b + length * (b >= place), e + length * (e > place)) for b, e in given] + [(place, place + length)]
+    return completion, tuple(sorted(given))
 
 
 def _mixed_in(
@@ -92,7 +90,7 @@ def _wrong_entity(schema: Schema, text: str, rng: random.Random) -> Entity | Non
     if not span:
         return None
     name = text[span[0][0] : span[-1][1]]
-    if rng.random() < 0.35:
+    if rng.random() < 0.3:
         name, _, _ = _stuttering(name, rng)
     return Entity(rng.choice(schema.entities), name)
 
@@ -101,7 +99,7 @@ def _stuttering(name: str, rng: random.Random) -> tuple[str, int, int]:
     """Repeat a word of a name, or a piece of a word; return begin and end of the repetition too."""
     words = [match.span() for match in re.finditer(r"\S+", name)]
     begin, end = rng.choice(words)
-    times = rng.choice((1, 1, 2, 3, 6))
+    times = rng.choice((1, 1, 2, 3, 5, 8))
     if rng.random() < 0.5 or end - begin < 4:
         return name[:end] + f" {name[begin:end]}" * times + name[end:], end, end + (end - begin + 1) * times
     first = rng.randint(begin, end - 2)

@@ -69,6 +69,8 @@ class Schedule:
         log_every: Steps between log lines.
         evaluate_every: Steps between evaluations on held-out examples.
         checkpoint_every: Steps between checkpoints.
+        average: How many of the last ends, at each of which the rates had fallen to zero, the base is the mean of
+            (stochastic weight averaging; Izmailov et al., 2018). 1 takes the last step's weights.
         seed: Seed of weights and data.
     """
 
@@ -82,6 +84,7 @@ class Schedule:
     log_every: int
     evaluate_every: int
     checkpoint_every: int
+    average: int
     seed: int
 
 
@@ -219,9 +222,8 @@ def pretrain(
             return _loss(replica, ids.to(device), weights.to(device), total)
 
     begin, window_tokens, window_begin = time.monotonic() - state.seconds, 0, time.monotonic()
-    for batch, phase in _batches(sources, phases, encode, schedule, skip=state.step):
-        if state.tokens >= schedule.tokens:  # the checkpoint of a run that ended
-            break
+    left = () if state.tokens >= schedule.tokens else _batches(sources, phases, encode, schedule, skip=state.step)
+    for batch, phase in left:
         rate = _rate(state.tokens / schedule.tokens, schedule, phases)
         for group, peak in zip((g for o in optimizers for g in o.param_groups), peaks, strict=True):
             group["lr"] = peak * rate
@@ -232,6 +234,9 @@ def pretrain(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         used = sum(len(e.ids) for e in batch)
+        for number in _ends(phases):
+            if state.tokens < phases[number].until * schedule.tokens <= state.tokens + used:
+                _save_end(work / "ends" / f"{number}.safetensors", model)
         state.step, state.tokens, window_tokens = state.step + 1, state.tokens + used, window_tokens + used
         done = state.tokens >= schedule.tokens
         if state.step % schedule.log_every == 0 or done:
@@ -250,13 +255,13 @@ def pretrain(
                     figures[name] = sum(losses) / len(losses)
             state.history.append({"step": state.step, **figures})
             on_log(state.step, figures)
-            left = (schedule.tokens - state.tokens) / figures["tokens_per_second"]
+            seconds_left = (schedule.tokens - state.tokens) / figures["tokens_per_second"]
             logger.info(
                 "step %d  %.2f of %.2fM tokens  loss %.3f%s  %.0f tokens/s  %.0f min left",
                 state.step, state.tokens / 1e6, schedule.tokens / 1e6, figures["loss"],
                 f"  eval {figures['eval_loss']:.3f}, decisions {figures['eval_decision_loss']:.3f}"
                 if "eval_loss" in figures else "",
-                figures["tokens_per_second"], max(0.0, left) / 60,
+                figures["tokens_per_second"], max(0.0, seconds_left) / 60,
             )  # fmt: skip
             window_tokens, window_begin = 0, time.monotonic()
         state.seconds = time.monotonic() - begin
@@ -265,6 +270,8 @@ def pretrain(
         if done:
             break
     workers.close()
+    if schedule.average > 1:
+        _average(model, [work / "ends" / f"{number}.safetensors" for number in _ends(phases)[-schedule.average :]])
     base = work / "base"
     shutil.rmtree(base, ignore_errors=True)
     model.to(torch.bfloat16).save_pretrained(base)
@@ -348,8 +355,9 @@ def _encoder(tokenizer: Any, context: int) -> Callable[[Example], Encoded | None
         begins = [begin for begin, _ in spans]
         chosen = {bisect_right(begins, place) - 1 for place in decisions(example.completion)} if prompt else set()
         places = [len(prompt) + i for i in sorted(chosen)]
-        given = tuple(len(prompt) + i for i in positions_in(spans, example.given))
-        return Encoded(ids, len(prompt), (*places, len(ids) - 1) if prompt else (), given)
+        given = [len(prompt) + i for i in positions_in(spans, example.given)]
+        places += [place + 1 for place in given if place + 1 not in given]  # the way back
+        return Encoded(ids, len(prompt), (*places, len(ids) - 1) if prompt else (), tuple(given))
 
     return encode
 
@@ -465,6 +473,42 @@ def _rate(done: float, schedule: Schedule, phases: Sequence[Phase]) -> float:
     return rise * fall
 
 
+def _ends(phases: Sequence[Phase]) -> list[int]:
+    """Return the phases at whose end the rates have fallen to zero: before each restart, and the last."""
+    return [number for number, _ in enumerate(phases) if number + 1 == len(phases) or phases[number + 1].restart]
+
+
+def _save_end(file: Path, model: Any) -> None:
+    from safetensors.torch import save_file
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    new = file.with_suffix(".new")
+    save_file({n: p.detach().contiguous() for n, p in model.named_parameters()}, new)
+    os.replace(new, file)
+
+
+def _average(model: Any, files: Sequence[Path]) -> None:
+    """Give a model the mean of some weights.
+
+    Raises:
+        BackendError: One of the files is missing: the run was begun before it kept them.
+    """
+    from safetensors.torch import load_file
+
+    from odin_slm.errors import BackendError
+
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise BackendError(
+            f"the weights at the end of phase {int(missing[0].stem) + 1} are not there.",
+            where=str(missing[0]),
+            fix="Lower pretraining.schedule.average, or train from the start.",
+        )
+    ends = [load_file(file) for file in files]
+    for name, parameter in model.named_parameters():
+        parameter.data.copy_(sum(end[name] for end in ends) / len(ends))
+
+
 def _save(folder: Path, model: Any, optimizers: list[Any], state: _Progress, settings: dict[str, Any]) -> None:
     from safetensors.torch import save_file
 
@@ -531,8 +575,10 @@ def _goes_on(old: dict[str, Any], new: dict[str, Any]) -> bool:
 
     before, after = phases(old), phases(new)
     added = after[len(before) :]
-    same = {**old["schedule"], "tokens": 0} == {**new["schedule"], "tokens": 0} and after[: len(before)] == before
-    return same and all(phase["restart"] for phase in added) and (bool(added) or old == new)
+    free = {"tokens": 0, "average": 1}  # neither changes what has been done
+    same = {**old["schedule"], **free} == {**new["schedule"], **free} and after[: len(before)] == before
+    prolonged = old["schedule"]["tokens"] != new["schedule"]["tokens"]
+    return same and all(phase["restart"] for phase in added) and bool(added) == prolonged
 
 
 def _fast_bfloat16(device: torch.device) -> bool:

@@ -165,7 +165,6 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=2.5)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--rank", type=int, default=32)
-    parser.add_argument("--slips", type=float, default=0.0, help="share of the outputs trained on with mistakes in them")
     parser.add_argument("--spans", type=int, default=1000, help="marked spans to copy")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--work", type=Path, help="keep adapter and outputs there")
@@ -199,7 +198,6 @@ def main() -> None:
                 validation_samples=200,
                 seed=given.seed,
                 lora=LoraParams(r=given.rank, alpha=given.rank),
-                slips=given.slips,
                 resume=given.work is not None,
             ),
             lambda *_: None,  # training logs its own progress

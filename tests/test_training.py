@@ -15,7 +15,7 @@ from conftest import ROOT
 from odin_slm.engines import backends
 from odin_slm.engines.backends import with_adapter
 from odin_slm.engines.base_model import BaseModel, load_model, load_tokenizer, resolve_base_model
-from odin_slm.engines.examples import IGNORED, check_mask, let_slip, tokenise
+from odin_slm.engines.examples import IGNORED, check_mask, tokenise
 from odin_slm.engines.generation import generate
 from odin_slm.engines.threaded_steps import share_rows, threads_of
 from odin_slm.engines.tokens import completion_ids
@@ -67,32 +67,6 @@ def test_a_wrong_mask_stops_the_run(base: BaseModel) -> None:
     rows[0]["labels"][-1] = IGNORED
     with pytest.raises(BackendError, match="ade-0"):
         check_mask(tokenizer, records(1), rows)
-
-
-def test_slips_are_read_but_not_learned(base: BaseModel) -> None:
-    tokenizer = load_tokenizer(base)
-    rows = tokenise(tokenizer, records(40), 400)
-    params = TrainingParams(max_seq_length=400, slips=0.5)
-    slipped = let_slip(tokenizer, records(40), rows, params)
-    assert slipped == let_slip(tokenizer, records(40), rows, params), "the same ones each time"
-    changed = [(before, after) for before, after in zip(rows, slipped, strict=True) if before != after]
-    whole = 0
-    assert 8 < len(changed) < 32
-    for before, after in changed:
-        prompt = before["labels"].count(IGNORED)
-        assert after["input_ids"][:prompt] == before["input_ids"][:prompt]
-        assert len(after["input_ids"]) >= len(before["input_ids"])
-        assert all(label in (IGNORED, token) for label, token in zip(after["labels"], after["input_ids"], strict=True))
-        right, learned = (
-            re.sub(r"\s*\d+\.", "", tokenizer.decode([label for label in row["labels"] if label != IGNORED]))
-            for row in (before, after)
-        )
-        assert learned.endswith(tokenizer.eos_token)
-        whole += right == learned  # a piece inside a name may take the token around it along
-    assert whole > len(changed) / 2
-    short = TrainingParams(max_seq_length=max(len(row["input_ids"]) for row in rows), slips=1.0)
-    assert all(len(row["input_ids"]) <= short.max_seq_length for row in let_slip(tokenizer, records(40), rows, short))
-    assert let_slip(tokenizer, records(40), rows, TrainingParams()) == rows
 
 
 def test_nothing_is_cut(base: BaseModel) -> None:

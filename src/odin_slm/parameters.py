@@ -194,8 +194,6 @@ class TrainingParams(Parameters):
     """accelerate's own configuration file, for FSDP2, DeepSpeed or several machines."""
     seed: int = 42
     """Seed of adapter weights, data order and dropout."""
-    slips: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of the records into whose outputs mistakes are put, read but not learned, to be gone on from rightly."""
     neftune_noise_alpha: float | None = Field(default=None, gt=0.0)
     """Noise on the embeddings while training (Jain et al., 2023), usually 5; None: none."""
     resume: bool = False

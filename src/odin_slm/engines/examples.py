@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import Any
 
-from odin_slm.engines.tokens import completion_ids, positions_in, prompt_ids
+from odin_slm.engines.tokens import completion_ids, prompt_ids
 from odin_slm.errors import BackendError, RecordTooLongError
-from odin_slm.parameters import TrainingParams
-from odin_slm.prompt import parse
 from odin_slm.record import Record, full_text
-from odin_slm.schema import SCHEMAS
-from odin_slm.slips import with_slips
 
 IGNORED = -100
 """Label of a token that carries no loss."""
@@ -55,32 +50,6 @@ def check_mask(tokenizer: Any, records: Sequence[Record], rows: Sequence[dict[st
                 where=f"record {record['id']}",
                 fix="This tokenizer does not give back what it reads; choose another base.",
             )
-
-
-def let_slip(
-    tokenizer: Any, records: Sequence[Record], rows: Sequence[dict[str, list[int]]], params: TrainingParams
-) -> list[dict[str, list[int]]]:
-    """Put slips into the outputs of a share of the rows, ``training.slips``: read, but without loss.
-
-    A model that has only ever seen right beginnings knows no way on from its own mistakes (exposure bias; Ranzato et
-    al., 2016). Everything right is still learned. A row that would become too long stays as it is.
-    """
-    slipped = []
-    for record, row in zip(records, rows, strict=True):
-        rng = random.Random(f"{params.seed}-{record['id']}")
-        if rng.random() < params.slips:
-            extraction = parse(record["output"]).extraction
-            output, given = with_slips(extraction, SCHEMAS[record["source"]], record["input"], rng)
-            offsets = tokenizer(output, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-            before = row["labels"].count(IGNORED)
-            ids = row["input_ids"][:before] + completion_ids(tokenizer, output)
-            labels = [IGNORED] * before + ids[before:]
-            for position in positions_in(offsets, given):
-                labels[before + position] = IGNORED
-            if len(ids) <= params.max_seq_length:
-                row = {"input_ids": ids, "labels": labels}
-        slipped.append(row)
-    return slipped
 
 
 class Collator:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from odin_slm.curriculum import Example, Sources, draw
-from odin_slm.engines.tokens import positions_in
 from odin_slm.engines.workers import Workers
 
 if TYPE_CHECKING:
@@ -355,7 +354,11 @@ def _encoder(tokenizer: Any, context: int) -> Callable[[Example], Encoded | None
         begins = [begin for begin, _ in spans]
         chosen = {bisect_right(begins, place) - 1 for place in decisions(example.completion)} if prompt else set()
         places = [len(prompt) + i for i in sorted(chosen)]
-        given = [len(prompt) + i for i in positions_in(spans, example.given)]
+        given = [
+            len(prompt) + i
+            for i, (begin, end) in enumerate(spans)
+            if any(begin < last and first < end for first, last in example.given)
+        ]
         places += [place + 1 for place in given if place + 1 not in given]  # the way back
         return Encoded(ids, len(prompt), (*places, len(ids) - 1) if prompt else (), tuple(given))
 

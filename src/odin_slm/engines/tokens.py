@@ -35,20 +35,6 @@ def completion_ids(tokenizer: Any, output: str) -> list[int]:
     return [*tokenizer(output, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
 
 
-def positions_in(offsets: Sequence[tuple[int, int]], parts: Sequence[tuple[int, int]]) -> list[int]:
-    """Return which tokens reach into one of some parts of a text.
-
-    Args:
-        offsets: (begin, end) of every token in the text.
-        parts: (begin, end) of the parts.
-    """
-    return [
-        position
-        for position, (begin, end) in enumerate(offsets)
-        if any(begin < last and first < end for first, last in parts)
-    ]
-
-
 def line_break_counter(tokenizer: Any) -> Callable[[int], int]:
     """Return a function that counts the line breaks in the text of a token."""
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from odin_slm.engines import backends, checkpoints, preflight
 from odin_slm.engines.base_model import BaseModel, load_tokenizer
-from odin_slm.engines.examples import Collator, check_mask, dataset_of, let_slip, tokenise
+from odin_slm.engines.examples import Collator, check_mask, dataset_of, tokenise
 from odin_slm.engines.launcher import launch
 from odin_slm.engines.observers import Progress, callbacks
 from odin_slm.engines.packing import capacity_of, packs, with_packing
@@ -104,8 +104,6 @@ def train_here(
         chosen = random.Random(params.seed).sample(chosen, params.validation_samples)
     validation_rows = tokenise(tokenizer, chosen, params.max_seq_length)
     check_mask(tokenizer, train, train_rows)
-    if params.slips:
-        train_rows = let_slip(tokenizer, train, train_rows, params)
 
     steps = total_steps(len(train_rows), params, processes)
     arguments = _arguments(params, work, steps)

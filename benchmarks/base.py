@@ -2,7 +2,7 @@
 
     .venv/bin/kedro run --env nano --pipelines data --params corpora=DIR
     .venv/bin/pip install -c requirements/constraints.txt -e ".[dev,benchmark]"
-    .venv/bin/python benchmarks/base.py [--data data/05_model_input/nano] [--epochs 2.5] [--work FOLDER]
+    .venv/bin/python benchmarks/base.py [--data data/05_model_input/nano] [--epochs 1] [--work FOLDER]
 
 Trains on the ADE records of the training split and scores on those of the test split (documents are disjoint):
 
@@ -162,8 +162,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, default=ROOT / "data/05_model_input/nano")
     parser.add_argument("--base", default="data/06_models/odin-nano")
-    parser.add_argument("--epochs", type=float, default=2.5)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--spans", type=int, default=1000, help="marked spans to copy")
     parser.add_argument("--seed", type=int, default=42)

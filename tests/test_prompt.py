@@ -11,6 +11,7 @@ from odin_slm.prompt import (
     ParsedOutput,
     RelationTriple,
     instruction_for,
+    item_places,
     locate,
     parse,
     render,
@@ -34,6 +35,16 @@ extractions = st.builds(
 @given(extractions)
 def test_what_is_rendered_is_read_back(extraction: Extraction) -> None:
     assert parse(render(extraction)) == ParsedOutput(extraction)
+
+
+@given(extractions)
+def test_the_names_of_an_output_are_where_it_says(extraction: Extraction) -> None:
+    output = render(extraction)
+    found = [[prompt._unescape(output[begin:end]) for begin, end in names] for _, names in item_places(output)]
+    assert found == [[e.text] for e in extraction.entities] + [[r.head, r.tail] for r in extraction.relations]
+    assert [output[begin:end] for (begin, end), _ in item_places(output)] == [
+        line for line in output.split("\n") if line[:1].isdigit()
+    ]
 
 
 @given(st.text(max_size=200))

@@ -27,6 +27,9 @@ NOTHING = "None"
 # A line ends at a line feed and nowhere else.
 _ENTITIES = re.compile(r"^[0-9]+\. \[(" + "|".join(ENTITY_TYPES) + r")\] (.+)$", re.MULTILINE)
 _RELATIONS = re.compile(r"^[0-9]+\. (.+?) --\[(" + "|".join(RELATION_TYPES) + r")\]--> (.+)$", re.MULTILINE)
+# The same for any schema's types and relations.
+_ANY_ENTITY = re.compile(r"^[0-9]+\. \[[^]]*\] (.+)$", re.MULTILINE)
+_ANY_RELATION = re.compile(r"^[0-9]+\. (.+?) --\[[^]]*\]--> (.+)$", re.MULTILINE)
 _INPUT = "\n\n### Input:\n"
 _START = f"{ENTITIES_HEADER}\n"
 _MIDDLE = f"\n\n{RELATIONS_HEADER}\n"
@@ -127,6 +130,13 @@ def parse(output: str) -> ParsedOutput:
         tuple(line for line, *_ in entities),
         tuple(line for line, *_ in relations),
     )
+
+
+def item_places(output: str) -> list[tuple[tuple[int, int], list[tuple[int, int]]]]:
+    """Return (begin, end) of every line of a rendered output that holds an item, and of the names in it."""
+    middle = output.index(_MIDDLE)
+    items = [*_ANY_ENTITY.finditer(output, 0, middle), *_ANY_RELATION.finditer(output, middle)]
+    return [(item.span(), [item.span(group) for group in range(1, len(item.groups()) + 1)]) for item in items]
 
 
 def read(output: str) -> tuple[list[tuple[str, str]], list[tuple[str, str, str]], list[str]]:

@@ -9,12 +9,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from odin_slm.invention import random_span
-from odin_slm.prompt import Entity, Extraction, RelationTriple, render
+from odin_slm.prompt import Entity, Extraction, RelationTriple, item_places, render
 from odin_slm.schema import Schema
 
 _Item = TypeVar("_Item")
 _WORD = re.compile(r"\w+")
-_ITEM = re.compile(r"^\d+\. (?:\[[^]]*\] (.+)|(.+?) --\[[^]]*\]--> (.+))$", re.MULTILINE)
 
 
 def with_slips(
@@ -50,12 +49,12 @@ def with_slips(
     completion = render(Extraction(tuple(entities), tuple(relations)))
     given: list[tuple[int, int]] = []
     names: list[tuple[int, int]] = []
-    for line, match in enumerate(_ITEM.finditer(completion)):
+    for line, ((begin, end), named) in enumerate(item_places(completion)):
         number, false = (line, false_entities) if line < len(entities) else (line - len(entities), false_relations)
         if number in false:
-            given.append((match.start() - (number > 0), match.end()))  # what opens a list is right
+            given.append((begin - (number > 0), end))  # what opens a list is right
         else:
-            names += [match.span(group) for group in (1, 2, 3) if match[group]]
+            names += named
     for begin, end in sorted(rng.sample(names, min(len(names), rng.choice((0, 1, 1, 2)))), reverse=True):
         name, first, last = _stuttering(completion[begin:end], rng)
         completion = completion[:begin] + name + completion[end:]

@@ -347,6 +347,10 @@ def test_the_base_is_the_mean_of_the_last_ends(tokenizer_folder: Path, tmp_path:
     (tmp_path / "one/ends/2.safetensors").unlink()
     with pytest.raises(BackendError, match="end of phase 3 are not there"):
         _train(tmp_path / "one", tokenizer_folder, mean, phases)
+    longer = tuple(replace(phase, until=phase.until / 2) for phase in phases)
+    added = (*longer, replace(PHASES[-1], until=1.0, restart=0.5))
+    with pytest.raises(BackendError, match="end of phase 3 are not there"):  # and not after the tokens that are added
+        _train(tmp_path / "one", tokenizer_folder, replace(mean, tokens=2 * mean.tokens, average=3), added, stop_at=1)
     with pytest.raises(ValidationError, match=r"schedule\.average: the rates fall to zero 1 times, not 2"):
         PretrainingParams(experiment="x", schedule=ScheduleParams(average=2))
 

@@ -213,6 +213,8 @@ def pretrain(
     if checkpoint.is_dir():
         state = _restore(checkpoint, model, optimizers, settings)
         logger.info("Continuing from step %d (%d tokens).", state.step, state.tokens)
+    wanted = _ends(phases)[-schedule.average :] if schedule.average > 1 else []
+    _check_ends(work / "ends", [n for n in wanted if phases[n].until * schedule.tokens <= state.tokens])
 
     bfloat16 = _fast_bfloat16(device)
 
@@ -235,7 +237,7 @@ def pretrain(
         used = sum(len(e.ids) for e in batch)
         for number in _ends(phases):
             if state.tokens < phases[number].until * schedule.tokens <= state.tokens + used:
-                _save_end(work / "ends" / f"{number}.safetensors", model)
+                _save_end(_end_file(work / "ends", number), model)
         state.step, state.tokens, window_tokens = state.step + 1, state.tokens + used, window_tokens + used
         done = state.tokens >= schedule.tokens
         if state.step % schedule.log_every == 0 or done:
@@ -269,8 +271,8 @@ def pretrain(
         if done:
             break
     workers.close()
-    if schedule.average > 1:
-        _average(model, [work / "ends" / f"{number}.safetensors" for number in _ends(phases)[-schedule.average :]])
+    if wanted:
+        _average(model, [_end_file(work / "ends", number) for number in wanted])
     base = work / "base"
     shutil.rmtree(base, ignore_errors=True)
     model.to(torch.bfloat16).save_pretrained(base)
@@ -490,23 +492,31 @@ def _save_end(file: Path, model: Any) -> None:
     os.replace(new, file)
 
 
-def _average(model: Any, files: Sequence[Path]) -> None:
-    """Give a model the mean of some weights.
+def _end_file(folder: Path, number: int) -> Path:
+    return folder / f"{number}.safetensors"
+
+
+def _check_ends(folder: Path, numbers: Sequence[int]) -> None:
+    """Refuse a run that could not make its mean, before it trains for hours.
 
     Raises:
-        BackendError: One of the files is missing: the run was begun before it kept them.
+        BackendError: The weights at an end that lies behind are missing: the run was begun before they were kept.
     """
-    from safetensors.torch import load_file
-
     from odin_slm.errors import BackendError
 
-    missing = [file for file in files if not file.is_file()]
-    if missing:
-        raise BackendError(
-            f"the weights at the end of phase {int(missing[0].stem) + 1} are not there.",
-            where=str(missing[0]),
-            fix="Lower pretraining.schedule.average, or train from the start.",
-        )
+    for number in numbers:
+        if not _end_file(folder, number).is_file():
+            raise BackendError(
+                f"the weights at the end of phase {number + 1} are not there.",
+                where=str(_end_file(folder, number)),
+                fix="Lower pretraining.schedule.average, or train from the start.",
+            )
+
+
+def _average(model: Any, files: Sequence[Path]) -> None:
+    """Give a model the mean of the weights in some files."""
+    from safetensors.torch import load_file
+
     ends = [load_file(file) for file in files]
     for name, parameter in model.named_parameters():
         parameter.data.copy_(sum(end[name] for end in ends) / len(ends))

@@ -163,6 +163,29 @@ def _save_adapter(base: Path, folder: Path) -> None:
     (folder / "optimizer.pt").write_bytes(b"a pickle")
 
 
+def test_secrets_of_a_configuration_are_nowhere(tmp_path: Path) -> None:
+    config = (
+        "# how it was\nwandb: {api_key: 0123456789abcdef, project: odin}\ndb_password: hunter2hunter2\n"
+        "servers:\n- {url: here, access_token: letmeinletmein}\npad_token: <pad>\nuse_auth_token: true\n"
+        "date: 20240503\n"
+    )
+    state = {**STATE, "callbacks": [{"secret": "sesame sesame"}]}
+    results = {**RESULTS, "judge": {"api-key": "a key of theirs", "name": "x"}}
+    texts = {"config.yaml": config, "trainer_state.json": json.dumps(state)}
+    texts["evaluation_results.json"] = json.dumps(results)
+    training, evaluation = read_folder(ExperimentFolder("past", texts, dict.fromkeys(texts, CHANGED * 1000)))
+    everything = [*training.params.values(), *training.artifacts.values(), *evaluation.artifacts.values()]
+    for secret in ("0123456789abcdef", "hunter2", "letmein", "sesame", "a key of"):
+        assert not [text for text in everything if secret in text]
+    assert training.params["pad_token"] == "<pad>"
+    assert training.params["use_auth_token"] == "True"
+    assert "project: odin" in training.artifacts["configuration/config.yaml"]
+    assert training.started == 1_714_694_400_000, "a day, and no seconds since 1970"
+    plain = {"config.yaml": "# how it was\nepochs: 3\n"}
+    (kept,) = read_folder(ExperimentFolder("plain", plain, dict.fromkeys(plain, CHANGED * 1000)))
+    assert kept.artifacts["configuration/config.yaml"] == plain["config.yaml"], "as somebody wrote it"
+
+
 keys = st.sampled_from(
     "step loss eval_loss train_runtime log_history timestamp micro macro f1 entity_metrics intervals date".split()
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +26,11 @@ _DATE_KEYS = ("timestamp", "date", "created_at", "created", "evaluated_at", "sta
 _DATE_IN_NAME = re.compile(r"(20\d\d)-?([01]\d)-?([0-3]\d)(?:[-_T]?([0-2]\d)[-:]?([0-5]\d)(?:[-:]?([0-5]\d))?)?(?!\d)")
 _PATH = re.compile(r"(?<![\w.:/<…])/(?:[\w.@-]+/)+([\w.@-]+)")
 _SECRET = re.compile(r"\bhf_[A-Za-z0-9]{16,}\b")
-_SECRET_KEY = re.compile(r"token$|secret|password|api_?key", re.IGNORECASE)
+_MARKS_OF_TEXT = "".join(f"(?<!{name}_)" for name in ("bos", "eos", "pad", "unk", "sep", "cls", "mask"))
+_SECRET_KEY = re.compile(rf"{_MARKS_OF_TEXT}token$|secret|password|api[-_]?key", re.IGNORECASE)
+_HIDDEN = "***"
+_EARLIEST = 1_000_000_000
+"""Least number that is taken for seconds since 1970 (it is in 2001): 20240503 is a day that somebody wrote."""
 _CURVES = {"loss": "train_loss", "grad_norm": "gradient_norm"}
 
 
@@ -132,16 +136,22 @@ def _training(folder: ExperimentFolder, config: dict[str, Any], state: dict[str,
         sha256=sha256_text(canonical_json(["training", sorted(content.values()), folder.adapter_sha256])),
         started=started,
         ended=started + round(seconds * 1000) if stated else changed,
-        params={key: "***" if _SECRET_KEY.search(key) else _public(str(value)) for key, value in _flat(config)},
+        params={key: _public(str(value)) for key, value in _flat(_masked(config))},
         metrics=curve,
-        artifacts={
-            f"{'configuration' if name.endswith(('.yaml', '.yml')) else 'training'}/{name}": _public(folder.texts[name])
-            for name in files
-        },
+        artifacts=dict(_training_file(folder, name, config, state) for name in files),
         source=files[0],
         adapter=folder.adapter,
         instruction=instruction if isinstance(instruction, str) else None,
     )
+
+
+def _training_file(
+    folder: ExperimentFolder, name: str, config: dict[str, Any], state: dict[str, Any]
+) -> tuple[str, str]:
+    """Return where a file goes in the run, and what is shown of it."""
+    if name == "trainer_state.json":
+        return f"training/{name}", _shown(folder.texts[name], state, canonical_json)
+    return f"configuration/{name}", _shown(folder.texts[name], config, _yaml_text)
 
 
 def _evaluation(folder: ExperimentFolder, file: str, training: PastRun) -> PastRun:
@@ -158,7 +168,7 @@ def _evaluation(folder: ExperimentFolder, file: str, training: PastRun) -> PastR
         started=moment,
         ended=moment,
         metrics=metrics,
-        artifacts={f"evaluation/{file}": _public(folder.texts[file])},
+        artifacts={f"evaluation/{file}": _shown(folder.texts[file], results, canonical_json)},
         source=file,
     )
 
@@ -185,6 +195,10 @@ def _yaml(folder: ExperimentFolder, name: str) -> dict[str, Any]:
     return _mapping(value, f"{folder.name}/{name}")
 
 
+def _yaml_text(value: Any) -> str:
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
+
+
 def _json(folder: ExperimentFolder, name: str) -> dict[str, Any]:
     try:
         value = json.loads(folder.texts[name])
@@ -209,7 +223,23 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def _public(text: str) -> str:
     """Return a text without the absolute paths and tokens of the machine where it was written."""
-    return _SECRET.sub("***", _PATH.sub(r"…/\1", text))
+    return _SECRET.sub(_HIDDEN, _PATH.sub(r"…/\1", text))
+
+
+def _masked(value: Any) -> Any:
+    """Return configuration without what stands under the keys of secrets, however deep."""
+    if isinstance(value, Mapping):
+        return {
+            key: _HIDDEN if _SECRET_KEY.search(str(key)) and not isinstance(item, bool | None) else _masked(item)
+            for key, item in value.items()
+        }
+    return [_masked(item) for item in value] if isinstance(value, list) else value
+
+
+def _shown(text: str, value: Any, dump: Callable[[Any], str]) -> str:
+    """Return a file as it may be tracked: as it is written, or anew from its values where it holds a secret."""
+    masked = _masked(value)
+    return _public(text if masked == value else dump(masked))
 
 
 def _date(values: Mapping[str, Any]) -> int | None:
@@ -217,7 +247,7 @@ def _date(values: Mapping[str, Any]) -> int | None:
     for key in _DATE_KEYS:
         value = values.get(key)
         try:
-            if isinstance(value, int | float) and value > 0:
+            if isinstance(value, int | float) and value >= _EARLIEST:
                 return round(value * 1000)
             moment = datetime.fromisoformat(str(value))
         except ValueError:

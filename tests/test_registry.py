@@ -608,6 +608,53 @@ def test_demotion_and_rollback(store: str) -> None:
     assert events[3:] == [("rollback", two, three), ("demote", None, two), ("rollback", one, None)]
 
 
+def test_the_place_of_a_demoted_champion_is_taken_by_nobody_unasked(store: str) -> None:
+    registry = Registry(NAME)
+    bad, other = (bare_version(rows(right, 1)) for right in (0.5, 0.9))
+    assert registry.promote(bad, test=TEST)["decision"] == "promote"
+    registry.demote("it harms")
+    for number in (bad, other):  # the next run of the recalled model, and of any other
+        decision = registry.promote(number, test=TEST)
+        assert decision["decision"] == "keep"
+        assert "demoted (it harms)" in decision["why"]
+        assert holder() is None
+    assert registry.promote(other, test=TEST, force=True, reason="looked at by the ward")["decision"] == "promote"
+    assert holder() == other
+
+
+def test_a_rollback_goes_below_an_alias_that_was_set_elsewhere(store: str) -> None:
+    registry = Registry(NAME)
+    one, two, three = (bare_version(rows(right, 1)) for right in (0.2, 0.5, 0.9))
+    registry.promote(one, test=TEST)
+    registry.promote(two, test=TEST)
+    mlflow.MlflowClient().set_registered_model_alias(NAME, CHAMPION, three)  # as on MLflow's page
+    assert registry.rollback() == two
+    assert registry.rollback() == one
+
+
+def test_equal_models_that_come_at_once_are_one_version(
+    store: str, candidate: Callable[..., Candidate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same, log = candidate(rows(0.5, 1)), Registry._log
+
+    def meanwhile(self: Registry, *given: Any) -> None:
+        monkeypatch.setattr(Registry, "_log", log)
+        # The other run is through before this one has written its files.
+        assert Registry(NAME).register(same, given[1]) == "1"
+        log(self, *given)
+
+    monkeypatch.setattr(Registry, "_log", meanwhile)
+    assert register(same) == "1"
+    assert [str(version.version) for version in Registry(NAME).versions()] == ["1"]
+
+
+def test_line_separators_in_a_text_end_no_row(store: str, candidate: Callable[..., Candidate]) -> None:
+    (row, *others) = rows(0.5, 1)
+    odd = [{**row, "input": "one\u2028two\u2029three\x85four"}, *others]
+    number = register(candidate(odd))
+    assert Registry(NAME).predictions(number) == odd
+
+
 def test_a_champion_whose_predictions_are_gone_stays(store: str) -> None:
     registry = Registry(NAME)
     first = bare_version(rows(0.2, 1))

@@ -175,19 +175,27 @@ class Registry:
         tags = self._tags(candidate)
         with self._locked():
             self._make()
-            for known in self.versions():
-                if all(known.tags.get(key, "") == tags[key] for key in tags if key.endswith("_sha256")):
-                    return str(known.version)
+            if known := self._known(tags):
+                return known
         if candidate.predictions:
             self._client.log_text(run_id, canonical_jsonl([dict(row) for row in candidate.predictions]), PREDICTIONS)
         self._log(candidate, run_id)
         with self._locked():
+            if known := self._known(tags):  # another run has registered it while this one wrote its files
+                return known
             made = self._client.create_model_version(
                 self.name, f"runs:/{run_id}/{_MODEL}", run_id, tags=tags, await_creation_for=0
             )
             if challenger:
                 self._client.set_registered_model_alias(self.name, CHALLENGER, made.version)
         return str(made.version)
+
+    def _known(self, tags: Mapping[str, str]) -> str | None:
+        """Return the version of the same model, predictions and data, if there is one; the lock is held."""
+        for known in self.versions():
+            if all(known.tags.get(key, "") == tags[key] for key in tags if key.endswith("_sha256")):
+                return str(known.version)
+        return None
 
     def promote(
         self,
@@ -200,6 +208,9 @@ class Registry:
         champion_predictions: Sequence[Mapping[str, Any]] = (),
     ) -> dict[str, Any]:
         """Make a version champion if it is better than the one in use, or if somebody takes the responsibility.
+
+        The first model becomes champion without a test. Where a champion was demoted, its place is free for a reason:
+        nothing but force, or a rollback, fills it.
 
         Args:
             number: The version.
@@ -227,6 +238,8 @@ class Registry:
             if current and current.version == number:
                 return {"decision": "keep", "why": "it is the champion already", "forced": False, "metrics": None}
             decision = self._judged(version, current, test, champion_predictions)
+            if current is None and (line := self.history()):
+                decision |= {"decision": "keep", "why": _vacant(line[-1])}
             if force:
                 decision |= {"decision": "promote", "why": reason.strip()}
             decision["forced"] = force
@@ -266,7 +279,9 @@ class Registry:
         """
         with self._locked():
             line = _line(self.history())
-            below = line[:-1] if self.champion() else line
+            champion = self.champion()
+            # An alias that was set elsewhere, or by a run that died before it could note it, is above the whole line.
+            below = line[:-1] if champion and line and line[-1] == str(champion.version) else line
             if not below:
                 raise RegistryError(
                     "there was no champion before.", where=self.name, fix="Name a version: kedro champion promote N."
@@ -289,7 +304,7 @@ class Registry:
         problem = "cannot be read from its run"
         try:
             text = mlflow.artifacts.load_text(f"runs:/{version.run_id}/{PREDICTIONS}")
-            rows = [json.loads(line) for line in text.splitlines()]
+            rows = [json.loads(line) for line in text.split("\n") if line]
             if digest is None or digest == _rows_digest(rows):
                 return rows
             problem = "are not those that it was registered with"
@@ -528,6 +543,13 @@ def _model_digest(candidate: Candidate) -> str:
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
+
+
+def _vacant(event: Mapping[str, Any]) -> str:
+    """Say why a place without a champion is not taken by the next model that comes."""
+    reason = f" ({event['reason']})" if event["action"] == "demote" and event["reason"] else ""
+    what = "the champion was demoted" if event["action"] == "demote" else "the champion's alias was taken away"
+    return f"{what}{reason}: promote by hand, with --force and a reason, or roll back"
 
 
 def _line(events: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -17,6 +17,7 @@ from odin_slm.datasets.release import MergedModelDataset, OptionalReleaseDataset
 from odin_slm.engines.base_model import BaseModel
 from odin_slm.parameters import EvaluationParams, PublishingParams
 from odin_slm.pipelines.publishing import create_pipeline
+from odin_slm.serialization import canonical_json, sha256_text
 
 
 def make_adapter(folder: Path, tiny_base: Path) -> dict[str, Path]:
@@ -80,13 +81,16 @@ def publish_from(
     if only_train:
         parts |= {"val": [], "test": []}
     parameters = {"experiment": "demo", "base_model_id": "odin-slm/odin-nano", **params}
+    manifest = values.manifest(parts, synthetic=synthetic)
+    results = values.evaluation_results(synthetic=synthetic)
+    results["test_set"]["manifest_sha256"] = sha256_text(canonical_json(manifest))
     given = {
         **parts,
         "adapter": trained["adapter"],
         "base_model": base or BaseModel("models/odin-nano", trained["base"]),
-        "evaluation_results": values.evaluation_results(synthetic=synthetic),
+        "evaluation_results": results,
         "training_state": values.training_state(),
-        "manifest": values.manifest(parts, synthetic=synthetic),
+        "manifest": manifest,
         "leakage": values.leakage(),
         "quality": values.quality(),
         "data_statistics": values.statistics(parts),

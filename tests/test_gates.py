@@ -43,6 +43,7 @@ def test_a_better_model_may_pay_with_precision() -> None:
         (data_gate(values.leakage(), values.quality("fail")), "record ids are unique"),
         (judged(minimum_entity_f1=0.9), r"0\.864, below publishing\.minimum_entity_f1=0\.900"),
         (judged(maximum_parse_failure_rate=0.01), "1.2% of the outputs"),
+        (judged(lineage=["training_state.json: other data"]), "training_state.json: other data"),
         (judged(replayed=[{"id": "ade-7", "reproduced": False}]), "record ade-7 otherwise"),
         (
             judged(promotion={"metrics": {"entity_f1_micro": {"value": -0.02}, "relation_f1_micro": {"value": 0.1}}}),

@@ -14,9 +14,11 @@ import pytest
 import yaml
 
 import release_values as values
+from odin_slm.cards import read_front_matter
 from odin_slm.engines.base_model import BaseModel
 from odin_slm.errors import MissingInputError, ReleaseError
 from odin_slm.parameters import PublishingParams
+from odin_slm.serialization import canonical_json, sha256_text
 from staging import continue_locally, make_adapter, publish_from, snippets
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -94,7 +96,10 @@ def test_a_model_release_holds_what_a_stranger_needs_and_nothing_else(
     config = json.loads(files["adapter_config.json"])
     assert config["base_model_name_or_path"] == "odin-slm/odin-nano"
     assert config["task_type"] == "CAUSAL_LM"
-    assert json.loads(files["evaluation_results.json"]) == values.evaluation_results(synthetic=True)
+    made = values.manifest(values.splits(synthetic=True), synthetic=True)
+    figures = values.evaluation_results(synthetic=True)
+    figures["test_set"]["manifest_sha256"] = sha256_text(canonical_json(made))
+    assert json.loads(files["evaluation_results.json"]) == figures
     assert files["LICENSE"] == (PROJECT / "LICENSE").read_bytes()
     for name, content in files.items():
         assert str(trained["base"].parent).encode() not in content, name
@@ -289,6 +294,23 @@ def test_a_closed_gate_stages_no_model(
     with pytest.raises(ReleaseError, match=expected):
         stage(inputs=inputs, **params)
     assert not (tmp_path / "release" / "model").exists()
+
+
+def test_what_does_not_belong_together_is_not_staged(stage: Callable[..., dict[str, Path]], tmp_path: Path) -> None:
+    state = values.training_state()
+    with pytest.raises(ReleaseError, match="tells of another adapter"):
+        stage(inputs={"training_state": {**state, "adapter_sha256": "0" * 64}})
+    with pytest.raises(ReleaseError, match=r"trained on another train\.json and another val\.json"):
+        stage(inputs={"training_state": {**state, "data": {"train.json": "0" * 64, "val.json": "0" * 64}}})
+    elsewhere = values.evaluation_results(synthetic=True)
+    elsewhere["test_set"]["manifest_sha256"] = None
+    with pytest.raises(ReleaseError, match="figures are of another test set"):
+        stage(inputs={"evaluation_results": elsewhere})
+    assert not (tmp_path / "release" / "model").exists()
+    staged = stage(inputs={"evaluation_results": elsewhere}, override={"model": "the letters of our own ward"})
+    (entry,) = read_front_matter((staged["model"] / "README.md").read_text(encoding="utf-8"))["model-index"]
+    assert {result["dataset"]["name"] for result in entry["results"]} == {"records from elsewhere (synthetic)"}
+    assert not [result for result in entry["results"] if "split" in result["dataset"]]
 
 
 def test_an_adapter_without_safetensors_is_refused(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from odin_slm.release import (
     text_problems,
     validate_card,
 )
-from odin_slm.terms import base_terms, publishable_rows, require_base_terms, terms_of
+from odin_slm.terms import base_terms, publishable_rows, require_base_license, require_base_terms, terms_of
 from release_values import record
 
 # Put together, so that no scanner takes this file for a leak.
@@ -147,6 +148,20 @@ def test_the_name_that_an_error_proposes_is_accepted() -> None:
 def test_other_bases_leave_name_and_licence_free() -> None:
     for base in ("odin-slm/odin-nano", "TinyLlama/TinyLlama-1.1B-Chat-v1.0", "Qwen/Qwen3-0.6B"):
         assert require_base_terms(base, names={"publishing.model_name": "odin"}, license_id="mit") is None
+
+
+@pytest.mark.parametrize(
+    ("stated", "license_id", "refused"),
+    [
+        ("apache-2.0", "mit", None),
+        ("gemma", "gemma", None),
+        ("gemma", "apache-2.0", r"is under 'gemma'.*publishing\.license=gemma"),
+        (None, "apache-2.0", r"licence is not known.*publishing\.base_license=ID"),
+    ],
+)
+def test_a_base_with_terms_of_its_own_hands_them_on(stated: str | None, license_id: str, refused: str | None) -> None:
+    with pytest.raises(ReleaseError, match=refused) if refused else nullcontext():
+        require_base_license("owner/name", stated=stated, license_id=license_id)
 
 
 def test_a_llama_without_known_version_is_refused() -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import mlflow
 import pytest
 
+from odin_slm.errors import OdinError
+
 FASTER = {"evaluation": {"num_samples": 6, "max_new_tokens": 24, "bootstrap_resamples": 100}}
 
 
@@ -90,6 +92,18 @@ def test_the_default_run_goes_from_raw_corpora_to_a_staged_release(
         "version 1, the champion",
     ):
         assert words in summary
+
+    state = json.loads((data / "08_reporting/test/training_state.json").read_text())
+    assert state["data"] == {name: made[name] for name in ("train.json", "val.json")}
+    weights = (data / "06_models/test/adapter/adapter_model.safetensors").read_bytes()
+    assert state["adapter_sha256"] == hashlib.sha256(weights).hexdigest()
+
+    # Other splits, the same adapter: neither scored on documents that it may have learned from, nor released with them.
+    run("data", params={"combination": {"seed": 7}})
+    with pytest.raises(OdinError, match=r"learned from another train\.json and another val\.json"):
+        run("evaluation", params=FASTER)
+    with pytest.raises(OdinError, match=r"trained on another train\.json[^$]*figures are of another test set"):
+        run("publishing", params=FASTER)
 
 
 def test_two_data_runs_write_the_same_bytes(project: Path, run: Callable[..., dict[str, Any]]) -> None:

@@ -220,6 +220,20 @@ def test_the_data_of_a_run_are_tagged_by_their_manifest(bare_project: Path, regi
     assert [r.data.tags["data_manifest_sha256"] for r in runs(bare_project)] == [digest, digest]
 
 
+def test_records_from_elsewhere_are_not_tagged_as_the_manifests(
+    bare_project: Path, register: Callable[..., None]
+) -> None:
+    register(evaluation=Pipeline([Node(func=read_training, inputs="test", outputs="counts", name="read_test")]))
+    (bare_project / "data").mkdir()
+    (bare_project / "data/test.json").write_text("[]")
+    (bare_project / "data/manifest.json").write_text(json.dumps({"outputs": {"test.json": "0" * 64}}))
+    run = runner_in(bare_project)
+    run("evaluation")
+    run("evaluation", params={"test_data": "mine.json"})
+    tagged = {"data_manifest_sha256" in r.data.tags: len(r.inputs.dataset_inputs) for r in runs(bare_project)}
+    assert tagged == {True: 1, False: 0}
+
+
 def test_the_splits_are_inputs_with_their_digests(bare_project: Path, register: Callable[..., None]) -> None:
     digest = hashlib.sha256(b"[]").hexdigest()
     register(training=Pipeline([Node(func=read_training, inputs="train", outputs="counts", name="read_training")]))

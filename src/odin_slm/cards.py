@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from odin_slm.lineage import is_own_test_set
 from odin_slm.prompt import (
     SHARED_INSTRUCTION,
     Entity,
@@ -295,15 +296,17 @@ def _figures(facts: ModelFacts, results: Mapping[str, Any]) -> list[Any]:
     from huggingface_hub import EvalResult
 
     test_set = results["test_set"]
+    own = is_own_test_set(results, facts.manifest)
     scored = {results["decoding"]: results, **({"free": results["free"]} if "free" in results else {})}
     return [
         EvalResult(
             task_type="text-generation",
             task_name="entity and relation extraction",
-            dataset_type=facts.dataset_repo or f"odin-slm-{facts.experiment}",
-            dataset_name=f"{facts.experiment} test set" + (" (synthetic)" if test_set["synthetic"] else ""),
-            dataset_split="test",
-            dataset_revision=facts.dataset_revision,
+            dataset_type=(own and facts.dataset_repo) or f"odin-slm-{facts.experiment}{'' if own else '-elsewhere'}",
+            dataset_name=(f"{facts.experiment} test set" if own else "records from elsewhere")
+            + (" (synthetic)" if test_set["synthetic"] else ""),
+            dataset_split="test" if own else None,
+            dataset_revision=facts.dataset_revision if own else None,
             metric_type=metric,
             metric_name=f"{kind} {metric} (micro, exact match, {decoding} decoding)",
             metric_value=round(scores[f"{kind}_metrics"]["micro"][metric], 4),
@@ -617,7 +620,7 @@ def _number(value: Any) -> str:
 
 def _cell(text: str) -> str:
     """Return an output as one cell of a table."""
-    lines = [line.removeprefix("### ") for line in text.splitlines() if line.strip()]
+    lines = [line.removeprefix("### ") for line in text.split("\n") if line.strip()]
     return "<br>".join(html.escape(line, quote=False).replace("|", "\\|") for line in lines)
 
 

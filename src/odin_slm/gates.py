@@ -7,7 +7,7 @@ their problems are raised where they are found (:mod:`odin_slm.release`, :mod:`o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,7 @@ def model_gate(
     maximum_parse_failure_rate: float,
     promotion: Mapping[str, Any] | None,
     replayed: Sequence[Mapping[str, Any]],
+    lineage: Iterable[str] = (),
 ) -> Gate:
     """Judge the model by its own figures, by the champion's, and by what it says when it is asked again.
 
@@ -66,8 +67,9 @@ def model_gate(
         maximum_parse_failure_rate: Largest share of outputs that break the format or do not end.
         promotion: The comparison with the champion on the same test set; None where there is none.
         replayed: Predictions that the adapter was asked for again, with ``id`` and ``reproduced``.
+        lineage: What of adapter, data and figures does not belong together; see :mod:`odin_slm.lineage`.
     """
-    problems = []
+    problems = list(lineage)
     if results is not None:
         found = results["entity_metrics"]["micro"]["f1"]
         if found < minimum_entity_f1:
@@ -91,7 +93,10 @@ def model_gate(
                 f"predictions.jsonl: asked again, the adapter answers record {answer['id']} otherwise than the figures "
                 "were measured on"
             )
-    fix = "Train and evaluate again, so that figures and adapter belong together; or train longer, or on more data."
+    fix = (
+        "Train and evaluate again (kedro run --pipelines training,evaluation, without test_data), so that figures, "
+        "data and adapter belong together; or train longer, or on more data."
+    )
     if any(not answer["reproduced"] for answer in replayed):
         fix += " (Where the evaluation ran on another machine, or in bf16, rounding alone can change an answer.)"
     return Gate("model", problems, fix)

@@ -167,7 +167,8 @@ class TrackingHook:
             mlflow.log_text(written, f"configuration/{name}.yml")
         mlflow.log_text(canonical_json(library_versions()), "environment/libraries.json")
         used = _DATA.keys() & pipeline.datasets()
-        if used and "manifest" not in pipeline.all_outputs():
+        elsewhere = "test_data" in (parameters or {})  # the records named there are none of the manifest's
+        if used and not elsewhere and "manifest" not in pipeline.all_outputs():
             self._tag_data(used)
 
     def _log_parameters(self, parameters: Mapping[str, str]) -> None:

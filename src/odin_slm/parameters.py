@@ -393,6 +393,8 @@ class PublishingParams(Parameters):
     """Hub licence id of the adapter."""
     license_file: Path | None = None
     """Text of that licence, unless it is apache-2.0 or lies in the base's folder as LICENSE."""
+    base_license: str | None = None
+    """Hub licence id of a base whose card states none; you have read it elsewhere."""
     minimum_entity_f1: float = Field(default=0.0, ge=0.0, le=1.0)
     """A model with a lower micro F1 over entities is not staged."""
     maximum_parse_failure_rate: float = Field(default=0.2, ge=0.0, le=1.0)

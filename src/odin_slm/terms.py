@@ -224,3 +224,30 @@ def require_base_terms(base_id: str, *, names: Mapping[str, str], license_id: st
             fix=f"Set publishing.license={terms.license}.",
         )
     return terms
+
+
+def require_base_license(base_id: str, *, stated: str | None, license_id: str) -> None:
+    """Check the licence of an adapter against that of a base whose terms are in no table here.
+
+    Args:
+        base_id: Hub id of the base.
+        stated: Hub licence id that the base's card states, or that the user has read elsewhere; None: nobody knows.
+        license_id: Hub licence id that the adapter would carry.
+
+    Raises:
+        ReleaseError: The base's licence is unknown, or it is not an open one and the adapter would carry another.
+    """
+    if stated is None:
+        raise ReleaseError(
+            "its licence is not known: neither a card beside it nor the Hub states one.",
+            where=f"base model {base_id}",
+            fix="Read the licence on its page and set publishing.base_license=ID; if it is not an open one, "
+            "publishing.license=ID and publishing.license_file=FILE too.",
+        )
+    if stated not in OPEN_LICENSES and license_id != stated:
+        raise ReleaseError(
+            f"found {license_id!r}, but the base {base_id} is under {stated!r}, which has conditions of its own.",
+            where="publishing.license",
+            fix=f"Read it. If an adapter may be published, set publishing.license={stated} and "
+            "publishing.license_file=FILE with its text.",
+        )

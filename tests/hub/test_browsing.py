@@ -239,3 +239,19 @@ def test_kedro_knows_the_commands(kedro_hub: Command) -> None:
     help_text = CliRunner().invoke(cli.cli, ["hub", "--help"]).output
     for name in ("search", "info", "check", "download"):
         assert name in help_text
+
+
+def test_the_licence_that_a_base_states_is_read_on_the_hub(
+    models: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from odin_slm.engines.base_model import BaseModel
+    from odin_slm.engines.preflight import stated_license
+
+    monkeypatch.setenv("ODIN_SLM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("odin_slm.engines.hub.time.sleep", lambda seconds: None)
+    models.store.add("model", "bert/own-terms").put(base(license_id="gemma"))
+    assert stated_license(BaseModel("bert/own-terms")) == "gemma"
+    assert stated_license(BaseModel("bert/llama-adapter")) is None
+    models.faults = [Fault(lambda request: True, "status", 500, times=None)]
+    assert stated_license(BaseModel("bert/own-terms")) == "gemma", "it was seen before"
+    assert stated_license(BaseModel("bert/pictures")) is None, "nobody could be asked"

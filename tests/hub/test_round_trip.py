@@ -220,7 +220,24 @@ def test_a_release_that_was_changed_by_hand_is_not_pushed(
     with pytest.raises(DatasetError) as refusal:
         dataset.save(Request(folder, Plan("dataset", folder, "anna/odin-data", True, "m")))
     assert ".env: not in the allow-list" in str(explain(refusal.value))
+    (folder / ".env").unlink()
+    card = folder / "README.md"
+    card.write_text(card.read_text(encoding="utf-8") + "\nBetter than it is.\n", encoding="utf-8")
+    with pytest.raises(DatasetError) as refusal:
+        dataset.save(Request(folder, Plan("dataset", folder, "anna/odin-data", True, "m")))
+    assert "SHA256SUMS: a file has changed since the release was staged" in str(explain(refusal.value))
     assert not hub.journal
+
+
+def test_what_was_published_before_can_come_back(hub: HubServer, push: Callable[..., dict[str, Any]]) -> None:
+    first = push()["model"]
+    push(model_name="another-name")
+    again = push()["model"]
+    repository = hub.store.get("model", "anna/odin")
+    assert again["committed"] is True
+    assert again["revision"] == repository.branches["main"] != first["revision"]
+    assert again["tag"] == first["tag"]
+    assert repository.tags[again["tag"]] == first["revision"], "a tag is never moved, and names this very content"
 
 
 def test_a_checkpoint_is_published_without_the_scores_of_another(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from kedro_datasets._typing import JSONPreview, TablePreview
 
 from odin_slm.cards import OVERRIDDEN, read_front_matter
 from odin_slm.datasets.files import new_folder
+from odin_slm.engines.digests import sha256_of
 from odin_slm.engines.merging import MergeRequest, export
 from odin_slm.errors import MissingInputError, ReleaseError
 from odin_slm.release import (
@@ -158,7 +158,7 @@ def check_release(folder: Path, kind: ReleaseKind) -> None:
 def file_hashes(folder: Path) -> dict[str, str]:
     """Return relative POSIX name -> hexadecimal SHA-256 of every file of a release but its checksum file."""
     return {
-        file.relative_to(folder).as_posix(): _sha256(file)
+        file.relative_to(folder).as_posix(): sha256_of(file)
         for file in sorted(folder.rglob("*"))
         if file.is_file() and file.name != CHECKSUMS
     }
@@ -190,6 +190,9 @@ def _problems(folder: Path, kind: ReleaseKind) -> Iterator[str]:
             yield from _parquet_problems(file, name)
         elif file.suffix not in _BINARY:
             yield from _text_file_problems(file, name, kind)
+    sums = folder / CHECKSUMS
+    if sums.is_file() and sums.read_text(encoding="utf-8") != checksum_lines(file_hashes(folder)):
+        yield f"{CHECKSUMS}: a file has changed since the release was staged, or was added, or is gone"
 
 
 def _text_file_problems(file: Path, name: str, kind: ReleaseKind) -> Iterator[str]:
@@ -247,8 +250,3 @@ def _parquet_problems(file: Path, name: str) -> Iterator[str]:
         yield f"{name}: holds no rows"
     values = (value for row in table.to_pylist() for value in row.values() if value)
     yield from sorted({problem for value in values for problem in text_problems(name, value)})
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -5,7 +5,6 @@ The merged files are asked what the adapter was asked in evaluation, and both sc
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from odin_slm.engines.base_model import BaseModel, load_model
+from odin_slm.engines.digests import sha256_of
 from odin_slm.engines.generation import attach, generate
 from odin_slm.engines.tokens import output_budget
 from odin_slm.errors import BackendError, MissingInputError, ReleaseError
@@ -98,7 +98,7 @@ def export(job: Merge, folder: Path) -> dict[str, Any]:
     _portable_config(folder / "config.json")
     report = {
         **described,
-        "adapter_sha256": _sha256(job.adapter / "adapter_model.safetensors"),
+        "adapter_sha256": sha256_of(job.adapter / "adapter_model.safetensors"),
         **compare(BaseModel(job.facts.name, folder), rows, asked, job),
     }
     (folder / "merging.json").write_text(canonical_json(report), encoding="utf-8")
@@ -216,8 +216,3 @@ def _portable_config(file: Path) -> None:
     config = json.loads(file.read_text(encoding="utf-8"))
     config.pop("_name_or_path", None)
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

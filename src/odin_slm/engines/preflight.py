@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 from odin_slm import memory
 from odin_slm.engines import backends
 from odin_slm.engines.base_model import BaseModel
-from odin_slm.errors import BackendError, BaseModelError, DeviceMemoryError, ReleaseError
+from odin_slm.errors import BackendError, BaseModelError, DeviceMemoryError, HubError, ReleaseError
 from odin_slm.memory import Estimate, Job, Linear, Shape
 from odin_slm.parameters import TrainingParams
 from odin_slm.terms import base_terms
+
+logger = logging.getLogger(__name__)
 
 SPARE = {"cuda": 0.92, "cpu": 0.5}
 """Share of the free memory that a job may plan with; the rest is what allocators keep of freed blocks."""
@@ -253,14 +256,36 @@ def licence_of(base: BaseModel) -> str:
         return f"unknown: {error.what}"
     if terms:
         return f"{terms.license}; a release must be named {terms.name_prefix}… and carry that licence"
-    card = base.path / "README.md" if base.path else None
-    if card and card.is_file():
-        from huggingface_hub import ModelCard
-
-        stated = ModelCard.load(card, ignore_metadata_errors=True).data.get("license")
-        if stated:
-            return f"{stated}, says its card"
+    if base.path and (stated := stated_license(base)):
+        return f"{stated}, says its card"
     return "not stated here; read the base's card before you publish"
+
+
+def stated_license(base: BaseModel) -> str | None:
+    """Return the Hub licence id that a base's card states: the one in its folder, or the Hub's; None for none.
+
+    A Hub that cannot be asked states nothing, and a warning says so.
+    """
+    if base.path is None:
+        from odin_slm.engines import browsing
+        from odin_slm.engines.credentials import find_token
+        from odin_slm.engines.hub import Hub
+        from odin_slm.engines.metadata_cache import MetadataCache
+
+        try:
+            cache = MetadataCache(browsing.default_cache())
+            model = browsing.info(Hub(token=find_token()), cache, base.source, base.revision or "main")
+        except HubError as error:
+            logger.warning("The licence of %s is not known: %s", base.source, error)
+            return None
+        return str(model["license"]) if model["license"] else None
+    card = base.path / "README.md"
+    if not card.is_file():
+        return None
+    from huggingface_hub import ModelCard
+
+    stated = ModelCard.load(card, ignore_metadata_errors=True).data.get("license")
+    return str(stated[0] if isinstance(stated, list) else stated) if stated else None
 
 
 def show(found: Preflight) -> None:

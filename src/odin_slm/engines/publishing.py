@@ -196,7 +196,7 @@ def _publish(plan: Plan, hub: Hub, verify: Callable[[Path], Mapping[str, Any]], 
             fix="Do not use this commit. " + _AGAIN,
         )
     if tag:
-        _tag(plan, hub, tag, commit, progress)
+        _tag(plan, hub, tag, commit, files, progress)
     verified = _verify_download(plan, hub, commit, files, verify)
     logger.info("Published %s at %s, verified.", plan.where, commit)
     return {
@@ -418,9 +418,10 @@ def _number(address: str) -> int:
     return int(address.rpartition("/")[2])
 
 
-def _tag(plan: Plan, hub: Hub, tag: str, commit: str, progress: Progress) -> None:
-    if _tags(plan, hub).get(tag) == commit:
-        return
+def _tag(plan: Plan, hub: Hub, tag: str, commit: str, files: Mapping[str, LocalFile], progress: Progress) -> None:
+    named = _tags(plan, hub).get(tag)
+    if named == commit or (named and not _differences(hub, plan, named, files)):
+        return  # it names this very content, perhaps in an earlier commit: what was published before comes back
 
     def create(api: Any) -> None:
         try:

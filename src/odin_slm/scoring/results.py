@@ -479,19 +479,22 @@ def _test_set(rows: Rows) -> dict[str, Any]:
     written = {name for name in documents if any(is_synthetic(part) for part in name.split("-"))}
     sources = Counter(row.get("source") or "unknown" for row in rows)
     names = " and ".join([", ".join(sorted(sources)[:-1]), sorted(sources)[-1]] if len(sources) > 1 else sources)
-    if written == documents:
-        description = f"Held-out synthetic documents in the format of {names}"
-    elif written:
-        description = f"Held-out documents of {names}, {len(written)} of them synthetic"
-    else:
-        description = f"Held-out documents of {names}"
     manifests = _manifests(rows)
+    manifest = manifests.pop() if len(manifests) == 1 else None
+    if written == documents:
+        description = f"synthetic documents in the format of {names}"
+    elif written:
+        description = f"documents of {names}, {len(written)} of them synthetic"
+    else:
+        description = f"documents of {names}"
+    # Only of the experiment's own test split is it known that no document of it was learned from.
+    description = f"Held-out {description}" if manifest else description[0].upper() + description[1:]
     return {
         "description": description,
         "examples": len(rows),
         "documents": len(documents),
         "sha256": _fingerprint(rows),
-        "manifest_sha256": manifests.pop() if len(manifests) == 1 else None,
+        "manifest_sha256": manifest,
         "synthetic": bool(written),
         "sources": dict(sorted(sources.items())),
     }

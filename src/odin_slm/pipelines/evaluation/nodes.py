@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from odin_slm.engines.base_model import BaseModel
+from odin_slm.engines.digests import sha256_of
 from odin_slm.errors import MissingInputError, PredictionsError
+from odin_slm.lineage import is_of, other_splits
 from odin_slm.parameters import EvaluationParams, PromotionParams
 from odin_slm.promotion import Champion, judge, rescored
 from odin_slm.prompt import locate, parse, render_prompt
@@ -100,6 +102,8 @@ def generate_predictions(
     adapter: Path,
     test_data: list[dict[str, Any]],
     calibrator: dict[str, Any] | None,
+    training_state: dict[str, Any] | None,
+    data_manifest: dict[str, Any] | None,
     predictions_work: Path,
     params: EvaluationParams,
 ) -> list[dict[str, Any]]:
@@ -110,6 +114,8 @@ def generate_predictions(
         adapter: Folder of the LoRA adapter.
         test_data: Test records.
         calibrator: What makes confidences of log-probabilities; None leaves them raw.
+        training_state: How the experiment's adapter was trained; None where it was not trained here.
+        data_manifest: What the experiment's splits are now; None where there are none.
         predictions_work: Folder for the outputs so far; a run that was killed goes on from there.
         params: Decoding, batch size, budget, sample.
 
@@ -121,8 +127,13 @@ def generate_predictions(
         With both decodings ``prediction`` is the constrained one and ``free`` holds the same fields of the free one.
         Extractions of the headline decoding also carry ``confidence``, the chance that they are right.
         ``gold_reachable`` tells whether the grammar accepts the gold output.
+
+    Raises:
+        PredictionsError: The adapter learned from other splits than those that the test split belongs to.
     """
     from odin_slm.calibration import confidence
+
+    _require_held_out(adapter, test_data, training_state, data_manifest)
 
     rows = _predict(base_model, adapter, test_data, predictions_work / "fine-tuned.jsonl", params, "fine-tuned model")
     for row in rows:
@@ -285,6 +296,27 @@ def write_report(
     from odin_slm.report import render_report
 
     return render_report(evaluation_results, predictions, training_state, promotion)
+
+
+def _require_held_out(
+    adapter: Path,
+    test_data: Sequence[dict[str, Any]],
+    training_state: dict[str, Any] | None,
+    data_manifest: dict[str, Any] | None,
+) -> None:
+    """Refuse to score the experiment's own adapter on a test split that is not the rest of what it learned from."""
+    others = other_splits(training_state, data_manifest)
+    if not others or not any("manifest_sha256" in record for record in test_data):
+        return
+    weights = adapter / "adapter_model.safetensors"
+    if weights.is_file() and is_of(training_state, sha256_of(weights)):
+        raise PredictionsError(
+            f"the adapter learned from another {' and another '.join(others)} than lie beside this test split: "
+            "documents of it may be among them, and the figures would be worth nothing.",
+            where="training_state.json",
+            fix="Train again (kedro run --pipelines training,evaluation), or combine the data as they were. Records of "
+            "which you know that it has not seen them are named by --params test_data=FILE.json.",
+        )
 
 
 def _complete(record: Any, number: int, where: str) -> dict[str, Any]:

@@ -55,7 +55,16 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 func=generate_predictions,
-                inputs=["base_model", "adapter", "test_data", "calibrator", "predictions_work", "params:evaluation"],
+                inputs=[
+                    "base_model",
+                    "adapter",
+                    "test_data",
+                    "calibrator",
+                    "training_state",
+                    "data_manifest",
+                    "predictions_work",
+                    "params:evaluation",
+                ],
                 outputs="predictions",
                 name="generate_predictions",
             ),

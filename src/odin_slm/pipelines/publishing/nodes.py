@@ -21,16 +21,25 @@ from odin_slm.cards import (
     read_front_matter,
 )
 from odin_slm.engines.base_model import BaseModel
+from odin_slm.engines.digests import sha256_of
 from odin_slm.engines.hub import RepositoryType
 from odin_slm.engines.merging import Merge, MergeRequest
 from odin_slm.engines.publishing import Plan, Request
 from odin_slm.errors import MissingInputError, ReleaseError
 from odin_slm.gates import card_gate, data_gate, model_gate, pass_gates
+from odin_slm.lineage import is_of, lineage_problems
 from odin_slm.merged_card import MergedFacts
 from odin_slm.parameters import EvaluationParams, PublishingParams
 from odin_slm.release import BASE_FILES, TOKENIZER_FILES, ReleaseKind, validate_card
 from odin_slm.serialization import canonical_json, sha256_text
-from odin_slm.terms import OPEN_LICENSES, BaseTerms, base_terms, publishable_rows, require_base_terms
+from odin_slm.terms import (
+    OPEN_LICENSES,
+    BaseTerms,
+    base_terms,
+    publishable_rows,
+    require_base_license,
+    require_base_terms,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +127,12 @@ def stage_model_release(
             fix="Run the training pipeline in this experiment; adapters from elsewhere are evaluated, not staged.",
         )
     results = None if params.checkpoint else evaluation_results
+    if not params.checkpoint and not is_of(training_state, sha256_of(_existing(adapter / "adapter_model.safetensors"))):
+        raise ReleaseError(
+            "training_state.json tells of another adapter than this one.",
+            where=f"experiment {params.experiment}",
+            fix="Leave --params adapter=… away, or train again; adapters from elsewhere are evaluated, not staged.",
+        )
     gates = [
         data_gate(leakage, quality),
         model_gate(
@@ -126,6 +141,7 @@ def stage_model_release(
             maximum_parse_failure_rate=params.maximum_parse_failure_rate,
             promotion=promotion,
             replayed=[] if params.checkpoint else replayed_predictions,
+            lineage=lineage_problems(training_state, results, manifest),
         ),
     ]
     overridden = pass_gates(gates, params.override)
@@ -134,6 +150,11 @@ def stage_model_release(
     terms = require_base_terms(
         base_id, names={key: name for key, name in names.items() if name}, license_id=params.license
     )
+    if terms is None:
+        from odin_slm.engines.preflight import stated_license
+
+        stated = stated_license(base_model) or params.base_license
+        require_base_license(base_id, stated=stated, license_id=params.license)
     base_files = _base_files(base_model) if params.include_base == "auto" else {}
     released = _released_adapter(adapter, training_work, params)
     tokenizer = {name: released / name for name in TOKENIZER_FILES if (released / name).is_file()}

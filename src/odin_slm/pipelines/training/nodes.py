@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from odin_slm.engines.base_model import BaseModel
+from odin_slm.engines.digests import sha256_of
 from odin_slm.errors import MissingInputError
+from odin_slm.lineage import splits_learned
 from odin_slm.parameters import TrainingParams
 from odin_slm.record import Record
 
@@ -47,7 +49,9 @@ def train_adapter(
         params: Hyper-parameters.
 
     Returns:
-        Folder of the adapter and its tokenizer; the state of training: history, best step, time, tokens, settings.
+        Folder of the adapter and its tokenizer; the state of training: history, best step, time, tokens, settings, and
+        the sha256 of the splits (``data``) and of the adapter's weights (``adapter_sha256``), which tell later what
+        belongs together.
 
     Raises:
         MissingInputError: A split is empty.
@@ -67,7 +71,12 @@ def train_adapter(
         job = training_preflight["job"]
         batch = {"batch_size": job["batch_size"], "gradient_accumulation_steps": job["accumulation"]}
         params = params.model_copy(update=batch)
-    return train_lora(base_model, train, val, training_work, params, _curve(tokens))
+    adapter, state = train_lora(base_model, train, val, training_work, params, _curve(tokens))
+    return adapter, {
+        **state,
+        "data": splits_learned(train, val),
+        "adapter_sha256": sha256_of(adapter / "adapter_model.safetensors"),
+    }
 
 
 def _curve(tokens: int) -> Callable[[int, dict[str, float]], None]:

@@ -219,6 +219,26 @@ def test_keys_are_asked_for_where_there_are_some(tiny_base: Path) -> None:
         assert {scheme["type"] for scheme in schemes.values()} == {"http", "apiKey"}
 
 
+# The router's patterns end in "$", which also matches before a final line feed.
+DISGUISED = [("POST", "/predict%0A"), ("POST", "/extract%0A"), ("GET", "/model%0A")]
+
+
+def test_no_spelling_of_a_path_goes_without_a_key(tiny_base: Path) -> None:
+    with service(tiny_base, keys=f"clinic:{hash_key(KEY)}") as client:
+        for method, path in [*DISGUISED, ("POST", "/predict/"), ("GET", "/nothing")]:
+            assert client.request(method, path, json={"text": EXAMPLE}).status_code == 401, path
+        assert client.get("/nothing", headers={"x-api-key": KEY}).status_code == 404
+        assert metric(client, 'odin_requests_total{endpoint="other",status="401"}') == 5
+
+
+@pytest.mark.parametrize(("method", "path"), DISGUISED)
+def test_no_spelling_of_a_path_goes_without_the_rate_limit(tiny_base: Path, method: str, path: str) -> None:
+    with service(tiny_base, rate_limit="1/hour", max_body_bytes=1024) as client:
+        assert client.request(method, path, content=b" " * 1025).status_code == 413
+        client.request(method, path, json={"text": EXAMPLE})
+        assert client.request(method, path, json={"text": EXAMPLE}).status_code == 429
+
+
 @pytest.mark.parametrize(
     "written", ["clinic", "clinic:abc", f"a:{hash_key('x')},a:{hash_key('y')}", f":{hash_key('')}"]
 )

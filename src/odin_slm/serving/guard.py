@@ -21,7 +21,9 @@ from odin_slm.serving.metrics import Metrics
 from odin_slm.serving.settings import ApiKeys
 
 _log = logging.getLogger("odin_slm.access")
-_GUARDED = frozenset({"/predict", "/extract", "/model"})
+# Whatever else a path may be needs a key and counts: the router also takes /predict with a line feed after it.
+_OPEN = frozenset({"/", "/health", "/ready", "/metrics", "/openapi.json"})
+_NAMED = frozenset({"/predict", "/extract", "/model"})
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 CLIENT_GONE = 499
 """What the log and the metrics show for a request whose client closed the connection."""
@@ -131,7 +133,7 @@ class Guard:
         self, scope: Scope, headers: dict[str, str]
     ) -> tuple[str | None, tuple[int, str, dict[str, str]] | None]:
         """Return who asks, and why they may not: status, details, headers."""
-        if scope["path"] not in _GUARDED:
+        if scope["path"] in _OPEN:
             return None, None
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._max_body:
@@ -200,7 +202,7 @@ class _Exchange:
 
 def _known(path: str) -> str:
     """Return a path that may be a metric's label; what clients make up may not."""
-    return path if path in _GUARDED else "other"
+    return path if path in _NAMED else "other"
 
 
 def _places(error: BaseException) -> list[str]:

@@ -1,9 +1,12 @@
 """Documents become records: canonical names, windows at sentence ends, nothing cut silently."""
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from odin_slm import sentences
 from odin_slm.document import Document, Mention, Relation, crop, surface_concept, surface_forms
 from odin_slm.errors import RecordTooLongError
 from odin_slm.prompt import Entity, RelationTriple
@@ -105,6 +108,43 @@ def test_windows_lose_no_word_wherever_the_search_for_their_ends_starts(text: st
 def test_sentences() -> None:
     spans = sentence_spans('Dr. A. Smith gave 5 mg vs. 10 mg. It helped (p < 0.05). "Why?" Nobody knew')
     assert len(spans) == 4
+
+
+def slow_sentence_spans(text: str) -> list[tuple[int, int]]:
+    """The same rule, with every abbreviation looked for in the whole sentence so far."""
+    abbreviation = r"\b(?:[A-Z]|e\.g|i\.e|vs|al|Fig|Dr|St|No|approx|ca|cf|resp)\.$"
+    spans, begin = [], 0
+    for match in re.finditer(r"(?<=[.?!])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])", text):
+        if not re.search(abbreviation, text[begin : match.start()]):
+            spans.append((begin, match.end() - len(match[0]) + len(match[0].rstrip())))
+            begin = match.end()
+    spans.append((begin, len(text.rstrip()) if text.strip() else len(text)))
+    return [span for span in spans if span[1] > span[0]] or [(0, len(text))]
+
+
+_ENDS = ["approx", "resp", "e.g", "i.e", "Fig", "al", "Dr", ".", ".", ". ", "A", "x", "_", "1", "β"]
+
+
+@settings(max_examples=500)
+@given(st.lists(st.sampled_from([*_ENDS, " ", "\n", "\u2003", '"', ")", "(", "?", "!"]), max_size=40).map("".join))
+def test_sentences_end_where_a_look_at_the_whole_sentence_says_so(text: str) -> None:
+    assert sentence_spans(text) == slow_sentence_spans(text)
+
+
+def test_abbreviations_are_looked_for_at_the_boundary_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counting:
+        read = 0
+
+        def search(self, text: str, begin: int = 0, end: int | None = None) -> re.Match[str] | None:
+            end = len(text) if end is None else end
+            self.read += end - begin
+            return abbreviation.search(text, begin, end)
+
+    abbreviation, counting = sentences._ABBREVIATION, Counting()
+    monkeypatch.setattr(sentences, "_ABBREVIATION", counting)
+    text = "Dr. " * 5000 + "A"
+    assert sentence_spans(text) == [(0, len(text))]
+    assert counting.read <= 2 * len(text)
 
 
 def test_crop_keeps_relations_whose_concepts_are_still_named() -> None:

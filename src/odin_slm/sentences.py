@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 
 _BOUNDARY = re.compile(r"(?<=[.?!])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")
-_ABBREVIATION = re.compile(r"\b(?:[A-Z]|e\.g|i\.e|vs|al|Fig|Dr|St|No|approx|ca|cf|resp)\.$")
+_ABBREVIATIONS = ("e.g", "i.e", "vs", "al", "Fig", "Dr", "St", "No", "approx", "ca", "cf", "resp")
+_ABBREVIATION = re.compile(rf"\b(?:[A-Z]|{'|'.join(map(re.escape, _ABBREVIATIONS))})\.$")
+# How far before a boundary an abbreviation can begin. Looking from the begin of the sentence would take time with the
+# square of its length; \b sees the character before the place where a search begins.
+_REACH = max(map(len, _ABBREVIATIONS)) + len(".")
 
 
 def sentence_spans(text: str) -> list[tuple[int, int]]:
@@ -17,7 +21,8 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
     spans: list[tuple[int, int]] = []
     begin = 0
     for match in _BOUNDARY.finditer(text):
-        if _ABBREVIATION.search(text[begin : match.start()]) and text[match.start() - 1] == ".":
+        stop = match.start()
+        if text[stop - 1] == "." and _ABBREVIATION.search(text, max(begin, stop - _REACH), stop):
             continue
         end = match.end() - len(match[0]) + len(match[0].rstrip())
         spans.append((begin, end))

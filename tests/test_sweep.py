@@ -1,6 +1,7 @@
 """Sweeps: every combination is trained in a run of its own, the best becomes an environment that runs."""
 
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,6 +16,7 @@ from odin_slm.engines.base_model import BaseModel
 from odin_slm.engines.sweeping import sweep
 from odin_slm.errors import BackendError
 from odin_slm.parameters import LoraParams, SweepParams, TrainingParams, changed
+from odin_slm.record import Record
 from test_training import Killed, records
 
 TRAINING = TrainingParams(
@@ -51,6 +53,37 @@ def test_every_combination_is_trained_and_a_stopped_sweep_goes_on(base: BaseMode
     assert combinations == {(rate, rank) for rate in GRID["learning_rate"] for rank in GRID["lora.r"]}
     assert results["best"]["eval_loss"] == min(trial["eval_loss"] for trial in ended)
     assert not list(tmp_path.glob("trial-*"))
+
+
+def test_other_contents_or_another_base_make_another_sweep(
+    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = 0
+
+    def train_lora(*_: Any) -> Any:
+        nonlocal trained
+        trained += 1
+        return None, {"seconds": 1.0, "best_eval_loss": 1.0}
+
+    def trials(base: BaseModel, train: list[Record], validation: list[Record]) -> int:
+        nonlocal trained
+        trained = 0
+        sweep(base, train, validation, tmp_path / "work", TRAINING, params, unwatched)
+        return trained
+
+    monkeypatch.setattr("odin_slm.engines.training.train_lora", train_lora)
+    params = SweepParams(experiment="tiny", space={"lora.r": (2, 4)})
+    same = BaseModel("tiny", shutil.copytree(base.location, tmp_path / "tiny"))
+    train, validation = records(2), records(1, 100)
+    assert trials(same, train, validation) == 2
+    assert trials(same, train, validation) == 0, "the same sweep is over"
+    for name in ("instruction", "input", "output"):
+        changed_record: Any = {**train[1], name: f"{train[1][name]} "}
+        assert trials(same, [train[0], changed_record], validation) == 2, name
+        assert trials(same, train, [changed_record]) == 2, name
+    with (tmp_path / "tiny/config.json").open("a") as stream:
+        stream.write("\n")
+    assert trials(same, train, validation) == 2, "the base's files are others"
 
 
 def test_optuna_draws_from_ranges(base: BaseModel, tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from odin_slm.engines.base_model import BaseModel
+from odin_slm.engines.extraction import model_digest
 from odin_slm.errors import BackendError, DeviceMemoryError
 from odin_slm.parameters import RangeParams, SweepParams, TrainingParams, changed
 from odin_slm.record import Record
@@ -33,7 +34,7 @@ def sweep(
 ) -> dict[str, Any]:
     """Train with every drawn combination of values; the least validation loss wins.
 
-    A sweep that was stopped goes on after the trials that it has finished.
+    A sweep of the same base, records and parameters that was stopped goes on after the trials that it has finished.
 
     Args:
         base: The frozen base.
@@ -62,10 +63,13 @@ def sweep(
     described: list[Any] = [
         base.source,
         base.revision,
+        model_digest(base),
         training.model_dump(mode="json"),
         params.model_dump(mode="json"),
     ]
-    described += [[record["id"] for record in records] for records in (train, validation)]
+    # The contents as well: data that are made anew under the same ids would inherit the losses of the old ones.
+    fields: tuple[Literal["id", "instruction", "input", "output"], ...] = ("id", "instruction", "input", "output")
+    described += [[[record[name] for name in fields] for record in records] for records in (train, validation)]
     name = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
     work.mkdir(parents=True, exist_ok=True)
     grid = {key: list(values) for key, values in params.space.items() if not isinstance(values, RangeParams)}

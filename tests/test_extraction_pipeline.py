@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pyarrow.parquet
 import pytest
 from kedro.io import DatasetError
 
-from odin_slm.datasets.documents import DocumentsDataset
+from odin_slm.datasets.documents import DocumentsDataset, ExtractionShardsDataset
 from odin_slm.engines.extraction import Extractor
 from odin_slm.grounding import GivenDocument
 
@@ -97,6 +98,23 @@ def test_a_fault_costs_a_record_or_the_rest_of_its_file(
     for document, error in zip(found, errors, strict=False):
         assert (document.error is None) == (error == "")
         assert error in str(document.error or "")
+
+
+def test_names_that_are_no_unicode_can_be_written(tmp_path: Path) -> None:
+    latin, text = os.fsdecode(b"caf\xe9.jsonl"), TEXTS[0]
+    try:
+        (tmp_path / latin).write_text(json.dumps({"text": text}) + "\n")
+        names = [("caf\\udce9.jsonl:1", "caf\\udce9.jsonl")]
+    except OSError:  # this file system takes Unicode alone
+        names = []
+    (tmp_path / "z.jsonl").write_text(json.dumps({"id": "half \ud800", "text": text}) + "\n")
+    found = read(tmp_path)
+    assert [(d.id, d.source) for d in found] == [*names, ("half \\ud800", "z.jsonl")]
+    rows = [{"id": d.id, "source": d.source, "record": d.record, "text": d.text} for d in found]
+    shards = ExtractionShardsDataset(filepath=str(tmp_path / "out"))
+    shards.save({"name": "shard-0", "rows": rows, "failed": rows})
+    (shard,) = shards.load()
+    assert pyarrow.parquet.read_table(shard, columns=["id"]).to_pylist() == [{"id": d.id} for d in found]
 
 
 def test_nothing_to_read_is_named(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ def _form(file: Path) -> str | None:
 
 
 def _read(file: Path, source: str, text_field: str, id_field: str) -> Iterator[GivenDocument]:
-    number = 0
+    number, source = 0, _encodable(source)
     try:
         opened: Any = gzip.open(file) if file.suffix == ".gz" else file.open("rb")  # noqa: SIM115
         with opened as stream:
@@ -198,11 +198,17 @@ def _read(file: Path, source: str, text_field: str, id_field: str) -> Iterator[G
                 number += 1
                 if error is None and not text.strip():
                     error = "the text is blank."
-                yield GivenDocument(name or f"{source}:{number}", source, number, text if error is None else "", error)
+                name = _encodable(name) if name else f"{source}:{number}"
+                yield GivenDocument(name, source, number, text if error is None else "", error)
     except Exception as error:  # parsers of five formats; whatever they raise costs the rest of this file, not the job
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         fault = f"the file cannot be read from here on ({type(error).__name__}: {reason})."
         yield GivenDocument(f"{source}:{number + 1}", source, number + 1, "", fault)
+
+
+def _encodable(name: str) -> str:
+    """Return a name that can be written as UTF-8; a lone surrogate (a file name in Latin-1) becomes its escape."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _json_lines(stream: IO[bytes], text_field: str, id_field: str) -> Iterator[_Record]:

@@ -34,7 +34,7 @@ from odin_slm.pipelines.evaluation.nodes import (
 )
 from odin_slm.prompt import Entity, Extraction, RelationTriple, instruction_for, parse, render
 from odin_slm.schema import SCHEMAS
-from odin_slm.scoring import score
+from odin_slm.scoring import evaluate, score
 
 Run = Callable[..., dict[str, Any]]
 DRUGS = ("enalapril", "naproxen", "rifampicin", "zidovudine", "melatonin", "warfarin", "codeine", "digoxin")
@@ -295,6 +295,15 @@ def test_records_from_elsewhere_get_the_provenance_they_lack() -> None:
         {**bare, "id": "1", "source": "unknown", "document_id": "1"},
         {**bare, "id": "7", "source": "unknown", "document_id": "7"},
     ]
+    null = dict.fromkeys(("id", "source", "document_id"))
+    odd = select_test_set(None, [{**bare, **null}, {**bare, **null}, {**bare, "source": 3, "document_id": 4}], None)
+    assert [(one["id"], one["source"], one["document_id"]) for one in odd] == [
+        ("1", "unknown", "1"),
+        ("2", "unknown", "2"),
+        ("3", "3", "4"),
+    ]
+    rows = [{**one, "gold": one["output"], "prediction": one["output"], "finished": True} for one in odd]
+    assert evaluate(rows, experiment="elsewhere", resamples=10)["test_set"]["sources"] == {"3": 1, "unknown": 2}
 
 
 @pytest.mark.parametrize(

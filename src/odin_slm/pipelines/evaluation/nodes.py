@@ -30,7 +30,7 @@ def select_test_set(
 
     Args:
         test: The experiment's test split; None where it was not made yet.
-        given_test: Records from elsewhere; ``id``, ``source`` and ``document_id`` may be missing in them.
+        given_test: Records from elsewhere; ``id``, ``source`` and ``document_id`` may be missing, null or numbers.
         test_context: What :func:`odin_slm.pipelines.combination.nodes.describe_test_set` says of the test split.
 
     Returns:
@@ -334,8 +334,9 @@ def _complete(record: Any, number: int, where: str) -> dict[str, Any]:
             where=place,
             fix="Write gold outputs as odin_slm/prompt.py describes.",
         )
-    name = str(record.get("id", number))
-    return {"source": "unknown", "document_id": name, **record, "id": name}
+    given = {key: str(record[key]) for key in ("id", "source", "document_id") if record.get(key) is not None}
+    name = given.get("id", str(number))
+    return {**record, "id": name, "source": "unknown", "document_id": name, **given}
 
 
 def _predict(

@@ -227,6 +227,9 @@ def test_nothing_to_find_and_nothing_found_is_right_in_the_macro_average() -> No
     assert scores["entity_metrics"]["macro"]["f1"] == 0.5
     assert scores["entity_metrics"]["micro"]["f1"] == 0.0
     assert scores["variants"]["with_gold"]["entity_metrics"]["micro"]["fp"] == 0
+    for metrics in scores["variants"]["with_gold"].values():
+        assert metrics["examples"] == 0
+        assert metrics["macro"] == ratios(0, 0, 0), "no example is not a perfect one"
 
 
 def test_case_and_white_space_do_not_count() -> None:

@@ -342,8 +342,9 @@ class _Scorer:
         pair = self.pairs[kind]
         chosen = per_row(pair.size, pair.gold.rows) > 0
         block = self._variant(kind, pair.select(chosen[pair.said.rows], chosen[pair.gold.rows]), modes.count)
-        if chosen.any():
-            block["macro"] = _macro(self.counts[kind][chosen])
+        # A mean over no example is 0, as every ratio without a denominator.
+        none = dict.fromkeys(("precision", "recall", "f1"), 0.0)
+        block["macro"] = _macro(self.counts[kind][chosen]) if chosen.any() else none
         return {**block, "examples": int(chosen.sum())}
 
     # Length

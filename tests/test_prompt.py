@@ -113,6 +113,8 @@ def test_prompt_and_instruction() -> None:
 def test_locate_prefers_whole_words_and_exact_case() -> None:
     assert locate("toxicity and ototoxicity", "toxicity") == [(0, 8)]
     assert locate("only ototoxicity", "toxicity") == [(8, 16)]
+    assert locate("Nephrotoxicity. Toxicity.", "toxicity") == [(16, 24)], "a whole word in other case goes before"
+    assert locate("Ototoxicity, NEPHROTOXICITY", "toxicity") == [(3, 11)]
     assert locate("Aspirin, aspirin", "aspirin") == [(9, 16)]
     assert locate("ASPIRIN", "aspirin") == [(0, 7)]
     assert locate("nothing here", "aspirin") == []

@@ -196,12 +196,14 @@ def locate(text: str, surface: str) -> list[tuple[int, int]]:
     """
     if not surface:
         return []
+    inside: list[tuple[int, int]] = []
     for flags in (0, re.IGNORECASE):
         spans = [match.span() for match in re.finditer(re.escape(surface), text, flags)]
         whole = [span for span in spans if _on_word_boundaries(text, *span)]
-        if spans:
-            return whole or spans
-    return []
+        if whole:
+            return whole
+        inside = inside or spans
+    return inside
 
 
 def _on_word_boundaries(text: str, begin: int, end: int) -> bool:

@@ -36,6 +36,27 @@ def test_an_entity_is_found_wherever_it_stands() -> None:
     assert all(NOTE[o.begin : o.end] == o.text for e in found.entities for o in e.occurrences)
 
 
+@pytest.mark.parametrize(
+    ("text", "surface", "found"),
+    [
+        ("Mg was low. He took 5 mg daily.", "Mg", ["Mg"]),
+        ("As was found as well as Pb. As before.", "As", ["As", "As"]),
+        ("MRNA vaccines hold mRNA.", "mRNA", ["mRNA"]),
+        ("In 111 was given in 111 cases.", "In 111", ["In 111"]),
+        ("Flu again: flu, Flu. Flu went.", "flu", ["Flu", "flu", "Flu"]),
+        ("Signs: Cough, cough. Cough went.", "cough", ["Cough", "cough", "Cough"]),
+        ("Signs: Cough, cough. Cough went.", "Cough", ["Cough", "cough", "Cough"]),
+        ("Low back pain, then low back pain.", "Low back pain", ["Low back pain", "low back pain"]),
+        ("Drug-induced rash, drug-induced rash.", "Drug-induced rash", ["Drug-induced rash", "drug-induced rash"]),
+    ],
+)
+def test_a_word_is_found_with_its_first_letter_in_other_case_and_a_symbol_is_not(
+    text: str, surface: str, found: list[str]
+) -> None:
+    (entity,) = ground(text, out(("Symptom", surface))).entities
+    assert [place.text for place in entity.occurrences] == found
+
+
 def test_confidence_comes_from_the_probability_of_the_line() -> None:
     relations = (("enalapril", "causes", "cough"),)
     output = out(("Drug", "enalapril"), ("Symptom", "cough"), relations=relations)

@@ -14,6 +14,8 @@ from odin_slm.calibration import confidence
 from odin_slm.prompt import locate, parse
 from odin_slm.sentences import sentence_spans
 
+_LONG_WORD = re.compile(r"[^\W\d_]{4}")
+
 
 @dataclass(frozen=True, slots=True)
 class GivenDocument:
@@ -226,13 +228,22 @@ def windows(text: str, count: Callable[[list[str]], list[int]], budget: int, ove
 
 
 def _spans(text: str, surface: str) -> list[tuple[int, int]]:
-    """Locate a surface, and the same word as it stands at the begin of a sentence ("cough", "Cough")."""
+    """Locate a surface, and the same words with the first letter in the other case ("Cough", "cough").
+
+    Symbols and abbreviations are other names in other case ("As" and "as", "mRNA"): the first word must be lower case
+    after its first letter, and some word must have more than three letters. Shorter names in lower case ("flu") are
+    also found at the begin of a sentence ("Flu").
+    """
     spans = set(locate(text, surface))
+    first = surface.split()[:1]
     other = surface[:1].swapcase() + surface[1:]
-    if other != surface:
-        edges = (rf"(?<!\w){re.escape(other)}(?!\w)", text)
-        spans |= {match.span() for match in re.finditer(*edges)}
-    return sorted(spans)
+    if other == surface or not first or first[0][1:] != first[0][1:].lower():
+        return sorted(spans)
+    found = [match.span() for match in re.finditer(rf"(?<!\w){re.escape(other)}(?!\w)", text)]
+    if found and not _LONG_WORD.search(surface):
+        begins = {begin for begin, _ in sentence_spans(text)} if surface[:1].islower() else set()
+        found = [span for span in found if span[0] in begins]
+    return sorted(spans.union(found))
 
 
 def _pieces(

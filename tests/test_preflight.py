@@ -3,10 +3,12 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoConfig
 
 from odin_slm import memory
 from odin_slm.engines import preflight
@@ -134,6 +136,35 @@ def test_what_the_configuration_rules_out_is_refused(tmp_path: Path, tiny_base: 
         check(of_config(tmp_path / "t5", model_type="t5"), TrainingParams())
     with pytest.raises(BaseModelError, match="configuration cannot be read"):
         check(of_config(tmp_path / "odd", num_attention_heads=0), TrainingParams())
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "feed_forward"),
+    [
+        ("opt", {"ffn_dim": 48, "word_embed_proj_dim": 32}, 48),
+        ("gpt2", {"n_inner": 48}, 48),
+        ("gpt2", {}, 128),
+        ("gpt_neo", {"attention_types": [[["global"], 1]]}, 128),
+        ("gptj", {"rotary_dim": 4}, 128),
+        ("codegen", {"rotary_dim": 4}, 128),
+        ("falcon", {"ffn_hidden_size": 48}, 48),
+        ("bloom", {}, 128),
+        ("mpt", {"expansion_ratio": 2}, 64),
+        ("mamba", {}, 64),
+        ("mamba2", {"num_heads": 4, "head_dim": 16}, 128),
+    ],
+)
+def test_architectures_of_another_kind_are_refused_by_their_modules(
+    tmp_path: Path, name: str, values: dict[str, Any], feed_forward: int
+) -> None:
+    heads = {} if "mamba" in name else {"num_attention_heads": 2}
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "vocab_size": 64, **heads}
+    AutoConfig.for_model(name, **small, **values).save_pretrained(tmp_path)
+    base = BaseModel(name, tmp_path)
+    shape, _ = preflight.shape_of(preflight.read_config(base), base)
+    assert (shape.layers, shape.hidden, shape.feed_forward) == (1, 32, feed_forward)
+    with pytest.raises(BackendError, match=r"has no module .*gate_proj.*Choose among its linear layers"):
+        check(base, TrainingParams(), gpu(16))
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ def shape_of(config: Any, base: BaseModel) -> tuple[Shape, list[str]]:
         if isinstance(module, torch.nn.Linear) and module is not head:
             key = (name.rsplit(".", 1)[-1], module.in_features, module.out_features)
             found[key] = found.get(key, 0) + 1
-    heads = text.num_attention_heads
+    heads = getattr(text, "num_attention_heads", None) or 1  # a model without attention has no heads
     size = getattr(text, "head_dim", None) or text.hidden_size // heads
     shape = Shape(
         parameters=sum(p.numel() for p in model.parameters()),
@@ -198,7 +198,7 @@ def shape_of(config: Any, base: BaseModel) -> tuple[Shape, list[str]]:
         heads=heads,
         query=heads * size,
         key=(getattr(text, "num_key_value_heads", None) or heads) * size,
-        feed_forward=text.intermediate_size,
+        feed_forward=_feed_forward(text),
         vocabulary=text.vocab_size,
         context=getattr(text, "max_position_embeddings", None),
     )
@@ -318,6 +318,14 @@ def show(found: Preflight) -> None:
     table.add_row("base", "", f"{found.architecture}; licence: {found.licence}")
     table.add_row("backend", "", found.backend)
     Console(stderr=True).print(table)
+
+
+def _feed_forward(config: Any) -> int:
+    """Return the features inside a feed-forward layer; not every architecture says them, or under the same name."""
+    for name in ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner"):
+        if said := getattr(config, name, None):
+            return int(said)
+    return int((getattr(config, "expansion_ratio", None) or 4) * config.hidden_size)
 
 
 def _parts(taken: Estimate) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import logging
 import os
@@ -10,8 +12,12 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+import weakref
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -27,8 +33,10 @@ from odin_slm.engines.generation import Generator
 from odin_slm.engines.served_model import resolve_model
 from odin_slm.errors import ServingError
 from odin_slm.serving.__main__ import build, main
+from odin_slm.serving.engine import LocalEngine
 from odin_slm.serving.logs import text_hash
 from odin_slm.serving.messages import EXAMPLE
+from odin_slm.serving.metrics import Metrics
 from odin_slm.serving.settings import ApiKeys, ServingSettings, hash_key
 from odin_slm.serving.tracing import trace
 from serving_service import SMALL, metric, running, service, service_process, wait_for
@@ -359,6 +367,64 @@ def test_a_row_that_nobody_waits_for_leaves_its_batch(tiny_base: Path) -> None:
     generator.write(rows, seen.append)
     assert [output.index for output in seen] == [1]
     assert len(rows[0].written) == 5
+
+
+@dataclass(eq=False)
+class EndlessRow:
+    index: int
+    wanted: Any
+
+
+class Endless:
+    """A generator that writes on until nobody waits for any of its rows."""
+
+    on_cpu = True
+
+    def __init__(self) -> None:
+        self.made: list[weakref.ref[Any]] = []
+        self.begun = 0
+
+    @property
+    def alive(self) -> int:
+        gc.collect()
+        return sum(row() is not None for row in self.made)
+
+    def rows(self, prompts: list[str], *, wanted: list[Any], **_: Any) -> list[Any]:
+        rows = [EndlessRow(place, one) for place, one in enumerate(wanted)]
+        self.made += map(weakref.ref, rows)
+        return rows
+
+    def prepare(self, rows: list[Any]) -> None:
+        self.begun += len(rows)
+
+    def write(self, rows: list[Any], give: Any, more: Any) -> None:
+        while rows:
+            time.sleep(0.001)
+            rows = [row for row in rows if row.wanted()]
+            rows = [*rows, *more(len(rows))]
+
+
+def test_a_batch_that_never_ends_keeps_nothing_of_those_that_left(tiny_base: Path) -> None:
+    metrics = Metrics(resolve_model(str(tiny_base), root=tiny_base.parent), 64)
+    generator: Any = Endless()
+
+    async def ask() -> int:
+        engine = LocalEngine(generator, metrics, workers=1, batch_size=4, batch_wait=0)
+        engine.start()
+        asked: deque[asyncio.Task[Any]] = deque()
+        for number in range(100):
+            asked.append(asyncio.create_task(engine.write([Task(EXAMPLE)], timeout=60)))
+            while generator.begun <= number and not asked[-1].done():
+                await asyncio.sleep(0.001)
+            if len(asked) > 1:  # the one before keeps the batch under way
+                asked.popleft().cancel()
+                await asyncio.sleep(0)
+        alive: int = generator.alive
+        asked.popleft().cancel()
+        await engine.stop()
+        return alive
+
+    assert 1 <= asyncio.run(ask()) <= 8
 
 
 def test_a_stopped_service_finishes_what_it_accepted(tiny_base: Path) -> None:

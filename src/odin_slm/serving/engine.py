@@ -270,6 +270,9 @@ class LocalEngine:
 
         def join(jobs: list[_Job]) -> list[Any]:
             rows = []
+            # No output comes of those that nobody waits for, and under load a batch may never end.
+            for index in [index for index, job in batch.items() if not job.wanted]:
+                del batch[index]
             for job in jobs:
                 try:
                     self._generator.prepare([job.row])
@@ -288,7 +291,8 @@ class LocalEngine:
             now = time.monotonic()
             self._seconds_per_output += 0.05 * ((now - last) / self._workers - self._seconds_per_output)
             last = now
-            batch.pop(output.index).settle(lambda future: future.set_result(output))
+            if job := batch.pop(output.index, None):
+                job.settle(lambda future: future.set_result(output))
 
         try:
             if rows := join(jobs):

@@ -1,7 +1,9 @@
 """Training: the mask is exact, TRL's loss on a CPU has the right gradients, the best checkpoint is kept."""
 
 import importlib.util
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +238,18 @@ def test_checkpoints_of_another_run_are_not_continued(base: BaseModel, tmp_path:
         wrong = SHORT.model_copy(update={"resume": True, **other})
         with pytest.raises(BackendError, match="other data, other parameters"):
             train_lora(base, data, records(4, 100), tmp_path, wrong, lambda *_: None)
+
+
+def test_checkpoints_of_a_base_that_was_trained_anew_are_not_continued(base: BaseModel, tmp_path: Path) -> None:
+    stopped_at(3, base, tmp_path / "work")
+    folder = Path(shutil.copytree(base.path or "", tmp_path / "anew"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 2e-6}))
+    resumed = SHORT.model_copy(update={"resume": True})
+    with pytest.raises(BackendError, match="another base"):
+        train_lora(
+            BaseModel(base.source, folder), records(8), records(4, 100), tmp_path / "work", resumed, lambda *_: None
+        )
 
 
 def test_dora_and_noise_are_switches(base: BaseModel, tmp_path: Path) -> None:

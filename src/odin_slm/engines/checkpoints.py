@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from odin_slm.engines.base_model import BaseModel
+from odin_slm.engines.extraction import model_digest
 from odin_slm.errors import BackendError
 from odin_slm.parameters import TrainingParams
 
@@ -28,7 +29,8 @@ def digest_of(base: BaseModel, params: TrainingParams, rows: Sequence[Sequence[A
     """Return a digest of what decides the course of training."""
     settings = params.model_dump(mode="json", exclude={*_OPERATIONAL, "batch_size", "gradient_accumulation_steps"})
     examples = int(params.batch_size) * params.gradient_accumulation_steps * processes
-    described = [base.source, base.revision, settings, examples, *rows]
+    # The base by its files too: one that was trained anew under its old name is another.
+    described = [base.source, base.revision, model_digest(base), settings, examples, *rows]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 

@@ -65,7 +65,7 @@ def test_an_adapter_is_not_scored_on_a_test_split_of_other_data(own: bool, tmp_p
     options = EvaluationParams(experiment="test")
 
     def score(records: list[dict[str, Any]], manifest: dict[str, Any] | None) -> None:
-        generate_predictions(Base(), tmp_path, records, None, state, manifest, tmp_path, options)  # type: ignore[arg-type]
+        generate_predictions(Base(), tmp_path, records, None, tmp_path, options, state, manifest)  # type: ignore[arg-type]
 
     with pytest.raises(PredictionsError if own else Asked) as refusal:
         score([record], MANIFEST)

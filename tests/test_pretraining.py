@@ -102,7 +102,8 @@ def test_what_is_marked_is_asked_for_in_order(kind: str) -> None:
     assert found > 50
 
 
-def test_items_of_an_enumeration_relate_as_the_name_in_whose_place_they_stand() -> None:
+@pytest.mark.parametrize("exercise", ["lists", "products"])
+def test_items_of_an_enumeration_relate_as_the_name_in_whose_place_they_stand(exercise: str) -> None:
     text = "Aspirin caused nausea, but no fever."
     mentions = (
         Mention(0, 7, "Aspirin", "Drug", ("d",)),
@@ -114,9 +115,9 @@ def test_items_of_an_enumeration_relate_as_the_name_in_whose_place_they_stand() 
     object.__setattr__(
         sources, "names", {"Drug": [f"drug{n}" for n in range(999)], "Symptom": [f"sign{n}" for n in range(999)]}
     )
-    rng, longest = random.Random(9), 0
+    rng, longest, both = random.Random(9), 0, 0
     for _ in range(200):
-        found = parse(EXERCISES["lists"](sources, rng).completion).extraction
+        found = parse(EXERCISES[exercise](sources, rng).completion).extraction
         types = {entity.type for entity in found.entities}
         if types != {"Drug", "Symptom"}:
             continue  # the schema has other names, or one type alone
@@ -128,10 +129,25 @@ def test_items_of_an_enumeration_relate_as_the_name_in_whose_place_they_stand() 
         assert heads == drugs, "every drug, in the order of the text"
         assert tails == symptoms[: len(tails)], "what the first effect became; not what the text denies"
         assert len(tails) < len(symptoms)
+        if exercise == "products":
+            assert len(tails) == len(symptoms) - 1, "only ends of the relation are enumerated"
+            both += len(heads) > 1 and len(tails) > 1
         assert related == {(head, tail) for head in heads for tail in tails}
         assert len(found.entities) == len({entity.text.casefold() for entity in found.entities})
         longest = max(longest, len(found.entities))
     assert longest > 8
+    assert exercise == "lists" or both > 60
+
+
+def test_names_of_a_product_are_long_or_resemble_each_other() -> None:
+    rng, compounds, alike = random.Random(5), 0, 0
+    for _ in range(300):
+        found = parse(EXERCISES["products"](SOURCES, rng).completion).extraction
+        for one, other in pairwise(found.entities):
+            compounds += bool(re.search(r"\w[-/]\w", other.text))
+            alike += one.text[:4] == other.text[:4] or one.text.split()[-1] == other.text.split()[-1]
+    assert compounds > 100
+    assert alike > 100
 
 
 def test_repeated_names_are_listed_once_where_they_come_first() -> None:

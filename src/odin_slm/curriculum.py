@@ -105,6 +105,24 @@ def lists(sources: Sources, rng: random.Random) -> Example:
     return _under_some_schema("lists", _listing_document(sources, rng), rng)
 
 
+def products(sources: Sources, rng: random.Random) -> Example:
+    """Annotated sentences in which both ends of a relation have become enumerations, so that each relates to each.
+
+    Which pair comes next is to be told from the pair before and from the list, over long names and names alike.
+    """
+    document = _cropped(sources, rng, (200, 200, 400))
+    for _ in range(6):
+        if not document.relations:
+            document = _cropped(sources, rng, (200, 200, 400))
+    if rng.random() < 0.5:
+        document = swap_names(document, sources.names, rng)
+    if document.relations:
+        relation = rng.choice(document.relations)
+        for concept in rng.sample((relation.head, relation.tail), rng.choice((1, 2, 2))):
+            document = put_enumeration(document, sources.names, rng, {concept})
+    return _under_some_schema("products", document, rng)
+
+
 def repeats(sources: Sources, rng: random.Random) -> Example:
     """A few names that a text says again and again, each to be listed once, where it comes first.
 
@@ -312,6 +330,7 @@ EXERCISES: dict[str, Callable[[Sources, random.Random], Example]] = {
     "language": language,
     "gold": gold,
     "lists": lists,
+    "products": products,
     "repeats": repeats,
     "slips": slips,
     "notes": notes,

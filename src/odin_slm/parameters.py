@@ -523,6 +523,8 @@ class MixtureParams(Parameters):
     """Annotated training documents, mostly with other names in them."""
     lists: float = Field(default=0.0, ge=0.0)
     """Annotated training documents with enumerations in the place of names."""
+    products: float = Field(default=0.0, ge=0.0)
+    """The same, with both ends of a relation enumerated."""
     repeats: float = Field(default=0.0, ge=0.0)
     """Texts that say a few names again and again."""
     slips: float = Field(default=0.0, ge=0.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -69,13 +69,27 @@ def repeat_names(document: Document, names: Mapping[str, Sequence[str]], rng: ra
     return replace(_renamed_mentions(document, name), relations=())
 
 
-def put_enumeration(document: Document, names: Mapping[str, Sequence[str]], rng: random.Random) -> Document:
-    """Put an enumeration of names in the place of a mention; those added relate as the mention's concept does."""
+def put_enumeration(
+    document: Document,
+    names: Mapping[str, Sequence[str]],
+    rng: random.Random,
+    concepts: Collection[str] | None = None,
+) -> Document:
+    """Put an enumeration of names in the place of a mention; those added relate as the mention's concept does.
+
+    Args:
+        document: What to change.
+        names: Known names of each type.
+        rng: Source of the draws.
+        concepts: Those of which a mention is to be one, and then the names are long ones and such as resemble each
+            other; None takes any mention, and names as they come.
+    """
     mentions = document.mentions
     alone = [
         mention
         for i, mention in enumerate(mentions)
         if len(mention.concepts) == 1 and not any(_overlap(mention, other) for other in mentions if other != mention)
+        if concepts is None or mention.concepts[0] in concepts
     ]
     if not alone:
         return document
@@ -84,6 +98,8 @@ def put_enumeration(document: Document, names: Mapping[str, Sequence[str]], rng:
     for _ in range(rng.choice((1, 2, 2, 3, 3, 4, 5, 6))):
         known = names.get(chosen.type)
         name = rng.choice(known) if known and rng.random() < 0.6 else invent_name(rng, chosen.type)
+        if concepts is not None:
+            name = _hard_to_list(name, (added or [chosen.text])[-1], known or [chosen.text], rng)
         if name.casefold() not in taken:  # what the text has already may be another concept's
             added.append(name)
             taken += " " + name.casefold()
@@ -112,6 +128,20 @@ def put_enumeration(document: Document, names: Mapping[str, Sequence[str]], rng:
         mentions=tuple(sorted([*moved, *items])),
         relations=tuple(relations),
     )
+
+
+def _hard_to_list(name: str, before: str, known: Sequence[str], rng: random.Random) -> str:
+    """Return a name as long as two, or one that shares a part with the name before it; two times in five as it is."""
+    draw = rng.random()
+    if draw < 0.2:
+        return f"{name}{rng.choice('-/')}{rng.choice(known)}"
+    if draw < 0.4:
+        return max((name, rng.choice(known), rng.choice(known)), key=len)
+    if draw < 0.5:
+        return f"{name} {before.split()[-1]}"
+    if draw < 0.6:
+        return f"{before.split()[0]} {name}" if draw < 0.55 else before[:4] + name[-5:]
+    return name
 
 
 def _overlap(one: Mention, other: Mention) -> bool:

@@ -102,10 +102,10 @@ def generate_predictions(
     adapter: Path,
     test_data: list[dict[str, Any]],
     calibrator: dict[str, Any] | None,
-    training_state: dict[str, Any] | None,
-    data_manifest: dict[str, Any] | None,
     predictions_work: Path,
     params: EvaluationParams,
+    training_state: dict[str, Any] | None = None,
+    data_manifest: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Let the fine-tuned model extract from every test text.
 
@@ -114,10 +114,10 @@ def generate_predictions(
         adapter: Folder of the LoRA adapter.
         test_data: Test records.
         calibrator: What makes confidences of log-probabilities; None leaves them raw.
-        training_state: How the experiment's adapter was trained; None where it was not trained here.
-        data_manifest: What the experiment's splits are now; None where there are none.
         predictions_work: Folder for the outputs so far; a run that was killed goes on from there.
         params: Decoding, batch size, budget, sample.
+        training_state: How the experiment's adapter was trained; None where it was not trained here.
+        data_manifest: What the experiment's splits are now; None where there are none.
 
     Returns:
         Rows in the order of the records: ``id``, ``source``, ``document_id``, for the experiment's own test split

@@ -8,6 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Further options of the Kedro command behind a target, as in `make run ARGS="--env v15"`.
 ARGS ?=
+# Processes that share the test files between them; 0 runs all in one.
+WORKERS ?= 2
 
 # `kedro mlflow ui` looks for the command `mlflow`.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -35,7 +37,7 @@ test: env ## Lint, check types and floors, run the tests
 	@echo "== ruff" && $(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@echo "== mypy" && $(BIN)/mypy
 	@echo "== import-linter" && $(BIN)/lint-imports
-	@echo "== pytest" && $(BIN)/python -m pytest
+	@echo "== pytest" && $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 viz: env ## Look at the lineage in Kedro-Viz
 	@$(BIN)/kedro viz run $(ARGS)

@@ -542,11 +542,20 @@ def test_the_test_set_says_whether_it_is_synthetic() -> None:
         return evaluate(rows, experiment="x", resamples=5)["test_set"]
 
     assert described("ade-990000001")["synthetic"]
-    assert "synthetic" in described("ade-990000001")["description"]
+    assert "synthetic" in described("ade-990000001")["description"].casefold()
     assert not described("ade-12345")["synthetic"]
     assert "synthetic" not in described("ade-12345")["description"]
     assert "1 of them synthetic" in described("ade-12345", "ade-990000001")["description"]
     assert described("ade-1", "ade-1", "ade-2")["documents"] == 2
+
+
+def test_only_of_the_experiments_own_test_split_it_is_said_that_it_was_held_out() -> None:
+    def description(manifest: str | None) -> str:
+        rows = [{**row(k, said(), said(), document_id=f"ade-{k}"), "manifest_sha256": manifest} for k in range(2)]
+        return str(evaluate(rows, experiment="x", resamples=5)["test_set"]["description"])
+
+    assert description("0" * 64).startswith("Held-out documents of ")
+    assert description(None).startswith("Documents of ")
 
 
 @pytest.mark.parametrize(

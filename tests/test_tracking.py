@@ -77,6 +77,11 @@ def read_training(train: list[Any]) -> dict[str, int]:
     return {"records": len(train)}
 
 
+def choose(test: list[Any], given: list[Any] | None) -> list[Any]:
+    """Choose what is scored."""
+    return test if given is None else given
+
+
 def take_a_second() -> int:
     """Give the sampler time."""
     time.sleep(1.5)
@@ -223,7 +228,11 @@ def test_the_data_of_a_run_are_tagged_by_their_manifest(bare_project: Path, regi
 def test_records_from_elsewhere_are_not_tagged_as_the_manifests(
     bare_project: Path, register: Callable[..., None]
 ) -> None:
-    register(evaluation=Pipeline([Node(func=read_training, inputs="test", outputs="counts", name="read_test")]))
+    given = "type: odin_slm.datasets.override.GivenRecordsDataset, override: {path: '${runtime_params:test_data,null}'}"
+    catalog = bare_project / "conf/base/catalog.yml"
+    catalog.write_text(catalog.read_text() + f"given: {{{given}}}\n")
+    register(evaluation=Pipeline([Node(func=choose, inputs=["test", "given"], outputs="chosen", name="choose")]))
+    (bare_project / "mine.json").write_text("[]")
     (bare_project / "data").mkdir()
     (bare_project / "data/test.json").write_text("[]")
     (bare_project / "data/manifest.json").write_text(json.dumps({"outputs": {"test.json": "0" * 64}}))

@@ -110,10 +110,7 @@ def products(sources: Sources, rng: random.Random) -> Example:
 
     Which pair comes next is to be told from the pair before and from the list, over long names and names alike.
     """
-    document = _cropped(sources, rng, (200, 200, 400))
-    for _ in range(6):
-        if not document.relations:
-            document = _cropped(sources, rng, (200, 200, 400))
+    document = _cropped_with(sources, rng, lambda document: bool(document.relations), tries=6)
     if rng.random() < 0.5:
         document = swap_names(document, sources.names, rng)
     if document.relations:
@@ -351,10 +348,7 @@ def _gold_document(sources: Sources, rng: random.Random) -> Document:
 
 
 def _listing_document(sources: Sources, rng: random.Random) -> Document:
-    document = _cropped(sources, rng, (200, 200, 400))
-    for _ in range(3):
-        if not document.mentions:
-            document = _cropped(sources, rng, (200, 200, 400))
+    document = _cropped_with(sources, rng, lambda document: bool(document.mentions), tries=3)
     if rng.random() < 0.5:
         document = swap_names(document, sources.names, rng)
     for _ in range(rng.choice((1, 1, 2))):
@@ -397,6 +391,15 @@ def _cropped(sources: Sources, rng: random.Random, characters: Sequence[int]) ->
     document = rng.choice(sources.by_source[rng.choice(list(sources.by_source))])
     begin, end = _sentence_run(document.text, rng, characters=rng.choice(characters))
     return crop(document, begin, end, "")
+
+
+def _cropped_with(sources: Sources, rng: random.Random, wanted: Callable[[Document], bool], *, tries: int) -> Document:
+    """Draw a few sentences anew, so many times at most, until they hold what is wanted."""
+    document = _cropped(sources, rng, (200, 200, 400))
+    for _ in range(tries):
+        if not wanted(document):
+            document = _cropped(sources, rng, (200, 200, 400))
+    return document
 
 
 def _plain_sentence(sources: Sources, rng: random.Random, *, characters: int = 220) -> str:

@@ -461,8 +461,9 @@ def _base_id(base_model: BaseModel, params: PublishingParams) -> str:
 def _base_files(base_model: BaseModel) -> dict[str, bytes | Path]:
     if base_model.path is None:
         return {}
-    card = base_model.path / "README.md"
-    found = read_front_matter(card.read_text(encoding="utf-8")).get("license") if card.is_file() else None
+    from odin_slm.engines.preflight import stated_license
+
+    found = stated_license(base_model)
     if found not in OPEN_LICENSES:
         raise ReleaseError(
             f"the base's own card (README.md) names the licence {found!r}; a base is put into a release only under "

@@ -167,7 +167,7 @@ class TrackingHook:
             mlflow.log_text(written, f"configuration/{name}.yml")
         mlflow.log_text(canonical_json(library_versions()), "environment/libraries.json")
         used = _DATA.keys() & pipeline.datasets()
-        elsewhere = "test_data" in (parameters or {})  # the records named there are none of the manifest's
+        elsewhere = (parameters or {}).get("test_data")  # the records named there are none of the manifest's
         if used and not elsewhere and "manifest" not in pipeline.all_outputs():
             self._tag_data(used)
 

@@ -167,10 +167,11 @@ def test_repeated_names_are_listed_once_where_they_come_first() -> None:
     assert often > 100
 
 
-def test_outputs_that_slipped_are_gone_on_with_rightly() -> None:
+@pytest.mark.parametrize("exercise", ["slips", "circles"])
+def test_outputs_that_slipped_are_gone_on_with_rightly(exercise: str) -> None:
     rng, slipped, whole = random.Random(4), 0, 0
     for _ in range(600):
-        example = EXERCISES["slips"](SOURCES, rng)
+        example = EXERCISES[exercise](SOURCES, rng)
         slipped += bool(example.given)
         right = learned(example)
         for part in example.completion.split("\n\n"):
@@ -187,6 +188,41 @@ def test_outputs_that_slipped_are_gone_on_with_rightly() -> None:
             assert triples == [(drug, symptom) for drug in drugs for symptom in symptoms], "as in the documents above"
     assert slipped > 500
     assert whole > 200
+
+
+def test_circles_go_round_more_than_one_item_and_cut_names_off() -> None:
+    def wrong_relations(exercise: str) -> tuple[int, int]:
+        rng, rounds, cut = random.Random(6), 0, 0
+        for _ in range(400):
+            example = EXERCISES[exercise](SOURCES, rng)
+            listed = set(re.findall(r"^\d+\. \[.+?\] (.+)$", example.completion + learned(example), re.MULTILINE))
+            lines = [example.completion[begin:end].strip() for begin, end in example.given]
+            found = [match for line in lines if (match := re.fullmatch(r"\d+\. (.+?) --\[.+?\]--> (.+)", line))]
+            triples = [match.groups() for match in found]
+            rounds += any(
+                one == third != other for one, other, third in zip(triples, triples[1:], triples[2:], strict=False)
+            )
+            cut += any(tail not in listed for _, tail in triples)
+        return rounds, cut
+
+    rounds, cut = wrong_relations("circles")
+    assert rounds > 10 * wrong_relations("slips")[0] + 10
+    assert cut > 15
+    assert wrong_relations("slips")[1] == 0
+
+
+def test_names_that_are_glued_are_listed_without_what_touches_them() -> None:
+    rng, touched, mentions = random.Random(7), 0, 0
+    for _ in range(300):
+        example = EXERCISES["glued"](SOURCES, rng)
+        text = example.prompt.split("### Input:\n")[1]
+        for entity in parse(example.completion).extraction.entities:
+            mentions += 1
+            begin = text.index(entity.text)
+            before, after = text[:begin][-1:], text[begin + len(entity.text) :][:1]
+            touched += bool(re.match(r"[-(\['\"/]", before) or re.match(r"[-)\]\"/]", after))
+    assert mentions > 200
+    assert 0.6 < touched / mentions < 0.8
 
 
 def test_what_slipped_is_read_but_not_learned(tokenizer: Any) -> None:

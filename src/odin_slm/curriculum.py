@@ -28,7 +28,7 @@ from odin_slm.record import extraction_of
 from odin_slm.schema import SCHEMAS, Schema
 from odin_slm.sentences import sentence_spans
 from odin_slm.slips import with_slips
-from odin_slm.variation import TYPE_NAMES, narrow, put_enumeration, rename, repeat_names, swap_names
+from odin_slm.variation import TYPE_NAMES, glue, narrow, put_enumeration, rename, repeat_names, swap_names
 
 _WORD = re.compile(r"\w+")
 
@@ -110,14 +110,7 @@ def products(sources: Sources, rng: random.Random) -> Example:
 
     Which pair comes next is to be told from the pair before and from the list, over long names and names alike.
     """
-    document = _cropped_with(sources, rng, lambda document: bool(document.relations), tries=6)
-    if rng.random() < 0.5:
-        document = swap_names(document, sources.names, rng)
-    if document.relations:
-        relation = rng.choice(document.relations)
-        for concept in rng.sample((relation.head, relation.tail), rng.choice((1, 2, 2))):
-            document = put_enumeration(document, sources.names, rng, {concept})
-    return _under_some_schema("products", document, rng)
+    return _under_some_schema("products", _product_document(sources, rng), rng)
 
 
 def repeats(sources: Sources, rng: random.Random) -> Example:
@@ -150,6 +143,29 @@ def slips(sources: Sources, rng: random.Random) -> Example:
     schema, extraction = _some_schema(document, rng)
     completion, given = with_slips(extraction, schema, document.text, rng)
     return Example("slips", render_prompt(instruction_for(schema), document.text), completion, given)
+
+
+def circles(sources: Sources, rng: random.Random) -> Example:
+    """Long lists of relations that have gone round in circles already, to be gone on with rightly.
+
+    As in :func:`slips`, over the texts of :func:`products`: up to three items come again and again in turn, relations
+    have ends that are cut off, and names stutter for longer.
+    """
+    document = _product_document(sources, rng)
+    schema, extraction = _some_schema(document, rng)
+    completion, given = with_slips(extraction, schema, document.text, rng, circling=True)
+    return Example("circles", render_prompt(instruction_for(schema), document.text), completion, given)
+
+
+def glued(sources: Sources, rng: random.Random) -> Example:
+    """Annotated documents some of whose names stand behind a prefix, a bracket or a dash, or before one.
+
+    A name has other tokens there than behind the space that an output puts before it.
+    """
+    document = _cropped_with(sources, rng, lambda document: bool(document.mentions), tries=3)
+    if rng.random() < 0.6:
+        document = swap_names(document, sources.names, rng)
+    return _under_some_schema("glued", glue(document, rng), rng)
 
 
 def notes(sources: Sources, rng: random.Random) -> Example:
@@ -330,6 +346,8 @@ EXERCISES: dict[str, Callable[[Sources, random.Random], Example]] = {
     "products": products,
     "repeats": repeats,
     "slips": slips,
+    "circles": circles,
+    "glued": glued,
     "notes": notes,
     "tagged": tagged,
     "copy_spans": copy_spans,
@@ -353,6 +371,17 @@ def _listing_document(sources: Sources, rng: random.Random) -> Document:
         document = swap_names(document, sources.names, rng)
     for _ in range(rng.choice((1, 1, 2))):
         document = put_enumeration(document, sources.names, rng)
+    return document
+
+
+def _product_document(sources: Sources, rng: random.Random) -> Document:
+    document = _cropped_with(sources, rng, lambda document: bool(document.relations), tries=6)
+    if rng.random() < 0.5:
+        document = swap_names(document, sources.names, rng)
+    if document.relations:
+        relation = rng.choice(document.relations)
+        for concept in rng.sample((relation.head, relation.tail), rng.choice((1, 2, 2))):
+            document = put_enumeration(document, sources.names, rng, {concept})
     return document
 
 

@@ -529,6 +529,10 @@ class MixtureParams(Parameters):
     """Texts that say a few names again and again."""
     slips: float = Field(default=0.0, ge=0.0)
     """Outputs in which something has gone wrong already, to be gone on with rightly."""
+    circles: float = Field(default=0.0, ge=0.0)
+    """The same over long lists of relations that go round in circles."""
+    glued: float = Field(default=0.0, ge=0.0)
+    """Annotated training documents whose names touch prefixes, brackets and dashes."""
     notes: float = Field(default=0.15, ge=0.0)
     """Synthetic clinical notes, mostly with other names in them."""
     tagged: float = Field(default=0.16, ge=0.0)

@@ -69,6 +69,28 @@ def repeat_names(document: Document, names: Mapping[str, Sequence[str]], rng: ra
     return replace(_renamed_mentions(document, name), relations=())
 
 
+_GLUE = (
+    *[("(", ")"), ("[", "]"), ('"', '"'), ("", "-induced"), ("", "-related"), ("", "-associated"), ("", "/")],
+    *[(prefix, "") for prefix in ("anti-", "non-", "post-", "pre-", "pseudo-", "-", "/", "'")],
+)
+"""What touches a name, before and after it."""
+
+
+def glue(document: Document, rng: random.Random) -> Document:
+    """Put signs or parts of words before or after most of the mentions; the mentions stay what they are."""
+    if not _apart(document):
+        return document
+    text, position = "", 0
+    moved: list[Mention] = []
+    for mention in document.mentions:
+        before, after = rng.choice(_GLUE) if rng.random() < 0.7 else ("", "")
+        text += document.text[position : mention.begin] + before
+        moved.append(replace(mention, begin=len(text), end=len(text) + len(mention.text)))
+        text += mention.text + after
+        position = mention.end
+    return replace(document, text=text + document.text[position:], mentions=tuple(moved))
+
+
 def put_enumeration(
     document: Document,
     names: Mapping[str, Sequence[str]],

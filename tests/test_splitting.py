@@ -1,5 +1,6 @@
 """The split: groups stay together, official test sets win, added documents move nobody, leaks are found."""
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -100,3 +101,26 @@ def test_near_duplicates_are_confirmed_by_their_exact_similarity() -> None:
     grams = [{t.lower()[i : i + 5] for i in range(len(t) - 5)} for t in (s.rstrip(".") + " " for s in texts)]
     assert found[0][2] == pytest.approx(len(grams[0] & grams[1]) / len(grams[0] | grams[1]), abs=0.05)
     assert list(near_duplicates(texts, ["a", "a"], threshold=0.5, seed=1)) == []
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.3, 0.5, 0.6, 0.7, 1.0])
+def test_near_duplicates_are_found_at_every_threshold(threshold: float) -> None:
+    rng = random.Random(3)
+    texts = []
+    for _ in range(60):
+        words = [f"w{rng.randrange(10_000)}" for _ in range(60)]
+        other = list(words)
+        for place in range(60):
+            changed = [*other[:place], f"w{rng.randrange(10_000)}", *other[place + 1 :]]
+            if similarity(" ".join(words), " ".join(changed)) < threshold:
+                break
+            other = changed
+        texts += [" ".join(words), " ".join(other)]
+    owners = [str(n) for n in range(len(texts))]
+    found = {(left, right) for left, right, _ in near_duplicates(texts, owners, threshold=threshold, seed=42)}
+    assert found >= {(n, n + 1) for n in range(0, len(texts), 2)}
+
+
+def similarity(left: str, right: str) -> float:
+    grams = [{text[i : i + 5] for i in range(len(text) - 4)} for text in (left, right)]
+    return len(grams[0] & grams[1]) / len(grams[0] | grams[1])

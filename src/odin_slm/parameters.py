@@ -85,7 +85,7 @@ class CombinationParams(Parameters):
     """Share of the document groups without official split that validate."""
     test_ratio: float = Field(default=0.1, ge=0.0, lt=0.5)
     """Share of them that test."""
-    near_duplicate: float = Field(default=0.7, gt=0.0, le=1.0)
+    near_duplicate: float = Field(default=0.7, ge=0.05, le=1.0)
     """Jaccard similarity of character 5-grams from which two texts must stay together."""
     quality_profile: Literal["exploration", "ml-training", "publishing"] = "ml-training"
     """How strict the quality decision is."""

@@ -24,7 +24,9 @@ PREFERRED_SOURCES = ("biored", "bc5cdr", "ade", "synthetic")
 that are not named here come last, by name."""
 
 _WORD = re.compile(r"\w+")
-_PERMUTATIONS, _BANDS = 250, 50
+_PERMUTATIONS = 250
+_MISSED = 1.1e-4
+"""Probability with which a pair at the threshold may be missed; five rows a band just reach it at 0.7."""
 _OFFICIAL_ORDER = ("test", "validation", "train")
 
 
@@ -103,10 +105,10 @@ def near_duplicates(
 
     Candidates come from MinHash with locality-sensitive hashing (Leskovec, Rajaraman and Ullman, "Mining of Massive
     Datasets", chapter 3; 50 bands of 5 permutations: a pair at the default threshold 0.7 is missed with probability
-    1e-4). Those whose sketches agree by 0.2 less than the threshold are dropped (five standard deviations: one in a
-    million at the threshold); the rest is confirmed by the exact Jaccard similarity of the shingle sets. Shingles
-    are character 5-grams of the lower-cased words, so that the short sentences of ADE are compared as well as
-    abstracts.
+    1e-4, and lower thresholds get more bands of fewer, so that no more is missed there). Those whose sketches agree
+    by 0.2 less than the threshold are dropped (five standard deviations: one in a million at the threshold); the rest
+    is confirmed by the exact Jaccard similarity of the shingle sets. Shingles are character 5-grams of the lower-cased
+    words, so that the short sentences of ADE are compared as well as abstracts.
 
     Args:
         texts: The texts.
@@ -121,10 +123,12 @@ def near_duplicates(
 
     # Shingles are made again for the few candidates: kept, those of 100,000 documents would take gigabytes.
     shingles = lru_cache(maxsize=1024)(lambda position: _shingles(texts[position]))
-    index = RMinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS, num_bands=_BANDS)
+    rows = _rows_of_a_band(threshold)
+    permutations = _PERMUTATIONS // rows * rows
+    index = RMinHashLSH(threshold=threshold, num_perm=permutations, num_bands=permutations // rows)
     sketches = []
     for key, text in enumerate(texts):
-        sketch = RMinHash(num_perm=_PERMUTATIONS, seed=seed)
+        sketch = RMinHash(num_perm=permutations, seed=seed)
         sketch.update(list(_shingles(text)))  # a sketch is a minimum: order does not matter
         index.insert(key, sketch)
         sketches.append(sketch)
@@ -238,6 +242,11 @@ def _digest(seed: int, key: str) -> str:
 
 def _pmid_order(pmid: str) -> tuple[int, str]:
     return len(pmid), pmid
+
+
+def _rows_of_a_band(threshold: float) -> int:
+    """Return how many permutations make a band: the most with which pairs at the threshold are hardly missed."""
+    return next((n for n in (5, 4, 3, 2) if (1 - threshold**n) ** (_PERMUTATIONS // n) <= _MISSED), 1)
 
 
 def _shingles(text: str) -> set[str]:

@@ -54,6 +54,17 @@ def test_without_an_owner_of_the_split_biored_annotates() -> None:
     assert (placed["bc5cdr-7"].split, placed["biored-7"].split) == (None, "train")
 
 
+def test_synthetic_documents_never_leave_training() -> None:
+    real = [abstract("bc5cdr", "7", "test"), abstract("bc5cdr", "8", "train")]
+    synthetic = [
+        replace(d, id=f"synthetic-{d.pmid}", source="synthetic", pmid=f"99{d.pmid}", split="train") for d in real
+    ]
+    placed = assign_splits([*real, *synthetic], **OPTIONS)
+    assert [placed[d.id].split for d in real] == ["test", "train"]
+    assert (placed["synthetic-7"].split, placed["synthetic-7"].rule) == (None, "synthetic")
+    assert placed["synthetic-8"].split == "train"
+
+
 def test_added_documents_move_nobody() -> None:
     before = assign_splits(MANY[:300], **OPTIONS)
     after = assign_splits(MANY, **OPTIONS)

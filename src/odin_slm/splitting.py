@@ -37,7 +37,8 @@ class Placement:
     Attributes:
         split: One of :data:`odin_slm.schema.SPLITS`, or None where the document is not used.
         group: Smallest PubMed id of the documents that must stay together.
-        rule: ``official``, ``hash``, or ``shared abstract`` for one that another corpus's annotation replaces.
+        rule: ``official``, ``hash``, ``shared abstract`` for one that another corpus's annotation replaces, or
+            ``synthetic`` for a synthetic document that is a near-duplicate of a validation or test document.
     """
 
     split: str | None
@@ -92,7 +93,8 @@ def assign_splits(
         if split is None:
             split = _hashed_split(group, seed, validation_ratio, test_ratio)
         for i in together:
-            placements[i] = Placement(split, group, rule)
+            kept = split == "train" or by_id[i].source != "synthetic"
+            placements[i] = Placement(split, group, rule) if kept else Placement(None, group, "synthetic")
     for replaced in _replaced_annotations(documents, placements):
         placements[replaced] = Placement(None, placements[replaced].group, "shared abstract")
     return {document.id: placements[document.id] for document in documents}
@@ -204,7 +206,7 @@ def _replaced_annotations(documents: Sequence[Document], placements: Mapping[str
     into the split it landed in is kept, so that official test sets stay complete; then :data:`PREFERRED_SOURCES`.
     Sentences (ADE) are no whole abstracts: they stay, in the same split.
     """
-    abstracts = {document.id: document for document in documents if document.split is not None}
+    abstracts = {d.id: d for d in documents if d.split is not None and placements[d.id].split is not None}
     for ids in _by_pmid(list(abstracts.values())).values():
         shared = [abstracts[i] for i in ids]
         if len({document.source for document in shared}) < 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from odin_slm.cleaning import balance, drop_duplicates, drop_empty, normalise_text
+from odin_slm.cleaning import balance, drop_duplicates, drop_empty, normalise_text, plain_text
 from odin_slm.document import Document, Mention
 from odin_slm.parameters import CombinationParams
 from odin_slm.pipelines.combination.nodes import describe_test_set
@@ -55,6 +56,34 @@ def test_relations_follow_their_entities() -> None:
     )
     (clean,) = normalise_text(splits({**record(1, "a\u00a0b caused rash"), "output": output})).records["train"]
     assert parse(clean["output"]).extraction.relations == (RelationTriple("a b", "causes", "rash"),)
+
+
+def test_what_becomes_equal_is_listed_once() -> None:
+    output = render(
+        Extraction(
+            (
+                Entity("Drug", "xol"),
+                Entity("Disease", "Gaucher\u2019s disease"),
+                Entity("Disease", "gaucher's disease"),
+            ),
+            (
+                RelationTriple("xol", "treats", "Gaucher\u2019s disease"),
+                RelationTriple("xol", "treats", "gaucher's disease"),
+            ),
+        )
+    )
+    text = "xol for Gaucher\u2019s disease: gaucher's disease"
+    (clean,) = normalise_text(splits({**record(1, text), "output": output})).records["train"]
+    assert parse(clean["output"]).extraction == Extraction(
+        (Entity("Drug", "xol"), Entity("Disease", "Gaucher's disease")),
+        (RelationTriple("xol", "treats", "Gaucher's disease"),),
+    )
+
+
+def test_spaces_of_all_widths_become_plain() -> None:
+    widths = [chr(n) for n in range(0x10000) if unicodedata.category(chr(n)) == "Zs"]
+    assert len(widths) == 17
+    assert {plain_text(space) for space in widths} == {" "}
 
 
 def test_a_mention_that_would_lose_its_place_keeps_the_record_as_it_was() -> None:

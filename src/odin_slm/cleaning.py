@@ -12,7 +12,7 @@ from odin_slm.record import Record
 
 Splits = Mapping[str, Sequence[Record]]
 
-_SPACES = "\u00a0\u2007\u2009\u200a\u202f\u3000"
+_SPACES = "\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
 _QUOTES = {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'}
 _PLAIN = str.maketrans({**dict.fromkeys(_SPACES, " "), **_QUOTES})
 """Spaces of all widths, and typographic quotes, as a keyboard writes them."""
@@ -36,7 +36,8 @@ class Cleaned:
 def normalise_text(splits: Splits) -> Cleaned:
     """Put inputs and mentions into Unicode NFC, with plain spaces and quotes.
 
-    A record whose mentions would no longer stand verbatim in its input stays as it is.
+    Entities that become equal apart from case are listed once, by the first, and so are relations of them. A record
+    whose mentions would no longer stand verbatim in its input stays as it is.
     """
     records: dict[str, list[Record]] = {name: [] for name in splits}
     changed = []
@@ -44,10 +45,7 @@ def normalise_text(splits: Splits) -> Cleaned:
         for record in part:
             extraction = parse(record["output"]).extraction
             text = plain_text(record["input"])
-            plain = Extraction(
-                tuple(Entity(e.type, plain_text(e.text)) for e in extraction.entities),
-                tuple(RelationTriple(plain_text(r.head), r.type, plain_text(r.tail)) for r in extraction.relations),
-            )
+            plain = _plain_extraction(extraction)
             fresh: Record = {**record, "input": text, "output": render(plain)}
             if fresh != record and all(e.text in text for e in plain.entities):
                 changed.append(record["id"])
@@ -106,6 +104,21 @@ def _without(splits: Splits, ids: set[str]) -> Cleaned:
     left_out = [record["id"] for record in records["train"] if record["id"] in ids]
     records["train"] = [record for record in records["train"] if record["id"] not in ids]
     return Cleaned(records, left_out=left_out)
+
+
+def _plain_extraction(extraction: Extraction) -> Extraction:
+    entities: dict[tuple[str, str], Entity] = {}
+    names: dict[str, str] = {}
+    for entity in extraction.entities:
+        text = plain_text(entity.text)
+        first = entities.setdefault((entity.type, text.casefold()), Entity(entity.type, text))
+        names.setdefault(entity.text, first.text)
+
+    def name(text: str) -> str:
+        return names.get(text, plain_text(text))
+
+    relations = (RelationTriple(name(r.head), r.type, name(r.tail)) for r in extraction.relations)
+    return Extraction(tuple(entities.values()), tuple(dict.fromkeys(relations)))
 
 
 def plain_text(text: str) -> str:

@@ -1,6 +1,7 @@
 """Documents become records: canonical names, windows at sentence ends, nothing cut silently."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -52,6 +53,13 @@ def test_a_concept_is_named_once_by_its_first_mention_of_its_own() -> None:
         RelationTriple("Methotrexate", "causes", "renal and hepatic failure"),
         RelationTriple("Methotrexate", "causes", "Renal failure"),
     )
+
+
+def test_only_a_windows_number_is_no_part_of_the_documents_id() -> None:
+    numbered = replace(DOCUMENT, id="bc5cdr-note#12")
+    assert make_record(numbered)["document_id"] == "bc5cdr-note#12"
+    (piece,) = window(numbered, lambda _: True)
+    assert (piece.id, make_record(piece)["document_id"]) == ("bc5cdr-note#12#w0", "bc5cdr-note#12")
 
 
 def test_all_surfaces_on_request() -> None:

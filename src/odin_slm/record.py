@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypedDict
 
@@ -18,6 +19,8 @@ from odin_slm.prompt import (
 )
 from odin_slm.schema import RELATION_TYPES, SCHEMAS, SIGNATURES
 from odin_slm.sentences import sentence_spans
+
+_WINDOW = re.compile(r"#w[0-9]+$")
 
 
 class Record(TypedDict):
@@ -80,7 +83,7 @@ def make_record(
         output=render(extraction_of(document, relation_mentions)),
         id=document.id,
         source=document.source,
-        document_id=document.id.split("#")[0],
+        document_id=_WINDOW.sub("", document.id),
     )
 
 

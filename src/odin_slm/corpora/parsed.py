@@ -9,7 +9,7 @@ from typing import Any
 
 from odin_slm.document import Document, surface_concept
 from odin_slm.errors import CorpusFormatError, MissingInputError
-from odin_slm.schema import SCHEMAS, SPLITS, Schema
+from odin_slm.schema import SCHEMAS, SIGNATURES, SPLITS, Schema
 from odin_slm.serialization import sha256_text
 
 DOWNLOAD_AGAIN = "Fetch the file again from its publisher and compare its sha256."
@@ -58,6 +58,54 @@ def require_files(files: Mapping[str, str], names: tuple[str, ...], corpus: str)
             where=f"corpus {corpus}",
             fix="Put the corpus' files under their original names into its folder.",
         )
+
+
+def require_sound(corpus: str, documents: list[Document]) -> None:
+    """Check that documents keep what :class:`~odin_slm.document.Document` promises and their corpus' schema admits.
+
+    What breaks it would otherwise be placed by chance (an unknown split) or left out of the records (a relation
+    without its mentions) without a word.
+
+    Raises:
+        CorpusFormatError: Naming the first document that does not, and what is wrong with it.
+    """
+    for document in documents:
+        if fault := _fault(corpus, document):
+            raise CorpusFormatError(
+                f"{fault}.", where=f"corpus {corpus}, document {document.id}", fix="Mend the corpus' parser."
+            )
+
+
+def _fault(corpus: str, document: Document) -> str:
+    schema = SCHEMAS[corpus]
+    if document.source != corpus:
+        return f"its source is {document.source!r}; expected {corpus!r}"
+    if not isinstance(document.pmid, str) or not document.pmid:
+        return f"its pmid is {document.pmid!r}; expected a text, the same for all documents of one abstract"
+    if document.split not in (None, *SPLITS):
+        return f"its split is {document.split!r}; expected {', '.join(SPLITS)} or None"
+    if [m.begin for m in document.mentions] != sorted(m.begin for m in document.mentions):
+        return "its mentions are out of order; expected them in text order"
+    types: dict[str, set[str]] = {}
+    for m in document.mentions:
+        found = document.text[m.begin : m.end]
+        if not 0 <= m.begin < m.end or found != m.text:
+            return f"characters {m.begin}-{m.end} are {found[:60]!r}; expected the mention {m.text[:60]!r}"
+        if m.type not in schema.entities:
+            return f"the mention {m.text[:60]!r} is a {m.type}; expected one of {', '.join(schema.entities)}"
+        for concept in m.concepts:
+            types.setdefault(concept, set()).add(m.type)
+    for r in document.relations:
+        if r.type not in schema.relations:
+            return f"a relation is {r.type!r}; expected one of {', '.join(schema.relations)}"
+        for concept in (r.head, r.tail):
+            if concept not in types:
+                return f"{r.type} relates the concept {concept[:60]!r}, which no mention has"
+        pairs = {(head, tail) for head in types[r.head] for tail in types[r.tail]}
+        if not pairs & SIGNATURES[r.type]:
+            found, legal = (" or ".join(map(" to ".join, sorted(some))) for some in (pairs, SIGNATURES[r.type]))
+            return f"{r.type} relates {r.head[:60]!r} to {r.tail[:60]!r}, {found}; expected {legal}"
+    return ""
 
 
 def numbered_lines(name: str, text: str) -> Iterator[tuple[int, str]]:

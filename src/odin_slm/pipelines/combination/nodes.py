@@ -11,7 +11,7 @@ from odin_slm.cleaning import Cleaned
 from odin_slm.document import Document, surface_forms
 from odin_slm.engines.base_model import BaseModel
 from odin_slm.engines.tokens import RecordCounter, record_counter
-from odin_slm.errors import LeakageError
+from odin_slm.errors import CorpusFormatError, LeakageError
 from odin_slm.parameters import CombinationParams, IngestionParams
 from odin_slm.prompt import parse
 from odin_slm.quality import assess
@@ -35,8 +35,19 @@ def place_documents(params: CombinationParams, *documents: list[dict[str, Any]])
 
     Returns:
         Document id -> ``split`` (None: not used), ``group``, ``rule``, ``pmid``, ``source``.
+
+    Raises:
+        CorpusFormatError: Two documents have one id.
     """
     parsed = [Document.from_dict(values) for corpus in documents for values in corpus]
+    for identifier, count in Counter(document.id for document in parsed).items():
+        if count > 1:
+            sources = " and ".join(sorted({document.source for document in parsed if document.id == identifier}))
+            raise CorpusFormatError(
+                f"found {count} documents with the id {identifier!r}; expected one.",
+                where=f"corpus {sources}",
+                fix="Let the corpus' parser number the documents of one abstract.",
+            )
     placements = assign_splits(
         parsed,
         seed=params.seed,

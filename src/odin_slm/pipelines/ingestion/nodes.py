@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from odin_slm import corpora
+from odin_slm.corpora.parsed import require_sound
 from odin_slm.corpora.synthetic import synthetic_corpus
 from odin_slm.document import Document
 from odin_slm.engines.base_model import BaseModel
@@ -25,6 +26,9 @@ def parser_of(corpus: str) -> Callable[..., tuple[list[dict[str, Any]], dict[str
 
         Returns:
             Documents as JSON values, and the parser's report of what it read, dropped and found twice.
+
+        Raises:
+            CorpusFormatError: A file breaks its format, or the parser made a document that is not sound.
         """
         if corpus not in params.corpora:
             return [], {"corpus": corpus, "documents": 0, "skipped": "not in ingestion.corpora"}
@@ -32,6 +36,7 @@ def parser_of(corpus: str) -> Callable[..., tuple[list[dict[str, Any]], dict[str
         given = {"seed": params.seed} if "seed" in known.model_fields else {}
         options = known(**{**given, **params.options.get(corpus, {})})
         parsed = corpora.CORPORA[corpus].parse(raw, **dict(options))
+        require_sound(corpus, parsed.documents)
         return [document.to_dict() for document in parsed.documents], parsed.report
 
     parse_corpus.__name__ = f"parse_{corpus}"

@@ -81,6 +81,7 @@ def test_pubmed_citations_are_title_and_abstract(tmp_path: Path) -> None:
         ),
         ("a.csv", b"id,abstract\n1,x\n", ["no column 'text', but id, abstract"]),
         ("a.csv", b'text\nfine\n"open', ["", "from here on"]),
+        ("a.csv", b"id,text\n1,Rash, then fever.\n2,fine,,\n3\n", ["quote cells", "", "expected a text"]),
         ("a.txt", b"\xff\xfe\xfa", ["UnicodeDecodeError"]),
         ("a.parquet", b"PAR1 not", ["from here on"]),
         ("a.jsonl.gz", b"not gzip", ["BadGzipFile"]),

@@ -231,7 +231,12 @@ def _table(delimiter: str) -> Callable[[IO[bytes], str, str], Iterator[_Record]]
         if text_field not in (reader.fieldnames or ()):
             raise ValueError(f"there is no column {text_field!r}, but {', '.join(reader.fieldnames or ()) or 'none'}")
         for row in reader:
-            yield _fields(row, text_field, id_field)
+            name, text, error = _fields(row, text_field, id_field)
+            if any(row.pop(None, ())):  # an unquoted delimiter has cut a cell, perhaps the text
+                error = (
+                    f"more cells than the {len(reader.fieldnames or ())} columns: quote cells that hold {delimiter!r}."
+                )
+            yield name, text, error
 
     return read
 

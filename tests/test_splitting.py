@@ -6,7 +6,10 @@ from dataclasses import replace
 import pytest
 
 from odin_slm.document import Document
-from odin_slm.record import make_record
+from odin_slm.errors import LeakageError
+from odin_slm.parameters import CombinationParams
+from odin_slm.pipelines.combination.nodes import check_leakage
+from odin_slm.record import Record, make_record
 from odin_slm.schema import SPLITS
 from odin_slm.splitting import assign_splits, find_leaks, near_duplicates
 
@@ -98,6 +101,22 @@ def test_a_planted_leak_is_found(planted: str) -> None:
         leak = replace(leak, text=long.replace("boy", "girl"))
     leaks = find_leaks({"train": train, "test": [make_record(leak)]}, pmids, near_duplicate=0.7, seed=1)
     assert any("ade-900" in found["documents"] for found in leaks[planted])
+
+
+def test_a_leak_is_refused_with_a_way_out() -> None:
+    """Lowering the threshold keeps whole documents together, but not those that only share a window's sentence."""
+    params = CombinationParams()
+    alike = [sentence(1), sentence(2, text=MANY[1].text)]
+    splits = {d.id: {"split": "?", "group": d.pmid, "rule": "hash", "pmid": d.pmid} for d in alike}
+    train, test = (make_record(d) for d in alike)
+
+    def refusal(train: Record, test: Record) -> str:
+        with pytest.raises(LeakageError, match="ade-1, ade-2 in test and train") as raised:
+            check_leakage({"train": [train], "validation": [], "test": [test]}, splits, params)
+        return raised.value.fix
+
+    assert "combination.near_duplicate" in refusal(train, test)
+    assert "ingestion.max_tokens" in refusal({**train, "id": "ade-1#w2"}, test)
 
 
 def test_no_false_alarm() -> None:

@@ -124,11 +124,15 @@ def check_leakage(
     found = [leak for kind in leaks.values() for leak in kind]
     if found:
         first = found[0]
+        windowed = {r["document_id"] for part in cleaned.values() for r in part if r["id"] != r["document_id"]}
         raise LeakageError(
             f"{len(found)} leaks between splits; the first: documents {', '.join(first['documents'])} "
             f"in {' and '.join(first['splits'])}.",
             where="combination",
-            fix="Lower combination.near_duplicate, or take one of the documents out of the corpus.",
+            # whole documents that are alike lie in one split; of others, short windows may be
+            fix="Windows of these documents are alike: raise ingestion.max_tokens, or set ingestion.overflow=drop."
+            if windowed.intersection(first["documents"])
+            else "Lower combination.near_duplicate, or take one of the documents out of the corpus.",
         )
     report = {
         **{kind: len(leaks[kind]) for kind in leaks},

@@ -359,8 +359,11 @@ def test_given_records_are_read_only_and_must_exist_when_named(tmp_path: Path) -
     assert dataset.load() == RECORDS
     with pytest.raises(DatasetError, match="read-only"):
         dataset.save(RECORDS)  # type: ignore[arg-type]
-    with pytest.raises(DatasetError, match="no such file"):
-        GivenRecordsDataset(override={"path": str(tmp_path / "other.json")}).load()
+    for other, found in (("other.json", "no such file"), ("", "found a folder")):
+        with pytest.raises(DatasetError, match=f"{found}.*--params test_data=FILE.json"):
+            GivenRecordsDataset(override={"path": str(tmp_path / other)}).load()
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert dataset.load() == RECORDS
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from odin_slm.errors import MissingInputError, PredictionsError
 from odin_slm.serialization import canonical_json, canonical_jsonl
 
 _PREVIEW_CHARACTERS = 300
+_NAMED = 12
 
 
 class JsonFileDataset(AbstractDataset[Any, Any]):
@@ -32,7 +33,7 @@ class JsonFileDataset(AbstractDataset[Any, Any]):
         """
         _require(self._filepath)
         try:
-            return json.loads(self._filepath.read_text(encoding="utf-8"))
+            return json.loads(self._filepath.read_text(encoding="utf-8-sig"))  # editors on Windows write a BOM
         except ValueError as error:
             raise PredictionsError(f"not JSON ({error}).", where=str(self._filepath), fix="Make it again.") from None
 
@@ -132,8 +133,9 @@ def _require(file: Path) -> None:
     if file.is_file():
         return
     if file.parent.is_dir():
-        held = ", ".join(sorted(path.name for path in file.parent.iterdir() if not path.name.startswith(".")))
-        found = f"there is no such file; the folder holds {held or 'nothing'}."
+        held = sorted(path.name for path in file.parent.iterdir() if not path.name.startswith("."))
+        more = f" and {len(held) - _NAMED} more" if len(held) > _NAMED else ""
+        found = f"there is no such file; the folder holds {', '.join(held[:_NAMED]) or 'nothing'}{more}."
     else:
         found = f"there is no such file, and no folder {file.parent.name}."
     raise MissingInputError(found, where=str(file), fix="Run the pipelines before this one; kedro run runs all.")

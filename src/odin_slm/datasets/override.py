@@ -12,6 +12,7 @@ from kedro.io import AbstractDataset, DatasetError
 
 from odin_slm.datasets.json_files import JsonFileDataset, JsonLinesDataset, RecordsDataset
 from odin_slm.datasets.models import AdapterDataset
+from odin_slm.errors import MissingInputError
 
 
 class OverrideAdapterDataset(AdapterDataset):
@@ -62,7 +63,16 @@ class GivenRecordsDataset(AbstractDataset[None, list[dict[str, Any]] | None]):
             MissingInputError: There is no such file.
             PredictionsError: The file is not JSON.
         """
-        return JsonFileDataset(filepath=self._path).load() if self._path else None
+        if not self._path:
+            return None
+        if not Path(self._path).is_file():
+            found = "a folder" if Path(self._path).is_dir() else "no such file"
+            raise MissingInputError(
+                f"found {found}; expected a JSON file of records.",
+                where=self._path,
+                fix="Name another one with --params test_data=FILE.json.",
+            )
+        return JsonFileDataset(filepath=self._path).load()
 
     def save(self, data: None) -> None:
         """Refuse."""

@@ -49,7 +49,7 @@ def test_every_form_gives_the_same_documents(tmp_path: Path) -> None:
             writer.writeheader()
             writer.writerows(rows)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "d.parquet")
-    (tmp_path / "e.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
+    (tmp_path / "e.JSONL.GZ").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
     for file in sorted(tmp_path.iterdir()):
         found = read(file)
         assert [(d.id, d.source, d.record, d.text) for d in found] == [
@@ -58,6 +58,8 @@ def test_every_form_gives_the_same_documents(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes/f.txt").write_text(TEXTS[0])
     (tmp_path / "ignored.pdf").write_bytes(b"%PDF")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    jsonl(tmp_path / ".ipynb_checkpoints/a-checkpoint.jsonl")
     folder = read(tmp_path)
     assert len(folder) == 5 * len(TEXTS) + 1
     assert folder[-1] == GivenDocument("notes/f.txt:1", "notes/f.txt", 1, TEXTS[0])

@@ -30,7 +30,8 @@ class DocumentsDataset(AbstractDataset[None, Read]):
     The form goes by the suffix: ``.jsonl``/``.ndjson`` (one object a line), ``.csv``/``.tsv`` (with a header),
     ``.parquet``, ``.txt`` (one document a file), ``.xml`` (PubMed citations,
     https://dtd.nlm.nih.gov/ncbi/pubmed/doc/out/250101/); all but Parquet also with ``.gz``. In a folder, files with
-    other suffixes are left alone.
+    other suffixes are left alone, and so is what is hidden (``.ipynb_checkpoints`` holds every notebook user's files
+    twice).
 
     Args:
         source: Holds ``path``: the file or folder, or None where the user names none.
@@ -53,7 +54,7 @@ class DocumentsDataset(AbstractDataset[None, Read]):
             raise MissingInputError("no documents are named.", where="documents", fix=fix)
         if self._path.is_dir():
             root = self._path
-            files = [f for f in sorted(root.rglob("*")) if f.is_file() and _form(f) and not f.name.startswith(".")]
+            files = [f for f in sorted(root.rglob("*")) if f.is_file() and _form(f) and not _hidden(f, root)]
         else:
             root = self._path.parent
             files = [self._path] if self._path.is_file() and _form(self._path) else []
@@ -184,15 +185,20 @@ def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
         new.unlink(missing_ok=True)
 
 
+def _hidden(file: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(root).parts)
+
+
 def _form(file: Path) -> str | None:
-    suffix = Path(file.name.removesuffix(".gz")).suffix.lower()
-    return suffix if suffix in _READERS and not (suffix == ".parquet" and file.suffix == ".gz") else None
+    name = file.name.lower()
+    suffix = Path(name.removesuffix(".gz")).suffix
+    return suffix if suffix in _READERS and not (suffix == ".parquet" and name.endswith(".gz")) else None
 
 
 def _read(file: Path, source: str, text_field: str, id_field: str) -> Iterator[GivenDocument]:
     number, source = 0, _encodable(source)
     try:
-        opened: Any = gzip.open(file) if file.suffix == ".gz" else file.open("rb")  # noqa: SIM115
+        opened: Any = gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb")  # noqa: SIM115
         with opened as stream:
             for name, text, error in _READERS[_form(file) or ""](stream, text_field, id_field):
                 number += 1

@@ -74,6 +74,7 @@ def test_unknown_corpora_and_options_are_refused() -> None:
         ({"corpora": ["ade", "mime"]}, "mime"),
         ({"options": {"ade": {"negative_ration": 1.0}}}, "negative_ration"),
         ({"options": {"ade": {"negative_ratio": -1.0}}}, "negative_ratio"),
+        ({"options": {"ade": {"negative_ratio": float("inf")}}}, r"negative_ratio\s+Input should be a finite number"),
         ({"options": {"bc5cdr": {"seed": 1}}}, "seed"),
     ):
         with pytest.raises(ValueError, match=named):

@@ -12,9 +12,9 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import NonNegativeFloat
+from pydantic import Field
 
 from odin_slm.corpora.parsed import (
     DOWNLOAD_AGAIN,
@@ -60,7 +60,11 @@ class AdeRow:
     exact: bool
 
 
-def parse(files: Mapping[str, str], negative_ratio: NonNegativeFloat = 0.5, seed: int = 42) -> ParsedCorpus:
+def parse(
+    files: Mapping[str, str],
+    negative_ratio: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.5,
+    seed: int = 42,
+) -> ParsedCorpus:
     """Turn the corpus' three files into one document per sentence.
 
     All rows of one (PMID, sentence) become one document. Sentences without an adverse event are chosen by a hash of
@@ -68,7 +72,7 @@ def parse(files: Mapping[str, str], negative_ratio: NonNegativeFloat = 0.5, seed
 
     Args:
         files: File name -> text, for the names in :data:`FILES`.
-        negative_ratio: Sentences without an adverse event per sentence with one.
+        negative_ratio: Sentences without an adverse event per sentence with one; as many as there are at most.
         seed: Seed of that choice.
 
     Raises:

@@ -1,6 +1,7 @@
 """The split: groups stay together, official test sets win, added documents move nobody, leaks are found."""
 
 import random
+import unicodedata
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from odin_slm.record import Record, make_record
 from odin_slm.schema import SPLITS
 from odin_slm.splitting import assign_splits, find_leaks, near_duplicates
 
+LEAK_OPTIONS = {"near_duplicate": 0.7, "seed": 1}
 OPTIONS = {"seed": 42, "validation_ratio": 0.1, "test_ratio": 0.1, "near_duplicate": 0.7}
 
 
@@ -42,6 +44,21 @@ def test_near_duplicates_stay_together() -> None:
     pairs = [sentence(n, text=f"{text} Case {n} was reported.") for n in range(600, 640)]
     placed = assign_splits(MANY + pairs, **OPTIONS)
     assert len({placed[d.id].split for d in pairs}) == 1
+
+
+def test_one_text_in_two_unicode_forms_is_one() -> None:
+    text = "Café-au-lait spots, naïve überdosing and Ménière's disease in Curaçao: ﬁve cases, {}."
+    documents = [
+        sentence(800 + n, text=unicodedata.normalize(form, text.format(name)))
+        for n, (name, form) in enumerate((name, form) for name in ("Zoë", "Noël", "José") for form in ("NFC", "NFKD"))
+    ]
+    parts = [[make_record(document) for document in documents[first::2]] for first in (0, 1)]
+    leaks = find_leaks(dict(zip(SPLITS, parts, strict=False)), {d.id: d.pmid for d in documents}, **LEAK_OPTIONS)
+    assert len(leaks["exact_inputs"]) == 3
+    for first in (0, 2, 4):
+        pair = documents[first : first + 2]
+        placed = assign_splits(pair, **OPTIONS)
+        assert len({placed[d.id].group for d in pair}) == 1
 
 
 def test_official_splits_win_and_pull_their_abstract_along() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ def near_duplicates(
     1e-4, and lower thresholds get more bands of fewer, so that no more is missed there). Those whose sketches agree
     by 0.2 less than the threshold are dropped (five standard deviations: one in a million at the threshold); the rest
     is confirmed by the exact Jaccard similarity of the shingle sets. Shingles are character 5-grams of the lower-cased
-    words, so that the short sentences of ADE are compared as well as abstracts.
+    words in Unicode NFKC, so that the short sentences of ADE are compared as well as abstracts.
 
     Args:
         texts: The texts.
@@ -165,7 +166,7 @@ def find_leaks(
     by_input: dict[str, list[int]] = defaultdict(list)
     by_pmid: dict[str, list[int]] = defaultdict(list)
     for position, record in enumerate(records):
-        by_input[" ".join(_WORD.findall(record["input"].casefold()))].append(position)
+        by_input[_words(record["input"])].append(position)
         by_pmid[pmids[record["document_id"]]].append(position)
 
     def crossing(groups: Iterable[list[int]]) -> list[dict[str, Any]]:
@@ -251,8 +252,13 @@ def _rows_of_a_band(threshold: float) -> int:
     return next((n for n in (5, 4, 3, 2) if (1 - threshold**n) ** (_PERMUTATIONS // n) <= _MISSED), 1)
 
 
+def _words(text: str) -> str:
+    # corpora write one letter as one character or as two, and take ligatures over from print
+    return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
+
+
 def _shingles(text: str) -> set[str]:
-    normal = " ".join(_WORD.findall(text.casefold()))
+    normal = _words(text)
     return {normal[i : i + 5] for i in range(max(1, len(normal) - 4))}
 
 

@@ -138,6 +138,26 @@ def test_what_the_configuration_rules_out_is_refused(tmp_path: Path, tiny_base: 
         check(of_config(tmp_path / "odd", num_attention_heads=0), TrainingParams())
 
 
+@pytest.mark.parametrize("targets", ["all-linear", ("c_attn",), ("c_proj",)])
+def test_the_linear_layers_of_gpt2_count(tmp_path: Path, targets: Any) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import GPT2LMHeadModel
+
+    config = AutoConfig.for_model("gpt2", hidden_size=32, num_hidden_layers=2, num_attention_heads=2, vocab_size=64)
+    config.save_pretrained(tmp_path)
+    params = TrainingParams(batch_size=2, max_seq_length=256, lora=LoraParams(r=4, target_modules=targets))
+    found = check(BaseModel("gpt2", tmp_path), params, gpu(16))
+    with torch.device("meta"):
+        adapted = get_peft_model(GPT2LMHeadModel(config), LoraConfig(r=4, target_modules=targets, fan_in_fan_out=True))
+    assert found.trainable == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    assert found.estimate.optimizer == found.trainable * 8
+    plain = replace(found.job, targets=("none of them",))
+    shape, _ = preflight.shape_of(config, BaseModel("gpt2", tmp_path))
+    assert found.estimate.activations > memory.estimate(shape, plain).activations
+    assert {layer.outputs for layer in shape.linear if layer.name == "c_attn"} == {96}
+
+
 @pytest.mark.parametrize(
     ("name", "values", "feed_forward"),
     [

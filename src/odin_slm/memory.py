@@ -171,7 +171,7 @@ def _source(layer: Linear, shape: Shape) -> str:
     """Return where a layer's input comes from: a norm, the attention, or the gate."""
     if layer.inputs == shape.feed_forward:
         return "gate"
-    return "attention" if layer.name.startswith(("o_", "out", "dense", "wo")) else "norm"
+    return "attention" if layer.name.startswith(("o_", "out", "dense", "wo", "c_proj")) else "norm"
 
 
 def _logits(shape: Shape, job: Job) -> int:

@@ -168,6 +168,7 @@ def shape_of(config: Any, base: BaseModel) -> tuple[Shape, list[str]]:
 
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.pytorch_utils import Conv1D
 
     plain = copy.deepcopy(config)
     if hasattr(plain, "quantization_config"):
@@ -185,8 +186,10 @@ def shape_of(config: Any, base: BaseModel) -> tuple[Shape, list[str]]:
     head = model.get_output_embeddings()
     found: dict[tuple[str, int, int], int] = {}
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and module is not head:
-            key = (name.rsplit(".", 1)[-1], module.in_features, module.out_features)
+        # PEFT adapts both; Conv1D, of GPT-2 and its kin, is a linear layer whose weight lies the other way round
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head:
+            outputs, inputs = module.weight.shape[:: -1 if isinstance(module, Conv1D) else 1]
+            key = (name.rsplit(".", 1)[-1], inputs, outputs)
             found[key] = found.get(key, 0) + 1
     heads = getattr(text, "num_attention_heads", None) or 1  # a model without attention has no heads
     size = getattr(text, "head_dim", None) or text.hidden_size // heads

@@ -25,6 +25,7 @@ from odin_slm.engines.training import total_steps, train_lora
 from odin_slm.errors import BackendError, BaseModelError, DeviceMemoryError, RecordTooLongError
 from odin_slm.parameters import LoraParams, TrainingParams
 from odin_slm.record import Record, full_text
+from odin_slm.serialization import canonical_json
 
 PARAMS = TrainingParams(
     max_seq_length=400, epochs=4, batch_size=4, logging_steps=1, evaluations=2, learning_rate=0.01, lora=LoraParams(r=4)
@@ -350,6 +351,18 @@ def test_the_state_tells_how_it_went(base: BaseModel, tmp_path: Path) -> None:
     change = (tuned.last_hidden_state - plain).abs().max().item()
     assert state["canary"] == {"record": "ade-100", "largest_change": pytest.approx(change, rel=1e-4)}
     assert (state["backend"], state["processes"], state["stopped_early"]) == ("transformers", 1, False)
+
+
+def test_a_run_that_diverged_after_its_best_checkpoint_can_be_stored(
+    base: BaseModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    update: dict[str, Any] = {"max_steps": 3, "evaluations": 3, "warmup_steps": 0, "scheduler": "constant"}
+    params = PARAMS.model_copy(update={**update, "learning_rate": 1e3, "generation_samples": 0})
+    _, state = train_lora(base, records(8), records(4, 100), tmp_path / "work", params, lambda *_: None)
+    assert json.loads(canonical_json(state))["best_step"] == 1
+    scored = [entry["step"] for entry in state["history"] if "eval_loss" in entry]
+    assert scored == [1], "the later losses are no numbers"
+    assert "Not finite at 4 of 6 log lines: entropy, eval_entropy, eval_loss, grad_norm." in caplog.text
 
 
 def test_samples_do_not_change_the_course(

@@ -169,8 +169,12 @@ def train_here(
     canary = _check_canary(trainer.model, validation_rows[0])
     adapter = save_adapter(trainer, tokenizer, base, work / "adapter")
     entries = [dict(entry) for entry in trainer.state.log_history if "train_runtime" not in entry]
-    history = [entry for entry in entries if "samples" not in entry]
+    history = _finite([entry for entry in entries if "samples" not in entry])
     scored = [entry for entry in history if "eval_loss" in entry]
+    if not scored:
+        raise BackendError(
+            "the validation loss was never finite.", where="training", fix="Lower training.learning_rate."
+        )
     kept = min(scored, key=lambda entry: entry["eval_loss"]) if params.load_best_model_at_end else scored[-1]
     resumed_from = int(checkpoint.name.split("-")[1]) if checkpoint else 0
     done = trainer.state.global_step
@@ -288,6 +292,23 @@ def _arguments(params: TrainingParams, work: Path, steps: int) -> Any:
         seed=params.seed,
         data_seed=params.seed,
     )
+
+
+def _finite(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the history without figures that are not finite, which no JSON file can hold.
+
+    A run that diverges has them after its best checkpoint, one in float16 at the steps that its loss scaler skips.
+    """
+    kept = [{k: v for k, v in entry.items() if not isinstance(v, float) or math.isfinite(v)} for entry in history]
+    lacking = sorted({k for old, new in zip(history, kept, strict=True) for k in old.keys() - new.keys()})
+    if lacking:
+        logger.warning(
+            "Not finite at %d of %d log lines: %s. A lower training.learning_rate may help.",
+            sum(old != new for old, new in zip(history, kept, strict=True)),
+            len(history),
+            ", ".join(lacking),
+        )
+    return kept
 
 
 def _check_canary(model: Any, row: dict[str, list[int]]) -> float:

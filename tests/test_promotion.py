@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy
 import pytest
+from kedro.io import DatasetError
 
 from odin_slm import promotion
+from odin_slm.datasets.registry import ChampionDataset
 from odin_slm.errors import PredictionsError
 from odin_slm.promotion import HEADLINE, decide
 from odin_slm.prompt import Entity, Extraction, RelationTriple, render
@@ -155,6 +157,14 @@ def test_p_values_are_those_of_exchanging_documents_one_by_one() -> None:
             other = [m if swap[m["document_id"]] else t for m, t in zip(mine, theirs, strict=True)]
             beyond += abs(gap(one, other, metric)) >= found - 1e-12
         assert quick[metric]["p_value"] == pytest.approx((beyond + 1) / 61, abs=0.2)
+
+
+def test_a_champion_file_without_predictions_is_not_no_champion(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    dataset = ChampionDataset(name="any", override={"path": str(tmp_path / "empty.jsonl")})
+    with pytest.raises(DatasetError, match="holds no predictions") as caught:
+        dataset.load()
+    assert isinstance(caught.value.__cause__, PredictionsError)
 
 
 def test_a_run_compares_with_the_champion_it_is_given(project: Path, run: Callable[..., dict[str, Any]]) -> None:

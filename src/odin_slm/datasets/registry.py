@@ -10,6 +10,7 @@ from kedro.io import AbstractDataset, DatasetError
 
 from odin_slm.datasets.json_files import JsonLinesDataset
 from odin_slm.engines.registry import Candidate, Registry
+from odin_slm.errors import PredictionsError
 from odin_slm.promotion import Champion
 
 _LOGGER = logging.getLogger(__name__)
@@ -94,10 +95,15 @@ class ChampionDataset(AbstractDataset[None, Champion | None]):
 
         Raises:
             MissingInputError: There is no such file.
-            PredictionsError: A line of it is not a JSON object.
+            PredictionsError: A line of it is not a JSON object, or there is none.
         """
         if self._path:
-            return Champion(JsonLinesDataset(filepath=self._path).load())
+            rows = JsonLinesDataset(filepath=self._path).load()
+            if not rows:  # no champion would lose to any model
+                raise PredictionsError(
+                    "the file holds no predictions.", where=self._path, fix="Name another with --params champion=FILE."
+                )
+            return Champion(rows)
         return Registry(self._name).as_champion()
 
     def save(self, data: None) -> None:

@@ -115,6 +115,9 @@ def test_a_sweep_of_which_every_trial_fails_says_why(base: BaseModel, tmp_path: 
         ({"space": {"learning_rate": {"low": 0.2, "high": 0.1}}, "search": "tpe", "trials": 1}, "low must be less"),
         ({"space": {"learning_rate": [0.1]}, "search": "tpe"}, "needs a number of trials"),
         ({"space": {}}, "space"),
+        ({"space": {"lora.r": [4], "learning_rate": []}}, "no values to draw for learning_rate"),
+        # drawn, most of them would be no whole numbers
+        ({"space": {"lora.r": {"low": 8, "high": 32}}, "search": "tpe", "trials": 1}, r"lora\.r\n.*valid integer"),
     ],
 )
 def test_a_space_that_is_none_is_refused(values: dict[str, Any], message: str) -> None:

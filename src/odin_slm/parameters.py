@@ -7,9 +7,9 @@ stops the run and names the key.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from functools import cache
-from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -250,6 +250,12 @@ class RangeParams(Parameters):
             raise ValueError("low must be less than high, and positive where log is on.")
         return self
 
+    def examples(self) -> tuple[float, ...]:
+        """Return both ends as they are drawn, and a number between them that is not whole where such are drawn."""
+        if self.integer:
+            return int(self.low), int(self.high)
+        return self.low, self.high, self.low + (self.high - self.low) / math.pi
+
 
 class SweepParams(Parameters):
     """Which trainings are compared."""
@@ -274,15 +280,16 @@ class SweepParams(Parameters):
             raise ValueError(f"a grid needs values, not a range, for {', '.join(ranges)}.")
         if self.search == "tpe" and self.trials is None:
             raise ValueError("tpe needs a number of trials.")
+        if empty := [key for key, values in self.space.items() if values == ()]:
+            raise ValueError(f"there are no values to draw for {', '.join(empty)}.")
         for key, values in self.space.items():
-            for value in (values.low, values.high) if isinstance(values, RangeParams) else values:
-                whole = isinstance(values, RangeParams) and values.integer
-                changed(TrainingParams(), {key: int(value) if whole else value})  # type: ignore[arg-type]
+            for value in values.examples() if isinstance(values, RangeParams) else values:
+                changed(TrainingParams(), {key: value})
         return self
 
     def count(self) -> int:
         """Return the number of trainings."""
-        combinations = prod(len(values) for values in self.space.values() if not isinstance(values, RangeParams))
+        combinations = math.prod(len(values) for values in self.space.values() if not isinstance(values, RangeParams))
         return min(self.trials or combinations, combinations) if self.search == "grid" else self.trials or 0
 
 

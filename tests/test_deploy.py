@@ -59,6 +59,9 @@ def test_manifests_hold_what_operators_expect() -> None:
     settings = {name.removeprefix("ODIN_SLM_").lower(): value for name, value in by_kind["ConfigMap"]["data"].items()}
     chosen = ServingSettings(**settings)
     assert chosen.drain_s + 10 < pod["terminationGracePeriodSeconds"]
+    # Kubernetes tells every pod of each Service by variables like <NAME>_PORT=tcp://10.0.0.1:80, over the image's own
+    links = by_kind["Service"]["metadata"]["name"].upper().replace("-", "_") + "_PORT"
+    assert pod.get("enableServiceLinks") is False or links.removeprefix("ODIN_SLM_").lower() not in chosen.model_fields
     selector = by_kind["Service"]["spec"]["selector"].items()
     assert selector <= by_kind["Deployment"]["spec"]["template"]["metadata"]["labels"].items()
 

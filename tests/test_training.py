@@ -353,6 +353,27 @@ def test_the_state_tells_how_it_went(base: BaseModel, tmp_path: Path) -> None:
     assert (state["backend"], state["processes"], state["stopped_early"]) == ("transformers", 1, False)
 
 
+def test_a_second_training_does_not_touch_the_folder_of_the_first(base: BaseModel, tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def meanwhile(step: int, _: dict[str, float]) -> None:
+        if step == 3 and not refused:
+            with pytest.raises(BackendError, match="another training is using this folder") as caught:
+                train_lora(base, records(8), records(4, 100), tmp_path / "work", params, lambda *_: None)
+            refused.append(caught.value.where)
+
+    # the first step is the best one: its checkpoint is what a second training would have emptied the folder of
+    update: dict[str, Any] = {"max_steps": 3, "evaluations": 3, "warmup_steps": 0, "scheduler": "constant"}
+    params = PARAMS.model_copy(update={**update, "learning_rate": 1e3, "generation_samples": 0})
+    disturbed, state = train_lora(base, records(8), records(4, 100), tmp_path / "work", params, meanwhile)
+    alone, _ = train_lora(base, records(8), records(4, 100), tmp_path / "alone", params, lambda *_: None)
+    assert refused == [str(tmp_path / "work")]
+    assert state["best_step"] == 1
+    weights = [(folder / "adapter_model.safetensors").read_bytes() for folder in (disturbed, alone)]
+    assert weights[0] == weights[1]
+    assert {path.name for path in tmp_path.iterdir()} == {"work", "alone"}
+
+
 def test_a_run_that_diverged_after_its_best_checkpoint_can_be_stored(
     base: BaseModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

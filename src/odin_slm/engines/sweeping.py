@@ -84,7 +84,7 @@ def sweep(
 
     def value_of(trial: Any) -> float:
         values = {key: _drawn(trial, key, options) for key, options in params.space.items()}
-        folder = work / f"trial-{trial.number}"
+        folder = work / f"trial-{name}-{trial.number}"  # another sweep may be under way
         try:
             with watch(trial.number, values) as on_log:
                 _, state = train_lora(base, train, validation, folder, changed(training, values), on_log)

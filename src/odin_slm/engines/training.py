@@ -10,7 +10,8 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,8 @@ def train_lora(
     Raises:
         RecordTooLongError: A record exceeds ``max_seq_length``.
         DeviceMemoryError: The device's memory ran out, with half the batch too where ``params.oom`` is ``halve``.
-        BackendError: The machine cannot do what the parameters ask for, or ``params.resume`` meets checkpoints of
-            other data, parameters or another base.
+        BackendError: The machine cannot do what the parameters ask for, another training is using ``work``, or
+            ``params.resume`` meets checkpoints of other data, parameters or another base.
     """
     backend = backends.choose(params)
     apart = params.launcher == "accelerate" or backends.needs_process(backend)
@@ -65,16 +66,39 @@ def train_lora(
         params = params.model_copy(
             update={"batch_size": job.batch_size, "gradient_accumulation_steps": job.accumulation}
         )
-    try:
+    with _alone_in(work):
+        try:
+            return run(base, train, validation, work, params, on_log, backend)
+        except DeviceMemoryError as error:
+            if params.oom == "fail" or int(params.batch_size) % 2:
+                raise
+            half = int(params.batch_size) // 2
+            accumulation = params.gradient_accumulation_steps * 2
+            logger.warning("%s Trying once more with batches of %d, %d for a step.", error.what, half, accumulation)
+            params = params.model_copy(update={"batch_size": half, "gradient_accumulation_steps": accumulation})
         return run(base, train, validation, work, params, on_log, backend)
-    except DeviceMemoryError as error:
-        if params.oom == "fail" or int(params.batch_size) % 2:
-            raise
-        half = int(params.batch_size) // 2
-        accumulation = params.gradient_accumulation_steps * 2
-        logger.warning("%s Trying once more with batches of %d, %d for a step.", error.what, half, accumulation)
-        params = params.model_copy(update={"batch_size": half, "gradient_accumulation_steps": accumulation})
-    return run(base, train, validation, work, params, on_log, backend)
+
+
+@contextmanager
+def _alone_in(work: Path) -> Iterator[None]:
+    """Keep a second training out of the folder: it would empty it, and the first end in some other adapter."""
+    from filelock import FileLock, Timeout
+
+    work.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(work.with_name(f".{work.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BackendError(
+            "another training is using this folder.",
+            where=str(work),
+            fix="Wait until it has ended, or train as another experiment: --env NAME.",
+        ) from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held, so that nobody else's is removed
+        lock.release()
 
 
 def train_here(

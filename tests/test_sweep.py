@@ -134,7 +134,9 @@ def test_changed_parameters_are_checked_together() -> None:
 def test_the_best_configuration_runs_as_an_environment(project: Path, run: Callable[..., dict[str, Any]]) -> None:
     small = {"training": {"max_steps": 2, "evaluations": 1, "generation_samples": 0}}
     grid = {"space": {"learning_rate": [0.0001, 0.02], "lora.r": [4]}, "train_records": 8}
-    run("data", "sweep", params={**small, "sweep": grid})
+    other = "data/06_models/another base"
+    shutil.copytree(project / "data/06_models/odin-nano", project / other)
+    run("data", "sweep", params={**small, "sweep": grid, "base_model": other})
     results = json.loads((project / "data/08_reporting/test/sweep_results.json").read_text())
     folder = project / "conf/test-best"
     written = yaml.safe_load((folder / "parameters_training.yml").read_text())["training"]
@@ -157,4 +159,5 @@ def test_the_best_configuration_runs_as_an_environment(project: Path, run: Calla
     from conftest import runner_in
 
     runner_in(project, env="test-best")("data", "training", params={"training": {"max_steps": 2}})
-    assert (project / "data/06_models/test-best/adapter/adapter_config.json").is_file()
+    trained = json.loads((project / "data/06_models/test-best/adapter/adapter_config.json").read_text())
+    assert trained["base_model_name_or_path"] == other, "the best is the best of that base"

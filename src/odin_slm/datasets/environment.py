@@ -19,7 +19,7 @@ class EnvironmentDataset(AbstractDataset[dict[str, str], None]):
     Args:
         filepath: The environment's folder.
         template: Environment whose other files it takes over, where that exists; its ``globals.yml`` keeps everything
-            but the experiment's name.
+            that the saved one does not set.
     """
 
     def __init__(self, *, filepath: str, template: str, metadata: dict[str, Any] | None = None) -> None:
@@ -39,8 +39,7 @@ class EnvironmentDataset(AbstractDataset[dict[str, str], None]):
             for name, text in data.items():
                 old = folder / name
                 if name == "globals.yml" and old.is_file():
-                    own = f"experiment: {yaml.safe_load(text)['experiment']}"
-                    text = re.sub(r"(?m)^experiment:.*$", own, old.read_text(encoding="utf-8"))
+                    text = _merged(old.read_text(encoding="utf-8"), yaml.safe_load(text))
                 (folder / name).write_text(text, encoding="utf-8")
 
     def _exists(self) -> bool:
@@ -48,3 +47,13 @@ class EnvironmentDataset(AbstractDataset[dict[str, str], None]):
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._filepath), "template": str(self._template)}
+
+
+def _merged(text: str, values: dict[str, str]) -> str:
+    """Return a YAML text with other values of some keys, its comments kept."""
+    for key, value in values.items():
+        line = yaml.safe_dump({key: value}, allow_unicode=True, width=10_000).strip()
+        text, found = re.subn(rf"(?m)^{key}:.*$", lambda _, line=line: line, text)
+        if not found:
+            text = f"{text.rstrip()}\n{line}\n"
+    return text

@@ -38,16 +38,19 @@ def compare_trainings(
     return sweep(base_model, train, val, sweep_work, training, params, _child_run)
 
 
-def write_environment(sweep_results: dict[str, Any], training: TrainingParams, params: SweepParams) -> dict[str, str]:
+def write_environment(
+    sweep_results: dict[str, Any], base_model: BaseModel, training: TrainingParams, params: SweepParams
+) -> dict[str, str]:
     """Write the best configuration as the files of an environment.
 
     Args:
         sweep_results: What was compared.
+        base_model: The base that it was compared on.
         training: The parameters that were not varied.
         params: What was varied.
 
     Returns:
-        File name -> text; ``globals.yml`` only names the experiment.
+        File name -> text; ``globals.yml`` names the experiment and the base.
     """
     best = sweep_results["best"]
     name = f"{params.experiment}-best"
@@ -59,7 +62,8 @@ def write_environment(sweep_results: dict[str, Any], training: TrainingParams, p
     )
     values = changed(training, best["values"]).model_dump(mode="json", exclude={"resume"})
     return {
-        "globals.yml": f"# Experiment {name}: what a sweep of {params.experiment} found best.\nexperiment: {name}\n",
+        "globals.yml": f"# Experiment {name}: what a sweep of {params.experiment} found best.\n"
+        + yaml.safe_dump({"experiment": name, "base_model": base_model.source}, sort_keys=False, allow_unicode=True),
         "parameters_training.yml": heading + yaml.safe_dump({"training": values}, sort_keys=False, width=120),
     }
 

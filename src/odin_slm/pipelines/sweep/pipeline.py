@@ -17,7 +17,7 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 func=write_environment,
-                inputs=["sweep_results", "params:training", "params:sweep"],
+                inputs=["sweep_results", "base_model", "params:training", "params:sweep"],
                 outputs="sweep_environment",
                 name="write_environment",
             ),

@@ -138,6 +138,22 @@ def test_what_the_configuration_rules_out_is_refused(tmp_path: Path, tiny_base: 
         check(of_config(tmp_path / "odd", num_attention_heads=0), TrainingParams())
 
 
+def test_a_containers_memory_is_its_limit_without_what_it_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "CGROUP", tmp_path)
+    whole = preflight.this_machine().total
+    limit, used = 2**28, 2**28 - 2**22
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.current").write_text(f"{used}\n")
+    assert (preflight.this_machine().total, preflight.this_machine().free) == (limit, 2**22)
+    # most of what a container uses may be files that it has read, which the kernel drops for whoever asks
+    (tmp_path / "memory.stat").write_text(
+        f"anon {2**24}\nfile {2**27 + 2**20}\ninactive_file {2**27}\nactive_file {2**20}\n"
+    )
+    assert preflight.this_machine().free == 2**22 + 2**27
+    (tmp_path / "memory.max").write_text("max\n")
+    assert preflight.this_machine().total == whole
+
+
 @pytest.mark.parametrize("targets", ["all-linear", ("c_attn",), ("c_proj",)])
 def test_the_linear_layers_of_gpt2_count(tmp_path: Path, targets: Any) -> None:
     import torch

@@ -22,6 +22,10 @@ SPARE = {"cuda": 0.92, "cpu": 0.5}
 """Share of the free memory that a job may plan with; the rest is what allocators keep of freed blocks."""
 
 
+CGROUP = Path("/sys/fs/cgroup")
+"""Where a container sees its own limits."""
+
+
 @dataclass(frozen=True)
 class Machine:
     """The memory that a job has.
@@ -245,9 +249,9 @@ def this_machine() -> Machine:
 
     found = psutil.virtual_memory()
     total, free = found.total, found.available
-    limit, used = (_number(Path("/sys/fs/cgroup") / name) for name in ("memory.max", "memory.current"))
+    limit, used = (_number(CGROUP / name) for name in ("memory.max", "memory.current"))
     if limit is not None and limit < total:
-        total, free = limit, min(free, limit - (used or 0))
+        total, free = limit, min(free, limit - max(0, (used or 0) - _cached()))
     return Machine("cpu", f"{psutil.cpu_count()} CPU cores", total, free)
 
 
@@ -333,6 +337,19 @@ def _feed_forward(config: Any) -> int:
 
 def _parts(taken: Estimate) -> str:
     return ", ".join(f"{name} {memory.written(size)}" for name, size in asdict(taken).items())
+
+
+def _cached() -> int:
+    """Return the bytes of files that the container's memory holds and that the kernel drops when memory is asked for.
+
+    They count as used: the libraries and weights that were read fill a container until nothing would fit any more. What
+    kubelet takes off for its working set is taken off here (docs.kernel.org/admin-guide/cgroup-v2.html, memory.stat).
+    """
+    try:
+        stated = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        return int(stated["inactive_file"])
+    except (OSError, ValueError, KeyError):
+        return 0
 
 
 def _number(file: Path) -> int | None:

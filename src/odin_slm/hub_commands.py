@@ -121,10 +121,13 @@ COMMANDS = (search, info, check, download)
 
 
 def _hub() -> Hub:
+    from kedro.utils import find_kedro_project
+
     from odin_slm.engines.credentials import find_token
     from odin_slm.engines.hub import Hub
 
-    return Hub(token=find_token(Path("conf/local/credentials.yml")))
+    project = find_kedro_project(Path.cwd()) or Path()  # kedro's commands run in its subfolders as well
+    return Hub(token=find_token(project / "conf/local/credentials.yml"))
 
 
 def _cache(max_age: float) -> MetadataCache:

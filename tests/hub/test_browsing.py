@@ -78,6 +78,19 @@ def test_a_search_shows_what_a_choice_needs(kedro_hub: Command, monkeypatch: pyt
     assert "anna/llama-secret" in ids(kedro_hub("search", "llama", "--json"))
 
 
+def test_the_projects_credentials_serve_in_its_subfolders_too(
+    kedro_hub: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for folder in ("conf/local", "src/odin_slm", "notebooks"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "conf/local/credentials.yml").write_text("hub: {token_env: MY_TOKEN}\n")
+    monkeypatch.setenv("MY_TOKEN", TOKEN)
+    for folder in (tmp_path, tmp_path / "notebooks"):
+        monkeypatch.chdir(folder)
+        assert "anna/llama-secret" in ids(kedro_hub("search", "llama", "--json"))
+
+
 def test_a_failed_search_is_no_empty_result(models: HubServer, kedro_hub: Command) -> None:
     models.faults = [Fault(lambda request: True, "status", 500, times=None)]
     result = kedro_hub("search", "llama")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -18,16 +21,20 @@ PATH = ROOT / "notebooks/03_publish_from_a_rented_gpu.ipynb"
 
 
 def test_it_trains_and_publishes_and_shows_no_token(
-    hub: HubServer, project: Path, monkeypatch: pytest.MonkeyPatch
+    hub: HubServer, project: Path, run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    run("data", "training")  # and then the machine was gone
     # a link would be refused: Kedro wants the source inside the project
     shutil.copytree(ROOT / "src", project / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     (project / "notebooks").mkdir()
-    environment = {"KEDRO_ENV": "test", "PYTHONPATH": str(project / "src"), "HF_TOKEN": TOKEN, "PUBLISH": "1"}
+    environment = {"KEDRO_ENV": "test", "PYTHONPATH": str(project / "src"), "HF_TOKEN": TOKEN}
+    environment |= {"PUBLISH": "1", "RESUME": "1"}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     notebook = nbformat.read(shutil.copy(PATH, project / "notebooks"), as_version=4)
     NotebookClient(notebook, timeout=400, resources={"metadata": {"path": project / "notebooks"}}).execute()
+    state = json.loads((project / "data/08_reporting/test/training_state.json").read_text())
+    assert state["resumed_from_step"], "RESUME goes on from the checkpoint"
     for kind, name in (("model", "anna/odin-medical-ner-re"), ("dataset", "anna/odin-medical-ner-re-data")):
         assert hub.store.get(kind, name).private is True
         staged = project / "data/08_reporting/test/release" / kind

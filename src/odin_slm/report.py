@@ -13,6 +13,7 @@ from odin_slm.figures import draw_panels
 from odin_slm.prompt import Extraction, locate, parse
 from odin_slm.scoring import ERRORS, KINDS, errors_in, normalise
 
+_LEVEL = 0.05
 _EXAMPLES = 10
 _EXAMPLES_PER_ERROR = 2
 
@@ -233,20 +234,21 @@ def _systems(results: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any
 
 
 def _verdict(results: Mapping[str, Any]) -> str:
+    """Say which model is better, where interval and test agree: of a few documents an interval may be a mere point."""
     change = results.get("difference")
     if not change:
         return f"There is no comparison with the base model: {results['comparison']}."
     sentences = []
     for kind, noun in (("entity", "entities"), ("relation", "relations")):
         low, high = change[f"{kind}_f1_micro"]["interval"]
-        value = change[f"{kind}_f1_micro"]["value"]
-        if low > 0:
+        value, p_value = change[f"{kind}_f1_micro"]["value"], change[f"{kind}_f1_micro"]["p_value"]
+        if low > 0 and p_value < _LEVEL:
             verb = "better than the base alone"
-        elif high < 0:
+        elif high < 0 and p_value < _LEVEL:
             verb = "worse than the base alone"
         else:
             verb = "not distinguishable from the base alone"
-        sentences.append(f"on {noun} it is {verb} ({value:+.3f} F1, {_interval([low, high])})")
+        sentences.append(f"on {noun} it is {verb} ({value:+.3f} F1, {_interval([low, high])}, {_p_value(p_value)})")
     return f"The fine-tuned model: {'; '.join(sentences)}."
 
 

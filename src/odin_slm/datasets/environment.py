@@ -53,7 +53,7 @@ def _merged(text: str, values: dict[str, str]) -> str:
     """Return a YAML text with other values of some keys, its comments kept."""
     for key, value in values.items():
         line = yaml.safe_dump({key: value}, allow_unicode=True, width=10_000).strip()
-        text, found = re.subn(rf"(?m)^{key}:.*$", lambda _, line=line: line, text)
+        text, found = re.subn(rf"(?m)^{key}:.*$", line.replace("\\", r"\\"), text)
         if not found:
             text = f"{text.rstrip()}\n{line}\n"
     return text

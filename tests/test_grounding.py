@@ -69,6 +69,20 @@ def test_confidence_comes_from_the_probability_of_the_line() -> None:
     assert ground(NOTE, output).entities[0].confidence is None
 
 
+def test_spellings_of_one_name_share_their_places_and_the_best_confidence() -> None:
+    text = "Oseltamivir eases flu. FLU, flu and the Flu."
+    pairs = (("oseltamivir", "treats", "Flu"), ("oseltamivir", "treats", "flu"))
+    output = out(("Disease", "Flu"), ("Disease", "flu"), ("Drug", "oseltamivir"), relations=pairs)
+    found = ground(text, output, lines=(0.0, -0.5, -0.1, -0.1, 0.0, 0.0, -0.5, -0.2))
+    assert [(e.text, [o.begin for o in e.occurrences], e.confidence) for e in found.entities] == [
+        ("Flu", [18, 28, 40], 0.9048),
+        ("oseltamivir", [0], 0.9048),
+    ]
+    (relation,) = found.relations
+    assert (relation.tail.text, relation.tail.type, relation.confidence) == ("Flu", "Disease", 0.8187)
+    assert [o.begin for o in relation.tail.occurrences] == [18, 28, 40]
+
+
 def test_relations_carry_the_places_and_types_of_their_arguments() -> None:
     relations = (("enalapril", "causes", "cough"), ("ENALAPRIL", "causes", "Cough"), ("enalapril", "causes", "rash"))
     found = ground(NOTE, out(("Drug", "enalapril"), ("Symptom", "cough"), relations=relations))

@@ -119,7 +119,8 @@ def ground(
         calibrator: What turns it into the chance to be right; see :func:`odin_slm.calibration.confidence`.
 
     Returns:
-        Distinct entities (type and surface, compared without regard to case) and relations.
+        Distinct entities (type and surface, compared without regard to case) and relations. What the output lists in
+        several spellings ("Flu", "flu") bears the first, stands where any of them does, and is as likely as the best.
     """
     window = text[begin:end]
     parsed = parse(output)
@@ -131,11 +132,10 @@ def ground(
     def places(surface: str) -> tuple[Occurrence, ...]:
         return tuple(Occurrence(begin + b, begin + e, window[b:e]) for b, e in _spans(window, surface))
 
-    entities: dict[tuple[str, str], GroundedEntity] = {}
+    entities: dict[tuple[str, str], list[GroundedEntity]] = {}
     for entity, line in zip(parsed.extraction.entities, parsed.entity_lines, strict=True):
-        key = (entity.type, entity.text.casefold())
-        if key not in entities:
-            entities[key] = GroundedEntity(entity.type, entity.text, places(entity.text), chance("entity", line))
+        one = GroundedEntity(entity.type, entity.text, places(entity.text), chance("entity", line))
+        entities.setdefault((entity.type, entity.text.casefold()), []).append(one)
     types: dict[str, str] = {}
     for kind, surface in entities:
         types.setdefault(surface, kind)
@@ -143,12 +143,15 @@ def ground(
     def argument(surface: str) -> Argument:
         return Argument(surface, types.get(surface.casefold()), places(surface))
 
-    relations: dict[tuple[str, str, str], GroundedRelation] = {}
-    for triple, line in zip(parsed.extraction.relations, parsed.relation_lines, strict=True):
-        head, tail = argument(triple.head), argument(triple.tail)
-        relation = GroundedRelation(triple.type, head, tail, chance("relation", line))
-        relations.setdefault((triple.head.casefold(), triple.type, triple.tail.casefold()), relation)
-    return Grounded(tuple(entities.values()), tuple(relations.values()), len(parsed.malformed))
+    relations = [
+        GroundedRelation(triple.type, argument(triple.head), argument(triple.tail), chance("relation", line))
+        for triple, line in zip(parsed.extraction.relations, parsed.relation_lines, strict=True)
+    ]
+    found = tuple(
+        GroundedEntity(kind, same[0].text, tuple(sorted(_places(same))), _best(same))
+        for (kind, _), same in entities.items()
+    )
+    return Grounded(found, _distinct(relations), len(parsed.malformed))
 
 
 def merge(text: str, parts: Sequence[Grounded]) -> Grounded:
@@ -172,22 +175,14 @@ def merge(text: str, parts: Sequence[Grounded]) -> Grounded:
         claims.setdefault(surface, set()).add(kind)
     entities = []
     for (kind, surface), same in found.items():
-        places = {place for entity in same for place in entity.occurrences}
+        places = _places(same)
         if len(claims[surface]) == 1:
             surfaces = dict.fromkeys(entity.text for entity in same)
             places |= {Occurrence(b, e, text[b:e]) for name in surfaces for b, e in _spans(text, name)}
         entities.append(GroundedEntity(kind, same[0].text, tuple(sorted(places)), _best(same)))
     entities.sort(key=lambda entity: (entity.occurrences[:1] or (Occurrence(len(text), 0, ""),), entity.type))
-
-    triples: dict[tuple[str, str, str], list[GroundedRelation]] = {}
-    for relation in (relation for part in parts for relation in part.relations):
-        key = (relation.head.text.casefold(), relation.type, relation.tail.text.casefold())
-        triples.setdefault(key, []).append(relation)
-    relations = [
-        GroundedRelation(same[0].type, _join([r.head for r in same]), _join([r.tail for r in same]), _best(same))
-        for same in triples.values()
-    ]
-    return Grounded(tuple(entities), tuple(relations), sum(part.malformed for part in parts))
+    relations = _distinct(relation for part in parts for relation in part.relations)
+    return Grounded(tuple(entities), relations, sum(part.malformed for part in parts))
 
 
 def windows(text: str, count: Callable[[list[str]], list[int]], budget: int, overlap: int = 1) -> list[tuple[int, int]]:
@@ -260,10 +255,24 @@ def _pieces(
     return [piece for half in halves for piece in _pieces(text, half, count, budget)]
 
 
+def _distinct(relations: Iterable[GroundedRelation]) -> tuple[GroundedRelation, ...]:
+    triples: dict[tuple[str, str, str], list[GroundedRelation]] = {}
+    for relation in relations:
+        key = (relation.head.text.casefold(), relation.type, relation.tail.text.casefold())
+        triples.setdefault(key, []).append(relation)
+    return tuple(
+        GroundedRelation(same[0].type, _join([r.head for r in same]), _join([r.tail for r in same]), _best(same))
+        for same in triples.values()
+    )
+
+
 def _join(same: Sequence[Argument]) -> Argument:
-    places = sorted({place for argument in same for place in argument.occurrences})
     kind = next((argument.type for argument in same if argument.type), None)
-    return Argument(same[0].text, kind, tuple(places))
+    return Argument(same[0].text, kind, tuple(sorted(_places(same))))
+
+
+def _places(same: Sequence[GroundedEntity] | Sequence[Argument]) -> set[Occurrence]:
+    return {place for item in same for place in item.occurrences}
 
 
 def _best(same: Sequence[GroundedEntity] | Sequence[GroundedRelation]) -> float | None:

@@ -140,6 +140,15 @@ def test_windows_end_at_sentences_and_share_one() -> None:
     assert max(words(found)) <= 20
 
 
+@pytest.mark.parametrize("blank", [" ", "\n", "\t", "\r\n"])
+def test_a_list_without_sentences_is_cut_between_its_items(blank: str) -> None:
+    items = [f"aspirin{number}" for number in range(40)]
+    text = blank.join(items)
+    found = windows(text, lambda texts: [len(one) for one in texts], budget=100, overlap=0)
+    assert len(found) > 3
+    assert [item for begin, end in found for item in text[begin:end].split()] == items
+
+
 def test_a_text_that_fits_is_one_window() -> None:
     assert windows(NOTE, words, budget=100) == [(0, len(NOTE))]
     assert merge(NOTE, [ground(NOTE, out(("Drug", "enalapril")))]).entities[0].text == "enalapril"

@@ -249,8 +249,11 @@ def _pieces(
     if end - begin <= 1 or count([text[begin:end]])[0] <= budget:
         return [span]
     middle = (begin + end) // 2
-    left, right = text.rfind(" ", begin + 1, middle), text.find(" ", middle, end - 1)
-    cut = min((place for place in (left, right) if place > begin), key=lambda place: abs(place - middle), default=-1)
+    for blanks in (" ", "\n\t\r"):  # lists and tables may hold no space
+        places = [p for b in blanks for p in (text.rfind(b, begin + 1, middle), text.find(b, middle, end - 1)) if p > 0]
+        if places:
+            break
+    cut = min(places, key=lambda place: abs(place - middle), default=-1)
     halves = [(begin, cut), (cut + 1, end)] if cut > begin else [(begin, middle), (middle, end)]
     return [piece for half in halves for piece in _pieces(text, half, count, budget)]
 

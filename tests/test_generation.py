@@ -541,6 +541,16 @@ def test_reachable(text: str, said: str, expected: bool) -> None:
     assert reachable(text, said, SYNTHETIC) is expected
 
 
+def test_names_may_hold_any_character_that_the_format_does_not_escape() -> None:
+    odd = [*map(chr, (*range(1, 0x21), *range(0x7F, 0xA1))), *"\"'/%{}$&|`\u0308\u200b\u2028\ufeff"]
+    for character in odd:
+        if character in "\n\r":
+            continue
+        drug, symptom = f"a{character}b", f"c{character}d"
+        said = output([("Drug", drug), ("Symptom", symptom)], [(drug, "causes", symptom)])
+        assert reachable(f"Then {drug} and {symptom}.", said, SYNTHETIC), hex(ord(character))
+
+
 def test_only_types_that_the_instruction_names_are_reachable() -> None:
     disease = output([("Disease", "nausea")])
     assert reachable(TEXTS[0], disease, instruction_for(SCHEMAS["bc5cdr"]))

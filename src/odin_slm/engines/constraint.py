@@ -262,7 +262,7 @@ def _any_of(texts: Iterable[str]) -> str:
 
 
 def _literal(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")  # DEL: JSON takes it as it is, Lark does not
 
 
 def _matcher(tokens: Any, lark: str) -> Any:

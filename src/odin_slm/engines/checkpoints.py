@@ -65,7 +65,9 @@ def prepare(work: Path, job: str, split: Mapping[str, int], *, resume: bool) -> 
             if _is_complete(folder):
                 return
             logger.warning("%s is incomplete and set aside.", folder.name)
-            folder.rename(folder.with_name(f"incomplete-{folder.name}"))
+            aside = folder.with_name(f"incomplete-{folder.name}")
+            shutil.rmtree(aside, ignore_errors=True)  # of an earlier attempt that was cut at the same step
+            folder.rename(aside)
     if resume:
         logger.info("There is no checkpoint to continue; training starts afresh.")
     shutil.rmtree(work, ignore_errors=True)

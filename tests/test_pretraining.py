@@ -18,7 +18,7 @@ from odin_slm.document import Document, Mention, Relation, surface_concept
 from odin_slm.engines.pretraining import MARKERS, Architecture, Phase, Schedule, decisions, pretrain, train_tokenizer
 from odin_slm.errors import BackendError, CorpusFormatError
 from odin_slm.invention import invent_name
-from odin_slm.parameters import PretrainingParams, ScheduleParams
+from odin_slm.parameters import ArchitectureParams, PretrainingParams, ScheduleParams
 from odin_slm.prompt import parse
 
 IOB = "Mutations\tO\nin\tO\nBRCA1\tB-Gene\n-\tO\nlinked\tO\ncancer\tB-Disease\n(\tO\nbreast\tB-Disease\n)\tO\n.\tO\n"
@@ -324,13 +324,14 @@ def _train(
     schedule: Schedule = SCHEDULE,
     phases: tuple[Phase, ...] = PHASES,
     stop_at: int | None = None,
+    shape: Architecture = SHAPE,
 ) -> dict:
     def on_log(step: int, _: dict[str, float]) -> None:
         if step == stop_at:
             raise KeyboardInterrupt
 
     return pretrain(
-        SOURCES, SOURCES, tokenizer, work, architecture=SHAPE, schedule=schedule, phases=phases, on_log=on_log
+        SOURCES, SOURCES, tokenizer, work, architecture=shape, schedule=schedule, phases=phases, on_log=on_log
     )
 
 
@@ -358,6 +359,20 @@ def test_a_checkpoint_of_other_settings_is_not_continued(tokenizer_folder: Path,
     _train(tmp_path, tokenizer_folder)
     with pytest.raises(BackendError, match="another schedule"):
         _train(tmp_path, tokenizer_folder, schedule=replace(SCHEDULE, learning_rate=0.01))
+
+
+def test_a_checkpoint_of_another_architecture_is_not_continued(tokenizer_folder: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    first = _train(tmp_path, tokenizer_folder)
+    for change in ({"context": 256}, {"layers": 3}, {"vocabulary": 700}):
+        with pytest.raises(BackendError, match="another architecture"):
+            _train(tmp_path, tokenizer_folder, shape=replace(SHAPE, **change))
+    progress = tmp_path / "checkpoint/progress.json"
+    saved = json.loads(progress.read_text())
+    del saved["settings"]["architecture"]  # as in checkpoints from before it was noted
+    progress.write_text(json.dumps(saved))
+    assert _train(tmp_path, tokenizer_folder)["steps"] == first["steps"]
 
 
 def test_a_finished_run_is_prolonged_by_a_phase_that_restarts_the_rates(tokenizer_folder: Path, tmp_path: Path) -> None:
@@ -435,6 +450,28 @@ def test_the_starting_weights_copy(tokenizer: Any) -> None:
     # where the second copy runs, the next token is the one that followed before
     assert (guesses[:, 60:-1] == once[:, 1:]).float().mean() > 0.85
     assert (guesses[:, :59] == once[:, 1:]).float().mean() < 0.05
+
+
+def test_shapes_that_cannot_begin_with_copying_are_refused(tokenizer: Any) -> None:
+    from odin_slm.engines.pretraining import _new_model
+
+    for shape in ({"layers": 1}, {"heads": 2}, {"heads": 16}):
+        with pytest.raises(ValidationError, match=r"layers|heads"):
+            ArchitectureParams(hidden=64, **shape)
+    least = ArchitectureParams(vocabulary=600, hidden=18, heads=3, layers=2, feed_forward=16, context=128)
+    assert _new_model(Architecture(**least.model_dump()), tokenizer, seed=1)
+
+
+def test_the_closing_test_passes_over_what_exceeds_the_context() -> None:
+    from odin_slm.engines.base_model import BaseModel
+    from odin_slm.engines.probing import probe_base
+
+    base = BaseModel("odin-nano", Path(__file__).parents[1] / "data/06_models/odin-nano")
+    table = " ".join(f"Row {number} 12.5 mg aspirin;" for number in range(400))  # no end of a sentence
+    some = Sources(SOURCES.documents, [], [*SOURCES.paragraphs, table])
+    assert probe_base(base, some, kinds={"copy_one": 12}, seed=1)["copy_one"]["examples"] == 12
+    none = Sources([], [], [table])
+    assert probe_base(base, none, kinds={"copy_one": 1}, seed=1)["copy_one"]["examples"] == 0
 
 
 def test_workers_share_a_batch_and_find_the_gradient_of_the_whole(tokenizer: Any) -> None:

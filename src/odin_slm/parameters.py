@@ -476,9 +476,9 @@ class ArchitectureParams(Parameters):
     """Entries of the tokenizer."""
     hidden: int = Field(default=256, ge=16)
     """Features of a position."""
-    layers: int = Field(default=6, ge=1)
+    layers: int = Field(default=6, ge=2)
     """Transformer blocks."""
-    heads: int = Field(default=4, ge=1)
+    heads: int = Field(default=4, ge=3)
     """Attention heads."""
     feed_forward: int = Field(default=704, ge=16)
     """Features inside the feed-forward blocks."""
@@ -489,6 +489,8 @@ class ArchitectureParams(Parameters):
     def _heads_divide_hidden(self) -> ArchitectureParams:
         if self.hidden % self.heads or (self.hidden // self.heads) % 2:
             raise ValueError("hidden must be an even multiple of heads: rotary embeddings turn pairs of features.")
+        if self.hidden < 6 * self.heads:
+            raise ValueError("hidden must be 6 times heads or more: the starting weights copy with heads of that size.")
         return self
 
 

@@ -37,7 +37,7 @@ def install(model: Any, generator: torch.Generator) -> None:
     """Overwrite parts of a fresh ``LlamaForCausalLM`` with a copying circuit in its first two layers.
 
     Args:
-        model: The model; two layers or more, an even head size of 16 or more, as many key-value heads as heads.
+        model: The model; two layers or more, as many key-value heads as heads, three or more, of an even size from 6.
         generator: Source of the random projection.
     """
     import torch

@@ -195,6 +195,9 @@ def pretrain(
 
     Returns:
         ``history`` (one entry per log line), ``tokens``, ``steps``, ``seconds``, ``parameters``, ``device``.
+
+    Raises:
+        BackendError: The checkpoint is of another run, or lacks the weights of an end.
     """
     import torch
     from transformers import AutoTokenizer
@@ -206,7 +209,11 @@ def pretrain(
     optimizers = _optimizers(model, schedule, workers)
     peaks = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
     encode = _encoder(tokenizer, architecture.context)
-    settings = {"schedule": asdict(schedule), "phases": [asdict(phase) for phase in phases]}
+    settings = {
+        "architecture": asdict(architecture),
+        "schedule": asdict(schedule),
+        "phases": [asdict(phase) for phase in phases],
+    }
     probe = [_evaluated(b, tokenizer.pad_token_id) for b in _probe(held_out, phases[-1].mixture, encode, schedule)]
     state = _Progress()
     checkpoint = work / "checkpoint"
@@ -552,8 +559,8 @@ def _restore(folder: Path, model: Any, optimizers: list[Any], settings: dict[str
     progress = json.loads((folder / "progress.json").read_text())
     if not _goes_on(progress.pop("settings"), json.loads(json.dumps(settings))):
         raise BackendError(
-            "the checkpoint was made with another schedule or other phases.",
-            where=str(folder),
+            "the checkpoint was made with another architecture, another schedule or other phases.",
+            where=str(folder.parent),
             fix="Delete the folder to start afresh, or restore the parameters it was made with.",
         )
     weights = load_file(folder / "model.safetensors")
@@ -586,6 +593,8 @@ def _goes_on(old: dict[str, Any], new: dict[str, Any]) -> bool:
             for phase in settings["phases"]
         ]
 
+    if old.get("architecture", new["architecture"]) != new["architecture"]:  # older checkpoints do not say it
+        return False
     before, after = phases(old), phases(new)
     added = after[len(before) :]
     free = {"tokens": 0, "average": 1}  # neither changes what has been done

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from odin_slm.curriculum import EXERCISES, Example, Sources
 from odin_slm.engines.base_model import BaseModel
-from odin_slm.engines.generation import generate
+from odin_slm.engines.generation import Generator, generate
+from odin_slm.errors import RecordTooLongError
 
 _MAX_NEW_TOKENS = 200
+_TRIES = 20
+"""Examples drawn for each that is wanted, at most; those that do not fit into the context are passed over."""
 
 
 def probe_base(base: BaseModel, held_out: Sources, *, kinds: Mapping[str, int], seed: int) -> dict[str, Any]:
@@ -23,15 +27,25 @@ def probe_base(base: BaseModel, held_out: Sources, *, kinds: Mapping[str, int], 
         seed: Seed of the examples.
 
     Returns:
-        For each exercise ``examples``, ``identical_outputs`` (share), and of the listed names ``name_recall``,
-        ``name_precision`` and ``not_in_text`` (shares).
+        For each exercise ``examples`` (fewer than were asked for where most texts exceed the context),
+        ``identical_outputs`` (share), and of the listed names ``name_recall``, ``name_precision`` and ``not_in_text``
+        (shares).
     """
     rng = random.Random(f"{seed}-probes")
+    generator = Generator(base)
+
+    def fits(example: Example) -> bool:
+        try:
+            return bool(generator.rows([example.prompt], max_new_tokens=_MAX_NEW_TOKENS))
+        except RecordTooLongError:
+            return False
+
     results = {}
     for kind, count in kinds.items():
-        examples = [EXERCISES[kind](held_out, rng) for _ in range(count)]
+        drawn = (EXERCISES[kind](held_out, rng) for _ in range(_TRIES * count))
+        examples = list(islice(filter(fits, drawn), count))
         prompts = [example.prompt for example in examples]
-        outputs = generate(base, None, prompts, batch_size=32, max_new_tokens=_MAX_NEW_TOKENS)
+        outputs = generate(base, None, prompts, batch_size=32, max_new_tokens=_MAX_NEW_TOKENS, loaded=generator)
         results[kind] = _score(examples, {output.index: output.text for output in outputs})
     return results
 
@@ -45,7 +59,7 @@ def _score(examples: list[Example], outputs: dict[int, str]) -> dict[str, float 
         identical += outputs[index] == example.completion
     return {
         "examples": len(examples),
-        "identical_outputs": round(identical / len(examples), 4),
+        "identical_outputs": round(identical / len(examples), 4) if examples else 0.0,
         "names": wanted,
         "name_recall": round(right / wanted, 4) if wanted else 0.0,
         "name_precision": round(right / found, 4) if found else 0.0,

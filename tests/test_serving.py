@@ -34,6 +34,7 @@ from odin_slm.engines.served_model import resolve_model
 from odin_slm.errors import ServingError
 from odin_slm.serving.__main__ import build, main
 from odin_slm.serving.engine import LocalEngine
+from odin_slm.serving.guard import RateLimit
 from odin_slm.serving.logs import text_hash
 from odin_slm.serving.messages import EXAMPLE
 from odin_slm.serving.metrics import Metrics
@@ -274,6 +275,14 @@ def test_the_rate_is_limited_by_key(tiny_base: Path) -> None:
         assert metric(client, 'odin_refused_requests_total{reason="rate_limit"}') == 2
     with pytest.raises(ServingError, match="rate limit"):
         service(tiny_base, rate_limit="often").__enter__()
+
+
+@pytest.mark.parametrize("storage", ["reddis://:sesame@host:6379", "redis://:ses:ame@host:x", "nowhere"])
+def test_a_storage_that_cannot_be_used_is_named_without_its_password(storage: str) -> None:
+    with pytest.raises(ServingError, match="--rate-limit-storage: the counts cannot be kept there") as caught:
+        RateLimit("600/minute", storage)
+    assert "ses" not in str(caught.value)
+    assert caught.value.__suppress_context__
 
 
 def test_no_other_origin_may_ask(client: httpx.Client) -> None:

@@ -56,16 +56,24 @@ class RateLimit:
         storage: Address of the counts; see the library ``limits``.
 
     Raises:
-        ServingError: Either cannot be read.
+        ServingError: Either cannot be read, or the library for the storage is not installed.
     """
 
     def __init__(self, written: str, storage: str = "memory://") -> None:
         try:
             self.item: RateLimitItem = parse(written)
-            self._limiter = MovingWindowRateLimiter(storage_from_string(storage))
-        except Exception as error:  # the storages raise errors of their own
+        except ValueError as error:
             raise ServingError(
                 f"not a rate limit ({error}).", where=f"--rate-limit {written}", fix="Write it as in 600/minute."
+            ) from None
+        try:
+            self._limiter = MovingWindowRateLimiter(storage_from_string(storage))
+        except Exception as error:  # the storages raise errors of their own, and quote the address with its password
+            reason = type(error).__name__ if "@" in storage else error
+            raise ServingError(
+                f"the counts cannot be kept there ({reason}).",
+                where="--rate-limit-storage",
+                fix="Write it as in redis://HOST:6379, with pip install redis, or leave memory://.",
             ) from None
 
     def retry_after(self, client: str) -> int | None:

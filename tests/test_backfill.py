@@ -168,6 +168,8 @@ def test_secrets_of_a_configuration_are_nowhere(tmp_path: Path) -> None:
         "# how it was\nwandb: {api_key: 0123456789abcdef, project: odin}\ndb_password: hunter2hunter2\n"
         "servers:\n- {url: here, access_token: letmeinletmein}\npad_token: <pad>\nuse_auth_token: true\n"
         "date: 20240503\n"
+        "tracking_uri: https://me:opensaysme@mlflow.example.org:5000/x\n"
+        f"notes: [AKIA{'ABCD' * 4}, ghp_{'ab12' * 9}]\n"
     )
     state = {**STATE, "callbacks": [{"secret": "sesame sesame"}]}
     results = {**RESULTS, "judge": {"api-key": "a key of theirs", "name": "x"}}
@@ -175,7 +177,8 @@ def test_secrets_of_a_configuration_are_nowhere(tmp_path: Path) -> None:
     texts["evaluation_results.json"] = json.dumps(results)
     training, evaluation = read_folder(ExperimentFolder("past", texts, dict.fromkeys(texts, CHANGED * 1000)))
     everything = [*training.params.values(), *training.artifacts.values(), *evaluation.artifacts.values()]
-    for secret in ("0123456789abcdef", "hunter2", "letmein", "sesame", "a key of"):
+    assert training.params["tracking_uri"] == "https://***@mlflow.example.org:5000/x"
+    for secret in ("opensaysme", "AKIA", "ab12", "0123456789abcdef", "hunter2", "letmein", "sesame", "a key of"):
         assert not [text for text in everything if secret in text]
     assert training.params["pad_token"] == "<pad>"
     assert training.params["use_auth_token"] == "True"

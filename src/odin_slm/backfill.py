@@ -25,7 +25,10 @@ from odin_slm.serialization import canonical_json, sha256_text
 _DATE_KEYS = ("timestamp", "date", "created_at", "created", "evaluated_at", "start_time")
 _DATE_IN_NAME = re.compile(r"(20\d\d)-?([01]\d)-?([0-3]\d)(?:[-_T]?([0-2]\d)[-:]?([0-5]\d)(?:[-:]?([0-5]\d))?)?(?!\d)")
 _PATH = re.compile(r"(?<![\w.:/<…])/(?:[\w.@-]+/)+([\w.@-]+)")
-_SECRET = re.compile(r"\bhf_[A-Za-z0-9]{16,}\b")
+_SECRET = re.compile(
+    r"\bhf_[A-Za-z0-9]{16,}\b|\bgh[pousr]_[A-Za-z0-9]{36,}\b|\bAKIA[0-9A-Z]{16}\b"
+    r"|(?<=://)[^\s/@]+(?=@)"  # user and password of an address
+)
 _MARKS_OF_TEXT = "".join(f"(?<!{name}_)" for name in ("bos", "eos", "pad", "unk", "sep", "cls", "mask"))
 _SECRET_KEY = re.compile(rf"{_MARKS_OF_TEXT}token$|secret|password|api[-_]?key", re.IGNORECASE)
 _HIDDEN = "***"

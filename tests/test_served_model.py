@@ -35,6 +35,22 @@ def test_an_adapter_comes_with_its_base_and_measured_scores(adapter: Path, tiny_
     assert resolve_model(str(tiny_base), root=tmp_path).digest != found.digest
 
 
+@pytest.mark.parametrize("name", ["adapter_config.json", "calibrator.json", "evaluation_results.json"])
+def test_a_broken_file_of_a_model_is_named(name: str, adapter: Path, tiny_base: Path, tmp_path: Path) -> None:
+    shutil.copytree(adapter, tmp_path / "model")
+    (tmp_path / "model" / name).write_text('{"peft_type": "LO')
+    with pytest.raises(OdinError, match=name):
+        resolve_model("model", root=tmp_path, base_model=str(tiny_base))
+
+
+def test_results_of_another_form_are_no_scores(adapter: Path, tiny_base: Path, tmp_path: Path) -> None:
+    shutil.copytree(adapter, tmp_path / "model")
+    for others in ({"accuracy": 0.9}, [0.9], {"entity_metrics": 0.9}):
+        (tmp_path / "model/evaluation_results.json").write_text(json.dumps(others))
+        found = resolve_model("model", root=tmp_path, base_model=str(tiny_base))
+        assert (found.metrics, "test_set" in found.card) == ({}, False)
+
+
 def test_a_release_carries_its_base(adapter: Path, tiny_base: Path, tmp_path: Path) -> None:
     shutil.copytree(adapter, tmp_path / "model")
     shutil.copytree(tiny_base, tmp_path / "model/base")

@@ -63,10 +63,12 @@ def resolve_model(source: str, *, root: Path, base_model: str | None = None, dig
         digest: What the digest must be, or None.
 
     Raises:
-        ServingError: There is no such model, it holds no adapter, or its digest is another.
+        ServingError: There is no such model, it holds no adapter, its digest is another, or a file beside it is broken.
+        AdapterError: The adapter's configuration is broken.
         BaseModelError: The base is missing or broken.
     """
     from odin_slm.engines.extraction import model_digest
+    from odin_slm.engines.generation import check_config
 
     card: dict[str, Any] = {}
     metrics: dict[str, float] = {}
@@ -85,6 +87,7 @@ def resolve_model(source: str, *, root: Path, base_model: str | None = None, dig
     packaged = _packaged(folder)
     if (folder / _ADAPTER).is_file():
         adapter: Path | None = folder
+        check_config(folder)
         configuration = json.loads((folder / _ADAPTER).read_text(encoding="utf-8"))
         pinned = packaged.get("base", {}).get("revision")
         base = _base_of(folder, configuration, root, base_model, pinned)
@@ -236,16 +239,26 @@ def _beside(folder: Path, layer: str, name: str) -> Path:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ServingError(f"not JSON ({error}).", where=str(file), fix="Make it again, or delete it.") from None
+    return values if isinstance(values, dict) else {}
 
 
 def _metrics_beside(folder: Path, card: dict[str, Any]) -> dict[str, float]:
     """Read the scores that were measured with this adapter: in a release folder, or in the experiment's reports."""
     name = "evaluation_results.json"
     for file in (folder / name, _beside(folder, "08_reporting", name)):
-        if results := _read(file):
-            card["test_set"] = {
-                name: results.get("test_set", {}).get(name) for name in ("examples", "documents", "sources", "sha256")
-            }
-            return {f"{kind}_f1_micro": results[f"{kind}_metrics"]["micro"]["f1"] for kind in ("entity", "relation")}
+        results = _read(file)
+        try:
+            metrics = {f"{kind}_f1_micro": results[f"{kind}_metrics"]["micro"]["f1"] for kind in ("entity", "relation")}
+        except (KeyError, TypeError):
+            continue  # no such file, or somebody else's of this name
+        card["test_set"] = {
+            name: results.get("test_set", {}).get(name) for name in ("examples", "documents", "sources", "sha256")
+        }
+        return metrics
     return {}

@@ -28,7 +28,7 @@ from click.testing import CliRunner
 
 from conftest import ROOT
 from odin_slm.engines.constraint import Grammar
-from odin_slm.engines.extraction import Task
+from odin_slm.engines.extraction import Task, TokenBudget
 from odin_slm.engines.generation import Generator
 from odin_slm.engines.served_model import resolve_model
 from odin_slm.errors import ServingError
@@ -311,6 +311,22 @@ class Gate:
 
 def post(client: httpx.Client, text: str = EXAMPLE) -> httpx.Response:
     return client.post("/predict", json={"text": text})
+
+
+def test_a_document_far_too_long_is_refused_before_it_is_cut(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut: list[int] = []
+    windows = TokenBudget.windows
+
+    def noted(budget: TokenBudget, text: str, overlap: int) -> list[tuple[int, int]]:
+        cut.append(len(text))
+        return windows(budget, text, overlap)
+
+    monkeypatch.setattr(TokenBudget, "windows", noted)
+    with service(tiny_base, max_windows=2) as client:
+        answer = client.post("/extract", json={"text": "a-" * 50_000})
+        assert (answer.status_code, cut) == (413, [])
+        assert "tokens, at most 2 windows" in answer.json()["details"]
+        assert client.post("/extract", json={"text": EXAMPLE + " " * 50_000 + EXAMPLE}).status_code == 200
 
 
 def test_a_full_queue_refuses_and_loses_nothing(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

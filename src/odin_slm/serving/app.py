@@ -171,12 +171,12 @@ def make_app(
         # To cut a text takes many times as long as to count its tokens. Twice as many as windows have room for are too
         # many however it is cut, whatever white space it loses.
         (tokens,) = await asyncio.to_thread(budget.count, [" ".join(body.text.split())])
-        spans = []
+        spans: list[tuple[int, int]] = []
         if tokens <= 2 * settings.max_windows * budget.window_tokens:
             spans = await asyncio.to_thread(budget.windows, body.text, settings.overlap)
         if not 0 < len(spans) <= settings.max_windows:
-            found = f"{len(spans)} windows" if spans else f"{tokens} tokens"
-            details = f"the document has {found}, at most {settings.max_windows} windows of {budget.window_tokens} "
+            size = f"{len(spans)} windows" if spans else f"{tokens} tokens"
+            details = f"the document has {size}, at most {settings.max_windows} windows of {budget.window_tokens} "
             raise HTTPException(413, f"{details}tokens are allowed; cut it, or run the extraction pipeline.")
         request.scope["odin_slm"] = {"windows": len(spans), "sha256": [text_hash(body.text)]}
         outputs = await write(request, tasks(body, [body.text[b:e] for b, e in spans]))

@@ -7,11 +7,15 @@ import shutil
 from pathlib import Path
 
 import mlflow
+import pandas
 import pytest
 
 from odin_slm.engines.base_model import BaseModel
-from odin_slm.engines.served_model import resolve_model
-from odin_slm.errors import OdinError, ServingError
+from odin_slm.engines.extractor import PackagedModel
+from odin_slm.engines.served_model import ServedModel, resolve_model
+from odin_slm.errors import ExtractionError, OdinError, ServingError
+from odin_slm.prompt import instruction_for
+from odin_slm.schema import SCHEMAS
 from test_generation import make_adapter
 
 NAME = "odin-medical-ner-re"
@@ -57,6 +61,24 @@ def test_a_release_carries_its_base(adapter: Path, tiny_base: Path, tmp_path: Pa
     found = resolve_model("model", root=tmp_path)
     assert found.base.path == tmp_path / "model/base"
     assert found.digest == resolve_model(str(adapter), root=tmp_path, base_model=str(tiny_base)).digest
+
+
+def test_a_packaged_model_reads_one_text_and_names_what_it_cannot_read(tiny_base: Path) -> None:
+    instructions = {"ade": instruction_for(SCHEMAS["ade"])}
+    base = BaseModel("tiny", tiny_base)
+    model = PackagedModel(ServedModel("tiny", base, None, "", 0.0, instructions=instructions, schema="ade"))
+    text = "Aspirin caused a rash."
+    assert model.predict(text, {"max_new_tokens": 8}).equals(model.predict([text], {"max_new_tokens": 8}))
+    for texts, options, where in (
+        (text, {}, "texts"),
+        ([text], {"max_new_tokens": "8"}, "max_new_tokens"),
+        ([text], {"batch_size": None}, "batch_size"),
+        ([text], {"window_tokens": 99.5}, "window_tokens"),
+    ):
+        with pytest.raises(ExtractionError, match=where):
+            model.extract(texts, **options)
+    with pytest.raises(ExtractionError, match="column `text`"):
+        model.predict(pandas.DataFrame())
 
 
 def test_the_digest_pins_the_model(adapter: Path, tiny_base: Path, tmp_path: Path) -> None:

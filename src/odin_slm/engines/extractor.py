@@ -10,6 +10,7 @@ loads it by :func:`_load_pyfunc`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,10 @@ class PackagedModel:
         if unknown := sorted(chosen.keys() - DEFAULTS.keys()):
             raise ExtractionError("there is no such parameter.", where=unknown[0], fix=f"Choose of {sorted(DEFAULTS)}.")
         for option, least in _LEAST.items():
-            if chosen[option] < least:
-                raise ExtractionError(f"found {chosen[option]}.", where=option, fix=f"Name at least {least}.")
+            if not isinstance(chosen[option], Integral) or chosen[option] < least:
+                raise ExtractionError(f"found {chosen[option]!r}.", where=option, fix=f"Name a number from {least}.")
+        if isinstance(texts, str):  # its characters would be the texts
+            raise ExtractionError("found one text.", where="texts", fix="Give a list of texts.")
         wrong = next((number for number, text in enumerate(texts) if not isinstance(text, str)), None)
         if wrong is not None:
             raise ExtractionError(f"found {texts[wrong]!r}.", where=f"text {wrong}", fix="Every text must be a string.")
@@ -99,7 +102,7 @@ class PackagedModel:
         """Answer as MLflow asks.
 
         Args:
-            model_input: Texts: a list, or a table whose first column is ``text``.
+            model_input: Texts: a list, a single one, or a table whose first column is ``text``.
             params: Further arguments of :meth:`extract`.
 
         Returns:
@@ -110,8 +113,9 @@ class PackagedModel:
         """
         import pandas
 
-        table = model_input if isinstance(model_input, pandas.DataFrame) else pandas.DataFrame({"text": model_input})
-        column = next(iter(table.columns))
+        given = [model_input] if isinstance(model_input, str) else model_input
+        table = given if isinstance(given, pandas.DataFrame) else pandas.DataFrame({"text": given})
+        column = next(iter(table.columns), None)
         if column not in ("text", 0):  # 0: a plain list, as MLflow makes a table of it
             raise ExtractionError(
                 f"the first column is {column!r}.", where="model input", fix="Put the texts into a column `text`."

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from odin_slm.backfill import ExperimentFolder, read_folder
 from odin_slm.comparison import compare, comparison_text, plot_comparison
 from odin_slm.engines.registry import Registry
-from odin_slm.errors import ExperimentFolderError
+from odin_slm.errors import ExperimentFolderError, MissingInputError
 
 CONFIG = """
 model: {name: meta-llama/Llama-3.1-8B, path: /home/somebody/models/llama}
@@ -247,3 +247,8 @@ def test_a_comparison_says_what_changed_and_on_which_data() -> None:
     assert list(figure.data[0].error_y.arrayminus) == pytest.approx([0.1] * 3)
     assert compare([]) == []
     assert plot_comparison([]).layout.title.text == "No run has measured F1"
+
+
+def test_a_comparison_of_an_experiment_without_runs_names_those_that_have_some() -> None:
+    with pytest.raises(MissingInputError, match=r"comparison\.experiment: no run.*'v51'.*v15"):
+        compare([one(1, "2024-01-01", {"a": "1"})], "v51")

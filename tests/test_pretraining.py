@@ -353,6 +353,13 @@ def test_a_killed_run_goes_on_to_the_same_weights(tokenizer_folder: Path, tmp_pa
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "straight/base").config.tie_word_embeddings
 
 
+def test_a_run_killed_while_it_replaced_its_checkpoint_goes_on(tokenizer_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _train(tmp_path, tokenizer_folder, stop_at=5)
+    (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old")
+    _train(tmp_path, tokenizer_folder, stop_at=1)  # would stop a run that began anew
+
+
 def test_a_checkpoint_of_other_settings_is_not_continued(tokenizer_folder: Path, tmp_path: Path) -> None:
     from dataclasses import replace
 

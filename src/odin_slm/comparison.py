@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from odin_slm.errors import MissingInputError
 from odin_slm.scoring import KINDS
 
 if TYPE_CHECKING:
@@ -26,9 +27,19 @@ def compare(runs: Sequence[Mapping[str, Any]], experiment: str | None = None) ->
         of the manifest, ``entity_f1`` and ``relation_f1`` with ``…_interval`` (None where it was not measured), and
         ``changed``: parameter -> [before, now], against the last run of the table that has parameters. A run without
         parameters, as an evaluation of an earlier training, is judged by its parent's.
+
+    Raises:
+        MissingInputError: No run is of the experiment.
     """
     by_id = {run["run_id"]: run for run in runs}
     chosen = [run for run in runs if experiment in (None, run["tags"].get("experiment"))]
+    if runs and not chosen:
+        known = sorted({run["tags"].get("experiment", "") for run in runs} - {""})
+        raise MissingInputError(
+            f"no run is of the experiment {experiment!r}.",
+            where="comparison.experiment",
+            fix=f"Name one of {', '.join(known)}, or null for all." if known else "Set it to null for all runs.",
+        )
     rows: list[dict[str, Any]] = []
     before: Mapping[str, str] = {}
 

@@ -216,7 +216,7 @@ def pretrain(
     }
     probe = [_evaluated(b, tokenizer.pad_token_id) for b in _probe(held_out, phases[-1].mixture, encode, schedule)]
     state = _Progress()
-    checkpoint = work / "checkpoint"
+    checkpoint = _newest_checkpoint(work)
     if checkpoint.is_dir():
         state = _restore(checkpoint, model, optimizers, settings)
         logger.info("Continuing from step %d (%d tokens).", state.step, state.tokens)
@@ -549,6 +549,15 @@ def _save(folder: Path, model: Any, optimizers: list[Any], state: _Progress, set
         os.replace(folder, old)
     os.replace(new, folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _newest_checkpoint(work: Path) -> Path:
+    """Return where the checkpoint is, which a run that was killed while it replaced it has left under another name."""
+    folder = work / "checkpoint"
+    old = folder.with_name(folder.name + ".old")
+    if old.is_dir() and not folder.exists():
+        os.replace(old, folder)
+    return folder
 
 
 def _restore(folder: Path, model: Any, optimizers: list[Any], settings: dict[str, Any]) -> _Progress:

@@ -285,6 +285,18 @@ def test_a_storage_that_cannot_be_used_is_named_without_its_password(storage: st
     assert caught.value.__suppress_context__
 
 
+def test_counts_out_of_reach_limit_the_rate_of_each_process(tiny_base: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound and not listening: nobody else takes the port, and it refuses
+        storage = f"redis://:sesame@127.0.0.1:{closed.getsockname()[1]}"
+        with service(tiny_base, rate_limit="3/minute", rate_limit_storage=storage) as client:
+            codes = [client.get("/model").status_code for _ in range(4)]
+    assert codes == [200, 200, 200, 429]
+    warned = [record.getMessage() for record in caplog.records if "out of reach" in record.getMessage()]
+    assert len(warned) == 1, "not with every request"
+    assert "sesame" not in warned[0]
+
+
 def test_no_other_origin_may_ask(client: httpx.Client) -> None:
     headers = {"origin": "https://elsewhere.example", "access-control-request-method": "POST"}
     preflight = client.options("/predict", headers=headers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -51,6 +52,9 @@ def error_body(status: int, details: Any) -> bytes:
 class RateLimit:
     """So many requests per client in a moving window.
 
+    Counts that are kept elsewhere can be out of reach: until they answer again this process counts by itself, since a
+    service without its limit is worth more than none, and one that everybody may flood is not.
+
     Args:
         written: As in ``600/minute``.
         storage: Address of the counts; see the library ``limits``.
@@ -67,21 +71,42 @@ class RateLimit:
                 f"not a rate limit ({error}).", where=f"--rate-limit {written}", fix="Write it as in 600/minute."
             ) from None
         try:
-            self._limiter = MovingWindowRateLimiter(storage_from_string(storage))
+            self._limiter = MovingWindowRateLimiter(storage_from_string(storage, **_patience(storage)))
         except Exception as error:  # the storages raise errors of their own, and quote the address with its password
             reason = type(error).__name__ if "@" in storage else error
             raise ServingError(
                 f"the counts cannot be kept there ({reason}).",
                 where="--rate-limit-storage",
-                fix="Write it as in redis://HOST:6379, with pip install redis, or leave memory://.",
+                fix="Write it as in redis://HOST:6379, or leave memory://.",
             ) from None
+        self._spare = MovingWindowRateLimiter(storage_from_string("memory://"))
+        self.elsewhere = not storage.startswith("memory://")
+        self._ask_again = 0.0
 
     def retry_after(self, client: str) -> int | None:
         """Count a request; return None if it may pass, else the seconds until one may."""
-        if self._limiter.hit(self.item, client):
+        if time.monotonic() >= self._ask_again:
+            try:
+                return self._seconds(self._limiter, client)
+            except Exception as error:  # each storage has errors of its own; their messages may quote its address
+                self._ask_again = time.monotonic() + _PAUSE
+                _log.warning("the counts of --rate-limit-storage are out of reach: %s", type(error).__name__)
+        return self._seconds(self._spare, client)
+
+    def _seconds(self, limiter: MovingWindowRateLimiter, client: str) -> int | None:
+        if limiter.hit(self.item, client):
             return None
-        reset: float = self._limiter.get_window_stats(self.item, client).reset_time
+        reset: float = limiter.get_window_stats(self.item, client).reset_time
         return max(1, int(reset - time.time()) + 1)
+
+
+_PAUSE = 10.0
+"""Seconds after which counts that were out of reach are asked for again."""
+
+
+def _patience(storage: str) -> dict[str, Any]:
+    """Return options that keep a storage from holding up a request for long, in seconds."""
+    return {"socket_timeout": 1.0, "socket_connect_timeout": 1.0} if storage.startswith("redis") else {}
 
 
 class Guard:
@@ -115,7 +140,7 @@ class Guard:
         client: str | None = None
         self._metrics.in_flight.inc()
         try:
-            client, refusal = self._admit(scope, headers)
+            client, refusal = await self._admit(scope, headers)
             if refusal is not None:
                 await exchange.refuse(*refusal)
             else:
@@ -137,7 +162,7 @@ class Guard:
             _log.log(logging.DEBUG if quiet else logging.INFO, "request", extra=fields)
             REQUEST_ID.reset(token)
 
-    def _admit(
+    async def _admit(
         self, scope: Scope, headers: dict[str, str]
     ) -> tuple[str | None, tuple[int, str, dict[str, str]] | None]:
         """Return who asks, and why they may not: status, details, headers."""
@@ -156,7 +181,10 @@ class Guard:
                 return None, (401, details, {"www-authenticate": "Bearer"})
         if self._limit is not None:
             address = (scope.get("client") or ("unknown",))[0]
-            seconds = self._limit.retry_after(name or str(address))
+            who = name or str(address)
+            elsewhere = self._limit.elsewhere  # then the answer takes a while, in which others are served
+            ask = self._limit.retry_after
+            seconds = await asyncio.to_thread(ask, who) if elsewhere else ask(who)
             if seconds is not None:
                 self._metrics.refused.labels("rate_limit").inc()
                 details = f"more than {self._limit.item}; try again in {seconds} s."

@@ -66,8 +66,7 @@ class ServingSettings(BaseModel):
     rate_limit: str = ""
     """Requests per API key, or per address where there are no keys, as in 600/minute; empty: no limit."""
     rate_limit_storage: str = "memory://"
-    """Where the counts are kept; redis://HOST:6379 makes several replicas share them. Out of its reach, each counts
-    alone."""
+    """Where the counts are kept; redis://HOST:6379 makes replicas share them. Out of its reach, each counts alone."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe level that is logged."""
 

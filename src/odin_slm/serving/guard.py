@@ -52,8 +52,8 @@ def error_body(status: int, details: Any) -> bytes:
 class RateLimit:
     """So many requests per client in a moving window.
 
-    Counts that are kept elsewhere can be out of reach: until they answer again this process counts by itself, since a
-    service without its limit is worth more than none, and one that everybody may flood is not.
+    Counts that are kept elsewhere can be out of reach: until they answer again this process counts by itself, so that
+    requests are neither refused nor let through without a limit.
 
     Args:
         written: As in ``600/minute``.

@@ -30,15 +30,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from odin_slm.curriculum import Sources
-from odin_slm.engines.base_model import resolve_base_model
-from odin_slm.engines.probing import probe_base
-from odin_slm.engines.training import train_lora
-from odin_slm.parameters import EvaluationParams, LoraParams, TrainingParams
+from odin_slm.config.parameters import EvaluationParams, LoraParams, TrainingParams
+from odin_slm.core.record import Record
+from odin_slm.models.base_model import resolve_base_model
 from odin_slm.pipelines.evaluation.nodes import generate_base_predictions, generate_predictions
-from odin_slm.prompt import Entity, Extraction, RelationTriple, locate, parse, render
-from odin_slm.record import Record
-from odin_slm.scoring import difference, score
+from odin_slm.pretraining.curriculum import Sources
+from odin_slm.pretraining.probes import probe_base
+from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, locate, parse, render
+from odin_slm.tasks.extraction.metrics import difference, score
+from odin_slm.training.lora import train_lora
 
 ROOT = Path(__file__).resolve().parents[1]
 WORD = re.compile(r"\w+|[^\w\s]")

@@ -18,10 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from odin_slm.config.parameters import CombinationParams, IngestionParams
 from odin_slm.corpora.synthetic import generate
-from odin_slm.engines.base_model import resolve_base_model
-from odin_slm.engines.tokens import token_counter
-from odin_slm.parameters import CombinationParams, IngestionParams
+from odin_slm.models.base_model import resolve_base_model
+from odin_slm.models.tokens import token_counter
 from odin_slm.pipelines.combination import nodes
 from odin_slm.pipelines.ingestion.nodes import write_records
 

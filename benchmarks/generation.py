@@ -25,15 +25,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as settings.py does: a wo
 
 import torch
 
+from odin_slm.config.parameters import IngestionParams
+from odin_slm.core.record import render_prompt
 from odin_slm.corpora.synthetic import generate as write_documents
-from odin_slm.engines import generation
-from odin_slm.engines.base_model import load_model, load_tokenizer, resolve_base_model
-from odin_slm.engines.constraint import Grammar
-from odin_slm.engines.prepacked import prepack
-from odin_slm.engines.tokens import prompt_ids, token_counter
-from odin_slm.parameters import IngestionParams
+from odin_slm.inference import generation
+from odin_slm.inference.onednn_linear import prepack
+from odin_slm.models.base_model import load_model, load_tokenizer, resolve_base_model
+from odin_slm.models.tokens import prompt_ids, token_counter
 from odin_slm.pipelines.ingestion.nodes import write_records
-from odin_slm.prompt import render_prompt
+from odin_slm.tasks.extraction.grammar import Grammar
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 3

@@ -104,14 +104,14 @@ def write_weights(folder: Path) -> None:
 
 def measure(backend: str, way: str, base: str, steps: int) -> dict[str, float]:
     """Train in this process; return rates and peak."""
-    from odin_slm.engines import backends
+    from odin_slm.models import backends
 
     backends.prepare(backend)  # type: ignore[arg-type]
     import torch
 
-    from odin_slm.engines.base_model import BaseModel, load_tokenizer
-    from odin_slm.engines.examples import tokenise
-    from odin_slm.parameters import TrainingParams
+    from odin_slm.config.parameters import TrainingParams
+    from odin_slm.models.base_model import BaseModel, load_tokenizer
+    from odin_slm.training.collation import tokenise
 
     model = BaseModel("Llama-3.1-8B-shape", Path(base))
     records = json.loads(DATA.read_text())
@@ -133,7 +133,7 @@ def measure(backend: str, way: str, base: str, steps: int) -> dict[str, float]:
 
 
 def _train_as_now(model: Any, records: Any, params: Any, work: Path, tick: Any) -> float:
-    from odin_slm.engines.training import train_here
+    from odin_slm.training.lora import train_here
 
     def on_log(_: int, figures: dict[str, float]) -> None:
         if "loss" in figures:
@@ -148,9 +148,10 @@ def _train_as_before(model: Any, records: Any, params: Any, work: Path, tick: An
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    from odin_slm.engines import backends, lm_head
-    from odin_slm.engines.base_model import load_tokenizer
-    from odin_slm.record import full_text
+    from odin_slm.core.record import full_text
+    from odin_slm.models import backends
+    from odin_slm.models.base_model import load_tokenizer
+    from odin_slm.training import lm_head
 
     lm_head.install()
 

@@ -73,10 +73,9 @@ def measure(threads: bool, values: dict[str, object]) -> tuple[int, int]:
     """Train three steps; return the estimated and the measured bytes."""
     from dataclasses import replace
 
-    from odin_slm import memory
-    from odin_slm.engines import preflight
-    from odin_slm.engines.base_model import BaseModel
-    from odin_slm.parameters import TrainingParams
+    from odin_slm.config.parameters import TrainingParams
+    from odin_slm.models import memory, preflight
+    from odin_slm.models.base_model import BaseModel
 
     base = BaseModel("odin-nano", BASE)
     params = TrainingParams.model_validate({"max_seq_length": 512, **values})
@@ -95,11 +94,12 @@ def train(base: Any, params: Any, threads: bool, steps: int) -> None:
     import torch
     from trl import SFTConfig, SFTTrainer
 
-    from odin_slm.engines import backends, lm_head
-    from odin_slm.engines.base_model import load_tokenizer
-    from odin_slm.engines.examples import IGNORED, Collator, dataset_of
-    from odin_slm.engines.packing import with_packing
-    from odin_slm.engines.threaded_steps import threads_of, with_threads
+    from odin_slm.models import backends
+    from odin_slm.models.base_model import load_tokenizer
+    from odin_slm.training import lm_head
+    from odin_slm.training.collation import IGNORED, Collator, dataset_of
+    from odin_slm.training.data_parallel_steps import threads_of, with_threads
+    from odin_slm.training.packing import with_packing
 
     lm_head.install()
     tokenizer = load_tokenizer(base)

@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from odin_slm.engines.muon import Muon
+from odin_slm.pretraining.muon import Muon
 
 HIDDEN, FEED_FORWARD, LAYERS = 256, 704, 6
 STEPS = 3
@@ -43,7 +43,7 @@ def main() -> None:
     """Measure and print."""
     ours = seconds_per_step(Muon(matrices(), lr=0.02))
     theirs = seconds_per_step(torch.optim.Muon(matrices(), lr=0.02))
-    print(f"odin_slm.engines.muon.Muon   {ours:8.3f} s a step")
+    print(f"odin_slm.pretraining.muon.Muon   {ours:8.3f} s a step")
     print(f"torch.optim.Muon             {theirs:8.3f} s a step")
     print(f"ratio                        {theirs / ours:8.1f}")
 

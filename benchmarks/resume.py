@@ -24,9 +24,9 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from odin_slm.engines.base_model import BaseModel
-from odin_slm.parameters import LoraParams, TrainingParams
-from odin_slm.record import Record
+from odin_slm.config.parameters import LoraParams, TrainingParams
+from odin_slm.core.record import Record
+from odin_slm.models.base_model import BaseModel
 
 NANO = Path(__file__).resolve().parents[1] / "data/06_models/odin-nano"
 PARAMS = TrainingParams(
@@ -108,7 +108,7 @@ def start(base: BaseModel, work: Path) -> int:
     os.dup2(sink, 1)
     os.dup2(sink, 2)
     try:
-        from odin_slm.engines.training import train_lora
+        from odin_slm.training.lora import train_lora
 
         train_lora(base, records(0, 32), records(100, 4), work, PARAMS, lambda *_: None)
     except BaseException:

@@ -20,12 +20,12 @@ import sys
 import time
 from typing import Any
 
+from odin_slm.core.document import surface_forms
 from odin_slm.corpora.synthetic import generate
-from odin_slm.document import surface_forms
-from odin_slm.prompt import Entity, Extraction, RelationTriple, parse, render
-from odin_slm.record import extraction_of
-from odin_slm.schema import ENTITY_TYPES, RELATION_TYPES
-from odin_slm.scoring import normalise, ratios, score, strings_of
+from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, parse, render
+from odin_slm.tasks.extraction.metrics import normalise, ratios, score, strings_of
+from odin_slm.tasks.extraction.records import extraction_of
+from odin_slm.tasks.extraction.schema import ENTITY_TYPES, RELATION_TYPES
 
 RESAMPLES = 1000
 PER_DOCUMENT = 4

@@ -35,13 +35,13 @@ from datasets import Dataset, disable_progress_bars
 from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
-from odin_slm.engines import lm_head
-from odin_slm.engines.backends import with_adapter
-from odin_slm.engines.base_model import BaseModel, load_tokenizer
-from odin_slm.engines.examples import Collator, dataset_of, tokenise
-from odin_slm.engines.threaded_steps import threads_of, with_threads
-from odin_slm.parameters import TrainingParams
-from odin_slm.record import full_text
+from odin_slm.config.parameters import TrainingParams
+from odin_slm.core.record import full_text
+from odin_slm.models.backends import with_adapter
+from odin_slm.models.base_model import BaseModel, load_tokenizer
+from odin_slm.training import lm_head
+from odin_slm.training.collation import Collator, dataset_of, tokenise
+from odin_slm.training.data_parallel_steps import threads_of, with_threads
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = BaseModel("odin-nano", ROOT / "data/06_models/odin-nano")

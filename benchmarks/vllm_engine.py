@@ -32,10 +32,11 @@ os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 import httpx
 
 from odin_slm.corpora.synthetic import generate as write_documents
-from odin_slm.engines import generation, vllm_generation
-from odin_slm.engines.base_model import BaseModel, load_tokenizer, resolve_base_model
-from odin_slm.engines.extraction import Task
-from odin_slm.engines.generation import Generation
+from odin_slm.inference import generation
+from odin_slm.inference import vllm as vllm_generation
+from odin_slm.inference.generation import Generation
+from odin_slm.inference.reading import Task
+from odin_slm.models.base_model import BaseModel, load_tokenizer, resolve_base_model
 from odin_slm.serving.vllm import VllmEngine, VllmServerEngine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,7 +73,7 @@ def compare(name: str, wanted: Sequence[Generation], found: Sequence[Generation]
 @contextmanager
 def server(base: BaseModel) -> Iterator[str]:
     """Start vLLM's server on a free port; yield its address."""
-    from odin_slm.engines.backends import cuda
+    from odin_slm.models.backends import cuda
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

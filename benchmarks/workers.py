@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from odin_slm.engines.workers import Workers
+from odin_slm.training.data_parallel import Workers
 
 ROWS, LENGTH, STEPS = 16, 256, 5
 

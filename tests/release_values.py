@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from odin_slm.core.hashing import canonical_json, sha256_text
 from odin_slm.pipelines.combination.nodes import count_records
-from odin_slm.prompt import Entity, Extraction, RelationTriple, instruction_for, render
-from odin_slm.schema import SCHEMAS
-from odin_slm.serialization import canonical_json, sha256_text
+from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, instruction_for, render
+from odin_slm.tasks.extraction.schema import SCHEMAS
 
 _DRUGS = ("zumaprole", "kelvitan", "orbestine", "daxomil", "fenurate", "pliamol")
 

@@ -20,7 +20,7 @@ import uvicorn
 from rich.logging import RichHandler
 
 from conftest import ROOT
-from odin_slm.engines.served_model import resolve_model
+from odin_slm.inference.served_model import resolve_model
 from odin_slm.serving.__main__ import build
 from odin_slm.serving.settings import ApiKeys, ServingSettings
 

@@ -11,13 +11,13 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 
 import release_values as values
+from odin_slm.config.parameters import EvaluationParams, PublishingParams
+from odin_slm.core.hashing import canonical_json, sha256_text
 from odin_slm.datasets.hub import HubRepositoryDataset, PublicationDataset
 from odin_slm.datasets.json_files import JsonFileDataset
 from odin_slm.datasets.release import MergedModelDataset, OptionalReleaseDataset, ReleaseDataset
-from odin_slm.engines.base_model import BaseModel
-from odin_slm.parameters import EvaluationParams, PublishingParams
+from odin_slm.models.base_model import BaseModel
 from odin_slm.pipelines.publishing import create_pipeline
-from odin_slm.serialization import canonical_json, sha256_text
 
 
 def make_adapter(folder: Path, tiny_base: Path) -> dict[str, Path]:
@@ -41,8 +41,8 @@ def make_adapter(folder: Path, tiny_base: Path) -> dict[str, Path]:
 
 def predict(trained: dict[str, Path], records: list[dict[str, Any]], tokens: int = 24) -> list[dict[str, Any]]:
     """Rows of a predictions file, as far as publishing reads them, by the adapter itself."""
-    from odin_slm.engines.generation import generate
-    from odin_slm.prompt import render_prompt
+    from odin_slm.core.record import render_prompt
+    from odin_slm.inference.generation import generate
 
     outputs = generate(
         BaseModel("models/odin-nano", trained["base"]),

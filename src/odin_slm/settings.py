@@ -6,9 +6,9 @@ import os
 import warnings
 from pathlib import Path
 
-from odin_slm.config import ProjectConfigLoader
-from odin_slm.hooks import ArtifactsHook, EvaluationMetricsHook, PublicationHook, SummaryHook, TrackingHook
-from odin_slm.process import prepare_process
+from odin_slm.config.loader import ProjectConfigLoader
+from odin_slm.core.runtime_environment import prepare_process
+from odin_slm.hooks.run_hooks import ArtifactsHook, EvaluationMetricsHook, PublicationHook, SummaryHook, TrackingHook
 
 # omegaconf 2.4 deprecates the call that kedro 1.7 and kedro-mlflow 2.0.3 still make.
 warnings.filterwarnings("ignore", message=r"register_new_resolver\(\) is deprecated", category=UserWarning)

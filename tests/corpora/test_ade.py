@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from odin_slm.core.document import Mention, Relation
+from odin_slm.core.errors import CorpusFormatError, MissingInputError
 from odin_slm.corpora import ade
-from odin_slm.document import Mention, Relation
-from odin_slm.errors import CorpusFormatError, MissingInputError
 
 ROW = "11|Lorvapril caused flushing.|flushing|17|25|Lorvapril|0|9"
 DOSE = "11|Lorvapril 5 mg was given.|5 mg|10|14|Lorvapril|0|9"

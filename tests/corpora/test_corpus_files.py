@@ -9,11 +9,11 @@ import pytest
 from kedro.io import DataCatalog, DatasetError, MemoryDataset
 from kedro.runner import SequentialRunner
 
+from odin_slm.config.parameters import IngestionParams, SampleParams
+from odin_slm.core.errors import CorpusFormatError, MissingInputError, OdinError
 from odin_slm.corpora import PARSERS, ade, bc5cdr, biored
 from odin_slm.datasets import corpus_files
 from odin_slm.datasets.corpus_files import CorpusFilesDataset, SampleDataset
-from odin_slm.errors import CorpusFormatError, MissingInputError, OdinError
-from odin_slm.parameters import IngestionParams, SampleParams
 from odin_slm.pipelines.ingestion.nodes import parser_of
 from odin_slm.pipelines.sample import create_pipeline
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from odin_slm.core.errors import FetchError, MissingInputError, OdinError
 from odin_slm.datasets.corpus_files import CorpusFilesDataset
-from odin_slm.errors import FetchError, MissingInputError, OdinError
 
 TEXT = b"1|A sentence about a drug.|rash|0|4|drug|5|9\n" * 4000
 
@@ -187,7 +187,7 @@ def test_a_wrong_catalog_entry_names_its_key() -> None:
 
 
 def test_the_catalog_names_a_checked_address_for_every_file() -> None:
-    from odin_slm.config import ProjectConfigLoader
+    from odin_slm.config.loader import ProjectConfigLoader
     from odin_slm.settings import CONFIG_LOADER_ARGS
 
     root = Path(__file__).resolve().parents[2]

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
+from odin_slm.core.document import Mention, Relation
+from odin_slm.core.errors import CorpusFormatError, MissingInputError
 from odin_slm.corpora import bc5cdr, biored
-from odin_slm.document import Mention, Relation
-from odin_slm.errors import CorpusFormatError, MissingInputError
 
 TITLE = "Belmab and renal failure."
 ABSTRACT = "Renal and hepatic failure after belmab."

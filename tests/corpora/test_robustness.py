@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from odin_slm.core.errors import CorpusFormatError, MissingInputError
 from odin_slm.corpora import PARSERS, ParsedCorpus, ade, bc5cdr, biored
-from odin_slm.errors import CorpusFormatError, MissingInputError
-from odin_slm.schema import SCHEMAS, SIGNATURES
+from odin_slm.tasks.extraction.schema import SCHEMAS, SIGNATURES
 
 FILES = {
     "ade": ade.FILES,

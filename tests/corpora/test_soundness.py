@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 
 from odin_slm import corpora
+from odin_slm.config.parameters import CombinationParams, IngestionParams
+from odin_slm.core.document import Document, Mention, Relation
+from odin_slm.core.errors import CorpusFormatError
 from odin_slm.corpora.parsed import Corpus, ParsedCorpus
-from odin_slm.document import Document, Mention, Relation
-from odin_slm.errors import CorpusFormatError
-from odin_slm.parameters import CombinationParams, IngestionParams
 from odin_slm.pipelines.combination.nodes import place_documents
 from odin_slm.pipelines.ingestion.nodes import parser_of
-from odin_slm.schema import SCHEMAS
+from odin_slm.tasks.extraction.schema import SCHEMAS
 
 SOUND = Document(
     "bc5cdr-1",

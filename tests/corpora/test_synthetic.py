@@ -8,13 +8,13 @@ from itertools import combinations
 
 import pytest
 
+from odin_slm.core.document import Document, is_synthetic
 from odin_slm.corpora import templates, vocabulary
 from odin_slm.corpora.synthetic import generate
 from odin_slm.corpora.templates import Template
-from odin_slm.document import Document
-from odin_slm.prompt import locate, parse
-from odin_slm.record import make_record
-from odin_slm.schema import SCHEMAS, SIGNATURES, is_synthetic
+from odin_slm.tasks.extraction.format import locate, parse
+from odin_slm.tasks.extraction.records import make_record
+from odin_slm.tasks.extraction.schema import SCHEMAS, SIGNATURES
 
 
 @pytest.fixture(scope="module")

@@ -30,11 +30,11 @@ from kedro.io import DatasetError
 from canary import TOKEN
 from hub.releases import dataset_files, model_files, published, stage, visible
 from hub_server import Fault, HubServer, Request, Store, XetStorage
-from odin_slm.cli import explain
+from odin_slm.cli.commands import explain
+from odin_slm.config.parameters import PublishingParams
+from odin_slm.core.errors import OdinError
 from odin_slm.datasets.hub import HubRepositoryDataset, PublicationDataset
-from odin_slm.engines.base_model import BaseModel
-from odin_slm.errors import OdinError
-from odin_slm.parameters import PublishingParams
+from odin_slm.models.base_model import BaseModel
 from odin_slm.pipelines.publishing.nodes import (
     conclude_publication,
     plan_dataset_publication,

@@ -15,9 +15,9 @@ from safetensors.numpy import save
 
 from canary import TOKEN
 from hub_server import HubServer
-from odin_slm.engines.credentials import Token
-from odin_slm.engines.hub import Hub
-from odin_slm.engines.publishing import Plan
+from odin_slm.hub.client import Hub
+from odin_slm.hub.credentials import Token
+from odin_slm.hub.upload import Plan
 
 Content = dict[str, bytes]
 

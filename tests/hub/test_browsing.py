@@ -20,10 +20,10 @@ from canary import TOKEN
 from conftest import ROOT
 from hub.conftest import STRANGER
 from hub_server import Fault, HubServer
-from odin_slm import cli
+from odin_slm.cli import commands as cli
+from odin_slm.core.errors import BaseModelError
 from odin_slm.datasets.models import BaseModelDataset
-from odin_slm.engines import browsing
-from odin_slm.errors import BaseModelError
+from odin_slm.models import model_search as browsing
 
 Command = Callable[..., Result]
 
@@ -58,7 +58,7 @@ def kedro_hub(models: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("ODIN_SLM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("odin_slm.engines.hub.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("odin_slm.hub.client.time.sleep", lambda seconds: None)
     return lambda *arguments: CliRunner().invoke(cli.hub, list(arguments))
 
 
@@ -257,11 +257,11 @@ def test_kedro_knows_the_commands(kedro_hub: Command) -> None:
 def test_the_licence_that_a_base_states_is_read_on_the_hub(
     models: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from odin_slm.engines.base_model import BaseModel
-    from odin_slm.engines.preflight import stated_license
+    from odin_slm.models.base_model import BaseModel
+    from odin_slm.models.preflight import stated_license
 
     monkeypatch.setenv("ODIN_SLM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("odin_slm.engines.hub.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("odin_slm.hub.client.time.sleep", lambda seconds: None)
     models.store.add("model", "bert/own-terms").put(base(license_id="gemma"))
     assert stated_license(BaseModel("bert/own-terms")) == "gemma"
     assert stated_license(BaseModel("bert/llama-adapter")) is None

@@ -10,8 +10,8 @@ import httpx
 import pytest
 from huggingface_hub.errors import HfHubHTTPError
 
-from odin_slm.engines.hub import Hub, is_transient, lacks_xet, status_of, wait_of
-from odin_slm.errors import HubError, HubUnreachableError
+from odin_slm.core.errors import HubError, HubUnreachableError
+from odin_slm.hub.client import Hub, is_transient, lacks_xet, status_of, wait_of
 
 
 def answer(status: int, **headers: str) -> HfHubHTTPError:

@@ -11,8 +11,8 @@ import pytest
 from hub.conftest import READ_ONLY, STRANGER
 from hub.releases import dataset_files, hub_of, model_files, plan, published, stage, visible
 from hub_server import Fault, HubServer, Request, User
-from odin_slm.engines.publishing import content_tag, local_files, publication_tags, publish, set_visibility
-from odin_slm.errors import AdapterError, HubError
+from odin_slm.core.errors import AdapterError, HubError
+from odin_slm.hub.upload import content_tag, local_files, publication_tags, publish, set_visibility
 
 
 def seen(folder: Path) -> Mapping[str, Any]:

@@ -19,8 +19,8 @@ import release_values as values
 from canary import TOKEN
 from hub.releases import published, visible
 from hub_server import Fault, HubServer
-from odin_slm.cli import explain
-from odin_slm.errors import HubError, MissingInputError, ReleaseError
+from odin_slm.cli.commands import explain
+from odin_slm.core.errors import HubError, MissingInputError, ReleaseError
 from staging import continue_locally, make_adapter, predict, publish_from, snippets
 
 TO = {"push": True, "model_repo": "anna/odin", "dataset_repo": "anna/odin-data"}
@@ -211,7 +211,7 @@ def test_a_release_that_was_changed_by_hand_is_not_pushed(
     hub: HubServer, push: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from odin_slm.datasets.hub import HubRepositoryDataset
-    from odin_slm.engines.publishing import Plan, Request
+    from odin_slm.hub.upload import Plan, Request
 
     push(push=False)
     folder = tmp_path / "release" / "dataset"

@@ -21,10 +21,10 @@ from canary import TOKEN, files_with_token, requests_with_token
 from conftest import ROOT
 from hub.releases import hub_of, model_files, plan, stage
 from hub_server import Fault, HubServer
-from odin_slm.engines.credentials import Token, find_token, redact, require_token
-from odin_slm.engines.hub import Hub
-from odin_slm.engines.publishing import publish
-from odin_slm.errors import HubError, UnknownParameterError
+from odin_slm.core.errors import HubError, UnknownParameterError
+from odin_slm.hub.client import Hub
+from odin_slm.hub.credentials import Token, find_token, redact, require_token
+from odin_slm.hub.upload import publish
 
 DOCUMENT = ROOT / "docs/publishing.md"
 PUSH = {"push": True, "model_repo": "anna/odin", "dataset_repo": "anna/odin-data", "private": False}

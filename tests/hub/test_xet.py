@@ -15,8 +15,8 @@ from canary import TOKEN
 from hub.faults import forget_uploads
 from hub.releases import hub_of, model_files, plan, published, stage, visible
 from hub_server import Fault, HubServer, Request, XetStorage
-from odin_slm.engines.publishing import publish
-from odin_slm.errors import HubError
+from odin_slm.core.errors import HubError
+from odin_slm.hub.upload import publish
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pkgutil
 from collections.abc import Callable
 
 from odin_slm.corpora.parsed import Corpus, ParsedCorpus
-from odin_slm.schema import SCHEMAS
+from odin_slm.tasks.extraction.schema import SCHEMAS
 
 
 def discover() -> dict[str, Corpus]:

@@ -16,6 +16,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from odin_slm.core.document import Document, Mention, Relation, surface_concept
+from odin_slm.core.errors import CorpusFormatError
 from odin_slm.corpora.parsed import (
     DOWNLOAD_AGAIN,
     Corpus,
@@ -25,9 +27,7 @@ from odin_slm.corpora.parsed import (
     numbered_lines,
     require_files,
 )
-from odin_slm.document import Document, Mention, Relation, surface_concept
-from odin_slm.errors import CorpusFormatError
-from odin_slm.schema import SCHEMAS
+from odin_slm.tasks.extraction.schema import SCHEMAS
 
 EFFECTS_FILE = "DRUG-AE.rel"
 DOSAGES_FILE = "DRUG-DOSE.rel"

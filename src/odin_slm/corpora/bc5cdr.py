@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from odin_slm.core.document import Document, Mention, Relation
+from odin_slm.core.errors import CorpusFormatError
 from odin_slm.corpora import pubtator
 from odin_slm.corpora.parsed import DOWNLOAD_AGAIN, Corpus, ParsedCorpus, concepts_of, corpus_report, require_files
 from odin_slm.corpora.pubtator import AnnotatedText
-from odin_slm.document import Document, Mention, Relation
-from odin_slm.errors import CorpusFormatError
-from odin_slm.schema import SCHEMAS
+from odin_slm.tasks.extraction.schema import SCHEMAS
 
 FILES = {
     "train": "CDR_TrainingSet.PubTator.txt",

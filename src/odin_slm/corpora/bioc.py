@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from odin_slm.core.errors import CorpusFormatError
 from odin_slm.corpora.parsed import DOWNLOAD_AGAIN, is_number, numbered_lines, require_unicode
 from odin_slm.corpora.pubtator import AnnotatedText, Annotation, ConceptRelation, checked_annotation
-from odin_slm.errors import CorpusFormatError
 
 
 def read(name: str, text: str) -> list[AnnotatedText]:

@@ -10,13 +10,13 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
+from odin_slm.core.document import Document, Mention, Relation
+from odin_slm.core.errors import CorpusFormatError
 from odin_slm.corpora import bioc, pubtator
 from odin_slm.corpora.bc5cdr import require_same_text
 from odin_slm.corpora.parsed import DOWNLOAD_AGAIN, Corpus, ParsedCorpus, concepts_of, corpus_report, require_files
 from odin_slm.corpora.pubtator import AnnotatedText, ConceptRelation
-from odin_slm.document import Document, Mention, Relation
-from odin_slm.errors import CorpusFormatError
-from odin_slm.schema import SCHEMAS
+from odin_slm.tasks.extraction.schema import SCHEMAS
 
 SPLIT_FILES = {"train": "Train", "validation": "Dev", "test": "Test"}
 BIOC_MEMBERS = tuple(f"BioRED/{stem}.BioC.JSON" for stem in SPLIT_FILES.values())

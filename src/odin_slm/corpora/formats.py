@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from typing import Any
 
+from odin_slm.core.document import Document, Mention
+from odin_slm.core.record import SPLITS
+from odin_slm.core.sentences import sentence_spans
 from odin_slm.corpora import ade, bc5cdr, biored
-from odin_slm.document import Document, Mention
-from odin_slm.schema import SPLITS
-from odin_slm.sentences import sentence_spans
 
 _SURFACE = "text:"
 _COORDINATED = re.compile(r"(\S+) and (\S+) (.+)", re.DOTALL)

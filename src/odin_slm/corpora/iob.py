@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from odin_slm.errors import CorpusFormatError
+from odin_slm.core.errors import CorpusFormatError
 
 _NO_SPACE_BEFORE = re.compile(r"[.,;:!?%)\]}]|'s|n't")
 _TAG = re.compile(r"O|([BI])-(\S+)")

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from odin_slm.document import Document, surface_concept
-from odin_slm.errors import CorpusFormatError, MissingInputError
-from odin_slm.schema import SCHEMAS, SIGNATURES, SPLITS, Schema
-from odin_slm.serialization import sha256_text
+from odin_slm.core.document import Document, surface_concept
+from odin_slm.core.errors import CorpusFormatError, MissingInputError
+from odin_slm.core.hashing import sha256_text
+from odin_slm.core.record import SPLITS
+from odin_slm.tasks.extraction.schema import SCHEMAS, SIGNATURES, Schema
 
 DOWNLOAD_AGAIN = "Fetch the file again from its publisher and compare its sha256."
 
@@ -61,7 +62,7 @@ def require_files(files: Mapping[str, str], names: tuple[str, ...], corpus: str)
 
 
 def require_sound(corpus: str, documents: list[Document]) -> None:
-    """Check that documents keep what :class:`~odin_slm.document.Document` promises and their corpus' schema admits.
+    """Check that documents keep the promises of :class:`~odin_slm.core.document.Document` and their corpus' schema.
 
     What breaks it would otherwise be placed by chance (an unknown split) or left out of the records (a relation
     without its mentions) without a word.

@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from odin_slm.core.errors import CorpusFormatError
 from odin_slm.corpora.parsed import DOWNLOAD_AGAIN, is_number, numbered_lines
-from odin_slm.errors import CorpusFormatError
 
 _TEXT = re.compile(r"([^|\t]*)\|([ta])\|(.*)", re.DOTALL)
 

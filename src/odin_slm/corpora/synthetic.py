@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from odin_slm.core.document import SYNTHETIC_PMIDS, Document, Mention, Relation, surface_concept
 from odin_slm.corpora import templates, vocabulary
 from odin_slm.corpora.parsed import ParsedCorpus, corpus_report
 from odin_slm.corpora.templates import Template
-from odin_slm.document import Document, Mention, Relation, surface_concept
-from odin_slm.schema import SCHEMAS, SYNTHETIC_PMIDS
+from odin_slm.tasks.extraction.schema import SCHEMAS
 
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
 _PHRASE = re.compile(r"<(\w+)>")
@@ -43,7 +43,7 @@ def generate(count: int, seed: int, corpus: str | None = None) -> list[Document]
             turn.
 
     Returns:
-        ``count`` documents without official split, with PMIDs in :data:`odin_slm.schema.SYNTHETIC_PMIDS`. ADE
+        ``count`` documents without official split, with PMIDs in :data:`odin_slm.core.document.SYNTHETIC_PMIDS`. ADE
         documents are single sentences, up to three of one PMID, a third of them without an adverse event.
     """
     rng = random.Random(f"{seed}/{corpus}")

@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 
 from kedro.io import AbstractDataset, DatasetError
 
+from odin_slm.core.errors import CorpusFormatError, FetchError, MissingInputError
 from odin_slm.datasets.fetching import fetch, sources_of
-from odin_slm.errors import CorpusFormatError, FetchError, MissingInputError
 
 MAX_MEMBER_BYTES = 512 * 1024 * 1024
 """A zip member may not unpack to more: the largest of the real corpora has 3 MB."""

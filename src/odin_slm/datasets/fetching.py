@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from odin_slm.errors import FetchError
+from odin_slm.core.errors import FetchError
 
 logger = logging.getLogger(__name__)
 

@@ -13,15 +13,15 @@ from typing import Any
 from kedro.io import AbstractDataset
 from kedro_datasets._typing import JSONPreview
 
+from odin_slm.core.errors import HubError, OdinError
+from odin_slm.core.hashing import canonical_json
 from odin_slm.datasets.files import write_text
 from odin_slm.datasets.release import check_release, file_hashes
-from odin_slm.engines.credentials import require_token
-from odin_slm.engines.hub import Hub
-from odin_slm.engines.publishing import Plan, Progress, Request, publish, set_visibility, take_back
-from odin_slm.engines.verification import verify_dataset, verify_model
-from odin_slm.errors import HubError, OdinError
-from odin_slm.release import CHECKSUMS
-from odin_slm.serialization import canonical_json
+from odin_slm.hub.client import Hub
+from odin_slm.hub.credentials import require_token
+from odin_slm.hub.upload import Plan, Progress, Request, publish, set_visibility, take_back
+from odin_slm.release.checks import CHECKSUMS
+from odin_slm.release.verification import verify_dataset, verify_model
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class HubRepositoryDataset(AbstractDataset[Request, dict[str, Any]]):
         self.metadata = metadata
 
     def load(self) -> dict[str, Any]:
-        """Return the record: ``published``, and what :func:`odin_slm.engines.publishing.publish` returns.
+        """Return the record: ``published``, and what :func:`odin_slm.hub.upload.publish` returns.
 
         Where the last save changed what others see, ``undo`` takes it back, and returns a sentence about that.
         """

@@ -9,9 +9,9 @@ from typing import Any
 from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets._typing import JSONPreview, TablePreview
 
+from odin_slm.core.errors import MissingInputError, PredictionsError
+from odin_slm.core.hashing import canonical_json, canonical_jsonl
 from odin_slm.datasets.files import write_text
-from odin_slm.errors import MissingInputError, PredictionsError
-from odin_slm.serialization import canonical_json, canonical_jsonl
 
 _PREVIEW_CHARACTERS = 300
 _NAMED = 12

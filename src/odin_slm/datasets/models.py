@@ -13,10 +13,10 @@ from typing import Any
 from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets._typing import JSONPreview
 
+from odin_slm.core.errors import BaseModelError, HubError, MissingInputError
 from odin_slm.datasets.files import new_folder, replace_folder
-from odin_slm.engines.base_model import BaseModel, check_folder, resolve_base_model
-from odin_slm.engines.served_model import ServedModel, resolve_model
-from odin_slm.errors import BaseModelError, HubError, MissingInputError
+from odin_slm.inference.served_model import ServedModel, resolve_model
+from odin_slm.models.base_model import BaseModel, check_folder, resolve_base_model
 
 _log = logging.getLogger(__name__)
 
@@ -72,10 +72,10 @@ def check_hub_base(base: BaseModel) -> None:
     Raises:
         BaseModelError: Names the first check that fails.
     """
-    from odin_slm.engines import browsing
-    from odin_slm.engines.credentials import find_token
-    from odin_slm.engines.hub import Hub
-    from odin_slm.engines.metadata_cache import MetadataCache
+    from odin_slm.hub.client import Hub
+    from odin_slm.hub.credentials import find_token
+    from odin_slm.hub.metadata_cache import MetadataCache
+    from odin_slm.models import model_search as browsing
 
     try:
         hub = Hub(token=find_token())

@@ -10,9 +10,9 @@ from typing import Any
 
 from kedro.io import AbstractDataset, DatasetError
 
+from odin_slm.core.errors import MissingInputError
 from odin_slm.datasets.json_files import JsonFileDataset, JsonLinesDataset, RecordsDataset
 from odin_slm.datasets.models import AdapterDataset
-from odin_slm.errors import MissingInputError
 
 
 class OverrideAdapterDataset(AdapterDataset):

@@ -8,10 +8,10 @@ from typing import Any
 
 from kedro.io import AbstractDataset, DatasetError
 
+from odin_slm.core.errors import PredictionsError
 from odin_slm.datasets.json_files import JsonLinesDataset
-from odin_slm.engines.registry import Candidate, Registry
-from odin_slm.errors import PredictionsError
-from odin_slm.promotion import Champion
+from odin_slm.tracking.promotion import Champion
+from odin_slm.tracking.registry import Candidate, Registry
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ from typing import Any
 from kedro.io import AbstractDataset
 from kedro_datasets._typing import JSONPreview, TablePreview
 
-from odin_slm.cards import OVERRIDDEN, read_front_matter
+from odin_slm.core.errors import MissingInputError, ReleaseError
+from odin_slm.core.hashing import canonical_json, sha256_of
+from odin_slm.core.redaction import text_problems
 from odin_slm.datasets.files import new_folder
-from odin_slm.engines.digests import sha256_of
-from odin_slm.engines.merging import MergeRequest, export
-from odin_slm.errors import MissingInputError, ReleaseError
-from odin_slm.release import (
+from odin_slm.release.cards import OVERRIDDEN, read_front_matter
+from odin_slm.release.checks import (
     CHECKSUMS,
     ReleaseKind,
     adapter_config_problems,
@@ -24,10 +24,9 @@ from odin_slm.release import (
     file_problems,
     path_problems,
     tensor_problems,
-    text_problems,
     validate_card,
 )
-from odin_slm.serialization import canonical_json
+from odin_slm.release.merging import MergeRequest, export
 
 _BINARY = frozenset({".safetensors", ".parquet", ".model"})
 
@@ -104,7 +103,7 @@ class MergedModelDataset(AbstractDataset[MergeRequest, dict[str, Any]]):
         self.metadata = metadata
 
     def load(self) -> dict[str, Any]:
-        """Return the report of :func:`odin_slm.engines.merging.export`; empty where nothing was exported."""
+        """Return the report of :func:`odin_slm.release.merging.export`; empty where nothing was exported."""
         file = self._filepath / "merging.json"
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 

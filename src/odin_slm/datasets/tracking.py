@@ -8,9 +8,9 @@ from typing import Any
 
 from kedro.io import AbstractDataset, DatasetError
 
-from odin_slm.backfill import ExperimentFolder, PastRun
-from odin_slm.engines.past_runs import past_runs, track_past_runs, tracked_runs
-from odin_slm.errors import MissingInputError
+from odin_slm.core.errors import MissingInputError
+from odin_slm.tracking.backfill import ExperimentFolder, PastRun
+from odin_slm.tracking.past_runs import past_runs, track_past_runs, tracked_runs
 
 
 class ExperimentFoldersDataset(AbstractDataset[None, list[ExperimentFolder]]):
@@ -52,7 +52,7 @@ class ExperimentFoldersDataset(AbstractDataset[None, list[ExperimentFolder]]):
 
 
 class PastRunsDataset(AbstractDataset[list[PastRun], dict[str, dict[str, str]]]):
-    """Runs from before in the tracking store; see :mod:`odin_slm.engines.past_runs`.
+    """Runs from before in the tracking store; see :mod:`odin_slm.tracking.past_runs`.
 
     Args:
         experiment: Name of the MLflow experiment.

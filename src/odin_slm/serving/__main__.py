@@ -15,8 +15,8 @@ import click
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from odin_slm.errors import OdinError, ServingError
-from odin_slm.process import prepare_process
+from odin_slm.core.errors import OdinError, ServingError
+from odin_slm.core.runtime_environment import prepare_process
 from odin_slm.serving.settings import KEYS_VARIABLE, ApiKeys, ServingSettings, hash_key
 
 ROOT = Path(os.environ.get("ODIN_SLM_HOME") or Path.cwd())
@@ -68,7 +68,7 @@ def serve(settings: ServingSettings, keys: ApiKeys) -> None:
     set_up_logs(settings.log_level)
     import uvicorn
 
-    from odin_slm.engines.served_model import resolve_model
+    from odin_slm.inference.served_model import resolve_model
     from odin_slm.serving.tracing import trace
 
     listening = _listen(settings)  # before the weights: a port in use is known at once
@@ -95,7 +95,7 @@ def serve(settings: ServingSettings, keys: ApiKeys) -> None:
 
 def build(settings: ServingSettings, keys: ApiKeys, model: Any) -> Any:
     """Return the application for a model, with the engine that the settings name."""
-    from odin_slm.engines.extraction import TokenBudget
+    from odin_slm.inference.reading import TokenBudget
     from odin_slm.serving.app import make_app
     from odin_slm.serving.engine import Engine, LocalEngine
     from odin_slm.serving.metrics import Metrics
@@ -104,8 +104,8 @@ def build(settings: ServingSettings, keys: ApiKeys, model: Any) -> Any:
     engine: Engine
     sizes = {"queue_size": settings.queue_size, "max_new_tokens": settings.max_new_tokens}
     if settings.engine == "vllm":
-        from odin_slm.engines.base_model import load_tokenizer
-        from odin_slm.engines.vllm_generation import AsyncVllm
+        from odin_slm.inference.vllm import AsyncVllm
+        from odin_slm.models.base_model import load_tokenizer
         from odin_slm.serving.vllm import VllmEngine, VllmServerEngine
 
         tokenizer, context = load_tokenizer(model.base), _context(model)
@@ -119,12 +119,12 @@ def build(settings: ServingSettings, keys: ApiKeys, model: Any) -> Any:
         sizes |= {"workers": settings.workers, "batch_size": settings.batch_size}
         wait = settings.batch_wait_ms / 1000
         if _in_processes(settings, model):
-            from odin_slm.engines.base_model import load_tokenizer
+            from odin_slm.models.base_model import load_tokenizer
 
             tokenizer, context = load_tokenizer(model.base), _context(model)
             engine = ProcessEngine(model.base, model.adapter, tokenizer, context, metrics, batch_wait=wait, **sizes)
         else:
-            from odin_slm.engines.generation import Generator
+            from odin_slm.inference.generation import Generator
 
             generator = Generator(model.base, model.adapter)
             tokenizer, context = generator.tokenizer, generator.context
@@ -135,7 +135,7 @@ def build(settings: ServingSettings, keys: ApiKeys, model: Any) -> Any:
 
 
 def _in_processes(settings: ServingSettings, model: Any) -> bool:
-    from odin_slm.engines.backends import cuda
+    from odin_slm.models.backends import cuda
     from odin_slm.serving.processes import available_cores, worth_processes
 
     if settings.decoders != "auto":

@@ -22,16 +22,16 @@ from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.exceptions import HTTPException
 
-from odin_slm.engines.extraction import Task, TokenBudget, assemble, instruction_of
-from odin_slm.engines.served_model import ServedModel
-from odin_slm.errors import GrammarError, RecordTooLongError
-from odin_slm.grounding import Grounded, ground
-from odin_slm.serving import messages
+from odin_slm.core.errors import GrammarError, RecordTooLongError
+from odin_slm.inference.reading import Task, TokenBudget, assemble, instruction_of
+from odin_slm.inference.served_model import ServedModel
+from odin_slm.serving import schemas as messages
 from odin_slm.serving.engine import Engine, QueueFullError, UnavailableError
-from odin_slm.serving.guard import CLIENT_GONE, WORDS, Guard, RateLimit, error_body
 from odin_slm.serving.logs import text_hash
 from odin_slm.serving.metrics import Metrics
+from odin_slm.serving.middleware import CLIENT_GONE, WORDS, Guard, RateLimit, error_body
 from odin_slm.serving.settings import ApiKeys, ServingSettings
+from odin_slm.tasks.extraction.grounding import Grounded, ground
 
 _log = logging.getLogger(__name__)
 _PAGE = Path(__file__).parents[1] / "templates" / "serving.html"

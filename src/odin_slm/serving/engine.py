@@ -19,9 +19,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from odin_slm.engines.extraction import Task
-from odin_slm.engines.generation import Generation, Generator
-from odin_slm.errors import GrammarError
+from odin_slm.core.errors import GrammarError
+from odin_slm.inference.generation import Generation, Generator
+from odin_slm.inference.reading import Task
 
 _log = logging.getLogger(__name__)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 
-from odin_slm.engines.generation import Generation
-from odin_slm.engines.served_model import ServedModel
-from odin_slm.grounding import Grounded
+from odin_slm.inference.generation import Generation
+from odin_slm.inference.served_model import ServedModel
+from odin_slm.tasks.extraction.grounding import Grounded
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)

@@ -25,16 +25,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from odin_slm.engines.extraction import Task
-from odin_slm.engines.generation import Generation, prompt_rows
-from odin_slm.errors import OdinError, ServingError
-from odin_slm.process import prepare_process
+from odin_slm.core.errors import OdinError, ServingError
+from odin_slm.core.runtime_environment import prepare_process
+from odin_slm.inference.generation import Generation, prompt_rows
+from odin_slm.inference.reading import Task
 from odin_slm.serving.engine import Observer, QueueFullError, UnavailableError, unfinished
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-    from odin_slm.engines.base_model import BaseModel
+    from odin_slm.models.base_model import BaseModel
 
 _log = logging.getLogger(__name__)
 _LOADING_SECONDS = 600.0
@@ -405,7 +405,7 @@ def _decode_for(connection: Connection, plan: _Plan) -> None:
     set_up_logs(logging.getLevelName(plan.log_level).lower())
     import torch
 
-    from odin_slm.engines.generation import Generator
+    from odin_slm.inference.generation import Generator
 
     torch.set_num_threads(plan.threads)
     try:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from odin_slm.errors import ServingError
+from odin_slm.core.errors import ServingError
 
 KEYS_VARIABLE = "ODIN_SLM_API_KEYS"
 _KEY = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]{0,63}):(?P<hash>[0-9a-f]{64})")

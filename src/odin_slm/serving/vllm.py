@@ -23,13 +23,13 @@ from typing import Any
 
 import httpx
 
-from odin_slm.engines.constraint import complete_lines
-from odin_slm.engines.extraction import Task
-from odin_slm.engines.generation import Generation, prompt_rows
-from odin_slm.engines.vllm_generation import Answer, AsyncVllm, Output, Request, phases
-from odin_slm.errors import GrammarError, RecordTooLongError
-from odin_slm.prompt import RELATIONS_HEADER, parse
+from odin_slm.core.errors import GrammarError, RecordTooLongError
+from odin_slm.inference.generation import Generation, prompt_rows
+from odin_slm.inference.reading import Task
+from odin_slm.inference.vllm import Answer, AsyncVllm, Output, Request, phases
 from odin_slm.serving.engine import CANARY_TOKENS, Observer, QueueFullError, UnavailableError
+from odin_slm.tasks.extraction.format import RELATIONS_HEADER, parse
+from odin_slm.tasks.extraction.grammar import complete_lines
 
 _RETRY_AFTER = 1
 

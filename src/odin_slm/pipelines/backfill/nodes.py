@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from odin_slm.backfill import ExperimentFolder, PastRun, read_folder
-from odin_slm.errors import ExperimentFolderError
+from odin_slm.core.errors import ExperimentFolderError
+from odin_slm.tracking.backfill import ExperimentFolder, PastRun, read_folder
 
 
 def read_experiments(experiment_folders: list[ExperimentFolder]) -> dict[str, Any]:
@@ -13,8 +13,8 @@ def read_experiments(experiment_folders: list[ExperimentFolder]) -> dict[str, An
         experiment_folders: The folders, by name.
 
     Returns:
-        ``runs``: :class:`odin_slm.backfill.PastRun`, a training before its evaluations; ``skipped``: folder name ->
-        reason.
+        ``runs``: :class:`odin_slm.tracking.backfill.PastRun`, a training before its evaluations; ``skipped``: folder
+        name -> reason.
     """
     runs: list[PastRun] = []
     skipped = {}

@@ -6,19 +6,18 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from odin_slm import cleaning
-from odin_slm.cleaning import Cleaned
-from odin_slm.document import Document, surface_forms
-from odin_slm.engines.base_model import BaseModel
-from odin_slm.engines.tokens import RecordCounter, record_counter
-from odin_slm.errors import CorpusFormatError, LeakageError
-from odin_slm.parameters import CombinationParams, IngestionParams
-from odin_slm.prompt import parse
-from odin_slm.quality import assess
-from odin_slm.record import Record
-from odin_slm.schema import SPLITS, is_synthetic
-from odin_slm.serialization import canonical_json, sha256_text
-from odin_slm.splitting import assign_splits, find_leaks
+from odin_slm.config.parameters import CombinationParams, IngestionParams
+from odin_slm.core.document import Document, is_synthetic, surface_forms
+from odin_slm.core.errors import CorpusFormatError, LeakageError
+from odin_slm.core.hashing import canonical_json, sha256_text
+from odin_slm.core.record import SPLITS, Record
+from odin_slm.dataprep import cleaning
+from odin_slm.dataprep.cleaning import Cleaned
+from odin_slm.dataprep.quality import assess
+from odin_slm.dataprep.splitting import assign_splits, find_leaks
+from odin_slm.models.base_model import BaseModel
+from odin_slm.models.tokens import RecordCounter, record_counter
+from odin_slm.tasks.extraction.format import parse
 
 # The check uses permutations of its own, so that a pair which the split's hashing missed is not missed twice.
 _SECOND_OPINION = 7_919
@@ -206,7 +205,7 @@ def describe_test_set(
 
     Returns:
         ``manifest_sha256``, of the manifest's file, and ``surface_forms``: test document -> the other names of its
-        concepts (see :func:`odin_slm.document.surface_forms`), cleaned as the records are.
+        concepts (see :func:`odin_slm.core.document.surface_forms`), cleaned as the records are.
     """
     clean = cleaning.plain_text if params.normalise_text else str
     parsed = (Document.from_dict(values) for corpus in documents for values in corpus)
@@ -223,7 +222,7 @@ def describe_test_set(
 def assess_quality(
     train: list[Record], val: list[Record], test: list[Record], leakage: dict[str, Any], params: CombinationParams
 ) -> dict[str, Any]:
-    """Score the dataset and decide whether it may be used; see :func:`odin_slm.quality.assess`."""
+    """Score the dataset and decide whether it may be used; see :func:`odin_slm.dataprep.quality.assess`."""
     splits = {"train": train, "validation": val, "test": test}
     return assess(splits, leakage["leaks"], profile=params.quality_profile)
 
@@ -236,15 +235,15 @@ def count_data(train: list[Record], val: list[Record], test: list[Record], base_
 
 
 def draw_data(data_statistics: dict[str, Any]) -> Any:
-    """Draw records and labels per split; see :func:`odin_slm.data_figure.plot_data`."""
-    from odin_slm.data_figure import plot_data
+    """Draw records and labels per split; see :func:`odin_slm.dataprep.figures.plot_data`."""
+    from odin_slm.dataprep.figures import plot_data
 
     return plot_data(data_statistics)
 
 
 def draw_lengths(data_statistics: dict[str, Any]) -> Any:
-    """Draw how long the records are; see :func:`odin_slm.data_figure.plot_lengths`."""
-    from odin_slm.data_figure import plot_lengths
+    """Draw how long the records are; see :func:`odin_slm.dataprep.figures.plot_lengths`."""
+    from odin_slm.dataprep.figures import plot_lengths
 
     return plot_lengths(data_statistics)
 

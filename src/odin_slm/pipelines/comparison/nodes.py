@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from odin_slm.comparison import compare, comparison_text, plot_comparison
-from odin_slm.parameters import ComparisonParams
+from odin_slm.config.parameters import ComparisonParams
+from odin_slm.tracking.comparison import compare, comparison_text, plot_comparison
 
 
 def compare_runs(tracked_runs: list[dict[str, Any]], params: ComparisonParams) -> list[dict[str, Any]]:
-    """Put the runs side by side; see :func:`odin_slm.comparison.compare`."""
+    """Put the runs side by side; see :func:`odin_slm.tracking.comparison.compare`."""
     return compare(tracked_runs, params.experiment)
 
 

@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from odin_slm.engines.base_model import BaseModel
-from odin_slm.engines.digests import sha256_of
-from odin_slm.errors import MissingInputError, PredictionsError
-from odin_slm.lineage import is_of, other_splits
-from odin_slm.parameters import EvaluationParams, PromotionParams
-from odin_slm.promotion import Champion, judge, rescored
-from odin_slm.prompt import locate, parse, render_prompt
-from odin_slm.serialization import canonical_json, sha256_text
+from odin_slm.config.parameters import EvaluationParams, PromotionParams
+from odin_slm.core.errors import MissingInputError, PredictionsError
+from odin_slm.core.hashing import canonical_json, sha256_of, sha256_text
+from odin_slm.core.record import render_prompt
+from odin_slm.models.base_model import BaseModel
+from odin_slm.release.provenance import is_of, other_splits
+from odin_slm.tasks.extraction.format import locate, parse
+from odin_slm.tracking.promotion import Champion, judge, rescored
 
 _log = logging.getLogger(__name__)
 _REQUIRED = ("instruction", "input", "output")
@@ -87,8 +87,8 @@ def generate_calibration_predictions(
 
 
 def fit_calibration(calibration_predictions: list[dict[str, Any]], params: EvaluationParams) -> dict[str, Any]:
-    """Fit what turns probabilities of output lines into chances to be right; see :func:`odin_slm.calibration.fit`."""
-    from odin_slm.calibration import fit
+    """Fit what turns probabilities of output lines into chances to be right."""
+    from odin_slm.tasks.extraction.calibration import fit
 
     calibrator = fit(calibration_predictions, params.calibration)
     for kind in ("entity", "relation"):
@@ -131,7 +131,7 @@ def generate_predictions(
     Raises:
         PredictionsError: The adapter learned from other splits than those that the test split belongs to.
     """
-    from odin_slm.calibration import confidence
+    from odin_slm.tasks.extraction.calibration import confidence
 
     _require_held_out(adapter, test_data, training_state, data_manifest)
 
@@ -176,10 +176,11 @@ def score_predictions(
         params: Experiment, bootstrap.
 
     Returns:
-        See :func:`odin_slm.scoring.evaluate`; ``confidence`` as of :func:`odin_slm.calibration.assess`.
+        See :func:`odin_slm.tasks.extraction.metrics.evaluate`; ``confidence`` as of
+        :func:`odin_slm.tasks.extraction.calibration.assess`.
     """
-    from odin_slm.calibration import assess
-    from odin_slm.scoring import evaluate
+    from odin_slm.tasks.extraction.calibration import assess
+    from odin_slm.tasks.extraction.metrics import evaluate
 
     results = evaluate(
         predictions,
@@ -202,11 +203,11 @@ def rescore_champion(
     """Let a champion of other data extract from this test set, if that is asked for, so that the two can be compared.
 
     Returns:
-        See :func:`odin_slm.engines.replay.rescore`; none where its own predictions will do, or where nobody asks.
+        See :func:`odin_slm.tracking.rescoring.rescore`; none where its own predictions will do, or where nobody asks.
     """
     if not promotion.rescore:
         return []
-    from odin_slm.engines.replay import rescore
+    from odin_slm.tracking.rescoring import rescore
 
     options: dict[str, Any] = {"batch_size": params.batch_size, "max_new_tokens": params.max_new_tokens}
     return rescore(champion, predictions, _digest(data_manifest), **options)
@@ -223,7 +224,8 @@ def decide_promotion(
     """Say whether this model should take the champion's place, and on what that was decided.
 
     Returns:
-        See :func:`odin_slm.promotion.judge`; with ``experiment``, ``decoding`` and ``test_set`` of the results.
+        See :func:`odin_slm.tracking.promotion.judge`; with ``experiment``, ``decoding`` and ``test_set`` of the
+        results.
     """
     manifest = _digest(data_manifest)
     decision = judge(
@@ -239,49 +241,49 @@ def decide_promotion(
 
 def draw_type_scores(evaluation_results: dict[str, Any]) -> Any:
     """Draw F1 by type, base against fine-tuned."""
-    from odin_slm.figures import plot_type_scores
+    from odin_slm.tasks.extraction.figures import plot_type_scores
 
     return plot_type_scores(evaluation_results)
 
 
 def draw_errors(evaluation_results: dict[str, Any]) -> Any:
     """Draw how often each kind of error occurs."""
-    from odin_slm.figures import plot_errors
+    from odin_slm.tasks.extraction.figures import plot_errors
 
     return plot_errors(evaluation_results)
 
 
 def draw_length_scores(evaluation_results: dict[str, Any]) -> Any:
     """Draw F1 against the length of the input."""
-    from odin_slm.figures import plot_length_scores
+    from odin_slm.tasks.extraction.figures import plot_length_scores
 
     return plot_length_scores(evaluation_results)
 
 
 def draw_reliability(evaluation_results: dict[str, Any]) -> Any:
     """Draw how often extractions of a confidence are right, before and after calibration."""
-    from odin_slm.confidence_figures import plot_reliability
+    from odin_slm.tasks.extraction.confidence_figures import plot_reliability
 
     return plot_reliability(evaluation_results)
 
 
 def draw_risk_coverage(evaluation_results: dict[str, Any]) -> Any:
     """Draw the share of wrong extractions against the share kept, the surest first."""
-    from odin_slm.confidence_figures import plot_risk_coverage
+    from odin_slm.tasks.extraction.confidence_figures import plot_risk_coverage
 
     return plot_risk_coverage(evaluation_results)
 
 
 def draw_training_curve(training_state: dict[str, Any] | None) -> Any:
     """Draw the losses of training."""
-    from odin_slm.figures import plot_training_curve
+    from odin_slm.tasks.extraction.figures import plot_training_curve
 
     return plot_training_curve(training_state)
 
 
 def draw_overview(evaluation_results: dict[str, Any], training_state: dict[str, Any] | None) -> Any:
     """Draw all of it on one page."""
-    from odin_slm import figures
+    from odin_slm.tasks.extraction import figures
 
     return figures.draw_overview(evaluation_results, training_state)
 
@@ -293,7 +295,7 @@ def write_report(
     promotion: dict[str, Any],
 ) -> str:
     """Write the final report as one HTML page."""
-    from odin_slm.report import render_report
+    from odin_slm.tasks.extraction.report import render_report
 
     return render_report(evaluation_results, predictions, training_state, promotion)
 
@@ -347,9 +349,9 @@ def _predict(
     params: EvaluationParams,
     title: str,
 ) -> list[dict[str, Any]]:
-    from odin_slm.engines.constraint import Grammar, reachable
-    from odin_slm.engines.generation import progress
-    from odin_slm.engines.tokens import output_budget
+    from odin_slm.inference.generation import progress
+    from odin_slm.models.tokens import output_budget
+    from odin_slm.tasks.extraction.grammar import Grammar, reachable
 
     budget = params.max_new_tokens  # auto is of all records, the same for any sample
     if budget == "auto":
@@ -385,9 +387,9 @@ def _predict(
 
 def _backend(name: str) -> Callable[..., list[Any]]:
     if name == "vllm":
-        from odin_slm.engines.vllm_generation import generate
+        from odin_slm.inference.vllm import generate
     else:
-        from odin_slm.engines.generation import generate
+        from odin_slm.inference.generation import generate
     return generate
 
 

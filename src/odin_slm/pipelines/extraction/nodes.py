@@ -3,9 +3,9 @@
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from odin_slm.engines.served_model import ServedModel
-from odin_slm.grounding import GivenDocument
-from odin_slm.parameters import ExtractionParams
+from odin_slm.config.parameters import ExtractionParams
+from odin_slm.inference.served_model import ServedModel
+from odin_slm.tasks.extraction.grounding import GivenDocument
 
 
 def extract_documents(
@@ -31,8 +31,8 @@ def extract_documents(
         outputs) and ``failed`` (documents that could not be read, each with its error); at the end ``manifest``, what
         the job consists of.
     """
-    from odin_slm.engines.batch import Job, extract_here, extract_with_ray
-    from odin_slm.engines.generation import progress
+    from odin_slm.inference.batch import Job, extract_here, extract_with_ray
+    from odin_slm.inference.generation import progress
 
     job = Job(extraction_model, params)
     extract = extract_with_ray if params.engine == "ray" else extract_here

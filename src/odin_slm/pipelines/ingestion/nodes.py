@@ -4,14 +4,15 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from odin_slm import corpora
+from odin_slm.config.parameters import IngestionParams, options_of
+from odin_slm.core.document import Document
+from odin_slm.core.errors import RecordTooLongError
+from odin_slm.core.record import Record
 from odin_slm.corpora.parsed import require_sound
 from odin_slm.corpora.synthetic import synthetic_corpus
-from odin_slm.document import Document
-from odin_slm.engines.base_model import BaseModel
-from odin_slm.engines.tokens import RecordCounter, record_counter
-from odin_slm.errors import RecordTooLongError
-from odin_slm.parameters import IngestionParams, options_of
-from odin_slm.record import Record, make_record, window
+from odin_slm.models.base_model import BaseModel
+from odin_slm.models.tokens import RecordCounter, record_counter
+from odin_slm.tasks.extraction.records import make_record, window
 
 
 def parser_of(corpus: str) -> Callable[..., tuple[list[dict[str, Any]], dict[str, Any]]]:

@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from odin_slm.config.parameters import PretrainingParams
+from odin_slm.core.document import Document
+from odin_slm.core.hashing import canonical_json
 from odin_slm.corpora.iob import parse_iob
-from odin_slm.curriculum import Sources
-from odin_slm.document import Document
-from odin_slm.parameters import PretrainingParams
-from odin_slm.serialization import canonical_json
+from odin_slm.pretraining.curriculum import Sources
 
 
 def select_training_documents(
@@ -36,7 +36,7 @@ def train_base(
     Returns:
         Folder of the finished base, and the state of training: history, tokens, seconds, device, sizes of the sources.
     """
-    from odin_slm.engines.pretraining import Architecture, Phase, Schedule, pretrain, train_tokenizer
+    from odin_slm.pretraining.trainer import Architecture, Phase, Schedule, pretrain, train_tokenizer
 
     sources, held_out = _sources(pretraining_documents, pretraining_texts, params)
     tokenizer = pretraining_work / "tokenizer"
@@ -76,10 +76,10 @@ def test_base(
     """Let the finished base copy spans of text that it was not trained on, and extract from held-out documents.
 
     Returns:
-        What :func:`odin_slm.engines.probing.probe_base` measured, exercise by exercise.
+        What :func:`odin_slm.pretraining.probes.probe_base` measured, exercise by exercise.
     """
-    from odin_slm.engines.base_model import BaseModel
-    from odin_slm.engines.probing import probe_base
+    from odin_slm.models.base_model import BaseModel
+    from odin_slm.pretraining.probes import probe_base
 
     _, held_out = _sources(pretraining_documents, pretraining_texts, params)
     kinds = dict.fromkeys(("copy_one", "copy_glued"), params.copy_probes)
@@ -107,7 +107,7 @@ def assemble_base(
     Returns:
         File name -> file or text.
     """
-    from odin_slm.base_card import base_card
+    from odin_slm.pretraining.base_card import base_card
 
     files: dict[str, Path | str] = {file.name: file for file in sorted(pretrained_base.iterdir())}
     files["README.md"] = base_card(pretraining_state, base_evaluation, experiment=params.experiment)

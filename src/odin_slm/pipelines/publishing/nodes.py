@@ -10,7 +10,21 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from odin_slm.cards import (
+from odin_slm.config.parameters import EvaluationParams, PublishingParams
+from odin_slm.core.errors import MissingInputError, ReleaseError
+from odin_slm.core.hashing import canonical_json, sha256_of, sha256_text
+from odin_slm.hub.client import RepositoryType
+from odin_slm.hub.licensing import (
+    OPEN_LICENSES,
+    BaseTerms,
+    base_terms,
+    publishable_rows,
+    require_base_license,
+    require_base_terms,
+)
+from odin_slm.hub.upload import Plan, Request
+from odin_slm.models.base_model import BaseModel
+from odin_slm.release.cards import (
     DatasetFacts,
     ModelFacts,
     SplitFile,
@@ -20,26 +34,11 @@ from odin_slm.cards import (
     model_card,
     read_front_matter,
 )
-from odin_slm.engines.base_model import BaseModel
-from odin_slm.engines.digests import sha256_of
-from odin_slm.engines.hub import RepositoryType
-from odin_slm.engines.merging import Merge, MergeRequest
-from odin_slm.engines.publishing import Plan, Request
-from odin_slm.errors import MissingInputError, ReleaseError
-from odin_slm.gates import card_gate, data_gate, model_gate, pass_gates
-from odin_slm.lineage import is_of, lineage_problems
-from odin_slm.merged_card import MergedFacts
-from odin_slm.parameters import EvaluationParams, PublishingParams
-from odin_slm.release import BASE_FILES, TOKENIZER_FILES, ReleaseKind, validate_card
-from odin_slm.serialization import canonical_json, sha256_text
-from odin_slm.terms import (
-    OPEN_LICENSES,
-    BaseTerms,
-    base_terms,
-    publishable_rows,
-    require_base_license,
-    require_base_terms,
-)
+from odin_slm.release.checks import BASE_FILES, TOKENIZER_FILES, ReleaseKind, validate_card
+from odin_slm.release.gates import card_gate, data_gate, model_gate, pass_gates
+from odin_slm.release.merged_card import MergedFacts
+from odin_slm.release.merging import Merge, MergeRequest
+from odin_slm.release.provenance import is_of, lineage_problems
 
 logger = logging.getLogger(__name__)
 
@@ -65,10 +64,10 @@ def replay_predictions(
         params: How many predictions, which checkpoint.
 
     Returns:
-        The questions of :func:`odin_slm.engines.replay.choose_questions`, with ``answer`` and ``reproduced``, which is
-        None for a checkpoint: the predictions are the final adapter's.
+        The questions of :func:`odin_slm.inference.reproducibility.choose_questions`, with ``answer`` and
+        ``reproduced``, which is None for a checkpoint: the predictions are the final adapter's.
     """
-    from odin_slm.engines.replay import choose_questions, replay
+    from odin_slm.inference.reproducibility import choose_questions, replay
 
     questions = choose_questions(predictions, test_data, params.replayed_predictions)
     answers = replay(base_model, _released_adapter(adapter, training_work, params), questions)
@@ -151,7 +150,7 @@ def stage_model_release(
         base_id, names={key: name for key, name in names.items() if name}, license_id=params.license
     )
     if terms is None:
-        from odin_slm.engines.preflight import stated_license
+        from odin_slm.models.preflight import stated_license
 
         stated = stated_license(base_model) or params.base_license
         require_base_license(base_id, stated=stated, license_id=params.license)
@@ -461,7 +460,7 @@ def _base_id(base_model: BaseModel, params: PublishingParams) -> str:
 def _base_files(base_model: BaseModel) -> dict[str, bytes | Path]:
     if base_model.path is None:
         return {}
-    from odin_slm.engines.preflight import stated_license
+    from odin_slm.models.preflight import stated_license
 
     found = stated_license(base_model)
     if found not in OPEN_LICENSES:

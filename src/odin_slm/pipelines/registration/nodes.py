@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from odin_slm.cards import instructions
-from odin_slm.engines.base_model import BaseModel
-from odin_slm.engines.registry import Candidate
-from odin_slm.parameters import EvaluationParams, PromotionParams, PublishingParams
-from odin_slm.scoring import KINDS
-from odin_slm.serialization import canonical_json, sha256_text
+from odin_slm.config.parameters import EvaluationParams, PromotionParams, PublishingParams
+from odin_slm.core.hashing import canonical_json, sha256_text
+from odin_slm.models.base_model import BaseModel
+from odin_slm.release.cards import instructions
+from odin_slm.tasks.extraction.metrics import KINDS
+from odin_slm.tracking.registry import Candidate
 
 
 def propose_model(
@@ -66,7 +66,7 @@ def propose_model(
 
 
 def paired_test(evaluation: EvaluationParams) -> dict[str, Any]:
-    """Return the options of :func:`odin_slm.promotion.decide`."""
+    """Return the options of :func:`odin_slm.tracking.promotion.decide`."""
     return {
         "significance": evaluation.significance,
         "resamples": evaluation.bootstrap_resamples,

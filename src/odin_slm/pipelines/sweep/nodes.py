@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
-from odin_slm.engines.base_model import BaseModel
-from odin_slm.parameters import SweepParams, TrainingParams, changed
-from odin_slm.record import Record
+from odin_slm.config.parameters import SweepParams, TrainingParams, changed
+from odin_slm.core.record import Record
+from odin_slm.models.base_model import BaseModel
 
 
 def compare_trainings(
@@ -31,9 +31,9 @@ def compare_trainings(
         params: What is varied.
 
     Returns:
-        ``best`` and ``trials``, see :func:`odin_slm.engines.sweeping.sweep`.
+        ``best`` and ``trials``, see :func:`odin_slm.training.sweep.sweep`.
     """
-    from odin_slm.engines.sweeping import sweep
+    from odin_slm.training.sweep import sweep
 
     return sweep(base_model, train, val, sweep_work, training, params, _child_run)
 

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from odin_slm.engines.base_model import BaseModel
-from odin_slm.engines.digests import sha256_of
-from odin_slm.errors import MissingInputError
-from odin_slm.lineage import splits_learned
-from odin_slm.parameters import TrainingParams
-from odin_slm.record import Record
+from odin_slm.config.parameters import TrainingParams
+from odin_slm.core.errors import MissingInputError
+from odin_slm.core.hashing import sha256_of
+from odin_slm.core.record import Record
+from odin_slm.models.base_model import BaseModel
+from odin_slm.release.provenance import splits_learned
 
 
 def check_training(base_model: BaseModel, params: TrainingParams) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def check_training(base_model: BaseModel, params: TrainingParams) -> dict[str, A
     Returns:
         Architecture, licence, sizes, the machine, and the memory that each part takes, in bytes.
     """
-    from odin_slm.engines import preflight
+    from odin_slm.models import preflight
 
     found = preflight.check(base_model, params)
     preflight.show(found)
@@ -56,8 +56,8 @@ def train_adapter(
     Raises:
         MissingInputError: A split is empty.
     """
-    from odin_slm.engines.tokens import record_counter
-    from odin_slm.engines.training import train_lora
+    from odin_slm.models.tokens import record_counter
+    from odin_slm.training.lora import train_lora
 
     for split, records in (("train.json", train), ("val.json", val)):
         if not records:

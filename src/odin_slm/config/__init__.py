@@ -1,0 +1,1 @@
+"""Configuration: the loader, and the typed parameters of every pipeline."""

@@ -1,0 +1,107 @@
+"""Configuration loading that refuses what nothing would read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from kedro.config import OmegaConfigLoader
+
+from odin_slm.core.errors import UnknownEnvironmentError, UnknownParameterError
+
+_TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
+_RUNTIME_PARAMETER = re.compile(r"\$\{runtime_params:\s*(\w+)")
+
+
+class ProjectConfigLoader(OmegaConfigLoader):
+    """Kedro's loader, after a look at what the user asked for.
+
+    Kedro takes an ``--env`` without a folder, and a key of ``--params`` that nothing reads, as if they were right, and
+    runs something else than was meant.
+
+    Args:
+        conf_source: The ``conf`` folder.
+        env: Environment on top of ``base``; None for the default one.
+        runtime_params: Values of ``--params``, nested.
+        options: See :class:`kedro.config.OmegaConfigLoader`.
+
+    Raises:
+        UnknownEnvironmentError: There is no folder for ``env``.
+        UnknownParameterError: A key of ``runtime_params`` is neither a parameter nor used in the configuration.
+    """
+
+    def __init__(
+        self,
+        conf_source: str | Path,
+        env: str | None = None,
+        runtime_params: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        folder = Path(conf_source)
+        if folder.is_dir():  # otherwise an archive or an address: Kedro's packaged mode
+            layers = [options.get("base_env") or "", env or options.get("default_run_env") or ""]
+            if env:
+                _check_environment(folder, env)
+            _check_parameters([folder / layer for layer in layers], runtime_params or {})
+        super().__init__(conf_source=conf_source, env=env, runtime_params=runtime_params, **options)
+
+
+def environments(conf: Path) -> list[str]:
+    """Return the names of the environment folders in ``conf``."""
+    return sorted(folder.name for folder in conf.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+
+
+def _check_environment(conf: Path, env: str) -> None:
+    known = environments(conf)
+    if env not in known:
+        raise UnknownEnvironmentError(
+            f"there is no environment {env!r}.",
+            where=f"--env {env}",
+            fix=f"{_suggestion(env, known)}The folders in {conf.name}/ are: {', '.join(known)}.",
+        )
+
+
+def _check_parameters(layers: list[Path], runtime_params: dict[str, Any]) -> None:
+    if not runtime_params:
+        return
+    _refuse_tokens(runtime_params)
+    known: set[str] = set()
+    for file in _files(layers):
+        text = file.read_text(encoding="utf-8")
+        known.update(_RUNTIME_PARAMETER.findall(text))
+        if file.name.startswith("parameters"):
+            known.update(yaml.safe_load(text) or {})
+    for key in runtime_params:
+        if key not in known:
+            raise UnknownParameterError(
+                f"nothing reads the parameter {key!r}.",
+                where=f"--params {key}=…",
+                fix=f"{_suggestion(key, known)}The first parts of parameters are: {', '.join(sorted(known))}.",
+            )
+
+
+def _refuse_tokens(values: dict[str, Any], prefix: str = "") -> None:
+    """Stop before parameters become tags of the tracking run."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            _refuse_tokens(value, f"{prefix}{key}.")
+        elif _TOKEN.search(f"{value}"):
+            raise UnknownParameterError(
+                "it holds what looks like a token, and parameters are logged.",
+                where=f"--params {prefix}{key}",
+                fix="Give tokens by HF_TOKEN or `hf auth login`; make a new one, as this one may be in your history.",
+            )
+
+
+def _files(layers: list[Path]) -> Iterator[Path]:
+    for layer in layers:
+        yield from (file for file in sorted(layer.rglob("*")) if file.suffix in (".yml", ".yaml"))
+
+
+def _suggestion(word: str, known: list[str] | set[str]) -> str:
+    close = get_close_matches(word, known, n=1)
+    return f"Did you mean {close[0]}? " if close else ""

@@ -1,0 +1,99 @@
+"""Texts without what belongs to one machine or to one person: absolute paths and secrets."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|API_?KEY|CREDENTIAL", re.IGNORECASE)
+_SHORTEST_SECRET = 8
+"""Shorter values would be found inside ordinary words."""
+
+
+class Portable:
+    """Replaces a run's absolute paths and secrets in what is tracked.
+
+    A path inside the project becomes relative to it, one from elsewhere keeps its last part; a secret becomes ``***``.
+
+    Args:
+        root: The project's folder.
+        values: What the user gave: values of ``--params``, nested.
+        credentials: Values of ``credentials.yml``, nested.
+        environment: Environment variables; those named like secrets are taken for secrets.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        values: Mapping[str, Any] | None = None,
+        credentials: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._root = root
+        named = (os.environ if environment is None else environment).items()
+        secrets = {value for name, value in named if _SECRET_NAME.search(name)} | set(_texts(credentials or {}))
+        replaced = {secret: "***" for secret in secrets if len(secret) >= _SHORTEST_SECRET}
+        paths = {value for value in _texts(values or {}) if Path(value).is_absolute() and len(Path(value).parts) > 1}
+        replaced |= {path: self.path(path) for path in paths}
+        replaced |= {f"{root}/": "", str(root): "."}
+        # the longest first, so that a path goes before the folder that it lies in
+        self._replaced = dict(sorted(replaced.items(), key=lambda item: -len(item[0])))
+        self._pattern = re.compile("|".join(re.escape(text) for text in self._replaced))
+
+    def path(self, path: str) -> str:
+        """Return a path as anyone may read it."""
+        if not Path(path).is_absolute():
+            return path
+        inside = Path(path).is_relative_to(self._root)
+        return Path(path).relative_to(self._root).as_posix() if inside else f"…/{Path(path).name}"
+
+    def text(self, text: str) -> str:
+        """Return a text without them."""
+        return self._pattern.sub(lambda match: self._replaced[match[0]], text)
+
+    def value(self, value: Any) -> Any:
+        """Return a nested value without them; paths that stand alone go too, whoever named them."""
+        if isinstance(value, Mapping):
+            return {key: self.value(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.value(inner) for inner in value]
+        if not isinstance(value, str):
+            return value
+        replaced = self.text(value)
+        alone = replaced == value and value.startswith("/") and "\n" not in value and Path(value).exists()
+        return self.path(value) if alone else replaced
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner)
+    elif isinstance(value, str | Path):
+        yield str(value)
+
+
+VOCABULARY_FILES = frozenset({"tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json"})
+"""Files whose strings are tokens: ``/home/`` is a token of many vocabularies and no path of anybody's."""
+
+_SECRETS = (
+    ("a Hugging Face token", re.compile(r"hf_[A-Za-z0-9]{20,}")),
+    ("a GitHub token", re.compile(r"gh[pousr]_[A-Za-z0-9]{36,}")),
+    ("an AWS access key", re.compile(r"\bAKIA[0-9A-Z]{16}\b")),
+    ("a private key", re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")),
+)
+_HOME_PATH = re.compile(r"(?:/home|/Users|/root)/[\w.-]+|[A-Za-z]:\\+Users\\")
+
+
+def text_problems(name: str, text: str) -> Iterator[str]:
+    """Yield secrets and home directories in a text file; the secret itself is never repeated."""
+    for title, pattern in _SECRETS:
+        if pattern.search(text):
+            yield f"{name}: holds what looks like {title}"
+    if name.rpartition("/")[2] not in VOCABULARY_FILES and (match := _HOME_PATH.search(text)):
+        yield f"{name}: holds a path of this machine ({match[0]})"

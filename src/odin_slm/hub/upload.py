@@ -1,0 +1,649 @@
+"""Publishing a staged folder: one commit that is verified, or a Hub that looks as before.
+
+The order is that of distrust: nothing is sent before the token, the namespace and the visibility are known; what was
+committed is compared by hash, tagged, downloaded into an empty cache and used; only then may it become visible.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from odin_slm.core.errors import HubError, OdinError
+from odin_slm.hub.client import (
+    Hub,
+    RepositoryType,
+    is_remote,
+    is_transient,
+    lacks_xet,
+    status_of,
+    upload_by_lfs,
+    wait_of,
+)
+
+if TYPE_CHECKING:
+    from odin_slm.models.base_model import BaseModel
+
+logger = logging.getLogger(__name__)
+
+_OF_THE_HUB = frozenset({".gitattributes"})
+"""Files that the Hub itself puts into a repository."""
+_COMMIT_ATTEMPTS = 3
+_AGAIN = "Run the same command again: it goes on from there, and equal content makes no second commit."
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be published, where and how.
+
+    Attributes:
+        kind: Model or dataset.
+        folder: The staged release; all of its files are published.
+        repo_id: ``owner/name``.
+        private: Whether the repository is to stay hidden.
+        message: First line of the commit's message.
+        tag: Name for the commit; None derives one from the content.
+        branch: Where the commit goes.
+        pull_request: Propose the commit instead of making it; it is then neither tagged nor made visible.
+    """
+
+    kind: RepositoryType
+    folder: Path
+    repo_id: str
+    private: bool
+    message: str
+    tag: str | None = None
+    branch: str = "main"
+    pull_request: bool = False
+
+    @property
+    def where(self) -> str:
+        """What messages call the repository."""
+        return f"{self.kind} {self.repo_id}"
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A file of the release with the hashes that Git and LFS know it by."""
+
+    path: Path
+    size: int
+    sha256: str
+    git_oid: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """A staged release, and whether it goes to the Hub.
+
+    Attributes:
+        folder: The staged release.
+        plan: How to publish it; None where that was not asked for.
+        base: The base that a downloaded adapter is tried on where its release does not hold one; None for data.
+        questions: What a downloaded adapter is asked, with the local ``answer``.
+        undo: Takes back what this run has published before, where this fails; it returns a sentence about that.
+    """
+
+    folder: Path
+    plan: Plan | None
+    base: BaseModel | None = None
+    questions: Sequence[Mapping[str, Any]] = ()
+    undo: Callable[[], str] | None = None
+
+
+@dataclass
+class Progress:
+    """How far a publication came: what has to be said, and undone, when it fails."""
+
+    was_public: bool = False
+    created: bool = False
+    unsure: bool = False
+    branched: bool = False
+    before: str | None = None
+    commit: str | None = None
+    proposal: str | None = None
+    tagged: str | None = None
+    former: dict[str, bytes | None] = field(default_factory=dict)
+    """What a commit that others see changes: name -> old content, LFS files excepted; None for no file."""
+    kept: list[str] = field(default_factory=list)
+    """LFS files that it changes; the Hub copies them from the commit before."""
+
+    @property
+    def visible(self) -> bool:
+        """Whether others see something that this publication made."""
+        return self.was_public and bool(self.commit or self.proposal or self.branched)
+
+
+def publish(
+    plan: Plan, hub: Hub, verify: Callable[[Path], Mapping[str, Any]], progress: Progress | None = None
+) -> dict[str, Any]:
+    """Publish a staged release and prove it.
+
+    Args:
+        plan: What, where and how.
+        hub: The Hub, with a token.
+        verify: Uses the downloaded folder and returns what it found; raises :class:`HubError` where that is wrong.
+        progress: Filled in, for a later :func:`take_back`.
+
+    Returns:
+        ``repo_id``, ``repo_type``, ``endpoint``, ``revision`` (the commit), ``tag``, ``private``, ``committed`` (False
+        where the same content was there already), ``pull_request``, ``files`` (name -> sha256) and ``verified``.
+
+    Raises:
+        HubError: With what happened, what was left on the Hub, and the way out.
+        OdinError: The same, where ``verify`` finds the download unusable.
+    """
+    progress = progress or Progress()
+    try:
+        return _publish(plan, hub, verify, progress)
+    except OdinError as error:
+        left = take_back(plan, hub, progress)
+        raise type(error)(f"{error.what} {left}", where=f"{plan.where}: {error.where}", fix=error.fix) from None
+    except BaseException:  # a defect, or somebody who stops the run: nobody has verified what others see by now
+        logger.error("%s: %s", plan.where, take_back(plan, hub, progress))
+        raise
+
+
+def set_visibility(hub: Hub, kind: RepositoryType, repo_id: str, *, private: bool) -> None:
+    """Show or hide a repository, and look whether it is.
+
+    Raises:
+        HubError: The Hub refuses.
+    """
+    what = f"{'hide' if private else 'show'} {kind} {repo_id}"
+
+    def change(api: Any) -> bool:
+        failure = None
+        try:
+            api.update_repo_settings(repo_id, private=private, repo_type=kind)
+        except Exception as error:
+            if not is_remote(error):
+                raise
+            failure = error
+        found = bool(api.repo_info(repo_id, repo_type=kind).private)
+        if failure is not None and found != private:  # otherwise only the answer was lost
+            raise failure
+        return found
+
+    if hub.ask(what, change, patient=True) != private:
+        raise HubError("the Hub took the setting, but the repository is as visible as before.", where=what)
+
+
+def local_files(folder: Path) -> dict[str, LocalFile]:
+    """Return relative POSIX name -> file, for every file of a staged release."""
+    return {
+        path.relative_to(folder).as_posix(): _local(path) for path in sorted(folder.rglob("*")) if not path.is_dir()
+    }
+
+
+def _publish(plan: Plan, hub: Hub, verify: Callable[[Path], Mapping[str, Any]], progress: Progress) -> dict[str, Any]:
+    files = local_files(plan.folder)
+    tag = None if plan.pull_request else plan.tag or content_tag(files)
+    _check_identity(plan, hub)
+    _prepare_repository(plan, hub, progress)
+    head = _head(plan, hub, progress)
+    _check_tag(plan, hub, tag, files)
+    progress.before = head
+    commit, proposal = _commit(plan, hub, head, files, progress)
+    progress.commit = commit if commit != head and proposal is None else None
+    if differing := _differences(hub, plan, commit, files):
+        raise HubError(
+            f"the commit {commit} does not hold what was staged: {', '.join(differing[:5])}.",
+            where="compare hashes",
+            fix="Do not use this commit. " + _AGAIN,
+        )
+    if tag:
+        _tag(plan, hub, tag, commit, files, progress)
+    verified = _verify_download(plan, hub, commit, files, verify)
+    logger.info("Published %s at %s, verified.", plan.where, commit)
+    return {
+        "repo_id": plan.repo_id,
+        "repo_type": plan.kind,
+        "endpoint": hub.endpoint,
+        "revision": commit,
+        "tag": tag,
+        "private": not progress.was_public,
+        "committed": commit != head,
+        "pull_request": proposal,
+        "files": {name: file.sha256 for name, file in files.items()},
+        "verified": dict(verified),
+    }
+
+
+def content_tag(files: Mapping[str, LocalFile]) -> str:
+    """Return a tag that equal content shares and other content does not."""
+    lines = "".join(f"{file.sha256}  {name}\n" for name, file in sorted(files.items()))
+    return f"release-{hashlib.sha256(lines.encode()).hexdigest()[:12]}"
+
+
+def _check_identity(plan: Plan, hub: Hub) -> None:
+    """Ask whose token it is, before anything is sent."""
+    me = hub.ask("ask who the token belongs to", lambda api: api.whoami())
+    names = [me["name"], *(organisation["name"] for organisation in me.get("orgs", []))]
+    owner = plan.repo_id.split("/")[0]
+    role = me.get("auth", {}).get("accessToken", {}).get("role")
+    if owner not in names:
+        raise HubError(
+            f"the token belongs to {me['name']}, who may publish under {', '.join(names)}.",
+            where="check the namespace",
+            fix=f"Set publishing.{plan.kind}_repo={me['name']}/{plan.repo_id.split('/')[1]}, or use another token.",
+        )
+    if role == "read":
+        raise HubError(
+            "the token can only read.",
+            where="check the token",
+            fix=f"Make one with write access: {hub.endpoint}/settings/tokens",
+        )
+
+
+def _prepare_repository(plan: Plan, hub: Hub, progress: Progress) -> None:
+    """Make the repository, hidden, or look at the one that is there; prove that it may be written to."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    def look(api: Any) -> bool | None:
+        try:
+            return bool(api.repo_info(plan.repo_id, repo_type=plan.kind).private)
+        except RepositoryNotFoundError as error:
+            if status_of(error) != 404:
+                raise
+            return None
+
+    def create(api: Any) -> None:
+        try:
+            api.create_repo(plan.repo_id, repo_type=plan.kind, private=True)
+        except Exception as error:
+            # 409 after an answer that was lost: it is there. Whether it is hidden is asked next in any case.
+            if status_of(error) != 409:
+                raise
+
+    private = hub.ask(f"look for {plan.repo_id}", look)
+    if private is None:
+        hub.ask(f"create {plan.repo_id}", create)
+        progress.created = True
+        private = hub.ask(f"look at {plan.repo_id}", look, patient=True)
+        if private is None:
+            raise HubError("the repository was created and cannot be found.", where="create", fix=_AGAIN)
+        if not private:
+            raise HubError(
+                "the repository was to be private, and is public.",
+                where="check the visibility",
+                fix="Make it private on its settings page, then run the command again.",
+            )
+    progress.was_public = not private
+    if plan.private and not private:
+        raise HubError(
+            "the repository is public, and publishing.private is true.",
+            where="check the visibility",
+            fix="Set publishing.private=false, or make the repository private on its settings page.",
+        )
+    hub.ask(
+        "check write access", lambda api: api.auth_check(plan.repo_id, repo_type=plan.kind, write=True), patient=False
+    )
+
+
+def _head(plan: Plan, hub: Hub, progress: Progress) -> str:
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    def look(api: Any) -> str | None:
+        try:
+            return str(api.repo_info(plan.repo_id, repo_type=plan.kind, revision=plan.branch).sha)
+        except RevisionNotFoundError:
+            return None
+
+    head = hub.ask(f"read {plan.branch}", look)
+    what = f"create the branch {plan.branch}"
+    for _ in range(2 if head is None else 0):  # "it exists" may be a hiccup too, so that it is looked for
+        progress.branched = True
+        hub.ask(
+            what, lambda api: api.create_branch(plan.repo_id, repo_type=plan.kind, branch=plan.branch, exist_ok=True)
+        )
+        head = hub.ask(f"read {plan.branch}", look, patient=True)
+        if head is not None:
+            break
+    if head is None:
+        raise HubError("the Hub says that it exists, and does not find it.", where=what, fix=_AGAIN)
+    return head
+
+
+def _check_tag(plan: Plan, hub: Hub, tag: str | None, files: Mapping[str, LocalFile]) -> None:
+    """Refuse a tag that names other content, before anything is committed: tags are never moved."""
+    commit = _tags(plan, hub).get(tag or "")
+    if commit and _differences(hub, plan, commit, files):
+        raise HubError(
+            f"the tag {tag} names other content, the commit {commit}; a tag is never moved.",
+            where="check the tag",
+            fix="Choose another publishing.tag.",
+        )
+
+
+def _commit(
+    plan: Plan, hub: Hub, head: str, files: Mapping[str, LocalFile], progress: Progress
+) -> tuple[str, str | None]:
+    """Make the branch, or a pull request to it, hold exactly the files.
+
+    Returns:
+        The commit that does, and the pull request's address.
+    """
+    moved = 0
+    for attempt in range(1, _COMMIT_ATTEMPTS + 2):
+        if not _differences(hub, plan, head, files):
+            return head, None
+        if plan.pull_request and (found := _proposed(plan, hub, files)):
+            return found
+        operations = _operations(plan, hub, head, files, progress)
+        progress.unsure = True
+        try:
+            made = hub.api.create_commit(
+                plan.repo_id,
+                operations,
+                commit_message=plan.message,
+                repo_type=plan.kind,
+                revision=plan.branch,
+                parent_commit=head,
+                create_pr=plan.pull_request,
+            )
+        except Exception as error:
+            if not is_remote(error):
+                raise
+            # The commit may have gone through and only its answer be lost: look before anything is repeated.
+            now = hub.ask("look whether the commit went through", lambda api: _sha(api, plan), patient=True)
+            there = not _differences(hub, plan, now, files)
+            found = _proposed(plan, hub, files) if plan.pull_request and not there else None
+            progress.unsure = False
+            if there:
+                return now, None
+            if found:
+                progress.proposal = found[1]
+                return found
+            if now != head:
+                moved += 1
+                head = progress.before = now
+                if moved > 1:
+                    raise hub.explain("commit", error) from None
+                continue
+            if lacks_xet(error):
+                logger.info("%s has no Xet storage: files are uploaded by LFS.", hub.endpoint)
+                upload_by_lfs()
+                continue
+            if attempt >= _COMMIT_ATTEMPTS or not is_transient(error):
+                raise hub.explain("commit", error, attempt) from None
+            hub.wait(wait_of(error, attempt))
+        else:
+            progress.unsure = False
+            progress.proposal = made.pr_url
+            return str(made.oid), made.pr_url
+    raise AssertionError("unreachable")
+
+
+def _operations(plan: Plan, hub: Hub, head: str, files: Mapping[str, LocalFile], progress: Progress) -> list[Any]:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    present = _remote(hub, plan, head)
+    stale = [name for name in present if name not in files and name not in _OF_THE_HUB]
+    changed = [name for name, file in files.items() if not _same(present.get(name), file)]
+    if progress.was_public and not plan.pull_request:
+        names = [*changed, *stale]
+        progress.kept = [name for name in names if name in present and present[name].lfs]
+        progress.former = dict.fromkeys(name for name in changed if name not in present)
+        regular = [name for name in names if name in present and not present[name].lfs]
+        progress.former |= _read(plan, hub, head, regular)
+    return [
+        *(CommitOperationAdd(name, files[name].path) for name in changed),
+        *(CommitOperationDelete(name) for name in stale),
+    ]
+
+
+def _proposed(plan: Plan, hub: Hub, files: Mapping[str, LocalFile]) -> tuple[str, str] | None:
+    """Return the open pull request that already holds exactly the files."""
+
+    def read(api: Any) -> dict[int, str]:
+        refs = api.list_repo_refs(plan.repo_id, repo_type=plan.kind, include_pull_requests=True).pull_requests or []
+        commits = {_number(ref.ref): ref.target_commit for ref in refs if ref.ref.startswith("refs/pr/")}
+        if not commits:
+            return {}
+        proposals = api.get_repo_discussions(plan.repo_id, repo_type=plan.kind, discussion_type="pull_request")
+        return {p.num: commits[p.num] for p in proposals if p.status in ("open", "draft") and p.num in commits}
+
+    for number, commit in hub.ask("read the pull requests", read, patient=True).items():
+        if not _differences(hub, plan, commit, files):
+            folder = "datasets/" if plan.kind == "dataset" else ""
+            return commit, f"{hub.endpoint}/{folder}{plan.repo_id}/discussions/{number}"
+    return None
+
+
+def _number(address: str) -> int:
+    return int(address.rpartition("/")[2])
+
+
+def _tag(plan: Plan, hub: Hub, tag: str, commit: str, files: Mapping[str, LocalFile], progress: Progress) -> None:
+    named = _tags(plan, hub).get(tag)
+    if named == commit or (named and not _differences(hub, plan, named, files)):
+        return  # it names this very content, perhaps in an earlier commit: what was published before comes back
+
+    def create(api: Any) -> None:
+        try:
+            api.create_tag(plan.repo_id, tag=tag, revision=commit, repo_type=plan.kind)
+        except Exception as error:
+            # Where only the answer was lost, the tag is there; what it names is looked at below.
+            if not is_remote(error) or tag not in _tags(plan, hub):
+                raise
+
+    progress.tagged = tag
+    hub.ask(f"tag {tag}", create, patient=True)
+    found = _tags(plan, hub).get(tag)
+    if found != commit:
+        progress.tagged = None
+        raise HubError(
+            f"the tag {tag} names {found or 'nothing'}, not {commit}; a tag is never moved.",
+            where="tag",
+            fix="Choose another publishing.tag.",
+        )
+
+
+def _verify_download(
+    plan: Plan,
+    hub: Hub,
+    commit: str,
+    files: Mapping[str, LocalFile],
+    verify: Callable[[Path], Mapping[str, Any]],
+) -> Mapping[str, Any]:
+    """Download the commit as a stranger would, into an empty cache: an old one would answer for a Hub that is down."""
+    with tempfile.TemporaryDirectory(prefix="odin-slm-verify-") as scratch:
+
+        def download(api: Any) -> Path:
+            return Path(
+                api.snapshot_download(plan.repo_id, repo_type=plan.kind, revision=commit, cache_dir=f"{scratch}/cache")
+            )
+
+        folder = hub.ask(f"download {commit}", download, patient=True)
+        got = {name: file.sha256 for name, file in local_files(folder).items() if name not in _OF_THE_HUB}
+        if got != {name: file.sha256 for name, file in files.items()}:
+            raise HubError("the download differs from what was staged.", where=f"download {commit}", fix=_AGAIN)
+        return verify(folder)
+
+
+def take_back(plan: Plan, hub: Hub, progress: Progress) -> str:
+    """Undo what others can see of a publication, and say what is left of it.
+
+    The Hub is in trouble where this is called, so it is asked for as little as will do.
+
+    Args:
+        plan: What was to be published.
+        hub: The Hub.
+        progress: How far it came.
+
+    Returns:
+        A sentence for the user; it says so where the Hub refuses to take something back.
+    """
+    if progress.unsure:
+        return (
+            "Whether the commit went through cannot be seen from here; the same command, run again, looks before it "
+            "commits."
+        )
+    made = progress.commit or progress.proposal
+    if not progress.visible:
+        if made:
+            return (
+                f"The repository is private, and nobody else sees anything; {_title(progress)} stays there unverified."
+            )
+        return f"The new repository {plan.repo_id} is empty." if progress.created else "Nothing was changed on the Hub."
+    try:
+        if progress.proposal:
+            _close(plan, hub, progress.proposal)
+        if progress.branched:
+            _remove_branch(plan, hub, progress)
+        elif progress.commit:
+            _restore(plan, hub, progress)
+        if progress.tagged:
+            _remove_tag(plan, hub, progress.tagged)
+    except HubError as error:
+        return (
+            f"On {plan.where}, {_title(progress)} is visible and could not be taken back ({error}); revert it by hand, "
+            "or run the same command again."
+        )
+    if progress.proposal:
+        return f"The pull request {progress.proposal} was closed."
+    if progress.branched:
+        return f"The branch {plan.branch} of {plan.where} was taken back."
+    what = f"The commit {progress.commit} of {plan.where}"
+    return f"{what} was taken back by another one: {plan.branch} is as it was before."
+
+
+def _title(progress: Progress) -> str:
+    if progress.proposal:
+        return f"the pull request {progress.proposal}"
+    return f"the commit {progress.commit}" if progress.commit else "the new branch"
+
+
+def _close(plan: Plan, hub: Hub, proposal: str) -> None:
+    def close(api: Any) -> None:
+        api.change_discussion_status(plan.repo_id, _number(proposal), "closed", repo_type=plan.kind)
+
+    hub.ask(f"close {proposal}", close, patient=True)
+
+
+def _remove_branch(plan: Plan, hub: Hub, progress: Progress) -> None:
+    def remove(api: Any) -> None:
+        try:
+            if _sha(api, plan) in (progress.before, progress.commit):  # else somebody works on it by now
+                api.delete_branch(plan.repo_id, branch=plan.branch, repo_type=plan.kind)
+        except Exception as error:
+            if status_of(error) != 404:  # never made, or gone after an answer that was lost
+                raise
+
+    hub.ask(f"remove the branch {plan.branch}", remove, patient=True)
+
+
+def _remove_tag(plan: Plan, hub: Hub, tag: str) -> None:
+    def remove(api: Any) -> None:
+        try:
+            api.delete_tag(plan.repo_id, tag=tag, repo_type=plan.kind)
+        except Exception as error:
+            if status_of(error) != 404:  # gone, after an answer that was lost
+                raise
+
+    hub.ask(f"remove the tag {tag}", remove, patient=True)
+
+
+def _restore(plan: Plan, hub: Hub, progress: Progress) -> None:
+    """Commit the files as they were before."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
+
+    before, after = str(progress.before), str(progress.commit)
+    asked = False
+
+    def restore(api: Any) -> None:
+        nonlocal asked
+        if _sha(api, plan) != after:
+            if asked:  # only the answer was lost
+                return
+            raise HubError("somebody has committed since.", where="take the commit back")
+        asked = True
+        api.create_commit(
+            plan.repo_id,
+            [
+                *(CommitOperationCopy(name, name, src_revision=before) for name in progress.kept),
+                *(
+                    CommitOperationDelete(name) if content is None else CommitOperationAdd(name, content)
+                    for name, content in progress.former.items()
+                ),
+            ],
+            commit_message=f"Take back {after[:12]}, which could not be verified",
+            repo_type=plan.kind,
+            revision=plan.branch,
+            parent_commit=after,
+        )
+
+    hub.ask("take the commit back", restore, patient=True)
+
+
+def _read(plan: Plan, hub: Hub, commit: str, names: Sequence[str]) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory(prefix="odin-slm-former-") as scratch:
+
+        def read(api: Any) -> dict[str, bytes]:
+            return {
+                name: Path(
+                    api.hf_hub_download(plan.repo_id, name, repo_type=plan.kind, revision=commit, cache_dir=scratch)
+                ).read_bytes()
+                for name in names
+            }
+
+        return hub.ask(f"read what {commit[:12]} holds", read)
+
+
+def _differences(hub: Hub, plan: Plan, commit: str, files: Mapping[str, LocalFile]) -> list[str]:
+    """Return the names under which a commit and the staged folder differ."""
+    present = {name: entry for name, entry in _remote(hub, plan, commit).items() if name not in _OF_THE_HUB}
+    return sorted(name for name in {*present, *files} if name not in files or not _same(present.get(name), files[name]))
+
+
+def _remote(hub: Hub, plan: Plan, commit: str) -> dict[str, Any]:
+    from huggingface_hub import RepoFile
+
+    def read(api: Any) -> dict[str, Any]:
+        tree = api.list_repo_tree(plan.repo_id, repo_type=plan.kind, revision=commit, recursive=True)
+        return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+
+    # The commit's id came from the Hub a moment ago; that it is not found now is a hiccup.
+    return hub.ask(f"read the files of {commit[:12]}", read, patient=True)
+
+
+def _same(entry: Any, file: LocalFile) -> bool:
+    if entry is None or entry.size != file.size:
+        return False
+    return bool(entry.lfs.sha256 == file.sha256 if entry.lfs else entry.blob_id == file.git_oid)
+
+
+def _tags(plan: Plan, hub: Hub) -> dict[str, str]:
+    refs = hub.ask("read the tags", lambda api: api.list_repo_refs(plan.repo_id, repo_type=plan.kind), patient=True)
+    return {ref.name: ref.target_commit for ref in refs.tags}
+
+
+def _sha(api: Any, plan: Plan) -> str:
+    return str(api.repo_info(plan.repo_id, repo_type=plan.kind, revision=plan.branch).sha)
+
+
+def _local(path: Path) -> LocalFile:
+    size = path.stat().st_size
+    sha256, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size)
+    with path.open("rb") as stream:
+        while block := stream.read(2**20):
+            sha256.update(block)
+            git.update(block)
+    return LocalFile(path, size, sha256.hexdigest(), git.hexdigest())
+
+
+def publication_tags(publications: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return what the tracking run is tagged with: where each repository lies, and at which commit."""
+    tags: dict[str, str] = {}
+    for found in publications:
+        kind = found["repo_type"]
+        tags |= {f"hub_{kind}_repo": found["repo_id"], f"hub_{kind}_revision": found["revision"]}
+        if found["tag"]:
+            tags[f"hub_{kind}_tag"] = found["tag"]
+    return tags

@@ -1,0 +1,656 @@
+"""Batched greedy generation with the base model or with an adapter merged into it.
+
+Every prompt is read whole, token for token as in training; what all prompts of a batch begin with, the instruction, is
+read once and remembered. Rows are sorted by length and padded on the left; a row leaves its batch when it ends. The
+decoding loop is our own: it drops finished rows, holds every row to a grammar of its own, and needs no generation
+settings to be neutralised. There is no repetition penalty: an extraction must repeat the words of its input.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from odin_slm.core.errors import AdapterError, RecordTooLongError
+from odin_slm.core.record import before_input
+from odin_slm.inference.resume_log import Journal, describe
+from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer
+from odin_slm.models.tokens import line_break_counter, prompt_ids
+from odin_slm.tasks.extraction.grammar import Constraint, Grammar, Vocabulary, complete_lines
+
+if TYPE_CHECKING:
+    import torch
+
+_log = logging.getLogger(__name__)
+_SECONDS_BETWEEN_LOG_LINES = 15.0
+_WORTH_KEEPING = 8  # tokens of an instruction
+_KEPT_INSTRUCTIONS = 16
+_NARROW = 512
+"""Width of hidden states up to which threads that share a product of matrices cost more than they save."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What the model wrote after one prompt.
+
+    Attributes:
+        index: Position of the prompt in the call.
+        text: The output. Where a grammar held it, the output follows the format even if it is not finished.
+        finished: Whether the output ended before the budget of tokens did.
+        tokens: Tokens written, the end-of-sequence token not counted.
+        lines: For every line of the text the log-probability (natural) of its tokens, given all before it, with the
+            line break or end that closes it: of the likeliest output, in the distribution that it was chosen from.
+            Under a grammar that is the model's over the allowed tokens alone, so that a token without alternative
+            has 0. None for a line that the model did not write.
+    """
+
+    index: int
+    text: str
+    finished: bool
+    tokens: int
+    lines: tuple[float | None, ...] = ()
+
+
+@dataclass(slots=True)
+class _Row:
+    index: int
+    prompt: list[int]
+    limit: int
+    instruction: int = 0
+    """How many tokens of the prompt precede its input text."""
+    grammar: Grammar | None = None
+    wanted: Callable[[], bool] | None = None
+    constraint: Constraint | None = None
+    written: list[int] = field(default_factory=list)
+    log_probabilities: list[float] = field(default_factory=list)
+    """Of every token written, and of the end."""
+    finished: bool = False
+
+
+def generate(
+    base: BaseModel,
+    adapter: Path | None,
+    prompts: Sequence[str],
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    grammars: Sequence[Grammar | None] | None = None,
+    names: Sequence[str] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    journal: Path | None = None,
+    loaded: Generator | None = None,
+) -> list[Generation]:
+    """Write the most likely output after every prompt.
+
+    Equal prompts of a batch are read once, so that asking with and without a grammar costs less than two runs.
+
+    Args:
+        base: The base model.
+        adapter: Folder of a LoRA adapter that is merged into it; None for the base alone.
+        prompts: Prompts.
+        batch_size: Rows decoded together; on a CPU every core decodes such a batch.
+        max_new_tokens: Budget of an output; the model's context may leave less.
+        grammars: For every prompt the grammar that holds its output, or None.
+        names: What errors call the prompts, for example record ids.
+        on_progress: Called with (prompts done, prompts) whenever some are done.
+        journal: File that outputs are written to as they end. Outputs of the same model, prompts and settings that
+            it holds already are taken from it. None keeps no file.
+        loaded: The same base and adapter, loaded before; None loads them for this call.
+
+    Returns:
+        One generation per prompt, in the order of the prompts.
+
+    Raises:
+        RecordTooLongError: A prompt leaves no room for an output in the model's context.
+        AdapterError: The adapter does not fit the base.
+        BaseModelError: The base cannot be loaded.
+        GrammarError: llguidance cannot build a grammar.
+    """
+    if not prompts:
+        return []
+    generator = loaded or Generator(base, adapter)
+    grammars = grammars or [None] * len(prompts)
+    rows = generator.rows(prompts, max_new_tokens=max_new_tokens, grammars=grammars, names=names)
+    total = len(rows)
+    book, done = open_journal(journal, base, adapter, prompts, max_new_tokens, grammars, "transformers")
+    kept = {generation.index for generation in done}
+
+    def keep(generation: Generation) -> None:
+        done.append(generation)
+        if book:
+            book.add(asdict(generation))
+        if on_progress:
+            on_progress(len(done), total)
+
+    try:
+        generator.write_all(rows, keep, batch_size, kept)
+    finally:
+        if book:
+            book.end()
+    return sorted(done, key=lambda generation: generation.index)
+
+
+def open_journal(
+    file: Path | None,
+    base: BaseModel,
+    adapter: Path | None,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    grammars: Sequence[Grammar | None],
+    way: str,
+) -> tuple[Journal | None, list[Generation]]:
+    """Return the journal of a job, open for more, and the outputs that it holds already; None without a file."""
+    if file is None:
+        return None, []
+    settings = [max_new_tokens, [str(grammar) if grammar else "" for grammar in grammars], way]
+    book = Journal(file, describe(base, adapter, prompts, settings))
+    done = [Generation(**{**row, "lines": tuple(row["lines"])}) for row in book.rows.values()]
+    if done:
+        _log.info("%s: %d of %d outputs are there already.", file.name, len(done), len(prompts))
+    book.begin()
+    return book, done
+
+
+class Generator:
+    """A model in memory: loaded once, asked often, by several threads at once.
+
+    Args:
+        base: The base model.
+        adapter: Folder of a LoRA adapter that is merged into it; None for the base alone.
+
+    Raises:
+        AdapterError: The adapter does not fit the base.
+        BaseModelError: The base cannot be loaded.
+    """
+
+    def __init__(self, base: BaseModel, adapter: Path | None = None) -> None:
+        import torch
+
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.on_cpu = device.type == "cpu"
+        self.tokenizer = load_tokenizer(base)
+        self._model = _load(base, adapter, device)
+        self._end_tokens = _end_tokens(self._model, self.tokenizer)
+        self._breaks = line_break_counter(self.tokenizer)
+        self._narrow = self.on_cpu and getattr(self._model.config, "hidden_size", _NARROW + 1) <= _NARROW
+        self._lock = threading.Lock()
+        self._vocabulary: Vocabulary | None = None
+        self._instructions: dict[tuple[int, ...], Any] = {}
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that prompt and output may have together; None where the model names no limit."""
+        limit: int | None = getattr(self._model.config, "max_position_embeddings", None)
+        return limit
+
+    def rows(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int,
+        grammars: Sequence[Grammar | None] | None = None,
+        names: Sequence[str] | None = None,
+        wanted: Sequence[Callable[[], bool]] | None = None,
+    ) -> list[_Row]:
+        """Prepare prompts for :meth:`write`.
+
+        Args:
+            prompts: Prompts.
+            max_new_tokens: Budget of an output; the model's context may leave less.
+            grammars: For every prompt the grammar that holds its output, or None.
+            names: What errors call the prompts.
+            wanted: For every prompt a function that tells, after each token, whether its output is still wanted.
+
+        Raises:
+            RecordTooLongError: A prompt leaves no room for an output in the model's context.
+        """
+        rows = prompt_rows(self.tokenizer, self.context, prompts, names, max_new_tokens)
+        for row in rows:
+            row.grammar = grammars[row.index] if grammars else None
+            row.wanted = wanted[row.index] if wanted else None
+        return rows
+
+    def write(
+        self,
+        rows: list[_Row],
+        on_output: Callable[[Generation], None],
+        more: Callable[[int], list[_Row]] | None = None,
+    ) -> None:
+        """Decode rows as one batch.
+
+        Args:
+            rows: What :meth:`rows` returned, or some of it.
+            on_output: Called with every output as it ends; never with one that is no longer wanted.
+            more: Called after every token with the number of rows that are not done; what it returns, after
+                :meth:`prepare`, joins the batch.
+
+        Raises:
+            GrammarError: llguidance cannot build a grammar.
+        """
+        import torch
+
+        self.prepare(rows)
+        vocabulary = self._words() if more is not None else self._vocabulary
+        with torch.inference_mode():
+            for row in _decode(self._model, rows, self._end_tokens, self._read, vocabulary, more):
+                if row.wanted is None or row.wanted():
+                    on_output(_generation(row, self.tokenizer, self._breaks))
+
+    def prepare(self, rows: list[_Row]) -> None:
+        """Put rows at their begin, with the grammars that hold them.
+
+        Raises:
+            GrammarError: llguidance cannot build a grammar.
+        """
+        for row in rows:
+            row.written, row.log_probabilities, row.finished = [], [], False
+            row.constraint = Constraint(self._words(), row.grammar) if row.grammar is not None else None
+
+    def write_all(
+        self,
+        rows: list[_Row],
+        on_output: Callable[[Generation], None],
+        batch_size: int,
+        kept: Collection[int] = frozenset(),
+        *,
+        single_threaded: bool = False,
+    ) -> None:
+        """Decode any number of rows, the longest prompts first; on a CPU every core decodes batches of its own.
+
+        Args:
+            rows: What :meth:`rows` returned, or some of it.
+            on_output: Called with every output as it ends, by one thread at a time.
+            batch_size: Rows decoded together.
+            kept: Rows whose outputs are there already. A batch that was stopped is written again as a whole: in other
+                company the last digits of a row would be others.
+            single_threaded: Whether a batch is one thread's on a CPU even where there is only one batch, so that its
+                last digits do not depend on the number of cores. Of a narrow model a batch always is: that is faster.
+        """
+        import torch
+
+        lock = threading.Lock()
+
+        def one_by_one(generation: Generation) -> None:
+            with lock:
+                if generation.index not in kept:
+                    on_output(generation)
+
+        rows = sorted(rows, key=lambda row: (-len(row.prompt), row.prompt, row.index))
+        batches = [rows[begin : begin + batch_size] for begin in range(0, len(rows), batch_size)]
+        cores = min(len(batches), torch.get_num_threads() if self.on_cpu else 1)
+        batches = [batch for batch in batches if any(row.index not in kept for row in batch)]
+        _write_batches(
+            batches,
+            lambda batch: self.write(batch, one_by_one),
+            cores,
+            in_pool=(single_threaded and self.on_cpu) or self._narrow,
+        )
+
+    def _read(self, rows: list[_Row]) -> tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Read the prompts of a batch; see :func:`_read`."""
+        pad = self.tokenizer.pad_token_id
+        instructions = {tuple(row.prompt[: row.instruction]) for row in rows}
+        instruction = instructions.pop() if len(instructions) == 1 else ()
+        if len(instruction) < _WORTH_KEEPING:
+            return _read(self._model, rows, pad)
+        begin = self._instructions.get(instruction)
+        if begin is None:
+            begin = _read(self._model, [_Row(0, list(instruction), 0)], pad)[0].first_row()
+            with self._lock:
+                if len(self._instructions) >= _KEPT_INSTRUCTIONS:
+                    self._instructions.pop(next(iter(self._instructions)))
+                self._instructions[instruction] = begin
+        return _read(self._model, rows, pad, begin)
+
+    def _words(self) -> Vocabulary:
+        with self._lock:
+            if self._vocabulary is None:
+                self._vocabulary = Vocabulary(self.tokenizer, _logits(self._model), sorted(self._end_tokens))
+            return self._vocabulary
+
+
+def _write_batches(batches: list[list[_Row]], write: Callable[[list[_Row]], None], cores: int, in_pool: bool) -> None:
+    """Write all rows; one token of 32 rows is too little work to share among cores: each decodes a batch of its own."""
+    import torch
+
+    if not batches or (cores <= 1 and not in_pool):
+        for batch in batches:
+            write(batch)
+        return
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        futures = [pool.submit(write, batch) for batch in batches]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    torch.set_num_threads(threads)  # what a thread sets is also what later threads begin with
+
+
+@contextmanager
+def progress(label: str, total: int) -> Iterator[Callable[[int, int], None]]:
+    """Show progress: a bar with speed and remaining time on a terminal, a log line now and then elsewhere.
+
+    Args:
+        label: What is done.
+        total: How many there are.
+
+    Yields:
+        The ``on_progress`` of :func:`generate`.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    started = time.monotonic()
+
+    before: int | None = None
+
+    def speed(done: int) -> float:
+        nonlocal before
+        before = done - 1 if before is None else before  # what an earlier attempt left took no time of this one
+        return (done - before) / max(time.monotonic() - started, 1e-9)
+
+    if not console.is_terminal:
+        said = started
+
+        def log(done: int, total: int) -> None:
+            nonlocal said
+            now, rate = time.monotonic(), speed(done)
+            if done == total or now - said >= _SECONDS_BETWEEN_LOG_LINES:
+                said = now
+                left = (total - done) / rate
+                _log.info("%s: %d of %d, %.1f examples/s, %.0f s left", label, done, total, rate, left)
+
+        yield log
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]:.1f} examples/s"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(label, total=total, speed=0.0)
+        yield lambda done, total: bar.update(task, completed=done, total=total, speed=speed(done))
+
+
+def prompt_rows(
+    tokenizer: Any, context: int | None, prompts: Sequence[str], names: Sequence[str] | None, max_new_tokens: int
+) -> list[_Row]:
+    """Return a row for every prompt, with its token ids and the budget that the model's context leaves it.
+
+    Raises:
+        RecordTooLongError: A prompt leaves no room for an output in the context.
+    """
+    rows = []
+    instructions: dict[str, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        ids = prompt_ids(tokenizer, prompt)
+        head = before_input(prompt)
+        if head not in instructions:
+            instructions[head] = prompt_ids(tokenizer, head) if head else []
+        room = max_new_tokens if context is None else min(max_new_tokens, context - len(ids))
+        if room < 1:
+            raise RecordTooLongError(
+                f"the prompt has {len(ids)} tokens and the model's context {context}; a prompt is never cut.",
+                where=names[index] if names else f"prompt {index}",
+                fix="Shorten the input, or choose a base with a longer context.",
+            )
+        # a tokenizer may join the end of the instruction and the begin of the text into one token
+        equal = takewhile(lambda pair: pair[0] == pair[1], zip(instructions[head], ids[:-1], strict=False))
+        rows.append(_Row(index, ids, room, sum(1 for _ in equal)))
+    return rows
+
+
+def _decode(
+    model: Any,
+    rows: list[_Row],
+    end_tokens: frozenset[int],
+    read: Callable[[list[_Row]], tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor]],
+    vocabulary: Vocabulary | None,
+    more: Callable[[int], list[_Row]] | None = None,
+) -> Iterator[_Row]:
+    """Decode one batch, with more rows whenever ``more`` has some; yield each row when it is done."""
+    import torch
+
+    cache, logits, mask, positions = read(rows)
+    active = list(rows)
+    while True:
+        tokens, chances = _choose(logits, active, vocabulary)
+        gone = [
+            place
+            for place, (row, token, chance) in enumerate(zip(active, tokens, chances, strict=True))
+            if _take(row, token, chance, end_tokens) or (row.wanted is not None and not row.wanted())
+        ]
+        yield from (active[place] for place in gone)
+        left = len(active) - len(gone)
+        fresh = more(left) if more is not None else []
+        if not left:
+            if not fresh:
+                return
+            cache, logits, mask, positions = read(fresh)
+            active = fresh
+            continue
+        next_ids = torch.tensor(tokens, device=model.device)[:, None]
+        if gone:
+            order = cache.drop(gone)
+            active = [active[place] for place in order]
+            mask, positions, next_ids = mask[order], positions[order], next_ids[order]
+        mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
+        positions = positions + 1
+        logits = _forward(model, next_ids, mask, positions, cache)
+        if fresh:
+            active = active + fresh
+            room = max(row.limit - len(row.written) for row in active)
+            other, first, other_mask, other_positions = read(fresh)
+            mask = cache.join(other, mask, other_mask, room)
+            logits, positions = torch.cat([logits, first]), torch.cat([positions, other_positions])
+
+
+def _read(
+    model: Any, rows: list[_Row], pad: int, begin: Any = None
+) -> tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Read the prompts of a batch; return its cache, the logits after each prompt, the mask, the last positions.
+
+    ``begin`` holds the keys and values of the tokens that all prompts begin with, where they were read before.
+    """
+    import torch
+
+    from odin_slm.inference.kv_cache import BatchCache
+
+    known = begin[0][0].shape[2] if begin else 0
+    prompts = list(dict.fromkeys(tuple(row.prompt[known:]) for row in rows))
+    width = max(len(prompt) for prompt in prompts)
+    number = {prompt: position for position, prompt in enumerate(prompts)}
+    continues = torch.tensor([number[tuple(row.prompt[known:])] for row in rows], device=model.device)
+    ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=model.device)
+    padding = torch.tensor([width - len(p) for p in prompts], device=model.device)
+    mask = (torch.arange(known + width, device=model.device) >= padding[:, None]).long()
+    positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, known:]
+    columns = known + width + max(row.limit for row in rows)
+    cache = BatchCache(model.config.num_hidden_layers, continues, columns, padding, begin)
+    logits = _forward(model, ids, mask, positions, cache)[continues]
+    return cache, logits, mask[continues], positions[continues, -1:]
+
+
+def _forward(model: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
+    """Return the logits after the last position, shape (rows, vocabulary)."""
+    output = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    logits: torch.Tensor = output.logits[:, -1].float()
+    return logits
+
+
+def _choose(logits: torch.Tensor, rows: list[_Row], vocabulary: Vocabulary | None) -> tuple[list[int], list[float]]:
+    """Return the likeliest allowed token of every row, and its log-probability among the allowed ones."""
+    import torch
+
+    held = [(place, row.constraint) for place, row in enumerate(rows) if row.constraint is not None]
+    if held and vocabulary is not None:
+        allowed = torch.from_numpy(vocabulary.allowed([constraint for _, constraint in held])).to(logits.device)
+        if len(held) == len(rows):
+            logits.masked_fill_(~allowed, -torch.inf)
+        else:
+            places = [place for place, _ in held]
+            logits[places] = logits[places].masked_fill(~allowed, -torch.inf)
+    highest, tokens = logits.max(-1)
+    return tokens.tolist(), (highest - logits.logsumexp(-1)).tolist()
+
+
+def _take(row: _Row, token: int, log_probability: float, end_tokens: frozenset[int]) -> bool:
+    """Append a token to its row; tell whether the row is done."""
+    row.log_probabilities.append(log_probability)
+    if token in end_tokens:
+        row.finished = True
+        return True
+    row.written.append(token)
+    if row.constraint is not None:
+        row.constraint.consume(token)
+        row.finished = row.constraint.closed
+    return row.finished or len(row.written) >= row.limit
+
+
+def _generation(row: _Row, tokenizer: Any, breaks: Callable[[int], int]) -> Generation:
+    if row.constraint is None:
+        text = tokenizer.decode(row.written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    else:
+        text = row.constraint.text if row.finished else complete_lines(row.constraint.text)
+    lines = line_scores(text, row.written, row.log_probabilities, breaks)
+    return Generation(row.index, text, row.finished, len(row.written), lines)
+
+
+def line_scores(
+    text: str, tokens: Sequence[int], log_probabilities: Sequence[float], breaks: Callable[[int], int]
+) -> tuple[float | None, ...]:
+    """Add up the log-probabilities of tokens line by line; a token counts for the line in which it begins.
+
+    Args:
+        text: The output that the tokens became.
+        tokens: Token ids.
+        log_probabilities: Of every token, and, where the model ended the output, of the end.
+        breaks: Counts the line breaks in a token.
+
+    Returns:
+        One value per line of the text, None for a line after the last token's.
+    """
+    sums = [0.0]
+    for number, chance in enumerate(log_probabilities):
+        sums[-1] += chance
+        if number < len(tokens):
+            sums.extend([0.0] * breaks(tokens[number]))
+    lines = text.count("\n") + 1
+    return tuple(round(value, 6) for value in sums[:lines]) + (None,) * (lines - len(sums))
+
+
+def _load(base: BaseModel, adapter: Path | None, device: torch.device) -> Any:
+    """Load the base, with the adapter merged into its weights; fp32 on a CPU, bf16 on a GPU."""
+    import torch
+
+    from odin_slm.inference.onednn_linear import prepack
+
+    dtype = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    model = load_model(base, dtype=dtype)
+    if adapter is not None:
+        model = attach(model, base, adapter).merge_and_unload()
+    return prepack(model.to(device).eval())
+
+
+def attach(model: Any, base: BaseModel, adapter: Path) -> Any:
+    """Return a loaded base with an adapter on it, as a PEFT model.
+
+    Raises:
+        AdapterError: It is no LoRA adapter, or does not fit the base.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+
+    check_config(adapter)
+    found = _shapes(adapter / "adapter_model.safetensors")
+    fix = "Name the base that it was trained on (globals.yml, base_model), or another adapter."
+    try:
+        merged = PeftModel.from_pretrained(model, str(adapter))
+    except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise AdapterError(
+            f"the adapter does not fit the base {base.source} ({reason}).", where=str(adapter), fix=fix
+        ) from error
+    expected = {
+        name: tuple(value.shape)
+        for name, value in get_peft_model_state_dict(merged, save_embedding_layers=False).items()
+    }
+    if found != expected:
+        name = sorted(found.items() ^ expected.items())[0][0]
+        raise AdapterError(
+            f"the adapter does not fit the base {base.source}: {name} is {found.get(name, 'missing')}, "
+            f"expected {expected.get(name, 'nothing')}.",
+            where=str(adapter),
+            fix=fix,
+        )
+    return merged
+
+
+def check_config(adapter: Path) -> None:
+    """Check that a folder holds the configuration of a LoRA adapter.
+
+    Raises:
+        AdapterError: It does not.
+    """
+    file = adapter / "adapter_config.json"
+    fix = "Name a folder that PEFT saved: --params adapter=DIR."
+    try:
+        kind = json.loads(file.read_text(encoding="utf-8"))["peft_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AdapterError(f"not the configuration of an adapter ({error!r}).", where=str(file), fix=fix) from None
+    if kind != "LORA":
+        raise AdapterError(f"found an adapter of the kind {kind}, expected LORA.", where=str(file), fix=fix)
+
+
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(
+            f"the adapter's weights cannot be read ({error}).",
+            where=str(file),
+            fix="Train again, or name another folder with --params adapter=DIR.",
+        ) from None
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    configured = model.generation_config.eos_token_id
+    known = configured if isinstance(configured, list) else [configured]
+    return frozenset(token for token in (tokenizer.eos_token_id, *known) if token is not None)
+
+
+def _logits(model: Any) -> int:
+    size: int = model.get_output_embeddings().out_features
+    return size

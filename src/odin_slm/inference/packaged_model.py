@@ -1,0 +1,159 @@
+"""A registered model as MLflow loads it: texts in, a table of entities with offsets and relations out.
+
+What it reads with is :mod:`odin_slm.inference.reading`, as the service and the batch pipeline do; this module only
+speaks MLflow. The folder is a staged model release (adapter, tokenizer, card, and under ``base/`` the base where it is
+not on the Hub) with ``extraction.json`` beside it, which says how the model is asked, and ``calibrator.json``. MLflow
+loads it by :func:`_load_pyfunc`
+(https://mlflow.org/docs/latest/python_api/mlflow.pyfunc.html#loader-module-workflows): nothing is pickled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+from odin_slm.core.errors import ExtractionError, OdinError
+from odin_slm.inference.generation import Generator
+from odin_slm.inference.reading import DocumentExtraction, Extractor
+from odin_slm.inference.served_model import ServedModel, resolve_model
+
+DEFAULTS = {"decoding": "constrained", "max_new_tokens": 256, "batch_size": 32, "window_tokens": 320, "overlap": 1}
+"""What a request may set beside ``schema``; the service and the batch pipeline begin with the same."""
+
+
+class PackagedModel:
+    """A registered model in memory: loaded once and asked many times.
+
+    Args:
+        model: The model, with the instructions that it was trained with.
+    """
+
+    def __init__(self, model: ServedModel) -> None:
+        self._model = model
+        self._loaded = Generator(model.base, model.adapter)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> PackagedModel:
+        """Load a packaged model.
+
+        Raises:
+            ExtractionError: The folder is not one.
+            ServingError: The file that says how it is asked is broken.
+            BaseModelError: The base cannot be loaded.
+            AdapterError: The adapter does not fit it.
+        """
+        model = resolve_model(str(folder), root=folder)
+        if not model.schema:
+            raise ExtractionError("not a packaged model.", where=str(folder), fix="Register the model again.")
+        return cls(model)
+
+    def extract(self, texts: Sequence[str], *, schema: str = "", **options: Any) -> list[dict[str, Any]]:
+        """Find the entities and relations of texts of any length.
+
+        Args:
+            texts: The texts.
+            schema: Name of what to look for, one that the model was trained with; empty for the widest of them.
+            **options: ``decoding``: ``constrained`` (every entity is a span of its text) or ``free``;
+                ``max_new_tokens``: budget of an output; ``window_tokens`` and ``overlap``: tokens of the windows that
+                a long text is read in, and sentences that neighbours share; ``batch_size``: windows read together.
+
+        Returns:
+            For each text ``entities`` (``type``, ``text``, ``offsets``: begin and end of every occurrence in
+            characters, ``confidence``), ``relations`` (``head``, ``type``, ``tail``, ``confidence``), and whether
+            every output was ``finished`` within the budget.
+
+        Raises:
+            ExtractionError: An argument is not what it may be, or a text cannot be read.
+            RecordTooLongError: The model's context leaves no room for a text.
+        """
+        chosen = {**DEFAULTS, **options}
+        name = schema or self._model.schema
+        if name not in self._model.instructions:
+            known = ", ".join(sorted(self._model.instructions))
+            raise ExtractionError(f"there is no schema {name!r}.", where="schema", fix=f"Choose one of {known}.")
+        decoding = chosen.pop("decoding")
+        if decoding not in ("constrained", "free"):
+            raise ExtractionError(f"found {decoding!r}.", where="decoding", fix="Choose constrained or free.")
+        if unknown := sorted(chosen.keys() - DEFAULTS.keys()):
+            raise ExtractionError("there is no such parameter.", where=unknown[0], fix=f"Choose of {sorted(DEFAULTS)}.")
+        for option, least in _LEAST.items():
+            if not isinstance(chosen[option], Integral) or chosen[option] < least:
+                raise ExtractionError(f"found {chosen[option]!r}.", where=option, fix=f"Name a number from {least}.")
+        if isinstance(texts, str):  # its characters would be the texts
+            raise ExtractionError("found one text.", where="texts", fix="Give a list of texts.")
+        wrong = next((number for number, text in enumerate(texts) if not isinstance(text, str)), None)
+        if wrong is not None:
+            raise ExtractionError(f"found {texts[wrong]!r}.", where=f"text {wrong}", fix="Every text must be a string.")
+        reader = Extractor(
+            self._model.base,
+            self._model.adapter,
+            schema=name,
+            constrained=decoding == "constrained",
+            calibrator=self._model.calibrator,
+            instructions=self._model.instructions,
+            loaded=self._loaded,
+            **chosen,
+        )
+        return [_row(number, found) for number, found in enumerate(reader.extract(texts))]
+
+    def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Any:
+        """Answer as MLflow asks.
+
+        Args:
+            model_input: Texts: a list, a single one, or a table whose first column is ``text``.
+            params: Further arguments of :meth:`extract`.
+
+        Returns:
+            A table of one row per text: ``entities``, ``relations``, ``finished``.
+
+        Raises:
+            ExtractionError: The column is not ``text``, or an argument is not what it may be.
+        """
+        import pandas
+
+        given = [model_input] if isinstance(model_input, str) else model_input
+        table = given if isinstance(given, pandas.DataFrame) else pandas.DataFrame({"text": given})
+        column = next(iter(table.columns), None)
+        if column not in ("text", 0):  # 0: a plain list, as MLflow makes a table of it
+            raise ExtractionError(
+                f"the first column is {column!r}.", where="model input", fix="Put the texts into a column `text`."
+            )
+        return pandas.DataFrame(
+            self.extract(table[column].tolist(), **(params or {})), columns=["entities", "relations", "finished"]
+        )
+
+
+_LEAST = {"max_new_tokens": 1, "batch_size": 1, "window_tokens": 8, "overlap": 0}
+
+
+def _load_pyfunc(data_path: str) -> PackagedModel:
+    """Load the model for MLflow."""
+    return PackagedModel.from_folder(Path(data_path))
+
+
+def _row(number: int, found: DocumentExtraction | OdinError) -> dict[str, Any]:
+    if isinstance(found, OdinError):
+        raise ExtractionError(found.what, where=f"text {number}", fix=found.fix) from found
+    return {
+        "entities": [
+            {
+                "type": entity.type,
+                "text": entity.text,
+                "offsets": [[place.begin, place.end] for place in entity.occurrences],
+                "confidence": entity.confidence,
+            }
+            for entity in found.grounded.entities
+        ],
+        "relations": [
+            {
+                "head": relation.head.text,
+                "type": relation.type,
+                "tail": relation.tail.text,
+                "confidence": relation.confidence,
+            }
+            for relation in found.grounded.relations
+        ],
+        "finished": all(window.finished for window in found.windows),
+    }

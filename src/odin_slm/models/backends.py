@@ -1,0 +1,225 @@
+"""What loads a base and puts an adapter on it: transformers with PEFT anywhere, unsloth on CUDA.
+
+Both give back a PEFT model, so that the loop, the adapter on disk, the state and the metrics are the same.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from typing import Any, Literal
+
+from odin_slm.config.parameters import TrainingParams
+from odin_slm.core.errors import BackendError
+from odin_slm.models.base_model import BaseModel, load_model
+
+Name = Literal["transformers", "unsloth"]
+
+
+def choose(params: TrainingParams) -> Name:
+    """Return the backend that runs here.
+
+    Raises:
+        BackendError: ``unsloth`` is asked for, and the machine or the environment lacks what it needs.
+    """
+    missing = _unsloth_lacks()
+    if params.backend == "unsloth" and missing:
+        raise BackendError(missing[0], where="training.backend", fix=f"{missing[1]}, or set it to transformers.")
+    if params.backend == "auto":
+        return "transformers" if missing else "unsloth"
+    return params.backend
+
+
+def needs_process(name: Name) -> bool:
+    """Tell whether a backend has to run in a process of its own.
+
+    unsloth rewrites transformers, PEFT and TRL while it is imported, and has to be the first of them.
+    """
+    return name == "unsloth" and "unsloth" not in sys.modules and "transformers" in sys.modules
+
+
+def prepare(name: Name) -> None:
+    """Import what a backend must import before transformers, and switch off what it must not do.
+
+    Raises:
+        BackendError: unsloth does not find what it needs.
+    """
+    if name == "unsloth":
+        # without a driver it would train on the CPU, and call that a run
+        os.environ["UNSLOTH_DISABLE_CPU_FALLBACK"] = "1"
+        os.environ.pop("UNSLOTH_ALLOW_CPU", None)
+        try:
+            importlib.import_module("unsloth")
+        except (ImportError, NotImplementedError, RuntimeError) as error:
+            raise BackendError(
+                f"unsloth cannot be loaded ({str(error).splitlines()[0] if str(error) else type(error).__name__}).",
+                where="training.backend",
+                fix="Install it again with: pip install -e '.[gpu]', or set training.backend=transformers.",
+            ) from error
+
+
+def with_adapter(name: Name, base: BaseModel, params: TrainingParams) -> Any:
+    """Return the frozen base with a fresh adapter on its target modules, as a PEFT model.
+
+    Raises:
+        BackendError: The base lacks a target module, or the machine cannot quantise.
+        BaseModelError: The base cannot be loaded.
+    """
+    return (_with_unsloth if name == "unsloth" else _with_transformers)(base, params)
+
+
+def cuda() -> bool:
+    """Tell whether there is a CUDA device."""
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def precision(params: TrainingParams) -> str:
+    """Return the arithmetic of the forward pass: fp32, bf16 or fp16."""
+    if params.precision != "auto":
+        return params.precision
+    import torch
+
+    return "bf16" if cuda() and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def weights_dtype(params: TrainingParams) -> str:
+    """Return the type of the frozen weights that are not quantised, as torch names it."""
+    if params.dtype != "auto":
+        return params.dtype
+    import torch
+
+    return "bfloat16" if cuda() and torch.cuda.is_bf16_supported() else "float32"
+
+
+def optimizer(params: TrainingParams) -> str:
+    """Return the optimizer's name, as transformers knows it."""
+    if params.optimizer != "auto":
+        return params.optimizer
+    if params.load_in_4bit:  # bitsandbytes is there then
+        return "adamw_8bit"
+    return "adamw_torch_fused" if cuda() else "adamw_torch"
+
+
+def may_thread(model_type: str, params: TrainingParams) -> bool:
+    """Tell whether a step on a CPU may share its rows among threads that compute by groups.
+
+    What draws random numbers in the forward pass may not: threads would draw them in any order.
+    """
+    random_forward = params.lora.dropout > 0 or params.neftune_noise_alpha is not None
+    plain = model_type in ("llama", "qwen2", "qwen3", "mistral")  # logits are the head's, unscaled
+    return plain and not (random_forward or params.gradient_checkpointing)
+
+
+def _unsloth_lacks() -> tuple[str, str] | None:
+    if not cuda():
+        return "unsloth needs a CUDA device, and there is none.", "Run on an NVIDIA GPU"
+    if importlib.util.find_spec("unsloth") is None:
+        return "unsloth is not installed.", "Install it with: pip install -e '.[gpu]'"
+    return None
+
+
+def _with_transformers(base: BaseModel, params: TrainingParams) -> Any:
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    options: dict[str, Any] = {"dtype": getattr(torch, weights_dtype(params))}
+    if _attention(params):
+        options["attn_implementation"] = _attention(params)
+    if cuda():
+        options["device_map"] = {"": torch.cuda.current_device()}
+    if params.load_in_4bit:
+        if not cuda():
+            raise BackendError(
+                "4-bit loading needs a CUDA device.",
+                where="training.load_in_4bit",
+                fix="Set it to false, or run on a GPU.",
+            )
+        from transformers import BitsAndBytesConfig
+
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+        )
+    model = load_model(base, **options)
+    check_target_modules([name for name, _ in model.named_modules()], params)
+    if params.load_in_4bit:
+        from peft import prepare_model_for_kbit_training
+
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=params.gradient_checkpointing)
+    targets = params.lora.target_modules
+    return get_peft_model(
+        model,
+        LoraConfig(
+            task_type=params.lora.task_type,
+            r=params.lora.r,
+            lora_alpha=params.lora.alpha,
+            lora_dropout=params.lora.dropout,
+            bias=params.lora.bias,
+            target_modules=targets if isinstance(targets, str) else list(targets),
+            use_rslora=params.lora.rslora,
+            use_dora=params.lora.dora,
+        ),
+    )
+
+
+def _with_unsloth(base: BaseModel, params: TrainingParams) -> Any:
+    """See ``unsloth/models/loader.py`` and ``llama.py`` of unsloth 2026.10 for the arguments."""
+    import torch
+    from unsloth import FastLanguageModel
+
+    model, _ = FastLanguageModel.from_pretrained(
+        model_name=base.location,
+        revision=base.revision,
+        max_seq_length=params.max_seq_length,
+        dtype=None if params.dtype == "auto" else getattr(torch, params.dtype),
+        load_in_4bit=params.load_in_4bit,
+        device_map={"": torch.cuda.current_device()},
+        use_gradient_checkpointing="unsloth" if params.gradient_checkpointing else False,
+        random_state=params.seed,
+        trust_remote_code=False,
+        use_safetensors=True,
+        use_exact_model_name=True,  # otherwise it takes another repository's weights where it knows smaller ones
+    )
+    check_target_modules([name for name, _ in model.named_modules()], params)
+    targets = params.lora.target_modules
+    return FastLanguageModel.get_peft_model(
+        model,
+        r=params.lora.r,
+        lora_alpha=params.lora.alpha,
+        lora_dropout=params.lora.dropout,
+        bias=params.lora.bias,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        use_gradient_checkpointing="unsloth" if params.gradient_checkpointing else False,
+        random_state=params.seed,
+        use_rslora=params.lora.rslora,
+        use_dora=params.lora.dora,
+    )
+
+
+def check_target_modules(modules: list[str], params: TrainingParams) -> None:
+    """Check that the base has every target module.
+
+    Raises:
+        BackendError: Names those that it lacks, and the linear layers that it has.
+    """
+    if isinstance(params.lora.target_modules, str):
+        return
+    names = {name.rsplit(".", 1)[-1] for name in modules}
+    missing = [name for name in params.lora.target_modules if name not in names]
+    if missing:
+        linear = sorted(name for name in names if "proj" in name or name.startswith(("fc", "dense")))
+        raise BackendError(
+            f"the base has no module {', '.join(missing)}.",
+            where="training.lora.target_modules",
+            fix=f"Choose among its linear layers: {', '.join(linear)}; or all-linear.",
+        )
+
+
+def _attention(params: TrainingParams) -> str | None:
+    """Return the attention kernel to ask for; None leaves the choice to the base."""
+    if params.attention != "auto":
+        return params.attention
+    return "flash_attention_2" if cuda() and importlib.util.find_spec("flash_attn") else None

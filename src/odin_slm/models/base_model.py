@@ -1,0 +1,180 @@
+"""A base model by folder or Hub id: located, checked, and loaded the same way everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from odin_slm.core.errors import BaseModelError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FOLDER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+_FIX = "Restore the folder (git checkout -- data/06_models/odin-nano for the embedded base) or name another base_model."
+
+_DECISIVE = frozenset(
+    {"adapter_config.json", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+)
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """Where a base model lies.
+
+    Attributes:
+        source: Folder name or Hub id, as the user gave it.
+        path: Folder on this machine, or None for a Hub id.
+        revision: Commit or tag of a Hub id; None means its main branch.
+    """
+
+    source: str
+    path: Path | None = None
+    revision: str | None = None
+
+    @property
+    def location(self) -> str:
+        """What ``from_pretrained`` takes."""
+        return str(self.path) if self.path else self.source
+
+
+def resolve_base_model(source: str, *, root: Path, revision: str | None = None) -> BaseModel:
+    """Find a base model and check a local folder before anything is loaded.
+
+    A folder, absolute or relative to ``root``, goes first; anything of the form ``owner/name`` is a Hub id.
+
+    Raises:
+        BaseModelError: Neither a folder nor a Hub id, or the folder is incomplete or corrupt.
+    """
+    folder = root / Path(source).expanduser()
+    if folder.is_dir():
+        check_folder(folder)
+        return BaseModel(source, folder)
+    if source.startswith((".", "/", "~", "data/")) or not _HUB_ID.fullmatch(source):
+        raise BaseModelError("there is no such folder, and it is no Hub id (owner/name).", where=source, fix=_FIX)
+    return BaseModel(source, None, revision)
+
+
+def commit_of(base: BaseModel) -> str | None:
+    """Return the commit of a Hub base as this machine has it, or what the user named; None for a folder."""
+    if base.path:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(base.source, "config.json", revision=base.revision)
+    return Path(found).parent.name if isinstance(found, str) else base.revision
+
+
+def check_folder(folder: Path) -> None:
+    """Check that a base model folder is complete and that its weights are whole safetensors.
+
+    The header of a safetensors file (format page: an 8-byte little-endian length, JSON, then the tensors) names the
+    last byte of every tensor; a truncated download is shorter than that.
+
+    Raises:
+        BaseModelError: Names the file that is missing or broken.
+    """
+    for name in _FOLDER_FILES:
+        if not (folder / name).is_file():
+            raise BaseModelError(f"the base model lacks {name}.", where=str(folder), fix=_FIX)
+    for name in ("config.json", "tokenizer.json"):
+        try:
+            json.loads((folder / name).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise BaseModelError(f"not JSON ({error}).", where=str(folder / name), fix=_FIX) from None
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise BaseModelError("the base model has no *.safetensors weights.", where=str(folder), fix=_FIX)
+    for file in weights:
+        _check_safetensors(file)
+
+
+def load_tokenizer(base: BaseModel) -> Any:
+    """Load the base's tokenizer, with a pad token that is not the end-of-sequence token.
+
+    Raises:
+        BaseModelError: The tokenizer cannot be loaded, or offers no token to pad with.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base.location, revision=base.revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise _loading_error(base, error) from error
+    if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
+        # Padding with EOS would mask EOS out of the loss, and the model would never learn to stop.
+        spare = next(
+            (t for t in ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "<unk>") if t in tokenizer.get_vocab()), None
+        )
+        if spare is None:
+            raise BaseModelError(
+                "the tokenizer has no token to pad with besides the end-of-sequence token.",
+                where=base.source,
+                fix="Choose a base whose tokenizer reserves one.",
+            )
+        tokenizer.pad_token = spare
+    return tokenizer
+
+
+def load_model(base: BaseModel, **options: Any) -> Any:
+    """Load the base as a causal language model in evaluation mode.
+
+    Args:
+        base: The base model.
+        **options: Passed to ``AutoModelForCausalLM.from_pretrained``, for example ``dtype``.
+
+    Raises:
+        BaseModelError: The weights cannot be loaded, or do not fit the configuration.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # a bar per loaded tensor, over in a blink
+    options.setdefault("dtype", torch.float32)
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            base.location, revision=base.revision, trust_remote_code=False, use_safetensors=True, **options
+        ).eval()
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise _loading_error(base, error) from error
+
+
+def _loading_error(base: BaseModel, error: Exception) -> BaseModelError:
+    reason = str(error).strip().split("\n")[0]
+    fix = _FIX if base.path else "Check the id, the network and your access to the model, or name a local folder."
+    return BaseModelError(f"the base model cannot be loaded ({reason}).", where=base.source, fix=fix)
+
+
+def _check_safetensors(file: Path) -> None:
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if not 0 < length <= size - 8:
+                raise ValueError("the header's length is impossible")
+            header = json.loads(stream.read(length))
+        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+        if 8 + length + end != size:
+            raise ValueError(f"{8 + length + end} bytes expected, {size} found")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BaseModelError(f"not a whole safetensors file ({error}).", where=str(file), fix=_FIX) from None
+
+
+def model_digest(base: BaseModel, adapter: Path | None = None) -> str:
+    """Return ``sha256:…`` over the weights, configuration and tokenizer of base and adapter, wherever they lie.
+
+    For a base on the Hub its id and revision stand for its files.
+    """
+    digest = hashlib.sha256()
+    if base.path is None:
+        digest.update(json.dumps([base.source, base.revision]).encode())
+    for folder in (base.path, adapter):
+        for file in sorted(folder.iterdir()) if folder else []:
+            if file.suffix == ".safetensors" or file.name in _DECISIVE:
+                with file.open("rb") as stream:
+                    digest.update(file.name.encode() + b"\0" + hashlib.file_digest(stream, "sha256").digest())
+        digest.update(b"\n")
+    return f"sha256:{digest.hexdigest()}"

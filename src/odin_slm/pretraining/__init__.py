@@ -1,0 +1,1 @@
+"""Everything of the embedded base: its curriculum, its trainer, its tests."""

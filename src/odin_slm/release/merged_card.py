@@ -1,0 +1,60 @@
+"""The card of merged weights, and the commands that make a GGUF file of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from odin_slm.hub.licensing import BaseTerms
+from odin_slm.release.cards import LANGUAGE, fill
+
+
+@dataclass(frozen=True)
+class MergedFacts:
+    """What the card says besides the scores.
+
+    Attributes:
+        name: Title of the card, and the name of the files to make.
+        experiment: Experiment that the adapter comes from.
+        base_id: Hub id of the base model.
+        license: Hub licence id.
+        base_terms: What the base's licence asks for, or None.
+    """
+
+    name: str
+    experiment: str
+    base_id: str
+    license: str
+    base_terms: BaseTerms | None
+
+
+def merged_card(facts: MergedFacts, report: Mapping[str, Any], *, gguf: bool) -> str:
+    """Return the ``README.md`` of merged weights.
+
+    Args:
+        facts: Names and terms.
+        report: What :func:`odin_slm.release.merging.export` measured.
+        gguf: Whether ``GGUF.md`` lies beside it.
+    """
+    from huggingface_hub import ModelCardData
+
+    front_matter = ModelCardData(
+        language=[LANGUAGE],
+        license=facts.license,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        base_model=facts.base_id,
+        base_model_relation="finetune",
+        tags=["biomedical", "medical", "named-entity-recognition", "relation-extraction"],
+    ).to_yaml()
+    return fill("merged_card.md.j2", facts=facts, report=report, gguf=gguf, front_matter=front_matter)
+
+
+def gguf_instructions(facts: MergedFacts, report: Mapping[str, Any]) -> str:
+    """Return the commands of llama.cpp for these weights.
+
+    Source: ``docs/build.md``, ``convert_hf_to_gguf.py`` and ``tools/quantize/README.md`` of llama.cpp.
+    """
+    kind = {"bfloat16": "bf16", "float16": "f16"}[report["dtype"]]
+    return fill("gguf.md.j2", facts=facts, report=report, kind=kind)

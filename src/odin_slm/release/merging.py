@@ -1,0 +1,217 @@
+"""An adapter merged into its base's weights: a model in 16 bit that needs neither PEFT nor the base.
+
+The merged files are asked what the adapter was asked in evaluation, and both scores stand in the report.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from odin_slm.core.errors import BackendError, MissingInputError, ReleaseError
+from odin_slm.core.hashing import canonical_json, sha256_of
+from odin_slm.core.record import render_prompt
+from odin_slm.inference.generation import attach, generate
+from odin_slm.models.base_model import BaseModel, load_model
+from odin_slm.models.tokens import output_budget
+from odin_slm.release.merged_card import MergedFacts, gguf_instructions, merged_card
+from odin_slm.tasks.extraction.metrics import KINDS, score
+
+SHARD = "4GB"
+"""Size of a weights file, at most."""
+
+
+@dataclass(frozen=True)
+class Merge:
+    """An adapter to be merged, and what it is held against.
+
+    Attributes:
+        base: The base.
+        adapter: Folder of the adapter and its tokenizer.
+        records: Test records.
+        predictions: What the adapter answered in evaluation, rows of the predictions file.
+        max_new_tokens: Budget of an output, as in evaluation.
+        batch_size: Outputs decoded together.
+        tolerance: How far a micro F1 may be from the adapter's.
+        files: File name -> content or file, to be laid beside the weights.
+        facts: What the card says besides the scores.
+        gguf: Whether the commands that make a GGUF file are wanted.
+    """
+
+    base: BaseModel
+    adapter: Path
+    records: Sequence[Mapping[str, Any]]
+    predictions: Sequence[Mapping[str, Any]]
+    max_new_tokens: int | str
+    batch_size: int
+    tolerance: float
+    files: Mapping[str, bytes | Path]
+    facts: MergedFacts
+    gguf: bool = False
+
+
+@dataclass(frozen=True)
+class MergeRequest:
+    """What is to be merged; None where that was not asked for."""
+
+    job: Merge | None = None
+
+
+def export(job: Merge, folder: Path) -> dict[str, Any]:
+    """Merge, save, score the saved files, and write the card and the report.
+
+    Args:
+        job: What to merge.
+        folder: An empty folder.
+
+    Returns:
+        The report, which is also ``merging.json``: ``dtype``, ``architecture``, ``adapter_sha256``, ``records``,
+        ``equal_predictions``, ``decoding``, ``tolerance``, and under ``adapter`` and ``merged`` the micro F1 of each.
+
+    Raises:
+        MissingInputError: There are no predictions to compare with.
+        ReleaseError: The merged model scores otherwise than its adapter.
+        BackendError: A merged weight is not finite, or a quantised base cannot be read here.
+    """
+    asked = {record["id"]: record for record in job.records}
+    rows = [row for row in job.predictions if row["id"] in asked]
+    if not rows:
+        raise MissingInputError(
+            "there are no predictions of the test records that the merged weights could be compared with.",
+            where="predictions.jsonl",
+            fix="Run the evaluation pipeline of this experiment, or set publishing.export=none.",
+        )
+    model = merge(job.base, job.adapter)
+    model.save_pretrained(folder, max_shard_size=SHARD)
+    described = {"architecture": type(model).__name__, "dtype": str(model.dtype).removeprefix("torch.")}
+    del model
+    for name, content in job.files.items():
+        if isinstance(content, bytes):
+            (folder / name).write_bytes(content)
+        else:
+            shutil.copyfile(content, folder / name)
+    _portable_config(folder / "config.json")
+    report = {
+        **described,
+        "adapter_sha256": sha256_of(job.adapter / "adapter_model.safetensors"),
+        **compare(BaseModel(job.facts.name, folder), rows, asked, job),
+    }
+    (folder / "merging.json").write_text(canonical_json(report), encoding="utf-8")
+    (folder / "README.md").write_text(merged_card(job.facts, report, gguf=job.gguf), encoding="utf-8")
+    if job.gguf:
+        (folder / "GGUF.md").write_text(gguf_instructions(job.facts, report), encoding="utf-8")
+    return report
+
+
+def merge(base: BaseModel, adapter: Path) -> Any:
+    """Return the base with the adapter in its weights, in 16 bit.
+
+    A quantised base is dequantised before: the adapter learned beside exactly those weights. Every layer is added to in
+    float32 and rounded once; a base in float32 becomes bfloat16.
+
+    Raises:
+        AdapterError: The adapter does not fit the base.
+        BackendError: A merged weight is not finite, or the base is quantised and cannot be read here.
+    """
+    import torch
+    from peft.tuners.lora import LoraLayer
+
+    try:
+        model = load_model(base, dtype="auto")
+        if getattr(model, "hf_quantizer", None) is not None:
+            model = model.dequantize()
+    except (ImportError, NotImplementedError) as error:
+        raise BackendError(
+            f"the quantised base cannot be read here ({str(error).strip().splitlines()[0]}).",
+            where=base.source,
+            fix="Export on the machine that trained the adapter, with pip install -e '.[gpu]'.",
+        ) from error
+    wide = model.dtype == torch.float32
+    adapted = attach(model, base, adapter)
+    for name, layer in adapted.named_modules():
+        if not isinstance(layer, LoraLayer):
+            continue
+        own = layer.get_base_layer()
+        kept = own.weight.dtype
+        own.to(torch.float32)
+        try:
+            layer.merge(safe_merge=True)
+        except ValueError as error:
+            raise BackendError(
+                f"the merged weights of {name} are not finite.", where=str(adapter), fix="Train again."
+            ) from error
+        own.to(kept)
+    merged = adapted.unload()
+    return merged.to(torch.bfloat16) if wide else merged
+
+
+def compare(
+    merged: BaseModel, rows: Sequence[Mapping[str, Any]], asked: Mapping[str, Mapping[str, Any]], job: Merge
+) -> dict[str, Any]:
+    """Ask a merged model what its adapter was asked, decoded in the same way, and score both.
+
+    Args:
+        merged: The saved model.
+        rows: The adapter's predictions.
+        asked: Record id -> test record.
+        job: Budget, batch size, tolerance.
+
+    Raises:
+        ReleaseError: A micro F1 differs by more than the tolerance.
+    """
+    from odin_slm.tasks.extraction.grammar import Grammar
+
+    records = [asked[row["id"]] for row in rows]
+    constrained = rows[0]["decoding"] == "constrained"
+    golds = [record["output"] for record in job.records]
+    budget = output_budget(job.base, golds) if job.max_new_tokens == "auto" else int(job.max_new_tokens)
+    outputs = generate(
+        merged,
+        None,
+        [render_prompt(record["instruction"], record["input"]) for record in records],
+        batch_size=job.batch_size,
+        max_new_tokens=budget,
+        grammars=[Grammar.of(r["instruction"], r["input"]) if constrained else None for r in records],
+        names=[record["id"] for record in records],
+    )
+    again = [
+        {**row, "prediction": output.text, "finished": output.finished, "tokens": output.tokens}
+        for row, output in zip(rows, outputs, strict=True)
+    ]
+    scores = {name: _micro_f1(found) for name, found in (("adapter", rows), ("merged", again))}
+    report = {
+        "records": len(rows),
+        "decoding": rows[0]["decoding"],
+        "equal_predictions": sum(a["prediction"] == b["prediction"] for a, b in zip(rows, again, strict=True)),
+        "tolerance": job.tolerance,
+        **scores,
+    }
+    apart = {
+        name: (scores["adapter"][name], value)
+        for name, value in scores["merged"].items()
+        if abs(value - scores["adapter"][name]) > job.tolerance
+    }
+    if apart:
+        listed = ", ".join(f"{name} {merged:.4f} in place of {own:.4f}" for name, (own, merged) in apart.items())
+        raise ReleaseError(
+            f"the merged weights score otherwise than the adapter on {len(rows)} test records: {listed}.",
+            where=f"publishing.export_tolerance={job.tolerance}",
+            fix="Evaluate this adapter again on this machine; where rounding to 16 bit does it, publish the adapter.",
+        )
+    return report
+
+
+def _micro_f1(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    scores = score([dict(row) for row in rows], resamples=100)
+    return {f"{kind}_f1_micro": round(scores[f"{kind}_metrics"]["micro"]["f1"], 6) for kind in KINDS}
+
+
+def _portable_config(file: Path) -> None:
+    """Take out of ``config.json`` where the base lay on this machine."""
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,60 @@
+"""Whether an adapter, the data that it learned from and the figures measured on it belong together.
+
+Each is a file that another run can replace. What a training notes of its splits and weights, a manifest of its splits
+and an evaluation of its test set tells whether they still do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from odin_slm.core.hashing import canonical_json, sha256_text
+
+SPLITS = ("train.json", "val.json")
+"""The splits that a training reads, by their files."""
+
+
+def splits_learned(train: Any, val: Any) -> dict[str, str]:
+    """Return the sha256 of the splits that a training reads, as the manifest's ``outputs`` gives them."""
+    return {file: sha256_text(canonical_json(records)) for file, records in zip(SPLITS, (train, val), strict=True)}
+
+
+def other_splits(training_state: Mapping[str, Any] | None, manifest: Mapping[str, Any] | None) -> list[str]:
+    """Return the splits that a training read and that the manifest does not describe.
+
+    None where that cannot be told: there is no manifest, or the training is from before splits were noted.
+    """
+    learned = (training_state or {}).get("data")
+    if not learned or not manifest:
+        return []
+    return [file for file in SPLITS if learned.get(file) != manifest["outputs"].get(file)]
+
+
+def is_of(training_state: Mapping[str, Any] | None, adapter_sha256: str) -> bool:
+    """Whether a training's state tells of an adapter; one from before adapters were noted may tell of any."""
+    return training_state is not None and training_state.get("adapter_sha256", adapter_sha256) == adapter_sha256
+
+
+def is_own_test_set(results: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
+    """Whether figures were measured on the test split that a manifest describes, and not on records from elsewhere."""
+    return results["test_set"].get("manifest_sha256") == sha256_text(canonical_json(manifest))
+
+
+def lineage_problems(
+    training_state: Mapping[str, Any], results: Mapping[str, Any] | None, manifest: Mapping[str, Any]
+) -> Iterator[str]:
+    """Say what of a release does not belong together.
+
+    Args:
+        training_state: How the adapter was trained.
+        results: Figures that it is released with; None where it has none.
+        manifest: The data that it is released with.
+    """
+    if others := other_splits(training_state, manifest):
+        yield (
+            f"training_state.json: the adapter was trained on another {' and another '.join(others)} than "
+            "manifest.json describes; documents of the test split may be among them"
+        )
+    if results is not None and not is_own_test_set(results, manifest):
+        yield "evaluation_results.json: the figures are of another test set than the one that manifest.json describes"

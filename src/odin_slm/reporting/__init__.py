@@ -1,0 +1,1 @@
+"""What a run tells a person when it ends."""

@@ -1,0 +1,1 @@
+"""Tasks: what a model is taught, how its outputs are read, scored and shown."""

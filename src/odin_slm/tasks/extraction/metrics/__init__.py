@@ -1,0 +1,46 @@
+"""Scores of predictions: pure functions on rows of a predictions file.
+
+Everything is recomputed from the raw texts ``gold`` and ``prediction``. The headline rule, ``exact``, compares sets per
+example: an entity is its type and its text, a relation its head, type and tail; texts are compared without regard to
+case and to the amount of white space. :mod:`odin_slm.tasks.extraction.metrics.modes` says what the other rules change.
+Where nothing was predicted or nothing was to be found, a ratio is 0.
+
+Micro averages add up true positives, false positives and false negatives over all examples. Macro averages are means
+over examples; an example without gold and without prediction is right and counts 1. Figures carry 95 % intervals of a
+bootstrap over documents; two models are compared document by document (:mod:`odin_slm.tasks.resampling`).
+
+Rows become columns of numbers (:mod:`odin_slm.tasks.extraction.metrics.items`), on which whole files are counted at
+once; only examples with errors are looked at one by one.
+"""
+
+from odin_slm.tasks.extraction.metrics.items import normalise
+from odin_slm.tasks.extraction.metrics.results import (
+    HEADLINE,
+    KINDS,
+    Strings,
+    difference,
+    evaluate,
+    micro_f1,
+    not_comparable,
+    ratios,
+    score,
+    strings_of,
+)
+from odin_slm.tasks.extraction.metrics.taxonomy import ERRORS, Error, errors_in
+
+__all__ = [
+    "ERRORS",
+    "HEADLINE",
+    "KINDS",
+    "Error",
+    "Strings",
+    "difference",
+    "errors_in",
+    "evaluate",
+    "micro_f1",
+    "normalise",
+    "not_comparable",
+    "ratios",
+    "score",
+    "strings_of",
+]

@@ -1,0 +1,143 @@
+"""Instruction records: one training or test example each, made from a document."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from odin_slm.core.document import Document, Mention, canonical_mentions, crop
+from odin_slm.core.errors import RecordTooLongError
+from odin_slm.core.record import Record
+from odin_slm.core.sentences import sentence_spans
+from odin_slm.tasks.extraction.format import (
+    SHARED_INSTRUCTION,
+    Entity,
+    Extraction,
+    RelationTriple,
+    instruction_for,
+    render,
+)
+from odin_slm.tasks.extraction.schema import RELATION_TYPES, SCHEMAS, SIGNATURES
+
+_WINDOW = re.compile(r"#w[0-9]+$")
+
+
+def extraction_of(document: Document, relation_mentions: Literal["canonical", "all"] = "canonical") -> Extraction:
+    """Turn a document's annotations into the extraction that a model should write.
+
+    Entities are the distinct (type, surface) pairs in text order, compared without regard to case. A concept is named
+    in relations by its canonical mention, or by each of its surfaces with ``relation_mentions="all"``. Relations whose
+    arguments do not fit the type signature, or that relate a surface to itself, cannot be written and are left out;
+    so are repeated ones.
+    """
+    entities: dict[tuple[str, str], Entity] = {}
+    for mention in document.mentions:
+        entities.setdefault((mention.type, mention.text.casefold()), Entity(mention.type, mention.text))
+
+    def name(mention: Mention) -> Entity:
+        return entities[mention.type, mention.text.casefold()]
+
+    named: dict[str, list[Entity]] = {}
+    if relation_mentions == "canonical":
+        named = {concept: [name(mention)] for concept, mention in canonical_mentions(document).items()}
+    else:
+        for mention in document.mentions:
+            for concept in mention.concepts:
+                surfaces = named.setdefault(concept, [])
+                if name(mention) not in surfaces:
+                    surfaces.append(name(mention))
+
+    order = {entity: position for position, entity in enumerate(entities.values())}
+    triples: dict[tuple[int, int, int], RelationTriple] = {}
+    for relation in document.relations:
+        for head in named.get(relation.head, ()):
+            for tail in named.get(relation.tail, ()):
+                if (head.type, tail.type) in SIGNATURES[relation.type] and head != tail:
+                    key = (order[head], order[tail], RELATION_TYPES.index(relation.type))
+                    triples[key] = RelationTriple(head.text, relation.type, tail.text)
+    return Extraction(tuple(entities.values()), tuple(triples[key] for key in sorted(triples)))
+
+
+def make_record(
+    document: Document,
+    *,
+    instruction: Literal["per_schema", "shared"] = "per_schema",
+    relation_mentions: Literal["canonical", "all"] = "canonical",
+) -> Record:
+    """Turn a document into its instruction record."""
+    return Record(
+        instruction=SHARED_INSTRUCTION if instruction == "shared" else instruction_for(SCHEMAS[document.source]),
+        input=document.text,
+        output=render(extraction_of(document, relation_mentions)),
+        id=document.id,
+        source=document.source,
+        document_id=_WINDOW.sub("", document.id),
+    )
+
+
+def window(document: Document, fits: Callable[[Document], bool], *, characters: int = 0) -> Iterator[Document]:
+    """Cut a document at sentence ends into windows that fit.
+
+    Sentences are taken greedily from the left. A mention that crosses a sentence end keeps both sentences together.
+
+    Args:
+        document: The document to cut.
+        fits: Whether a window's record fits into the token budget; more sentences never fit where fewer do not.
+        characters: A guess of how long a window may be, from which the search for its end starts.
+
+    Yields:
+        Windows in text order, with ``#w<n>`` appended to the document's id.
+
+    Raises:
+        RecordTooLongError: A single sentence does not fit.
+    """
+    units = _unbroken(sentence_spans(document.text), document.mentions)
+    number = first = 0
+    while first < len(units):
+        begin = units[first][0]
+
+        def together(end: int, begin: int = begin) -> bool:
+            return fits(crop(document, begin, end, ""))
+
+        guess = sum(end - begin <= characters for _, end in units[first:])
+        last = first + _longest(units[first:], together, guess) - 1
+        if last < first:
+            raise RecordTooLongError(
+                f"the sentence at characters {begin}-{units[first][1]} alone exceeds the token budget.",
+                where=f"document {document.id}",
+                fix="Raise ingestion.max_tokens, or set ingestion.overflow=drop.",
+            )
+        yield crop(document, begin, units[last][1], f"#w{number}")
+        number, first = number + 1, last + 1
+
+
+def _longest(units: Sequence[tuple[int, int]], fits: Callable[[int], bool], guess: int) -> int:
+    """Return how many of the units fit together: a walk from a good guess asks twice, one from the left many times."""
+    count = min(max(guess, 1), len(units))
+    if not fits(units[count - 1][1]):
+        while count > 1 and not fits(units[count - 2][1]):
+            count -= 1
+        return count - 1
+    while count < len(units) and fits(units[count][1]):
+        count += 1
+    return count
+
+
+def _unbroken(spans: list[tuple[int, int]], mentions: Iterable[Mention]) -> list[tuple[int, int]]:
+    merged: list[tuple[int, int]] = []
+    crossing = [(m.begin, m.end) for m in mentions]
+    for begin, end in spans:
+        if merged and any(b < merged[-1][1] and e > begin for b, e in crossing):
+            merged[-1] = (merged[-1][0], end)
+        else:
+            merged.append((begin, end))
+    return merged
+
+
+def instructions(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Return source -> instruction of its records."""
+    sources = sorted({source for counts in manifest["counts"].values() for source in counts["by_source"]})
+    if manifest["parameters"]["ingestion"]["instruction"] == "shared":
+        return dict.fromkeys(sources, SHARED_INSTRUCTION)
+    return {source: instruction_for(SCHEMAS[source]) for source in sources}

@@ -1,0 +1,1 @@
+"""Runs in MLflow, the model registry, and who is champion."""

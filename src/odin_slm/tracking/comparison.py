@@ -1,0 +1,122 @@
+"""All tracked runs side by side: what each scored, on which data, and what changed against the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from odin_slm.core.errors import MissingInputError
+from odin_slm.tasks.extraction.metrics import KINDS
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+_COLOURS = {"entity": "#1b6ca8", "relation": "#c8553d"}
+_HASH = 12
+
+
+def compare(runs: Sequence[Mapping[str, Any]], experiment: str | None = None) -> list[dict[str, Any]]:
+    """Return one row per run, the oldest first.
+
+    Args:
+        runs: ``run_id``, ``name``, ``status``, ``started`` (UTC), ``tags``, ``params``, ``metrics``.
+        experiment: Take the runs of this experiment only; None takes all.
+
+    Returns:
+        ``run_id``, ``name``, ``experiment``, ``stage``, ``status``, ``started``, ``model_version``, ``data``: the hash
+        of the manifest, ``entity_f1`` and ``relation_f1`` with ``…_interval`` (None where it was not measured), and
+        ``changed``: parameter -> [before, now], against the last run of the table that has parameters. A run without
+        parameters, as an evaluation of an earlier training, is judged by its parent's.
+
+    Raises:
+        MissingInputError: No run is of the experiment.
+    """
+    by_id = {run["run_id"]: run for run in runs}
+    chosen = [run for run in runs if experiment in (None, run["tags"].get("experiment"))]
+    if runs and not chosen:
+        known = sorted({run["tags"].get("experiment", "") for run in runs} - {""})
+        raise MissingInputError(
+            f"no run is of the experiment {experiment!r}.",
+            where="comparison.experiment",
+            fix=f"Name one of {', '.join(known)}, or null for all." if known else "Set it to null for all runs.",
+        )
+    rows: list[dict[str, Any]] = []
+    before: Mapping[str, str] = {}
+
+    def order(run: Mapping[str, Any]) -> tuple[Any, ...]:
+        # a training goes before its evaluation, which an earlier tool may have dated the same second
+        return run["started"], "mlflow.parentRunId" in run["tags"], run["name"], run["run_id"]
+
+    for run in sorted(chosen, key=order):
+        tags, metrics = run["tags"], run["metrics"]
+        parent = by_id.get(tags.get("mlflow.parentRunId", ""))
+        params = run["params"] or (parent["params"] if parent else {})
+        row = {name: run[name] for name in ("run_id", "name", "status", "started")}
+        row |= {name: tags.get(name, "") for name in ("experiment", "stage", "model_version")}
+        row["data"] = tags.get("data_manifest_sha256", "")
+        for kind in KINDS:
+            name = f"{kind}_f1_micro"
+            ends = [metrics.get(f"{name}_{end}") for end in ("low", "high")]
+            row[f"{kind}_f1"] = metrics.get(name)
+            row[f"{kind}_f1_interval"] = None if None in ends else ends
+        row["changed"] = _changes(before, params) if before and params else {}
+        before = params or before
+        rows.append(row)
+    return rows
+
+
+def comparison_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the comparison as a Markdown table."""
+    head = ["run", "started (UTC)", "stage", "entity F1 [95 %]", "relation F1 [95 %]", "data", "changed"]
+    lines = [_line(head), _line(["---"] * len(head))]
+    for row in rows:
+        changed = "; ".join(f"{name}: {old} → {new}" for name, (old, new) in row["changed"].items())
+        scores = [_score(row, kind) for kind in KINDS]
+        named = f"{row['name']} {row['run_id'][:8]}"
+        lines.append(_line([named, row["started"], row["stage"], *scores, row["data"][:_HASH] or "–", changed or "–"]))
+    return "\n".join(lines) + "\n"
+
+
+def plot_comparison(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw micro F1 of every run that measured it, with its 95 % interval."""
+    from plotly.graph_objects import Figure
+
+    figure = Figure()
+    scored = [row for row in rows if row["entity_f1"] is not None]
+    for kind in KINDS:
+        values = [row[f"{kind}_f1"] for row in scored]
+        ends = [row[f"{kind}_f1_interval"] for row in scored]
+        figure.add_scatter(
+            name="entities" if kind == "entity" else "relations",
+            x=[f"{row['name']} {row['run_id'][:8]}" for row in scored],
+            y=values,
+            mode="markers",
+            marker={"size": 10, "color": _COLOURS[kind]},
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": [end[1] - value if end else None for value, end in zip(values, ends, strict=True)],
+                "arrayminus": [value - end[0] if end else None for value, end in zip(values, ends, strict=True)],
+            },
+            customdata=[[row["data"][:_HASH] or "–", row["started"]] for row in scored],
+            hovertemplate="%{x}: F1 %{y:.3f}<br>data %{customdata[0]}<br>%{customdata[1]}<extra></extra>",
+        )
+    title = "Micro F1 of the runs" if scored else "No run has measured F1"
+    return figure.update_layout(title=title, template="plotly_white").update_yaxes(range=[0, 1], title="micro F1")
+
+
+def _changes(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, list[str]]:
+    names = sorted(before.keys() | now.keys())
+    pairs = {name: [before.get(name, "–"), now.get(name, "–")] for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _score(row: Mapping[str, Any], kind: str) -> str:
+    value, ends = row[f"{kind}_f1"], row[f"{kind}_f1_interval"]
+    if value is None:
+        return "–"
+    return f"{value:.3f} [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else f"{value:.3f}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

@@ -1,0 +1,80 @@
+"""Asking a champion of other data for its answers to another model's test set, so that the two can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from odin_slm.core.record import render_prompt
+from odin_slm.tracking.promotion import Champion, obstacle
+
+_KEPT = ("id", "source", "document_id", "manifest_sha256", "surface_forms", "input", "gold", "decoding")
+
+
+def rescore(
+    champion: Champion | None,
+    predictions: Sequence[Mapping[str, Any]],
+    manifest_sha256: str | None,
+    *,
+    batch_size: int,
+    max_new_tokens: int | Literal["auto"],
+) -> list[dict[str, Any]]:
+    """Let a champion of other data extract from a model's test texts, with the same decoding.
+
+    It is asked as it was trained to be, and for a corpus that it does not know with that corpus' own instruction.
+
+    Args:
+        champion: The champion, or None.
+        predictions: Rows of the model's predictions file.
+        manifest_sha256: Hash of the manifest of the model's data.
+        batch_size: Outputs decoded together.
+        max_new_tokens: Budget of an output in tokens; ``auto`` as in evaluation.
+
+    Returns:
+        For every row its texts and provenance with the champion's ``prediction``, ``finished`` and ``tokens``, and
+        ``champion``: its version. None where there is no champion of the registry, or where the predictions that it
+        has can be compared.
+
+    Raises:
+        ServingError: The champion cannot be fetched.
+        AdapterError: Its adapter does not load, or does not fit its base.
+        BaseModelError: Its base cannot be loaded.
+        RecordTooLongError: A text does not fit into its context.
+    """
+    if champion is None or champion.model is None or not obstacle(predictions, champion, manifest_sha256):
+        return []
+    from odin_slm.inference.generation import generate, progress
+    from odin_slm.inference.reading import DEFAULT_SCHEMA, REQUEST_SCHEMAS, instruction_of
+    from odin_slm.models.tokens import output_budget
+    from odin_slm.tasks.extraction.grammar import Grammar
+
+    model = champion.model()
+    budget = max_new_tokens
+    if budget == "auto":
+        budget = output_budget(model.base, [row["gold"] for row in predictions])
+    sources = [row["source"] if row.get("source") in REQUEST_SCHEMAS else DEFAULT_SCHEMA for row in predictions]
+    asked = [instruction_of(model.instructions, source) for source in sources]
+    with progress("Generating, champion", len(predictions)) as on_progress:
+        outputs = generate(
+            model.base,
+            model.adapter,
+            [render_prompt(instruction, row["input"]) for instruction, row in zip(asked, predictions, strict=True)],
+            batch_size=batch_size,
+            max_new_tokens=budget,
+            grammars=[
+                Grammar.of(instruction, row["input"]) if row.get("decoding") == "constrained" else None
+                for instruction, row in zip(asked, predictions, strict=True)
+            ],
+            names=[row["id"] for row in predictions],
+            on_progress=on_progress,
+        )
+    return [
+        {
+            **{name: row[name] for name in _KEPT if name in row},
+            "prediction": output.text,
+            "finished": output.finished,
+            "tokens": output.tokens,
+            "champion": champion.version,
+        }
+        for row, output in zip(predictions, outputs, strict=True)
+    ]

@@ -1,0 +1,1 @@
+"""LoRA training: examples, the loop, checkpoints, processes, and sweeps over its parameters."""

@@ -1,0 +1,159 @@
+"""What watches a training run: progress with rate and time left, outputs written on the way, early stopping."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from odin_slm.config.parameters import TrainingParams
+from odin_slm.core.record import Record, full_text
+from odin_slm.models.backends import Name
+from odin_slm.models.tokens import completion_ids, prompt_ids
+
+logger = logging.getLogger(__name__)
+
+
+class Progress:
+    """Figures of a run as they come: a bar on a terminal, log lines elsewhere.
+
+    Args:
+        steps: Optimizer steps of the run.
+        step_tokens: Tokens of a step, on average.
+        on_log: Called with the step and its figures.
+    """
+
+    def __init__(self, steps: int, step_tokens: float, on_log: Callable[[int, dict[str, float]], None]) -> None:
+        self._steps = steps
+        self._step_tokens = step_tokens
+        self._on_log = on_log
+        self._bar: Any = None
+        self._shown: dict[str, float] = {}
+
+    def begin(self, step: int) -> None:
+        """Start the clock at the step that the run starts from."""
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self._started, self._first = time.monotonic(), step
+        console = Console(stderr=True)
+        if console.is_terminal:
+            columns = (
+                *(TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}")),
+                *(TimeElapsedColumn(), TimeRemainingColumn()),
+            )
+            self._bar = Bar(*columns, console=console, transient=True)
+            self._task = self._bar.add_task("training", total=self._steps, completed=step, figures="")
+            self._bar.start()
+
+    def step(self, step: int) -> None:
+        """Move the bar."""
+        if self._bar:
+            self._bar.update(self._task, completed=step, figures=self._figures(step))
+
+    def log(self, step: int, figures: dict[str, float]) -> None:
+        """Show and report figures."""
+        self._shown |= {name: figures[name] for name in ("loss", "eval_loss") if name in figures}
+        if self._bar:
+            self.step(step)
+        else:
+            elapsed = time.monotonic() - self._started
+            left = elapsed / max(1, step - self._first) * (self._steps - step)
+            logger.info("step %d of %d  %s  %.0f s left", step, self._steps, self._figures(step), left)
+        self._on_log(step, figures)
+
+    def end(self) -> None:
+        """Take the bar away."""
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+
+    def _figures(self, step: int) -> str:
+        rate = (step - self._first) * self._step_tokens / max(time.monotonic() - self._started, 1e-9)
+        return "  ".join([*(f"{name} {value:.3f}" for name, value in self._shown.items()), f"{rate:,.0f} tokens/s"])
+
+
+def callbacks(
+    params: TrainingParams, progress: Progress, tokenizer: Any, samples: Sequence[Record], backend: Name
+) -> list[Any]:
+    """Return the callbacks of the Trainer.
+
+    Args:
+        params: Hyper-parameters.
+        progress: Where figures go.
+        tokenizer: The base's tokenizer.
+        samples: Validation records to write an output for at each evaluation.
+        backend: What generates.
+    """
+    from transformers import EarlyStoppingCallback, TrainerCallback
+
+    class Observer(TrainerCallback):
+        """Passes on what the Trainer reports; of several processes, the first one's."""
+
+        def on_train_begin(self, _args: Any, state: Any, *_: Any, **__: Any) -> None:
+            if state.is_world_process_zero:
+                progress.begin(state.global_step)
+
+        def on_step_end(self, _args: Any, state: Any, *_: Any, **__: Any) -> None:
+            if state.is_world_process_zero:
+                progress.step(state.global_step)
+
+        def on_log(self, _args: Any, state: Any, _control: Any, logs: dict[str, Any] | None = None, **__: Any) -> None:
+            figures = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float)}
+            if figures and "train_runtime" not in figures and state.is_world_process_zero:
+                progress.log(state.global_step, figures)
+
+        def on_train_end(self, *_: Any, **__: Any) -> None:
+            progress.end()
+
+    class Sampler(TrainerCallback):
+        """Keeps outputs in the log history, so that a run that is continued has those from before."""
+
+        def on_evaluate(self, args: Any, state: Any, _control: Any, model: Any = None, **__: Any) -> None:
+            sharded = args.fsdp or args.deepspeed  # every process would have to take part
+            if samples and state.is_world_process_zero and not sharded:
+                written = write_samples(model, tokenizer, samples, backend)
+                state.log_history.append({"step": state.global_step, "samples": written})
+
+    found: list[Any] = [Observer(), Sampler()]
+    if params.early_stopping_patience:
+        found.append(EarlyStoppingCallback(params.early_stopping_patience))
+    return found
+
+
+def write_samples(model: Any, tokenizer: Any, records: Sequence[Record], backend: Name) -> list[dict[str, str]]:
+    """Write the model's likeliest output for each record, as ``id``, ``gold`` and ``prediction``.
+
+    An output may be a quarter longer than the gold one, and 16 tokens.
+    """
+    import torch
+    from transformers import GenerationConfig
+
+    if backend == "unsloth":
+        from unsloth import FastLanguageModel
+
+        FastLanguageModel.for_inference(model)
+    training = model.training
+    model.eval()
+    written = []
+    for record in records:
+        prompt, gold = full_text(record)
+        ids = torch.tensor([prompt_ids(tokenizer, prompt)], device=next(model.parameters()).device)
+        settings = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=round(1.25 * len(completion_ids(tokenizer, gold))) + 16,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        with torch.no_grad():
+            output = model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings, use_cache=True
+            )
+        text = tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        written.append({"id": record["id"], "gold": gold, "prediction": text})
+    if backend == "unsloth":
+        FastLanguageModel.for_training(model)
+    model.train(training)
+    return written

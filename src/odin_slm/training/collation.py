@@ -1,0 +1,79 @@
+"""Records as token ids and labels: prompts carry no loss, nothing is cut, and the mask is proved on real rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from odin_slm.core.errors import BackendError, RecordTooLongError
+from odin_slm.core.record import Record, full_text
+from odin_slm.models.tokens import completion_ids, prompt_ids
+
+IGNORED = -100
+"""Label of a token that carries no loss."""
+
+
+def tokenise(tokenizer: Any, records: Sequence[Record], max_seq_length: int) -> list[dict[str, list[int]]]:
+    """Return ``input_ids`` and ``labels`` of each record; the prompt's labels are ignored, EOS is labelled.
+
+    Raises:
+        RecordTooLongError: Names the records that are longer than ``max_seq_length``; nothing is ever cut.
+    """
+    rows, long = [], []
+    for record in records:
+        prompt, completion = full_text(record)
+        before, after = prompt_ids(tokenizer, prompt), completion_ids(tokenizer, completion)
+        if len(before) + len(after) > max_seq_length:
+            long.append(record["id"])
+        rows.append({"input_ids": before + after, "labels": [IGNORED] * len(before) + after})
+    if long:
+        raise RecordTooLongError(
+            f"{len(long)} of {len(records)} records exceed {max_seq_length} tokens: {', '.join(long[:5])}.",
+            where="training.max_seq_length",
+            fix="Raise it, or lower ingestion.max_tokens and make the data again.",
+        )
+    return rows
+
+
+def check_mask(tokenizer: Any, records: Sequence[Record], rows: Sequence[dict[str, list[int]]]) -> None:
+    """Prove on real rows that the loss covers exactly the completion and the end-of-sequence token.
+
+    Raises:
+        BackendError: Decoding the labelled tokens of a record does not give its output and EOS.
+    """
+    for record, row in list(zip(records, rows, strict=True))[:256]:
+        labelled = [label for label in row["labels"] if label != IGNORED]
+        text = tokenizer.decode(labelled, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        if text != record["output"] + tokenizer.eos_token:
+            raise BackendError(
+                f"the labelled tokens decode to {text[:80]!r}, not to the output and {tokenizer.eos_token}.",
+                where=f"record {record['id']}",
+                fix="This tokenizer does not give back what it reads; choose another base.",
+            )
+
+
+class Collator:
+    """Pads a batch on the right to its longest row."""
+
+    def __init__(self, pad: int) -> None:
+        self._pad = pad
+
+    def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, Any]:
+        """Return ``input_ids``, ``labels`` and ``attention_mask``, (rows, longest row) each."""
+        import torch
+
+        length = max(len(row["input_ids"]) for row in rows)
+
+        def padded(key: str, filler: int) -> torch.Tensor:
+            return torch.tensor([row[key] + [filler] * (length - len(row[key])) for row in rows])
+
+        ids = padded("input_ids", self._pad)
+        mask = torch.tensor([[1] * len(row["input_ids"]) + [0] * (length - len(row["input_ids"])) for row in rows])
+        return {"input_ids": ids, "labels": padded("labels", IGNORED), "attention_mask": mask}
+
+
+def dataset_of(rows: list[dict[str, list[int]]]) -> Any:
+    """Return the rows as the Trainer takes them."""
+    from datasets import Dataset
+
+    return Dataset.from_list([{**row, "length": len(row["input_ids"])} for row in rows])

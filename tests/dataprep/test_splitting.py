@@ -1,0 +1,173 @@
+"""The split: groups stay together, official test sets win, added documents move nobody, leaks are found."""
+
+import random
+import unicodedata
+from dataclasses import replace
+
+import pytest
+
+from odin_slm.config.parameters import CombinationParams
+from odin_slm.core.document import Document
+from odin_slm.core.errors import LeakageError
+from odin_slm.core.record import SPLITS, Record
+from odin_slm.dataprep.splitting import assign_splits, find_leaks, near_duplicates
+from odin_slm.pipelines.combination.nodes import check_leakage
+from odin_slm.tasks.extraction.records import make_record
+
+LEAK_OPTIONS = {"near_duplicate": 0.7, "seed": 1}
+OPTIONS = {"seed": 42, "validation_ratio": 0.1, "test_ratio": 0.1, "near_duplicate": 0.7}
+
+
+def sentence(number: int, pmid: str | None = None, text: str | None = None) -> Document:
+    unlike = f"Case {number * 7919 % 10007}: patient {number * 104729 % 99991} took drug{number * 31 % 977}x daily."
+    return Document(id=f"ade-{number}", text=text or unlike, source="ade", pmid=pmid or str(1000 + number))
+
+
+def abstract(source: str, pmid: str, split: str) -> Document:
+    text = " ".join(f"word{int(pmid) * k % 9973}" for k in range(1, 60))
+    return Document(id=f"{source}-{pmid}", text=text, source=source, pmid=pmid, split=split)
+
+
+MANY = [sentence(n) for n in range(600)]
+
+
+def test_every_document_of_an_abstract_lies_in_one_split() -> None:
+    documents = [sentence(n, pmid=str(n // 5)) for n in range(300)]
+    placed = assign_splits(documents, **OPTIONS)
+    for pmid in {d.pmid for d in documents}:
+        assert len({placed[d.id].split for d in documents if d.pmid == pmid}) == 1
+    assert {p.split for p in placed.values()} == set(SPLITS)
+
+
+def test_near_duplicates_stay_together() -> None:
+    text = "Severe hepatic necrosis developed in a young woman two weeks after the third course of treatment."
+    pairs = [sentence(n, text=f"{text} Case {n} was reported.") for n in range(600, 640)]
+    placed = assign_splits(MANY + pairs, **OPTIONS)
+    assert len({placed[d.id].split for d in pairs}) == 1
+
+
+def test_one_text_in_two_unicode_forms_is_one() -> None:
+    text = "Café-au-lait spots, naïve überdosing and Ménière's disease in Curaçao: ﬁve cases, {}."
+    documents = [
+        sentence(800 + n, text=unicodedata.normalize(form, text.format(name)))
+        for n, (name, form) in enumerate((name, form) for name in ("Zoë", "Noël", "José") for form in ("NFC", "NFKD"))
+    ]
+    parts = [[make_record(document) for document in documents[first::2]] for first in (0, 1)]
+    leaks = find_leaks(dict(zip(SPLITS, parts, strict=False)), {d.id: d.pmid for d in documents}, **LEAK_OPTIONS)
+    assert len(leaks["exact_inputs"]) == 3
+    for first in (0, 2, 4):
+        pair = documents[first : first + 2]
+        placed = assign_splits(pair, **OPTIONS)
+        assert len({placed[d.id].group for d in pair}) == 1
+
+
+def test_official_splits_win_and_pull_their_abstract_along() -> None:
+    documents = [abstract("bc5cdr", "7", "train"), abstract("biored", "7", "test"), sentence(1, pmid="7")]
+    placed = assign_splits(documents, **OPTIONS)
+    assert placed["ade-1"].split == placed["biored-7"].split == "test"
+    assert placed["bc5cdr-7"].split is None
+    assert placed["bc5cdr-7"].rule == "shared abstract"
+
+
+def test_without_an_owner_of_the_split_biored_annotates() -> None:
+    placed = assign_splits([abstract("bc5cdr", "7", "train"), abstract("biored", "7", "train")], **OPTIONS)
+    assert (placed["bc5cdr-7"].split, placed["biored-7"].split) == (None, "train")
+
+
+def test_synthetic_documents_never_leave_training() -> None:
+    real = [abstract("bc5cdr", "7", "test"), abstract("bc5cdr", "8", "train")]
+    synthetic = [
+        replace(d, id=f"synthetic-{d.pmid}", source="synthetic", pmid=f"99{d.pmid}", split="train") for d in real
+    ]
+    placed = assign_splits([*real, *synthetic], **OPTIONS)
+    assert [placed[d.id].split for d in real] == ["test", "train"]
+    assert (placed["synthetic-7"].split, placed["synthetic-7"].rule) == (None, "synthetic")
+    assert placed["synthetic-8"].split == "train"
+
+
+def test_added_documents_move_nobody() -> None:
+    before = assign_splits(MANY[:300], **OPTIONS)
+    after = assign_splits(MANY, **OPTIONS)
+    assert all(after[key] == placement for key, placement in before.items())
+
+
+def test_order_does_not_matter_and_the_seed_does() -> None:
+    forward, backward = assign_splits(MANY, **OPTIONS), assign_splits(MANY[::-1], **OPTIONS)
+    assert forward == backward
+    assert assign_splits(MANY, **{**OPTIONS, "seed": 1}) != forward
+
+
+def test_ratios() -> None:
+    splits = [p.split for p in assign_splits(MANY, **OPTIONS).values()]
+    assert 0.06 < splits.count("test") / len(splits) < 0.14
+
+
+@pytest.mark.parametrize("planted", ["exact_inputs", "pmids", "near_duplicates"])
+def test_a_planted_leak_is_found(planted: str) -> None:
+    train = [make_record(d) for d in MANY[:50]]
+    pmids = {d.id: d.pmid for d in MANY}
+    victim = MANY[0]
+    leak = replace(victim, id="ade-900")
+    pmids["ade-900"] = victim.pmid if planted == "pmids" else "999999"
+    if planted == "pmids":
+        leak = replace(leak, text="Quite another sentence of the very same abstract, about nothing.")
+    if planted == "near_duplicates":
+        long = "After the second infusion the boy complained of dizziness and a metallic taste in his mouth for days."
+        train.append(make_record(sentence(700, text=long)))
+        pmids["ade-700"] = "700"
+        leak = replace(leak, text=long.replace("boy", "girl"))
+    leaks = find_leaks({"train": train, "test": [make_record(leak)]}, pmids, near_duplicate=0.7, seed=1)
+    assert any("ade-900" in found["documents"] for found in leaks[planted])
+
+
+def test_a_leak_is_refused_with_a_way_out() -> None:
+    """Lowering the threshold keeps whole documents together, but not those that only share a window's sentence."""
+    params = CombinationParams()
+    alike = [sentence(1), sentence(2, text=MANY[1].text)]
+    splits = {d.id: {"split": "?", "group": d.pmid, "rule": "hash", "pmid": d.pmid} for d in alike}
+    train, test = (make_record(d) for d in alike)
+
+    def refusal(train: Record, test: Record) -> str:
+        with pytest.raises(LeakageError, match="ade-1, ade-2 in test and train") as raised:
+            check_leakage({"train": [train], "validation": [], "test": [test]}, splits, params)
+        return raised.value.fix
+
+    assert "combination.near_duplicate" in refusal(train, test)
+    assert "ingestion.max_tokens" in refusal({**train, "id": "ade-1#w2"}, test)
+
+
+def test_no_false_alarm() -> None:
+    parts = {"train": [make_record(d) for d in MANY[:300]], "test": [make_record(d) for d in MANY[300:]]}
+    leaks = find_leaks(parts, {d.id: d.pmid for d in MANY}, near_duplicate=0.7, seed=1)
+    assert leaks == {"exact_inputs": [], "pmids": [], "near_duplicates": []}
+
+
+def test_near_duplicates_are_confirmed_by_their_exact_similarity() -> None:
+    texts = ["The quick brown fox jumps over the lazy dog today.", "The quick brown fox jumps over the lazy dog now."]
+    found = list(near_duplicates(texts, ["a", "b"], threshold=0.5, seed=1))
+    grams = [{t.lower()[i : i + 5] for i in range(len(t) - 5)} for t in (s.rstrip(".") + " " for s in texts)]
+    assert found[0][2] == pytest.approx(len(grams[0] & grams[1]) / len(grams[0] | grams[1]), abs=0.05)
+    assert list(near_duplicates(texts, ["a", "a"], threshold=0.5, seed=1)) == []
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.3, 0.5, 0.6, 0.7, 1.0])
+def test_near_duplicates_are_found_at_every_threshold(threshold: float) -> None:
+    rng = random.Random(3)
+    texts = []
+    for _ in range(60):
+        words = [f"w{rng.randrange(10_000)}" for _ in range(60)]
+        other = list(words)
+        for place in range(60):
+            changed = [*other[:place], f"w{rng.randrange(10_000)}", *other[place + 1 :]]
+            if similarity(" ".join(words), " ".join(changed)) < threshold:
+                break
+            other = changed
+        texts += [" ".join(words), " ".join(other)]
+    owners = [str(n) for n in range(len(texts))]
+    found = {(left, right) for left, right, _ in near_duplicates(texts, owners, threshold=threshold, seed=42)}
+    assert found >= {(n, n + 1) for n in range(0, len(texts), 2)}
+
+
+def similarity(left: str, right: str) -> float:
+    grams = [{text[i : i + 5] for i in range(len(text) - 4)} for text in (left, right)]
+    return len(grams[0] & grams[1]) / len(grams[0] | grams[1])

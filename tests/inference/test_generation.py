@@ -1,0 +1,562 @@
+"""Generation and its grammar, on a tiny model with random weights."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import re
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from odin_slm.core.errors import AdapterError, GrammarError, RecordTooLongError
+from odin_slm.core.record import render_prompt
+from odin_slm.inference.generation import Generator, generate, line_scores, progress
+from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer
+from odin_slm.models.tokens import completion_ids, line_break_counter, prompt_ids
+from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, instruction_for, parse, render
+from odin_slm.tasks.extraction.grammar import Constraint, Grammar, Vocabulary, complete_lines, reachable, up_to_circles
+from odin_slm.tasks.extraction.schema import SCHEMAS, SIGNATURES
+
+ADE = instruction_for(SCHEMAS["ade"])
+SYNTHETIC = instruction_for(SCHEMAS["synthetic"])
+TEXTS = [
+    "Aspirin caused nausea.",
+    "A patient on enalapril (10 mg/day) and aspirin developed acute renal failure, then fever; both were stopped.",
+    "5'-fluorouracil/leucovorin [5-FU] against α-fetoprotein–positive tumours: “toxicity” — Ca2+ fell to 1.5 mM 😀.",
+    "We saw no harm.",
+    "A tab\there, a break\nthere, a back\\slash and an arrow --[causes]--> in one text about naproxen.",
+]
+PROMPTS = [render_prompt(SYNTHETIC, text) for text in TEXTS]
+GRAMMARS = [Grammar.of(SYNTHETIC, text) for text in TEXTS]
+
+
+@pytest.fixture(scope="module")
+def base(tiny_base: Path) -> BaseModel:
+    return BaseModel("tiny", tiny_base)
+
+
+@pytest.fixture(scope="module")
+def adapter(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_adapter(base, tmp_path_factory.mktemp("adapter") / "own")
+
+
+@pytest.fixture(scope="module")
+def vocabulary(base: BaseModel) -> Vocabulary:
+    tokenizer = load_tokenizer(base)
+    return Vocabulary(tokenizer, len(tokenizer), [tokenizer.eos_token_id])
+
+
+def make_adapter(base: BaseModel, folder: Path) -> Path:
+    """An adapter that changes what the base writes."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(1)
+    modules = ["q_proj", "v_proj", "down_proj"]
+    config = LoraConfig(r=4, lora_alpha=64, target_modules=modules, init_lora_weights=False, task_type="CAUSAL_LM")
+    get_peft_model(load_model(base), config).save_pretrained(folder)
+    return folder
+
+
+def write(base: BaseModel, adapter: Path | None = None, **options: Any) -> list[tuple[str, bool, int]]:
+    options = {"batch_size": 8, "max_new_tokens": 40, **options}
+    prompts = options.pop("prompts", PROMPTS)
+    return [(g.text, g.finished, g.tokens) for g in generate(base, adapter, prompts, **options)]
+
+
+# What is written
+
+
+def test_rows_that_join_a_batch_get_what_they_would_get_alone(base: BaseModel) -> None:
+    generator = Generator(base)
+    alone = [text for text, *_ in write(base, grammars=GRAMMARS)]
+    rows = generator.rows(PROMPTS, max_new_tokens=40, grammars=GRAMMARS)
+    for late in ((4, 3, 2, 1), (1, 2, 3, 4)):  # the longest prompts into a batch of short ones, and the other way
+        waiting, steps, texts = [rows[place] for place in late], 0, {}
+        first = next(place for place in range(5) if place not in late)
+
+        def more(active: int, waiting: list = waiting) -> list:
+            nonlocal steps
+            steps += 1
+            joining = [waiting.pop(0)] if waiting and (steps % 7 == 0 or not active) else []
+            generator.prepare(joining)
+            return joining
+
+        generator.write([rows[first]], lambda output, texts=texts: texts.update({output.index: output.text}), more)
+        assert [texts[place] for place in range(5)] == alone
+
+
+@pytest.mark.parametrize("grammars", [None, GRAMMARS], ids=["free", "constrained"])
+def test_a_batch_writes_what_single_prompts_get(base: BaseModel, grammars: list[Grammar] | None) -> None:
+    together = write(base, grammars=grammars, batch_size=5)
+    assert write(base, grammars=grammars, batch_size=1) == together
+    assert write(base, grammars=grammars, batch_size=2) == together
+
+
+def test_free_and_constrained_in_one_call_are_the_same_as_in_two(base: BaseModel) -> None:
+    both = write(base, prompts=PROMPTS * 2, grammars=[*GRAMMARS, *[None] * len(PROMPTS)], batch_size=4)
+    assert both == write(base, grammars=GRAMMARS) + write(base)
+
+
+def test_an_instruction_is_read_once_and_changes_nothing(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from odin_slm.inference import generation
+
+    original = generation._forward
+    read: list[tuple[int, ...]] = []
+
+    def watched(model: Any, ids: torch.Tensor, *args: Any) -> torch.Tensor:
+        read.extend([tuple(ids.shape)] if ids.shape[1] > 1 else [])
+        return original(model, ids, *args)
+
+    monkeypatch.setattr(generation, "_forward", watched)
+    generator = Generator(base)
+    plain = [row.prompt for row in generator.rows(PROMPTS, max_new_tokens=1)]
+    [shared] = {row.instruction for row in generator.rows(PROMPTS, max_new_tokens=1)}
+    assert generator.tokenizer.decode(plain[0][:shared]) == f"### Instruction:\n{SYNTHETIC}\n\n### Input:\n"
+
+    def asked(prompts: Sequence[str]) -> list[Any]:
+        outputs: list[Any] = []
+        generator.write(generator.rows(prompts, max_new_tokens=6), outputs.append)
+        return sorted(outputs, key=lambda output: output.index)
+
+    for _ in range(2):
+        together = asked([*PROMPTS, PROMPTS[0]])
+    rest = (len(PROMPTS), max(map(len, plain)) - shared)
+    assert read == [(1, shared), rest, rest], "the equal prompts are one row; the second time nothing is read again"
+
+    monkeypatch.setattr(generation, "_WORTH_KEEPING", 10**6)
+    for output, prompt in zip(together, [*PROMPTS, PROMPTS[0]], strict=True):
+        [alone] = asked([prompt])
+        assert (output.text, output.tokens) == (alone.text, alone.tokens)
+        assert output.lines == pytest.approx(alone.lines, abs=1e-3)
+
+
+@pytest.mark.parametrize("narrow", [True, False])
+def test_a_batch_of_a_narrow_model_is_one_threads(
+    base: BaseModel, monkeypatch: pytest.MonkeyPatch, narrow: bool
+) -> None:
+    import torch
+
+    from odin_slm.inference import generation
+
+    used: set[int] = set()
+    forward = generation._forward
+
+    def watched(*arguments: Any) -> Any:
+        used.add(torch.get_num_threads())
+        return forward(*arguments)
+
+    monkeypatch.setattr(generation, "_forward", watched)
+    monkeypatch.setattr(generation, "_NARROW", 32 if narrow else 31)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        generate(base, None, PROMPTS[:1], batch_size=4, max_new_tokens=3)
+        assert used == {1 if narrow else 2}
+        assert torch.get_num_threads() == 2, "what comes later has all of them again"
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_prompts_of_several_instructions_share_a_batch(base: BaseModel) -> None:
+    prompts = [render_prompt(instruction, text) for text in TEXTS[:3] for instruction in (ADE, SYNTHETIC)]
+    prompts.append("No Alpaca prompt at all.")
+    assert write(base, prompts=prompts, batch_size=7) == write(base, prompts=prompts, batch_size=1)
+
+
+def test_only_some_instructions_are_remembered(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("odin_slm.inference.generation._KEPT_INSTRUCTIONS", 2)
+    generator = Generator(base)
+    for number in range(5):
+        prompt = render_prompt(f"Extract everything of kind {number}, please, and nothing else.", TEXTS[0])
+        generator.write(generator.rows([prompt], max_new_tokens=1), lambda _: None)
+    assert len(generator._instructions) == 2
+
+
+@pytest.mark.parametrize("with_adapter", [False, True])
+def test_free_output_is_the_greedy_one_of_the_library(base: BaseModel, adapter: Path, with_adapter: bool) -> None:
+    import torch
+    from peft import PeftModel
+
+    model, tokenizer = load_model(base), load_tokenizer(base)
+    if with_adapter:
+        model = PeftModel.from_pretrained(model, str(adapter)).eval()
+    expected = []
+    for prompt in PROMPTS:
+        ids = torch.tensor([prompt_ids(tokenizer, prompt)])
+        output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=40, do_sample=False)
+        expected.append(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
+    assert [text for text, _, _ in write(base, adapter if with_adapter else None)] == expected
+
+
+def test_the_adapter_changes_what_is_written(base: BaseModel, adapter: Path) -> None:
+    assert write(base, adapter) != write(base)
+
+
+def test_an_output_that_the_budget_cuts_is_not_finished(base: BaseModel) -> None:
+    whole = write(base, max_new_tokens=40)
+    cut = write(base, max_new_tokens=3)
+    assert cut == [(cut_text, False, 3) for cut_text, _, _ in cut]
+    assert all(long[0].startswith(short[0].rstrip("�")) for long, short in zip(whole, cut, strict=True))
+
+
+def test_the_end_token_ends_an_output_and_is_no_part_of_it(base: BaseModel) -> None:
+    nothing = Grammar("  ")  # a text without words: only one output is possible
+    text = "### Entities:\nNone\n\n### Relations:\nNone"
+    tokens = len(completion_ids(load_tokenizer(base), text)) - 1
+    [(output, finished, count)] = write(base, prompts=PROMPTS[:1], grammars=[nothing], max_new_tokens=400)
+    assert (output, finished) == (text, True)
+    assert count >= tokens
+
+
+@pytest.mark.parametrize("grammars", [None, GRAMMARS], ids=["free", "constrained"])
+def test_lines_carry_the_log_probability_of_their_tokens(base: BaseModel, grammars: list[Grammar] | None) -> None:
+    """Against one forward pass over prompt and output."""
+    import torch
+
+    model, tokenizer = load_model(base), load_tokenizer(base)
+    vocabulary = Vocabulary(tokenizer, model.config.vocab_size, [tokenizer.eos_token_id])
+    asked = {"batch_size": 8, "max_new_tokens": 120, "grammars": grammars}
+    for index, output in enumerate(generate(base, None, PROMPTS[:2], **asked)):
+        assert len(output.lines) == output.text.count("\n") + 1
+        if not output.finished:
+            continue
+        prompt, said = prompt_ids(tokenizer, PROMPTS[index]), completion_ids(tokenizer, output.text)
+        if len(said) - 1 != output.tokens:
+            continue  # the model cut the same text into other tokens
+        logits = model(torch.tensor([prompt + said])).logits[0, len(prompt) - 1 : -1].detach()
+        constraint = Constraint(vocabulary, grammars[index]) if grammars else None
+        expected = [0.0]
+        for token, row in zip(said, logits, strict=True):
+            if constraint:
+                row[~torch.from_numpy(vocabulary.allowed([constraint])[0])] = -torch.inf
+            expected[-1] += float(row.log_softmax(-1)[token])
+            if constraint and token != said[-1]:
+                constraint.consume(token)
+            expected += [0.0] * tokenizer.decode([token]).count("\n")
+        assert output.lines == pytest.approx(expected[: len(output.lines)], abs=1e-3)
+
+
+def test_line_scores_add_up_tokens_where_they_begin(base: BaseModel) -> None:
+    tokenizer = load_tokenizer(base)
+    text = "### Entities:\n1. [Drug] aspirin\n\n### Relations:\nNone"
+    ids = completion_ids(tokenizer, text)[:-1]
+    breaks = line_break_counter(tokenizer)
+    scores = line_scores(text, ids, [-1.0] * (len(ids) + 1), breaks)
+    assert sum(scores) == -(len(ids) + 1), "every token and the end count once"
+    assert len(scores) == 5
+    decoded = [tokenizer.decode(ids[:number]).count("\n") for number in range(len(ids))]
+    assert scores[0] == -decoded.count(0)
+    assert line_scores("a\nb\nc", ids[:1], [-1.0], breaks) == (-1.0, None, None)
+    assert line_scores("a", ids, [-1.0] * len(ids), breaks) == (scores[0],)
+
+
+def test_a_text_is_cut_where_it_runs_in_circles() -> None:
+    circle = "### Entities:\n1. [Drug] a\n2. [Drug] a\n3. [Drug] a\n"
+    assert up_to_circles(circle + "4. [Drug] a\n") == circle
+    assert up_to_circles(circle[:-1]) is None
+    assert up_to_circles("a\n\n\n\n\n") is None
+
+
+def test_a_prompt_near_the_end_of_the_context_leaves_less_room(base: BaseModel) -> None:
+    tokenizer = load_tokenizer(base)
+    text = "a"
+    while len(prompt_ids(tokenizer, render_prompt(ADE, text))) < 1014:
+        text += " a"
+    room = 1024 - len(prompt_ids(tokenizer, render_prompt(ADE, text)))
+    [(_, finished, tokens)] = write(base, prompts=[render_prompt(ADE, text)], max_new_tokens=40)
+    assert (finished, tokens) == (False, room)
+
+
+def test_a_prompt_beyond_the_context_is_refused_by_name(base: BaseModel) -> None:
+    with pytest.raises(RecordTooLongError, match=r"ade-7.*never cut"):
+        write(base, prompts=[PROMPTS[0], render_prompt(ADE, "naproxen " * 900)], names=["ade-1", "ade-7"])
+
+
+def test_progress_counts_every_prompt(base: BaseModel) -> None:
+    seen: list[tuple[int, int]] = []
+    write(base, batch_size=2, on_progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(number, len(PROMPTS)) for number in range(1, len(PROMPTS) + 1)]
+
+
+# What is kept of a generation that was killed
+
+
+class Killed(BaseException):
+    """As a signal: nothing below catches it."""
+
+
+@pytest.mark.parametrize("grammars", [None, GRAMMARS], ids=["free", "constrained"])
+def test_a_killed_generation_goes_on_where_it_stopped(
+    base: BaseModel, tmp_path: Path, grammars: list[Grammar] | None
+) -> None:
+    journal = tmp_path / "work.jsonl"
+    job = {"prompts": PROMPTS * 5, "grammars": grammars and GRAMMARS * 5}
+    straight = write(base, **job)
+
+    def kill(done: int, _: int) -> None:
+        if done == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        write(base, **job, batch_size=1, journal=journal, on_progress=kill)
+    kept = len(journal.read_text().splitlines()) - 1
+    assert 2 <= kept < len(PROMPTS * 5)
+    seen: list[int] = []
+    resumed = write(base, **job, journal=journal, on_progress=lambda done, _: seen.append(done))
+    assert resumed == straight
+    assert seen == list(range(kept + 1, len(PROMPTS * 5) + 1))
+    assert write(base, **job, journal=journal) == straight
+
+
+def test_a_journal_of_another_job_is_not_continued(base: BaseModel, adapter: Path, tmp_path: Path) -> None:
+    journal = tmp_path / "work.jsonl"
+    write(base, journal=journal)
+    for options in ({"adapter": adapter}, {"max_new_tokens": 7}, {"grammars": GRAMMARS}, {"prompts": PROMPTS[:3]}):
+        seen: list[int] = []
+        fresh = write(base, **options)
+        found = write(base, **options, journal=journal, on_progress=lambda done, _, seen=seen: seen.append(done))
+        assert found == fresh
+        assert len(seen) == len(fresh), "nothing of the other job was taken"
+
+
+def test_a_journal_is_read_up_to_the_line_that_was_cut(base: BaseModel, tmp_path: Path) -> None:
+    journal = tmp_path / "work.jsonl"
+    straight = write(base, journal=journal)
+    lines = journal.read_text().splitlines(keepends=True)
+    for rest in (lines[2][:-5], "not json\n", '["no object"]\n', '{"text": "no index"}\n'):
+        journal.write_text("".join(lines[:2]) + rest)
+        seen: list[int] = []
+        assert write(base, journal=journal, on_progress=lambda done, _, seen=seen: seen.append(done)) == straight
+        assert len(seen) == len(PROMPTS) - 1
+
+
+def test_progress_is_logged_where_there_is_no_terminal(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), progress("Generating", 2) as on_progress:
+        on_progress(1, 2)
+        on_progress(2, 2)
+    assert re.search(r"Generating: 2 of 2, [\d.]+ examples/s, 0 s left", caplog.text)
+
+
+def test_what_an_earlier_attempt_left_counts_for_no_speed(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), progress("Generating", 100_000) as on_progress:
+        on_progress(99_999, 100_000)
+        time.sleep(0.02)
+        on_progress(100_000, 100_000)
+    [rate] = re.findall(r"([\d.]+) examples/s", caplog.text)
+    assert 0 < float(rate) <= 100
+
+
+# Adapters that do not fit
+
+pytestmark = pytest.mark.filterwarnings("ignore:Found missing adapter keys:UserWarning")
+
+
+def broken(adapter: Path, folder: Path, change: Callable[[Path], None]) -> Path:
+    shutil.copytree(adapter, folder)
+    change(folder)
+    return folder
+
+
+def rewrite(file: Path, **values: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+def resize(file: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    save_file(change(load_file(file)), file)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: (f / "adapter_config.json").unlink(), "not the configuration of an adapter"),
+        (lambda f: (f / "adapter_config.json").write_text("{"), "not the configuration of an adapter"),
+        (lambda f: rewrite(f / "adapter_config.json", peft_type="PROMPT_TUNING"), "expected LORA"),
+        (lambda f: rewrite(f / "adapter_config.json", target_modules=["c_attn"]), "does not fit the base tiny"),
+        (lambda f: rewrite(f / "adapter_config.json", r=8), "does not fit the base tiny"),
+        (lambda f: (f / "adapter_model.safetensors").unlink(), "cannot be read"),
+        (lambda f: (f / "adapter_model.safetensors").write_bytes(b"12345678"), "cannot be read"),
+        (
+            lambda f: resize(f / "adapter_model.safetensors", lambda tensors: dict(list(tensors.items())[2:])),
+            "is missing, expected",
+        ),
+        (
+            lambda f: resize(f / "adapter_model.safetensors", lambda t: {k: numpy.zeros((9, 9)) for k in t}),
+            "does not fit the base tiny",
+        ),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_refused(
+    base: BaseModel, adapter: Path, tmp_path: Path, change: Callable[[Path], None], message: str
+) -> None:
+    with pytest.raises(AdapterError, match=message) as caught:
+        write(base, broken(adapter, tmp_path / "broken", change))
+    assert str(tmp_path / "broken") in str(caught.value)
+
+
+# What the grammar allows
+
+
+def assert_held(text: str, output: str, instruction: str) -> None:
+    """What constrained decoding promises."""
+    schema = Grammar.of(instruction, text).schema
+    parsed = parse(output)
+    assert parsed.well_formed, output
+    types: dict[str, set[str]] = {}
+    for entity in parsed.extraction.entities:
+        assert entity.text in text
+        assert entity.text == entity.text.strip() != ""
+        assert entity.type in schema.entities
+        types.setdefault(entity.text, set()).add(entity.type)
+    for relation in parsed.extraction.relations:
+        assert relation.type in schema.relations
+        assert relation.head != relation.tail
+        pairs = {(head, tail) for head in types[relation.head] for tail in types[relation.tail]}
+        assert pairs & SIGNATURES[relation.type]
+
+
+@pytest.mark.parametrize("source", SCHEMAS)
+def test_random_weights_write_only_what_is_promised(base: BaseModel, adapter: Path, source: str) -> None:
+    instruction = instruction_for(SCHEMAS[source])
+    grammars = [Grammar.of(instruction, text) for text in TEXTS]
+    prompts = [render_prompt(instruction, text) for text in TEXTS]
+    for limit in (7, 120):
+        outputs = generate(base, adapter, prompts, batch_size=8, max_new_tokens=limit, grammars=grammars)
+        for text, output in zip(TEXTS, outputs, strict=True):
+            assert_held(text, output.text, instruction)
+            assert output.finished or output.tokens == limit
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_allowed_tokens_make_only_what_is_promised(vocabulary: Vocabulary, seed: int) -> None:
+    """Choose among the allowed tokens by chance, as no model would."""
+    rng = random.Random(seed)
+    text, instruction = rng.choice(TEXTS), rng.choice([ADE, SYNTHETIC])
+    constraint = Constraint(vocabulary, Grammar.of(instruction, text))
+    end = vocabulary.tokens.eos_token
+    finished = False
+    for _ in range(rng.choice([20, 200, 600])):
+        [allowed] = vocabulary.allowed([constraint])
+        token = rng.choice(numpy.flatnonzero(allowed).tolist())
+        if token == end:
+            finished = True
+            break
+        constraint.consume(token)
+        if constraint.closed:
+            finished = True
+            break
+    assert_held(text, constraint.text if finished else complete_lines(constraint.text), instruction)
+
+
+GOLD = Extraction(
+    (Entity("Drug", "enalapril"), Entity("Drug", "aspirin"), Entity("Symptom", "acute renal failure")),
+    (
+        RelationTriple("enalapril", "causes", "acute renal failure"),
+        RelationTriple("aspirin", "treats", "acute renal failure"),
+    ),
+)
+
+
+def test_gold_passes_token_by_token(vocabulary: Vocabulary, base: BaseModel) -> None:
+    constraint = Constraint(vocabulary, GRAMMARS[1])
+    for token in completion_ids(load_tokenizer(base), render(GOLD))[:-1]:
+        [allowed] = vocabulary.allowed([constraint])
+        assert allowed[token]
+        constraint.consume(token)
+    [allowed] = vocabulary.allowed([constraint])
+    assert allowed[vocabulary.tokens.eos_token]
+    assert constraint.text == render(GOLD)
+
+
+def test_a_token_that_is_not_allowed_is_refused(vocabulary: Vocabulary) -> None:
+    constraint = Constraint(vocabulary, GRAMMARS[0])
+    [allowed] = vocabulary.allowed([constraint])
+    with pytest.raises(GrammarError, match="decoding=free"):
+        constraint.consume(int(numpy.flatnonzero(~allowed)[0]))
+
+
+def test_a_line_written_for_the_third_time_ends_its_list(vocabulary: Vocabulary, base: BaseModel) -> None:
+    tokenizer = load_tokenizer(base)
+    constraint = Constraint(vocabulary, GRAMMARS[1])
+
+    def say(text: str) -> None:
+        for token in completion_ids(tokenizer, text)[:-1]:
+            constraint.consume(token)
+
+    lines = ("[Drug] aspirin", "[Symptom] fever", "[Drug] aspirin", "[Symptom] fever", "[Drug] aspirin")
+    entities = "".join(f"{number}. {line}\n" for number, line in enumerate(lines, start=1))
+    say(f"### Entities:\n{entities}")
+    assert constraint.matcher.compute_ff_bytes() == b"\n### Relations:\n"
+    say("\n### Relations:\n")
+    for number in (1, 2, 3):
+        assert not constraint.closed
+        say(f"{number}. aspirin --[treats]--> fever\n")
+    assert constraint.closed
+    assert constraint.text.endswith("3. aspirin --[treats]--> fever")
+    assert parse(constraint.text).well_formed
+
+
+def output(entities: Sequence[tuple[str, str]], relations: Sequence[tuple[str, str, str]] = ()) -> str:
+    return render(Extraction(tuple(Entity(*e) for e in entities), tuple(RelationTriple(*r) for r in relations)))
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "expected"),
+    [
+        (TEXTS[1], render(GOLD), True),
+        (TEXTS[1], output([]), True),
+        (TEXTS[0], output([("Drug", "Aspirin"), ("Symptom", "nausea")], [("Aspirin", "causes", "nausea")]), True),
+        (TEXTS[0], output([("Drug", "aspirin")]), False),  # another case
+        (TEXTS[0], output([("Drug", "Aspirin nausea")]), False),  # not contiguous
+        (TEXTS[0], output([("Drug", "allopurinol")]), False),  # not in the text
+        (TEXTS[0], output([("Gene", "Aspirin")]), False),  # no such type
+        (TEXTS[0], output([("Drug", " caused")]), False),  # white space at an end
+        (TEXTS[0], output([], [("Aspirin", "causes", "nausea")]), False),  # arguments not listed
+        (TEXTS[0], output([("Drug", "Aspirin"), ("Drug", "nausea")], [("Aspirin", "causes", "nausea")]), False),
+        (TEXTS[0], output([("Drug", "Aspirin"), ("Symptom", "nausea")], [("nausea", "causes", "Aspirin")]), False),
+        (TEXTS[0], output([("Drug", "Aspirin")], [("Aspirin", "interacts_with", "Aspirin")]), False),
+        (TEXTS[2], output([("Drug", "5'-fluorouracil/leucovorin [5-FU]"), ("Drug", "Ca2+"), ("Disease", "😀")]), True),
+        (TEXTS[2], output([("Drug", "Ca2")]), True),
+        (TEXTS[2], output([("Drug", "Ca")]), False),  # part of a word
+        (TEXTS[4], output([("Drug", "naproxen"), ("Symptom", "A tab\there")]), True),
+        (TEXTS[4], output([("Drug", "break\nthere")]), False),  # would have to be escaped
+        (TEXTS[4], output([("Drug", "back\\slash")]), False),
+        (TEXTS[4], output([("Drug", "arrow --[causes")]), False),
+        ("", output([]), True),
+        ("", output([("Drug", "a")]), False),
+        (TEXTS[0], "### Entities:\n1. [Drug] Aspirin", False),
+        (TEXTS[0], "", False),
+    ],
+)
+def test_reachable(text: str, said: str, expected: bool) -> None:
+    assert reachable(text, said, SYNTHETIC) is expected
+
+
+def test_names_may_hold_any_character_that_the_format_does_not_escape() -> None:
+    odd = [*map(chr, (*range(1, 0x21), *range(0x7F, 0xA1))), *"\"'/%{}$&|`\u0308\u200b\u2028\ufeff"]
+    for character in odd:
+        if character in "\n\r":
+            continue
+        drug, symptom = f"a{character}b", f"c{character}d"
+        said = output([("Drug", drug), ("Symptom", symptom)], [(drug, "causes", symptom)])
+        assert reachable(f"Then {drug} and {symptom}.", said, SYNTHETIC), hex(ord(character))
+
+
+def test_only_types_that_the_instruction_names_are_reachable() -> None:
+    disease = output([("Disease", "nausea")])
+    assert reachable(TEXTS[0], disease, instruction_for(SCHEMAS["bc5cdr"]))
+    assert not reachable(TEXTS[0], disease, ADE)
+    assert reachable(TEXTS[0], disease, "List what you find.")  # unknown wording: the whole closed sets
+    treats = output([("Drug", "Aspirin"), ("Symptom", "nausea")], [("Aspirin", "treats", "nausea")])
+    assert reachable(TEXTS[0], treats, SYNTHETIC)
+    assert not reachable(TEXTS[0], treats, ADE)

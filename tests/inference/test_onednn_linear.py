@@ -1,0 +1,82 @@
+"""Linear layers laid out for the processor: the same sums, used only where they are right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from odin_slm.inference.generation import Generator
+from odin_slm.inference.onednn_linear import PrepackedLinear, prepack
+from odin_slm.models.base_model import BaseModel, load_model
+
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
+
+
+@needs_onednn
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (2, 17), (32, 40)])
+def test_a_layer_computes_what_it_computed(shape: tuple[int, int], bias: bool) -> None:
+    torch.manual_seed(1)
+    linear = torch.nn.Linear(48, 80, bias=bias)
+    features = torch.randn(*shape, 48)
+    with torch.inference_mode():
+        torch.testing.assert_close(PrepackedLinear(linear)(features), linear(features), rtol=1e-5, atol=1e-5)
+
+
+@needs_onednn
+def test_a_model_says_the_same_and_holds_its_weights_once(tiny_base: Path) -> None:
+    base = BaseModel("tiny", tiny_base)
+    plain, generator = load_model(base), Generator(base)
+    ids = torch.randint(0, 512, (3, 40), generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        torch.testing.assert_close(generator._model(ids).logits, plain(ids).logits, rtol=1e-4, atol=1e-4)
+    layers = {name: m for name, m in generator._model.named_modules() if isinstance(m, PrepackedLinear)}
+    assert set(layers) == {name for name, m in plain.named_modules() if isinstance(m, torch.nn.Linear)}
+    head = layers.pop("lm_head")
+    assert head.weight is generator._model.get_input_embeddings().weight, "the table of embeddings is still needed"
+    assert all(layer.weight is None for layer in layers.values())
+
+
+class _Other(torch.nn.Linear):
+    """A layer that does more than multiply, as those of adapters do."""
+
+
+class _Model(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.half = torch.nn.Linear(8, 8, dtype=torch.bfloat16)
+        self.other = _Other(8, 8)
+        self.plain = torch.nn.Linear(8, 8)
+        self.embeddings = torch.nn.Embedding(4, 8)
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        return self.embeddings
+
+
+@needs_onednn
+def test_only_plain_float32_layers_are_replaced() -> None:
+    kinds = {name: type(layer) for name, layer in prepack(_Model()).named_children()}
+    assert kinds == {
+        "half": torch.nn.Linear,
+        "other": _Other,
+        "plain": PrepackedLinear,
+        "embeddings": torch.nn.Embedding,
+    }
+
+
+@pytest.mark.parametrize("how", ["missing", "failing", "wrong"])
+def test_a_pytorch_without_it_keeps_its_own_layers(how: str, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if how == "missing":
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    elif how == "failing":
+
+        def failing(*_: object) -> None:
+            raise AttributeError("no such operator")
+
+        monkeypatch.setattr(PrepackedLinear, "forward", failing)
+    else:
+        monkeypatch.setattr(PrepackedLinear, "forward", lambda self, features: torch.ones(3, self.out_features))
+    model = prepack(load_model(BaseModel("tiny", tiny_base)))
+    assert not any(isinstance(module, PrepackedLinear) for module in model.modules())

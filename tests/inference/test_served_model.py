@@ -1,0 +1,126 @@
+"""Which model is served: by folder, release, registry and run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import mlflow
+import pandas
+import pytest
+
+from inference.test_generation import make_adapter
+from odin_slm.core.errors import ExtractionError, OdinError, ServingError
+from odin_slm.inference.packaged_model import PackagedModel
+from odin_slm.inference.served_model import ServedModel, resolve_model
+from odin_slm.models.base_model import BaseModel
+from odin_slm.tasks.extraction.format import instruction_for
+from odin_slm.tasks.extraction.schema import SCHEMAS
+
+NAME = "odin-medical-ner-re"
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_adapter(BaseModel("tiny", tiny_base), tmp_path_factory.mktemp("data") / "06_models/demo/adapter")
+
+
+def test_an_adapter_comes_with_its_base_and_measured_scores(adapter: Path, tiny_base: Path, tmp_path: Path) -> None:
+    reports = adapter.parents[2] / "08_reporting/demo"
+    reports.mkdir(parents=True, exist_ok=True)
+    metrics = {f"{kind}_metrics": {"micro": {"f1": 0.5}} for kind in ("entity", "relation")}
+    (reports / "evaluation_results.json").write_text(json.dumps({**metrics, "test_set": {"documents": 9}}))
+    found = resolve_model(str(adapter), root=tmp_path, base_model=str(tiny_base))
+    assert (found.adapter, found.base.path) == (adapter, tiny_base)
+    assert found.metrics == {"entity_f1_micro": 0.5, "relation_f1_micro": 0.5}
+    assert (found.card["adapter"]["r"], found.card["test_set"]["documents"]) == (4, 9)
+    assert found.created == (adapter / "adapter_model.safetensors").stat().st_mtime
+    assert resolve_model(str(tiny_base), root=tmp_path).digest != found.digest
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "calibrator.json", "evaluation_results.json"])
+def test_a_broken_file_of_a_model_is_named(name: str, adapter: Path, tiny_base: Path, tmp_path: Path) -> None:
+    shutil.copytree(adapter, tmp_path / "model")
+    (tmp_path / "model" / name).write_text('{"peft_type": "LO')
+    with pytest.raises(OdinError, match=name):
+        resolve_model("model", root=tmp_path, base_model=str(tiny_base))
+
+
+def test_results_of_another_form_are_no_scores(adapter: Path, tiny_base: Path, tmp_path: Path) -> None:
+    shutil.copytree(adapter, tmp_path / "model")
+    for others in ({"accuracy": 0.9}, [0.9], {"entity_metrics": 0.9}):
+        (tmp_path / "model/evaluation_results.json").write_text(json.dumps(others))
+        found = resolve_model("model", root=tmp_path, base_model=str(tiny_base))
+        assert (found.metrics, "test_set" in found.card) == ({}, False)
+
+
+def test_a_release_carries_its_base(adapter: Path, tiny_base: Path, tmp_path: Path) -> None:
+    shutil.copytree(adapter, tmp_path / "model")
+    shutil.copytree(tiny_base, tmp_path / "model/base")
+    found = resolve_model("model", root=tmp_path)
+    assert found.base.path == tmp_path / "model/base"
+    assert found.digest == resolve_model(str(adapter), root=tmp_path, base_model=str(tiny_base)).digest
+
+
+def test_a_packaged_model_reads_one_text_and_names_what_it_cannot_read(tiny_base: Path) -> None:
+    instructions = {"ade": instruction_for(SCHEMAS["ade"])}
+    base = BaseModel("tiny", tiny_base)
+    model = PackagedModel(ServedModel("tiny", base, None, "", 0.0, instructions=instructions, schema="ade"))
+    text = "Aspirin caused a rash."
+    assert model.predict(text, {"max_new_tokens": 8}).equals(model.predict([text], {"max_new_tokens": 8}))
+    for texts, options, where in (
+        (text, {}, "texts"),
+        ([text], {"max_new_tokens": "8"}, "max_new_tokens"),
+        ([text], {"batch_size": None}, "batch_size"),
+        ([text], {"window_tokens": 99.5}, "window_tokens"),
+    ):
+        with pytest.raises(ExtractionError, match=where):
+            model.extract(texts, **options)
+    with pytest.raises(ExtractionError, match="column `text`"):
+        model.predict(pandas.DataFrame())
+
+
+def test_the_digest_pins_the_model(adapter: Path, tiny_base: Path, tmp_path: Path) -> None:
+    digest = resolve_model(str(tiny_base), root=tmp_path).digest
+    assert resolve_model(str(tiny_base), root=tmp_path, digest=digest).digest == digest
+    with pytest.raises(ServingError, match="expected sha256:0"):
+        resolve_model(str(tiny_base), root=tmp_path, digest=f"sha256:{'0' * 64}")
+
+
+def test_the_champion_comes_from_the_registry(
+    adapter: Path, tiny_base: Path, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    champion = f"models:/{NAME}@champion"
+    with pytest.raises(ServingError, match="Register a model first"):
+        resolve_model(champion, root=tmp_path)
+
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client = mlflow.MlflowClient()
+    experiment = client.create_experiment("x", artifact_location=str(tmp_path / "artifacts"))
+    run = client.create_run(experiment).info.run_id
+    client.log_metric(run, "entity_f1_micro", 0.75)
+    client.log_artifacts(run, str(adapter), "model")
+    client.create_registered_model(NAME)
+    version = client.create_model_version(NAME, f"runs:/{run}/model", run_id=run).version
+    client.set_registered_model_alias(NAME, "champion", version)
+
+    found = resolve_model(champion, root=tmp_path, base_model=str(tiny_base))
+    assert found.digest == resolve_model(str(adapter), root=tmp_path, base_model=str(tiny_base)).digest
+    assert found.metrics == {"entity_f1_micro": 0.75}
+    assert found.card["registry"]["version"] == version
+    assert found.created == client.get_model_version(NAME, version).creation_timestamp / 1000
+    for other in (f"models:/{NAME}/{version}", f"runs:/{run}/model"):
+        assert resolve_model(other, root=tmp_path, base_model=str(tiny_base)).digest == found.digest
+    client.log_text(run, "nothing", "notes/a.txt")
+    with pytest.raises(ServingError, match="found 0"):
+        resolve_model(f"runs:/{run}/notes", root=tmp_path)
+
+
+@pytest.mark.parametrize("source", ["data/nowhere", "models:/", "no such thing", "models:/a/b/c"])
+def test_what_is_not_there_is_named(source: str, tmp_path: Path, empty_store: Path) -> None:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    with pytest.raises(OdinError):
+        resolve_model(source, root=tmp_path)

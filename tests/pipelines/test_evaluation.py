@@ -1,0 +1,381 @@
+"""The evaluation pipeline as users call it, on the tiny base and a few records."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kedro.io import DatasetError
+from pydantic import ValidationError
+
+from odin_slm.config.parameters import EvaluationParams
+from odin_slm.core.errors import BackendError, MissingInputError, PredictionsError
+from odin_slm.datasets.override import (
+    GivenRecordsDataset,
+    OptionalJsonFileDataset,
+    OptionalJsonLinesDataset,
+    OptionalRecordsDataset,
+    OverrideAdapterDataset,
+)
+from odin_slm.models.base_model import BaseModel, load_model
+from odin_slm.pipelines.evaluation import create_pipeline
+from odin_slm.pipelines.evaluation.nodes import (
+    clear_predictions_work,
+    fit_calibration,
+    generate_calibration_predictions,
+    generate_predictions,
+    select_test_set,
+)
+from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, instruction_for, parse, render
+from odin_slm.tasks.extraction.metrics import evaluate, score
+from odin_slm.tasks.extraction.schema import SCHEMAS
+
+Run = Callable[..., dict[str, Any]]
+DRUGS = ("enalapril", "naproxen", "rifampicin", "zidovudine", "melatonin", "warfarin", "codeine", "digoxin")
+
+
+def record(number: int) -> dict[str, Any]:
+    drug = DRUGS[number % len(DRUGS)]
+    gold = Extraction((Entity("Drug", drug), Entity("Symptom", "fever")), (RelationTriple(drug, "causes", "fever"),))
+    return {
+        "instruction": instruction_for(SCHEMAS["ade"]),
+        "input": f"Case {number}: {drug} was followed by fever.",
+        "output": render(gold),
+        "id": f"ade-99000000{number}-1",
+        "source": "ade",
+        "document_id": f"ade-99000000{number}",
+    }
+
+
+RECORDS = [record(number) for number in range(8)]
+CONTEXT = {"manifest_sha256": "0" * 64, "surface_forms": {RECORDS[0]["document_id"]: {"fever": ["pyrexia"]}}}
+
+
+def write_json(path: Path, value: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+    return path
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(2)
+    folder = tmp_path_factory.mktemp("adapter") / "mine"
+    config = LoraConfig(r=4, lora_alpha=32, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    get_peft_model(load_model(BaseModel("tiny", tiny_base)), config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(tiny_base: Path) -> BaseModel:
+    return BaseModel("tiny", tiny_base)
+
+
+def params(**values: Any) -> EvaluationParams:
+    return EvaluationParams(**{"experiment": "test", "max_new_tokens": 24, "batch_size": 8, **values})
+
+
+# The pipeline
+
+
+def test_what_is_brought_from_elsewhere_is_evaluated_and_never_written(run: Run, project: Path, adapter: Path) -> None:
+    """A project without data and without training; then its predictions file alone is scored again."""
+    given = write_json(project / "mine.json", [{k: r[k] for k in ("instruction", "input", "output")} for r in RECORDS])
+    before = {**snapshot(adapter), "mine.json": given.read_bytes()}
+    run("evaluation", params={"adapter": str(adapter), "test_data": "mine.json"})
+
+    assert {**snapshot(adapter), "mine.json": given.read_bytes()} == before
+    assert not (project / "data/06_models/test/adapter").exists()
+    assert not (project / "data/05_model_input/test/test.json").exists()
+    rows = read_rows(project / "data/07_model_output/test/predictions.jsonl")
+    assert len(rows) == 6, "num_samples of the environment"
+    assert all(row["input"] == RECORDS[int(row["id"]) - 1]["input"] for row in rows)
+    reports = project / "data/08_reporting/test"
+    results = json.loads((reports / "evaluation_results.json").read_text(encoding="utf-8"))
+    assert results["experiment"] == "test"
+    assert results["decoding"] == "constrained"
+    assert results["output_quality"]["hallucinated_entity_rate"] == 0
+    assert results["entity_metrics"] == score(rows)["entity_metrics"], "`prediction` is what the headline is about"
+    assert results["base"]["free"]["relation_metrics"]["micro"]["fn"] == 6
+    assert {"entity_f1_micro", "relation_f1_micro"} < set(results["difference"])
+    assert set(results["free_difference"]) == set(results["difference"])
+    assert "any_mention" not in results["variants"], "nothing is known of the names in records from elsewhere"
+    assert "trained elsewhere" in (reports / "report.html").read_text(encoding="utf-8")
+    for name in ("type_scores.json", "errors.json", "length_scores.json", "training_curve.json", "overview.png"):
+        assert (reports / name).stat().st_size > 1000
+    for name in ("reliability.json", "risk_coverage.json"):
+        assert json.loads((reports / name).read_text(encoding="utf-8"))["layout"]["title"]
+    assert set(results["confidence"]["entity"]["calibration"].values()) >= {"none", "there is no validation split"}
+    assert not list((project / "data/07_model_output/test/work").iterdir())
+
+    (project / "data/07_model_output/test/base_predictions.jsonl").unlink()
+    shutil.rmtree(reports)
+    own = [{"id": r["id"], "input": r["input"], "gold": r["output"], "prediction": r["output"]} for r in RECORDS]
+    (project / "data/07_model_output/test/predictions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in own))
+    run("evaluation", from_nodes=["score_predictions"])
+    results = json.loads((reports / "evaluation_results.json").read_text(encoding="utf-8"))
+    assert results["entity_metrics"]["micro"] == {"precision": 1, "recall": 1, "f1": 1, "tp": 16, "fp": 0, "fn": 0}
+    assert results["base"] is None
+    assert results["confidence"] is None, "those rows hold none"
+
+
+def test_the_pipeline_depends_on_what_the_stages_before_it_make() -> None:
+    pipeline = create_pipeline()
+    made = {"test", "test_context", "adapter", "base_model", "training_state"}
+    brought = {"given_test", "seen_records", "predictions_work", "champion", "data_manifest"}
+    brought |= {"params:evaluation", "params:promotion"}
+    assert pipeline.inputs() == made | brought | {"calibration_records"}
+    assert {"predictions", "base_predictions", "calibrator", "evaluation_results"} <= pipeline.all_outputs()
+    assert "report" in pipeline.outputs()
+
+
+# Its nodes
+
+
+@pytest.mark.parametrize("decoding", ["free", "constrained", "both"])
+def test_rows_hold_what_the_decoding_gave(base: BaseModel, adapter: Path, decoding: str, tmp_path: Path) -> None:
+    rows = generate_predictions(base, adapter, RECORDS, None, tmp_path, params(decoding=decoding))
+    assert [row["id"] for row in rows] == [r["id"] for r in RECORDS]
+    for row in rows:
+        assert row["decoding"] == ("free" if decoding == "free" else "constrained")
+        assert ("free" in row) == (decoding == "both")
+        assert ("gold_reachable" in row) == (decoding != "free")
+        parsed = parse(row["prediction"])
+        assert [(e["type"], e["text"]) for e in row["entities"]] == [
+            (e.type, e.text) for e in parsed.extraction.entities
+        ]
+        assert row["malformed"] == list(parsed.malformed)
+        for entity in row["entities"]:
+            for begin, end in entity["offsets"]:
+                assert row["input"][begin:end].casefold() == entity["text"].casefold()
+        if decoding != "free":
+            assert row["malformed"] == []
+            assert all(entity["offsets"] for entity in row["entities"])
+            assert row["gold_reachable"]
+
+
+def test_a_smaller_sample_is_part_of_a_larger_one_with_the_same_outputs(
+    base: BaseModel, adapter: Path, tmp_path: Path
+) -> None:
+    def predict(**values: Any) -> list[dict[str, Any]]:
+        options = params(max_new_tokens="auto", **values)
+        return generate_predictions(base, adapter, RECORDS, None, tmp_path / str(values), options)
+
+    for folder in ("{'num_samples': 3}", "{'num_samples': 5, 'batch_size': 2}"):
+        (tmp_path / folder).mkdir()
+    few, more = predict(num_samples=3), predict(num_samples=5, batch_size=2)
+    shutil.rmtree(tmp_path / "{'num_samples': 3}")
+    (tmp_path / "{'num_samples': 3}").mkdir()
+    assert few == predict(num_samples=3)
+    same = [row for row in more if row["id"] in {r["id"] for r in few}]
+    for one, other in zip(same, few, strict=True):  # in other company the last digits of a probability are others
+        assert one["prediction"] == other["prediction"]
+        for mine, theirs in zip(one["entities"], other["entities"], strict=True):
+            assert mine["log_probability"] == pytest.approx(theirs["log_probability"], abs=1e-3)
+    assert {row["id"] for row in few} != {r["id"] for r in RECORDS[:3]}
+
+
+def test_extractions_carry_the_probability_of_their_line_and_a_confidence(
+    base: BaseModel, adapter: Path, tmp_path: Path
+) -> None:
+    calibrator = {"records": 9, "entity": {"method": "isotonic", "x": [0.0, 1.0], "y": [0.25, 0.75]}}
+    calibrator["relation"] = {"method": "none"}
+    rows = generate_predictions(base, adapter, RECORDS, calibrator, tmp_path, params(max_new_tokens=120))
+    entities = [entry for row in rows for entry in row["entities"]]
+    relations = [entry for row in rows for entry in row["relations"]]
+    assert entities
+    assert all(entry["log_probability"] < 0 for entry in entities)
+    for entry in entities:
+        raw = math.exp(entry["log_probability"])
+        assert entry["confidence"] == pytest.approx(0.25 + raw / 2, abs=1e-3)
+    for entry in relations:
+        assert entry["confidence"] == pytest.approx(math.exp(entry["log_probability"]), abs=1e-3)
+    assert not [entry for row in rows for entry in row["free"]["entities"] if "confidence" in entry]
+
+
+def test_calibration_reads_a_sample_of_the_validation_split(base: BaseModel, adapter: Path, tmp_path: Path) -> None:
+    some = generate_calibration_predictions(base, adapter, RECORDS, tmp_path, params(calibration_samples=5))
+    assert len(some) == 5
+    assert all(row["decoding"] == "constrained" and "free" not in row for row in some)
+    assert fit_calibration(some, params())["records"] == 5
+    for absent in (None, []):
+        assert generate_calibration_predictions(base, adapter, absent, tmp_path, params()) == []
+    assert generate_calibration_predictions(base, adapter, RECORDS, tmp_path, params(calibration="none")) == []
+
+
+def test_without_a_validation_split_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    calibrator = fit_calibration([], params())
+    assert calibrator["entity"]["method"] == calibrator["relation"]["method"] == "none"
+    assert "raw probability of its line: there is no validation split" in caplog.text
+
+
+class Killed(BaseException):
+    """As a signal: nothing below catches it."""
+
+
+@pytest.mark.parametrize("after", [1, 3, 7, 9, 15])
+def test_a_prediction_that_was_killed_anywhere_gives_the_same_rows(
+    base: BaseModel, adapter: Path, tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last digit of every probability, and without writing again what was there."""
+    from odin_slm.inference.resume_log import Journal
+
+    options = params(batch_size=3)
+    for name in ("straight", "killed"):
+        (tmp_path / name).mkdir()
+    straight = generate_predictions(base, adapter, RECORDS, None, tmp_path / "straight", options)
+    add, written = Journal.add, []
+
+    def add_or_die(self: Journal, row: dict[str, Any]) -> None:
+        if len(written) == after:
+            raise Killed
+        written.append(row["index"])
+        add(self, row)
+
+    monkeypatch.setattr(Journal, "add", add_or_die)
+    with pytest.raises(Killed):
+        generate_predictions(base, adapter, RECORDS, None, tmp_path / "killed", options)
+    first = list(written)
+    monkeypatch.setattr(Journal, "add", lambda self, row: (written.append(row["index"]), add(self, row)))
+    assert generate_predictions(base, adapter, RECORDS, None, tmp_path / "killed", options) == straight
+    assert len(first) == after
+    assert sorted(written) == list(range(2 * len(RECORDS))), "each output was kept once"
+
+
+def test_outputs_so_far_stay_until_every_predictions_file_is_saved(
+    base: BaseModel, adapter: Path, tmp_path: Path
+) -> None:
+    rows = generate_predictions(base, adapter, RECORDS[:2], None, tmp_path, params())
+    assert (tmp_path / "fine-tuned.jsonl").exists(), "the run may be killed before the rows are saved"
+    clear_predictions_work(rows, [], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_vllm_is_imported_only_when_chosen(base: BaseModel, adapter: Path, tmp_path: Path) -> None:
+    if importlib.util.find_spec("vllm"):
+        pytest.skip("vLLM is installed")
+    with pytest.raises(BackendError, match=r"evaluation\.backend"):
+        generate_predictions(base, adapter, RECORDS[:1], None, tmp_path, params(backend="vllm"))
+
+
+def test_the_given_test_set_goes_before_the_own_one() -> None:
+    assert select_test_set(RECORDS[:2], None, None) == RECORDS[:2]
+    assert select_test_set(RECORDS[:2], RECORDS[2:5], CONTEXT) == RECORDS[2:5]
+    assert select_test_set(None, RECORDS[2:5], None) == RECORDS[2:5]
+
+
+def test_rows_carry_what_scoring_must_know_of_the_test_set(base: BaseModel, adapter: Path, tmp_path: Path) -> None:
+    records = select_test_set(RECORDS, None, CONTEXT)
+    rows = generate_predictions(base, adapter, records, None, tmp_path, params())
+    assert {row["manifest_sha256"] for row in rows} == {"0" * 64}
+    assert [row["surface_forms"] for row in rows] == [{"fever": ["pyrexia"]}, *[{}] * 7]
+    assert "any_mention" in score(rows)["variants"]
+
+
+def test_records_from_elsewhere_get_the_provenance_they_lack() -> None:
+    bare = {name: RECORDS[0][name] for name in ("instruction", "input", "output")}
+    assert select_test_set(None, [bare, {**bare, "id": 7}], None) == [
+        {**bare, "id": "1", "source": "unknown", "document_id": "1"},
+        {**bare, "id": "7", "source": "unknown", "document_id": "7"},
+    ]
+    null = dict.fromkeys(("id", "source", "document_id"))
+    odd = select_test_set(None, [{**bare, **null}, {**bare, **null}, {**bare, "source": 3, "document_id": 4}], None)
+    assert [(one["id"], one["source"], one["document_id"]) for one in odd] == [
+        ("1", "unknown", "1"),
+        ("2", "unknown", "2"),
+        ("3", "3", "4"),
+    ]
+    rows = [{**one, "gold": one["output"], "prediction": one["output"], "finished": True} for one in odd]
+    assert evaluate(rows, experiment="elsewhere", resamples=10)["test_set"]["sources"] == {"3": 1, "unknown": 2}
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (None, MissingInputError, "--params test_data=FILE.json"),
+        ([], PredictionsError, "expected a JSON list of records"),
+        ({"a": 1}, PredictionsError, "expected a JSON list of records"),
+        ([RECORDS[0], "text"], PredictionsError, "test_data, record 2: expected a text 'instruction'"),
+        ([{**RECORDS[0], "output": None}], PredictionsError, "record 1: expected a text 'output'"),
+        ([{**RECORDS[0], "output": "Drug: aspirin"}], PredictionsError, "does not follow the format"),
+        ([RECORDS[0], RECORDS[0]], PredictionsError, "occurs more than once"),
+    ],
+)
+def test_a_test_set_that_cannot_be_used_is_refused(given: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        select_test_set(None, given, None)
+
+
+@pytest.mark.parametrize("name", ["repetition_penalty", "no_repeat_ngram_size"])
+def test_penalties_are_refused_with_the_reason(name: str) -> None:
+    with pytest.raises(ValidationError, match="must repeat the words of its input"):
+        params(**{name: 2})
+
+
+@pytest.mark.parametrize("values", [{"max_new_tokens": 0}, {"decoding": "beam"}, {"num_samples": 0}, {"beams": 2}])
+def test_wrong_values_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        params(**values)
+
+
+# Its datasets
+
+
+def test_an_adapter_from_elsewhere_is_read_and_the_own_one_written(adapter: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    dataset = OverrideAdapterDataset(filepath=str(own), override={"path": str(adapter)})
+    before = snapshot(adapter)
+    assert dataset.load() == adapter
+    dataset.save(adapter)
+    assert snapshot(own) == snapshot(adapter) == before
+    assert OverrideAdapterDataset(filepath=str(own), override={"path": None}).load() == own
+    missing = OverrideAdapterDataset(filepath=str(own), override={"path": str(tmp_path / "nothing")})
+    assert not missing.exists()
+    with pytest.raises(DatasetError, match="no adapter here"):
+        missing.load()
+
+
+def test_given_records_are_read_only_and_must_exist_when_named(tmp_path: Path) -> None:
+    assert GivenRecordsDataset(override={"path": None}).load() is None
+    file = write_json(tmp_path / "records.json", RECORDS)
+    dataset = GivenRecordsDataset(override={"path": str(file)})
+    assert dataset.load() == RECORDS
+    with pytest.raises(DatasetError, match="read-only"):
+        dataset.save(RECORDS)  # type: ignore[arg-type]
+    for other, found in (("other.json", "no such file"), ("", "found a folder")):
+        with pytest.raises(DatasetError, match=f"{found}.*--params test_data=FILE.json"):
+            GivenRecordsDataset(override={"path": str(tmp_path / other)}).load()
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert dataset.load() == RECORDS
+
+
+@pytest.mark.parametrize(
+    ("dataset", "value", "absent"),
+    [
+        (OptionalRecordsDataset, RECORDS, None),
+        (OptionalJsonFileDataset, {"a": 1}, None),
+        (OptionalJsonLinesDataset, RECORDS, []),
+    ],
+)
+def test_what_may_be_absent_loads_as_nothing(dataset: Any, value: Any, absent: Any, tmp_path: Path) -> None:
+    file = dataset(filepath=str(tmp_path / "file"))
+    assert file.load() == absent
+    file.save(value)
+    assert file.load() == value

@@ -1,0 +1,208 @@
+"""Documents of every form in, Parquet shards out; killed, resumed and faulty jobs."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from kedro.io import DatasetError
+
+from odin_slm.datasets.documents import DocumentsDataset, ExtractionShardsDataset
+from odin_slm.inference.reading import Extractor
+from odin_slm.tasks.extraction.grounding import GivenDocument
+
+TEXTS = [f"Patient {n} took enalapril 😀 and then had a cough, fever and rash." for n in range(7)]
+PUBMED = """<?xml version="1.0" encoding="UTF-8"?>
+<!DOCTYPE PubmedArticleSet PUBLIC "-//NLM//DTD PubMedArticle, 1st January 2025//EN" "https://dtd.nlm.nih.gov/x.dtd">
+<PubmedArticleSet>
+<PubmedArticle><MedlineCitation><PMID Version="1">990000001</PMID><Article><ArticleTitle>Cough after <i>enalapril</i>.
+</ArticleTitle><Abstract><AbstractText Label="METHODS">One patient.</AbstractText><AbstractText>A rash &lt; 2 cm.
+</AbstractText></Abstract></Article></MedlineCitation></PubmedArticle>
+<PubmedArticle><MedlineCitation><PMID>990000002</PMID><Article><ArticleTitle>No abstract.</ArticleTitle></Article>
+</MedlineCitation></PubmedArticle>
+</PubmedArticleSet>"""
+
+
+def read(path: Path, text_field: str = "text", id_field: str = "id") -> list[GivenDocument]:
+    return list(DocumentsDataset(source={"path": str(path)}).load()(text_field, id_field))
+
+
+def jsonl(path: Path, texts: list[str] = TEXTS) -> Path:
+    path.write_text("".join(json.dumps({"id": f"n{n}", "text": text}) + "\n" for n, text in enumerate(texts)))
+    return path
+
+
+def test_every_form_gives_the_same_documents(tmp_path: Path) -> None:
+    rows = [{"id": f"n{n}", "text": text, "more": "x,\ny"} for n, text in enumerate(TEXTS)]
+    jsonl(tmp_path / "a.jsonl")
+    for name, delimiter in (("b.csv", ","), ("c.tsv", "\t")):
+        with (tmp_path / name).open("w", newline="", encoding="utf-8-sig") as stream:
+            writer = csv.DictWriter(stream, ["id", "text", "more"], delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(rows)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "d.parquet")
+    (tmp_path / "e.JSONL.GZ").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
+    for file in sorted(tmp_path.iterdir()):
+        found = read(file)
+        assert [(d.id, d.source, d.record, d.text) for d in found] == [
+            (f"n{n}", file.name, n + 1, text) for n, text in enumerate(TEXTS)
+        ]
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/f.txt").write_text(TEXTS[0])
+    (tmp_path / "ignored.pdf").write_bytes(b"%PDF")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    jsonl(tmp_path / ".ipynb_checkpoints/a-checkpoint.jsonl")
+    folder = read(tmp_path)
+    assert len(folder) == 5 * len(TEXTS) + 1
+    assert folder[-1] == GivenDocument("notes/f.txt:1", "notes/f.txt", 1, TEXTS[0])
+
+
+def test_pubmed_citations_are_title_and_abstract(tmp_path: Path) -> None:
+    (tmp_path / "p.xml.gz").write_bytes(gzip.compress(PUBMED.encode()))
+    assert [(d.id, d.text) for d in read(tmp_path)] == [
+        ("990000001", "Cough after enalapril. METHODS: One patient. A rash < 2 cm."),
+        ("990000002", "No abstract."),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "errors"),
+    [
+        (
+            "a.jsonl",
+            b'{"text": "fine"}\n{"text": 3}\n[1]\n{"text"\n{"text": " "}\n',
+            ["", "field", "object", "JSON", "blank"],
+        ),
+        ("a.csv", b"id,abstract\n1,x\n", ["no column 'text', but id, abstract"]),
+        ("a.csv", b'text\nfine\n"open', ["", "from here on"]),
+        ("a.csv", b"id,text\n1,Rash, then fever.\n2,fine,,\n3\n", ["quote cells", "", "expected a text"]),
+        ("a.txt", b"\xff\xfe\xfa", ["UnicodeDecodeError"]),
+        ("a.parquet", b"PAR1 not", ["from here on"]),
+        ("a.jsonl.gz", b"not gzip", ["BadGzipFile"]),
+        ("a.xml", PUBMED[:-60].encode(), ["", "ParseError"]),
+        ("a.xml", b'<!DOCTYPE x [<!ENTITY a "aaaa">]><x>&a;</x>', ["EntitiesForbidden"]),
+    ],
+)
+def test_a_fault_costs_a_record_or_the_rest_of_its_file(
+    tmp_path: Path, name: str, content: bytes, errors: list[str]
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    jsonl(tmp_path / "z.jsonl")
+    found = read(tmp_path)
+    assert [d.record for d in found] == [*range(1, len(errors) + 1), *range(1, len(TEXTS) + 1)]
+    for document, error in zip(found, errors, strict=False):
+        assert (document.error is None) == (error == "")
+        assert error in str(document.error or "")
+
+
+def test_names_that_are_no_unicode_can_be_written(tmp_path: Path) -> None:
+    latin, text = os.fsdecode(b"caf\xe9.jsonl"), TEXTS[0]
+    try:
+        (tmp_path / latin).write_text(json.dumps({"text": text}) + "\n")
+        names = [("caf\\udce9.jsonl:1", "caf\\udce9.jsonl")]
+    except OSError:  # this file system takes Unicode alone
+        names = []
+    (tmp_path / "z.jsonl").write_text(json.dumps({"id": "half \ud800", "text": text}) + "\n")
+    found = read(tmp_path)
+    assert [(d.id, d.source) for d in found] == [*names, ("half \\ud800", "z.jsonl")]
+    rows = [{"id": d.id, "source": d.source, "record": d.record, "text": d.text} for d in found]
+    shards = ExtractionShardsDataset(filepath=str(tmp_path / "out"))
+    shards.save({"name": "shard-0", "rows": rows, "failed": rows})
+    (shard,) = shards.load()
+    assert pyarrow.parquet.read_table(shard, columns=["id"]).to_pylist() == [{"id": d.id} for d in found]
+
+
+def test_nothing_to_read_is_named(tmp_path: Path) -> None:
+    for path in (None, str(tmp_path / "nowhere"), str(tmp_path)):
+        with pytest.raises(DatasetError, match="documents=FILE_OR_DIR"):
+            DocumentsDataset(source={"path": path}).load()
+
+
+# Jobs
+
+
+@pytest.fixture
+def extract(run: Callable[..., Any], project: Path) -> Callable[..., Path]:
+    """Run a job over seven documents in shards of two on the tiny base; return the folder of its shards."""
+
+    def job(documents: Path, target: str = "out", **extraction: Any) -> Path:
+        settings = {"shard_size": 2, "max_new_tokens": 32, "window_tokens": 96, "batch_size": 4, **extraction}
+        params = {"documents": str(documents), "extractions": str(project / target), "extraction": settings}
+        run("extraction", params={**params, "model": "data/06_models/odin-nano"})
+        return project / target
+
+    return job
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_shards_hold_offsets_and_provenance(extract: Callable[..., Path], tmp_path: Path) -> None:
+    folder = extract(jsonl(tmp_path / "notes.jsonl"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert (manifest["documents"], manifest["rows"], manifest["failed"]) == (7, 7, 0)
+    assert [shard["rows"] for shard in manifest["shards"]] == [2, 2, 2, 1]
+    rows = [row for file in sorted(folder.glob("*.parquet")) for row in pyarrow.parquet.read_table(file).to_pylist()]
+    assert [(row["id"], row["source"], row["record"], row["text"]) for row in rows] == [
+        (f"n{n}", "notes.jsonl", n + 1, text) for n, text in enumerate(TEXTS)
+    ]
+    assert {row["model"] for row in rows} == {manifest["settings"]["model"]}
+    places = [(row["text"], place) for row in rows for entity in row["entities"] for place in entity["occurrences"]]
+    assert places
+    assert all(text[place["begin"] : place["end"]] == place["text"] for text, place in places)
+
+
+def test_a_job_that_was_killed_goes_on_and_ends_in_the_same_files(
+    extract: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = jsonl(tmp_path / "notes.jsonl")
+    whole = contents(extract(documents, "whole"))
+    original, calls = Extractor.extract, 0
+
+    def dies(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(Extractor, "extract", dies)
+    with pytest.raises(KeyboardInterrupt):
+        extract(documents, "killed")
+    assert calls == 3
+    killed = extract(documents, "killed")
+    assert calls == 5, "two of four shards were there already"
+    assert contents(killed) == whole
+
+
+def test_another_model_setting_or_text_makes_its_shards_anew(extract: Callable[..., Path], tmp_path: Path) -> None:
+    documents = jsonl(tmp_path / "notes.jsonl")
+    first = contents(extract(documents))
+    second = contents(extract(documents, constrained=False))
+    assert not {name for name in first if name in second} - {"manifest.json"}
+    third = contents(extract(jsonl(documents, [*TEXTS[:5], "Another.", TEXTS[6]]), constrained=False))
+    assert len(set(second) & set(third) - {"manifest.json"}) == 3
+
+
+def test_failing_records_are_set_aside(
+    extract: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = jsonl(tmp_path / "notes.jsonl", [TEXTS[0], " ", TEXTS[1]])
+    with documents.open("a") as stream:
+        stream.write('{"id": "half", "text": "half \\ud800"}\nnonsense\n')
+    folder = extract(documents, keep_text=False)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert (manifest["documents"], manifest["rows"], manifest["failed"]) == (5, 2, 3)
+    failed = [json.loads(line) for file in sorted(folder.glob("*.failed.jsonl")) for line in file.open()]
+    assert [(one["record"], one["error"].split()[1]) for one in failed] == [(2, "text"), (4, "text"), (5, "JSON")]
+    rows = pyarrow.parquet.read_table(next(iter(sorted(folder.glob("*.parquet"))))).to_pylist()
+    assert rows[0]["text"] is None

@@ -1,0 +1,600 @@
+"""Training: the mask is exact, TRL's loss on a CPU has the right gradients, the best checkpoint is kept."""
+
+import importlib.util
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from conftest import ROOT
+from odin_slm.config.parameters import LoraParams, TrainingParams
+from odin_slm.core.errors import BackendError, BaseModelError, DeviceMemoryError, RecordTooLongError
+from odin_slm.core.hashing import canonical_json
+from odin_slm.core.record import Record, full_text
+from odin_slm.inference.generation import generate
+from odin_slm.models import backends
+from odin_slm.models.backends import with_adapter
+from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer, resolve_base_model
+from odin_slm.models.tokens import completion_ids
+from odin_slm.training.collation import IGNORED, check_mask, tokenise
+from odin_slm.training.data_parallel_steps import share_rows, threads_of
+from odin_slm.training.lora import total_steps, train_lora
+
+PARAMS = TrainingParams(
+    max_seq_length=400, epochs=4, batch_size=4, logging_steps=1, evaluations=2, learning_rate=0.01, lora=LoraParams(r=4)
+)
+
+
+def records(count: int, start: int = 0) -> list[Record]:
+    return [
+        Record(
+            instruction="Extract entities: Drug, Symptom. Relations: causes.",
+            input=f"Patient {n} had nausea after aspirin.",
+            output="### Entities:\n1. [Symptom] nausea\n2. [Drug] aspirin\n\n"
+            "### Relations:\n1. aspirin --[causes]--> nausea",
+            id=f"ade-{n}",
+            source="ade",
+            document_id=f"ade-{n}",
+        )
+        for n in range(start, start + count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def base(tiny_base: Path) -> BaseModel:
+    return BaseModel("tiny", tiny_base)
+
+
+def test_labels_cover_the_completion_and_eos_and_nothing_else(base: BaseModel) -> None:
+    tokenizer = load_tokenizer(base)
+    rows = tokenise(tokenizer, records(3), 400)
+    for record, row in zip(records(3), rows, strict=True):
+        labelled = [label for label in row["labels"] if label != IGNORED]
+        assert tokenizer.decode(labelled) == record["output"] + tokenizer.eos_token
+        assert labelled[-1] == tokenizer.eos_token_id != tokenizer.pad_token_id
+        prompt = row["input_ids"][: len(row["input_ids"]) - len(labelled)]
+        assert tokenizer.decode(prompt).endswith("\n\n### Output:\n")
+    check_mask(tokenizer, records(3), rows)
+
+
+def test_a_wrong_mask_stops_the_run(base: BaseModel) -> None:
+    tokenizer = load_tokenizer(base)
+    rows = tokenise(tokenizer, records(1), 400)
+    rows[0]["labels"][-1] = IGNORED
+    with pytest.raises(BackendError, match="ade-0"):
+        check_mask(tokenizer, records(1), rows)
+
+
+def test_nothing_is_cut(base: BaseModel) -> None:
+    with pytest.raises(RecordTooLongError, match=r"max_seq_length.*2 of 2 records exceed 20 tokens: ade-0, ade-1"):
+        tokenise(load_tokenizer(base), records(2), 20)
+
+
+def test_the_loss_without_triton_has_the_gradients_of_the_models_own(base: BaseModel) -> None:
+    import torch
+    from trl.trainer.utils import add_fused_lm_head
+
+    from odin_slm.training import lm_head
+
+    lm_head.install()
+    tokenizer = load_tokenizer(base)
+    rows = tokenise(tokenizer, records(2), 400)
+    batch = {key: torch.tensor([row[key] for row in rows]) for key in ("input_ids", "labels")}
+
+    def gradients(fused: bool) -> tuple[float, dict[str, Any]]:
+        torch.manual_seed(0)
+        model = load_model(base).train()
+        if fused:
+            add_fused_lm_head(model, outputs=("log_probs", "entropy", "is_top1"))
+            loss = model(**batch, fused_lm_head=True).loss
+        else:
+            loss = model(**batch).loss
+        loss.backward()
+        return loss.item(), {name: p.grad for name, p in model.named_parameters()}
+
+    (ours, our_gradients), (theirs, their_gradients) = gradients(True), gradients(False)
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    for name, gradient in their_gradients.items():
+        torch.testing.assert_close(our_gradients[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_training_learns_keeps_the_best_and_is_the_same_twice(base: BaseModel, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    logged: list[int] = []
+    runs = [
+        train_lora(base, records(24), records(4, 100), tmp_path / str(n), PARAMS, lambda step, _: logged.append(step))
+        for n in range(2)
+    ]
+    adapter, state = runs[0]
+    losses = [entry["loss"] for entry in state["history"] if "loss" in entry]
+    assert losses[-1] < losses[0] - 0.2
+    assert state["best_eval_loss"] == min(e["eval_loss"] for e in state["history"] if "eval_loss" in e)
+    assert state["steps"] == 24 == max(logged)
+    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= {f.name for f in adapter.iterdir()}
+    assert str(tmp_path) not in (adapter / "adapter_config.json").read_text()
+    first, second = (load_file(run[0] / "adapter_model.safetensors") for run in runs)
+    assert all((first[name] == second[name]).all() for name in first)
+    assert any(value.abs().max() > 0 for name, value in first.items() if "lora_B" in name)
+
+
+def test_examples_shared_among_threads_train_as_trl_does(
+    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    from odin_slm.training import lora as training
+
+    varied = [{**record, "input": record["input"] * (1 + n % 3)} for n, record in enumerate(records(10))]
+    params = PARAMS.model_copy(update={"max_steps": 5, "evaluations": 1, "gradient_accumulation_steps": 2})
+    used = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(training, "threads_of", lambda *a: used.append(threads_of(*a)) or used[-1])
+    shared, state = train_lora(base, varied, records(2, 100), tmp_path / "shared", params, lambda *_: None)
+    assert used[0] is not None
+    assert len(used[0].replicas) == 2
+    monkeypatch.setattr(training, "threads_of", lambda *_: None)
+    alone, expected = train_lora(base, varied, records(2, 100), tmp_path / "alone", params, lambda *_: None)
+    for key in ("loss", "grad_norm"):
+        mine, theirs = ([e[key] for e in s["history"] if key in e] for s in (state, expected))
+        assert mine == pytest.approx(theirs, rel=1e-3)
+    one, two = (load_file(folder / "adapter_model.safetensors") for folder in (shared, alone))
+    torch.testing.assert_close(one, two, atol=2e-3, rtol=1e-2)
+    noisy = params.model_copy(update={"lora": LoraParams(r=4, dropout=0.1)})
+    assert threads_of(with_adapter("transformers", base, noisy), noisy) is None
+
+
+@given(
+    lengths=st.lists(st.integers(1, 600), min_size=1, max_size=40),
+    workers=st.integers(1, 4),
+    tokens=st.integers(1, 1000),
+)
+def test_every_row_of_a_batch_is_computed_once(lengths: list[int], workers: int, tokens: int) -> None:
+    shares = share_rows(lengths, workers, tokens)
+    groups = [group for share in shares for group in share]
+    assert len(shares) == workers
+    assert sorted(row for group in groups for row in group) == list(range(len(lengths)))
+    for group in groups:
+        longest = max(lengths[row] for row in group)
+        assert lengths[group[0]] == longest
+        assert len(group) == 1 or len(group) * longest <= tokens
+    loads = [sum(lengths[group[0]] * len(group) for group in share) for share in shares]
+    largest = max(lengths[group[0]] * len(group) for group in groups)
+    assert max(loads) - min(loads) <= largest
+
+
+def test_groups_of_similar_length_hold_less_padding_than_the_batch() -> None:
+    lengths = [90] * 13 + [400, 420, 500]
+    computed = [lengths[group[0]] * len(group) for share in share_rows(lengths, 2) for group in share]
+    assert sum(computed) < 1.05 * sum(lengths) < 0.4 * 500 * 16
+
+
+@pytest.fixture(scope="module")
+def straight(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A run that nothing stopped: 8 steps, checkpoints after 2, 4, 6 and 8."""
+    return train_lora(base, records(8), records(4, 100), tmp_path_factory.mktemp("straight"), SHORT, lambda *_: None)
+
+
+SHORT = PARAMS.model_copy(update={"evaluations": 4})
+
+
+class Killed(BaseException):
+    """As a signal: nothing below catches it."""
+
+
+def stopped_at(step: int, base: BaseModel, work: Path) -> None:
+    def kill(now: int, _: dict[str, float]) -> None:
+        if now == step:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_lora(base, records(8), records(4, 100), work, SHORT, kill)
+
+
+@pytest.mark.parametrize("step", [1, 3, 5, 7])
+def test_a_run_that_was_killed_ends_in_the_same_adapter(
+    base: BaseModel, tmp_path: Path, straight: tuple[Path, dict[str, Any]], step: int
+) -> None:
+    from safetensors.torch import load_file
+
+    stopped_at(step, base, tmp_path)
+    resumed = SHORT.model_copy(update={"resume": True})
+    adapter, state = train_lora(base, records(8), records(4, 100), tmp_path, resumed, lambda *_: None)
+    assert state["resumed_from_step"] == (step - 1 or None)
+    one, two = (load_file(folder / "adapter_model.safetensors") for folder in (straight[0], adapter))
+    assert all((one[name] == two[name]).all() for name in one)
+
+    def losses(state: dict[str, Any]) -> list[float]:
+        return [entry["loss"] for entry in state["history"] if "loss" in entry]
+
+    assert losses(state) == losses(straight[1])
+
+
+def test_a_checkpoint_that_was_cut_is_set_aside(
+    base: BaseModel, tmp_path: Path, straight: tuple[Path, dict[str, Any]]
+) -> None:
+    from safetensors.torch import load_file
+
+    stopped_at(5, base, tmp_path)
+    (tmp_path / "checkpoints/checkpoint-4/trainer_state.json").unlink()
+    resumed = SHORT.model_copy(update={"resume": True})
+    adapter, state = train_lora(base, records(8), records(4, 100), tmp_path, resumed, lambda *_: None)
+    assert state["resumed_from_step"] == 2
+    assert (tmp_path / "checkpoints/incomplete-checkpoint-4").is_dir()
+    one, two = (load_file(folder / "adapter_model.safetensors") for folder in (straight[0], adapter))
+    assert all((one[name] == two[name]).all() for name in one)
+
+
+def test_a_run_that_is_cut_twice_at_one_checkpoint_goes_on(tmp_path: Path) -> None:
+    from odin_slm.training import checkpoints
+
+    checkpoints.prepare(tmp_path, "job", {}, resume=False)
+    complete = tmp_path / "checkpoints/checkpoint-2"
+    for name in ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json", "rng_state.pth"):
+        complete.mkdir(parents=True, exist_ok=True)
+        (complete / name).touch()
+    for attempt in ("first", "second"):
+        cut = tmp_path / "checkpoints/checkpoint-4"
+        cut.mkdir()
+        (cut / attempt).touch()
+        checkpoints.prepare(tmp_path, "job", {}, resume=True)
+        assert checkpoints.newest(tmp_path) == complete
+        assert [file.name for file in (tmp_path / "checkpoints/incomplete-checkpoint-4").iterdir()] == [attempt]
+
+
+def test_checkpoints_of_another_run_are_not_continued(base: BaseModel, tmp_path: Path) -> None:
+    stopped_at(3, base, tmp_path)
+    for other, data in (({"learning_rate": 0.02}, records(8)), ({}, records(8, 50))):
+        wrong = SHORT.model_copy(update={"resume": True, **other})
+        with pytest.raises(BackendError, match="other data, other parameters"):
+            train_lora(base, data, records(4, 100), tmp_path, wrong, lambda *_: None)
+
+
+def test_checkpoints_of_a_base_that_was_trained_anew_are_not_continued(base: BaseModel, tmp_path: Path) -> None:
+    stopped_at(3, base, tmp_path / "work")
+    folder = Path(shutil.copytree(base.path or "", tmp_path / "anew"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 2e-6}))
+    resumed = SHORT.model_copy(update={"resume": True})
+    with pytest.raises(BackendError, match="another base"):
+        train_lora(
+            BaseModel(base.source, folder), records(8), records(4, 100), tmp_path / "work", resumed, lambda *_: None
+        )
+
+
+def test_dora_and_noise_are_switches(base: BaseModel, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    short = PARAMS.model_copy(update={"max_steps": 2, "evaluations": 1})
+    dora = short.model_copy(update={"lora": LoraParams(r=4, dora=True)})
+    adapter, _ = train_lora(base, records(8), records(2, 100), tmp_path / "dora", dora, lambda *_: None)
+    assert any("lora_magnitude_vector" in name for name in load_file(adapter / "adapter_model.safetensors"))
+    noisy = short.model_copy(update={"neftune_noise_alpha": 5.0})
+    losses = [
+        train_lora(base, records(8), records(2, 100), tmp_path / "n", params, lambda *_: None)[1]["history"][0]["loss"]
+        for params in (short, noisy)
+    ]
+    assert losses[0] != losses[1]
+
+
+def test_the_adapter_changes_the_output(base: BaseModel, tmp_path: Path) -> None:
+    import torch
+    from peft import PeftModel
+
+    adapter, _ = train_lora(base, records(24), records(4, 100), tmp_path, PARAMS, lambda *_: None)
+    ids = torch.tensor([tokenise(load_tokenizer(base), records(1), 400)[0]["input_ids"]])
+    with torch.no_grad():
+        plain = load_model(base)(ids).logits
+        tuned = PeftModel.from_pretrained(load_model(base), adapter)(ids).logits
+    assert not torch.allclose(plain, tuned, atol=1e-3)
+
+
+def test_steps() -> None:
+    assert total_steps(100, TrainingParams(batch_size=16, epochs=2)) == 14
+    assert total_steps(100, TrainingParams(batch_size=16, epochs=2, gradient_accumulation_steps=4)) == 4
+    assert total_steps(100, TrainingParams(batch_size=16, epochs=2, max_steps=5)) == 5
+
+
+def test_what_the_machine_or_the_base_lacks_is_named(base: BaseModel, tmp_path: Path) -> None:
+    wrong = TrainingParams(lora=LoraParams(target_modules=("q_proj", "c_attn")))
+    with pytest.raises(BackendError, match=r"no module c_attn.*down_proj"):
+        train_lora(base, records(4), records(2), tmp_path, wrong, lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "lacks config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), "not JSON"),
+        (lambda folder: (folder / "tokenizer.json").write_text("x"), "not JSON"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "no \\*.safetensors"),
+        (lambda folder: _truncate(folder / "model.safetensors"), "not a whole safetensors file"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"PK\x03\x04" * 9), "not a whole safetensors file"),
+    ],
+)
+def test_a_corrupt_base_is_refused_before_it_is_loaded(
+    tiny_base: Path, tmp_path: Path, damage: Any, message: str
+) -> None:
+    import shutil
+
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_base, folder)
+    damage(folder)
+    with pytest.raises(BaseModelError, match=message) as caught:
+        resolve_base_model("base", root=tmp_path)
+    assert caught.value.fix
+
+
+def test_a_base_is_a_folder_or_a_hub_id(tmp_path: Path) -> None:
+    assert resolve_base_model("owner/name", root=tmp_path).location == "owner/name"
+    with pytest.raises(BaseModelError, match="no such folder"):
+        resolve_base_model("data/06_models/none", root=tmp_path)
+
+
+def _truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def test_the_state_tells_how_it_went(base: BaseModel, tmp_path: Path) -> None:
+    import torch
+
+    adapter, state = train_lora(base, records(24), records(4, 100), tmp_path, PARAMS, lambda *_: None)
+    assert [entry["step"] for entry in state["samples"]] == [12, 24]
+    first, second = state["samples"][0]["samples"]
+    assert (first["id"], second["id"]) == ("ade-100", "ade-101")
+    assert first["gold"] == records(1)[0]["output"]
+    assert state["best_step"] == 24
+    last = state["samples"][-1]["samples"]
+    budget = round(1.25 * len(completion_ids(load_tokenizer(base), first["gold"]))) + 16
+    prompts = [full_text(record)[0] for record in records(2, 100)]
+    expected = [g.text for g in generate(base, adapter, prompts, batch_size=2, max_new_tokens=budget)]
+    assert [sample["prediction"] for sample in last] == expected
+    assert any(expected)
+    # the canary is the largest change of the last hidden states, as PEFT computes it from the saved adapter
+    from peft import PeftModel
+
+    ids = torch.tensor([tokenise(load_tokenizer(base), records(4, 100), 400)[0]["input_ids"]])
+    with torch.no_grad():
+        plain = load_model(base).get_decoder()(ids).last_hidden_state
+        tuned = PeftModel.from_pretrained(load_model(base), adapter).get_base_model().get_decoder()(ids)
+    change = (tuned.last_hidden_state - plain).abs().max().item()
+    assert state["canary"] == {"record": "ade-100", "largest_change": pytest.approx(change, rel=1e-4)}
+    assert (state["backend"], state["processes"], state["stopped_early"]) == ("transformers", 1, False)
+
+
+def test_a_second_training_does_not_touch_the_folder_of_the_first(base: BaseModel, tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def meanwhile(step: int, _: dict[str, float]) -> None:
+        if step == 3 and not refused:
+            with pytest.raises(BackendError, match="another training is using this folder") as caught:
+                train_lora(base, records(8), records(4, 100), tmp_path / "work", params, lambda *_: None)
+            refused.append(caught.value.where)
+
+    # the first step is the best one: its checkpoint is what a second training would have emptied the folder of
+    update: dict[str, Any] = {"max_steps": 3, "evaluations": 3, "warmup_steps": 0, "scheduler": "constant"}
+    params = PARAMS.model_copy(update={**update, "learning_rate": 1e3, "generation_samples": 0})
+    disturbed, state = train_lora(base, records(8), records(4, 100), tmp_path / "work", params, meanwhile)
+    alone, _ = train_lora(base, records(8), records(4, 100), tmp_path / "alone", params, lambda *_: None)
+    assert refused == [str(tmp_path / "work")]
+    assert state["best_step"] == 1
+    weights = [(folder / "adapter_model.safetensors").read_bytes() for folder in (disturbed, alone)]
+    assert weights[0] == weights[1]
+    assert {path.name for path in tmp_path.iterdir()} == {"work", "alone"}
+
+
+def test_a_run_that_diverged_after_its_best_checkpoint_can_be_stored(
+    base: BaseModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    update: dict[str, Any] = {"max_steps": 3, "evaluations": 3, "warmup_steps": 0, "scheduler": "constant"}
+    params = PARAMS.model_copy(update={**update, "learning_rate": 1e3, "generation_samples": 0})
+    _, state = train_lora(base, records(8), records(4, 100), tmp_path / "work", params, lambda *_: None)
+    assert json.loads(canonical_json(state))["best_step"] == 1
+    scored = [entry["step"] for entry in state["history"] if "eval_loss" in entry]
+    assert scored == [1], "the later losses are no numbers"
+    # the entropy of some machines is no number either
+    assert re.search(
+        r"Not finite at 4 of 6 log lines: (entropy, )?(eval_entropy, )?eval_loss, grad_norm\.", caplog.text
+    )
+
+
+def test_samples_do_not_change_the_course(
+    base: BaseModel, tmp_path: Path, straight: tuple[Path, dict[str, Any]]
+) -> None:
+    from safetensors.torch import load_file
+
+    without = SHORT.model_copy(update={"generation_samples": 0})
+    adapter, state = train_lora(base, records(8), records(4, 100), tmp_path, without, lambda *_: None)
+    assert state["samples"] == []
+    one, two = (load_file(folder / "adapter_model.safetensors") for folder in (straight[0], adapter))
+    assert all((one[name] == two[name]).all() for name in one)
+
+
+def test_an_adapter_that_changes_nothing_is_refused(base: BaseModel, tmp_path: Path) -> None:
+    warming_up = PARAMS.model_copy(update={"max_steps": 1, "evaluations": 1, "warmup_steps": 5})
+    with pytest.raises(BackendError, match="changes nothing"):
+        train_lora(base, records(4), records(2, 100), tmp_path, warming_up, lambda *_: None)
+
+
+def test_training_stops_when_validation_no_longer_improves(base: BaseModel, tmp_path: Path) -> None:
+    wild = PARAMS.model_copy(
+        update={"learning_rate": 3.0, "scheduler": "constant", "eval_steps": 1, "early_stopping_patience": 2}
+    )
+    _, state = train_lora(base, records(16), records(2, 100), tmp_path, wild, lambda *_: None)
+    losses = [entry["eval_loss"] for entry in state["history"] if "eval_loss" in entry]
+    assert state["stopped_early"]
+    assert state["steps"] == len(losses) < 16
+    assert state["best_step"] == losses.index(min(losses)) + 1 == len(losses) - 2
+
+
+def test_epochs_are_a_strategy_and_the_last_step_can_be_kept(base: BaseModel, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    params = PARAMS.model_copy(
+        update={
+            **{"eval_strategy": "epoch", "save_strategy": "epoch", "logging_strategy": "epoch", "epochs": 3.0},
+            **{"load_best_model_at_end": False, "save_total_limit": 1},
+        }
+    )
+    adapter, state = train_lora(base, records(8), records(2, 100), tmp_path, params, lambda *_: None)
+    assert [entry["step"] for entry in state["history"] if "eval_loss" in entry] == [2, 4, 6]
+    assert [entry["step"] for entry in state["history"] if "loss" in entry] == [2, 4, 6]
+    assert state["best_step"] == 6
+    (last,) = (tmp_path / "checkpoints").glob("checkpoint-*")
+    one, two = (load_file(folder / "adapter_model.safetensors") for folder in (last, adapter))
+    assert all((one[name] == two[name]).all() for name in one)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"eval_strategy": "epoch"},
+        {"save_steps": 3},
+        {"save_steps": 3, "eval_steps": 2},
+        {"load_best_model_at_end": False, "early_stopping_patience": 1},
+        {"optimizer": 3},
+        {"metric_for_best_model": "f1"},
+        {"report_to": ["mlflow"]},
+        {"batch_size": "all"},
+        {"batch_size": 0},
+        {"lora": {"task_type": "SEQ_CLS"}},
+    ],
+)
+def test_parameters_that_contradict_each_other_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        TrainingParams(**wrong)
+
+
+def test_every_parameter_is_set_with_its_default_and_a_word_on_it() -> None:
+    text = (ROOT / "conf/base/parameters_training.yml").read_text(encoding="utf-8")
+    shipped = yaml.safe_load(text)["training"]
+    assert TrainingParams.model_validate(shipped | {"seed": 42}) == TrainingParams()
+    assert set(shipped) == set(TrainingParams.model_fields)
+    assert set(shipped["lora"]) == set(LoraParams.model_fields)
+    lines = text.split("training:\n")[1].splitlines()
+    assert not [line for line in lines if not re.search(r"\S +# \S", line)]
+
+
+def smaller_memory(rows: int, used: list[int]) -> Any:
+    """Make steps of more rows run out of memory, as a device does: with its error, in the middle of a step."""
+    import torch
+
+    from odin_slm.training.data_parallel_steps import with_threads
+
+    def trainer_class(trainer: type[Any], workers: Any, packing: bool) -> type[Any]:
+        class Small(with_threads(trainer, workers, packing)):
+            def training_step(self, model: Any, inputs: dict[str, Any], *more: Any, **options: Any) -> Any:
+                used.append(len(inputs["input_ids"]))
+                if used[-1] > rows:
+                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+                return super().training_step(model, inputs, *more, **options)
+
+        return Small
+
+    return trainer_class
+
+
+def test_out_of_memory_halves_the_batch_once_and_keeps_the_course(
+    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, straight: tuple[Path, dict[str, Any]]
+) -> None:
+    from odin_slm.training import lora as training
+
+    used: list[int] = []
+    monkeypatch.setattr(training, "with_threads", smaller_memory(2, used))
+    halving = SHORT.model_copy(update={"oom": "halve"})
+    _, state = train_lora(base, records(8), records(4, 100), tmp_path, halving, lambda *_: None)
+    assert used == [4] + [2] * 16
+    assert (state["hyperparameters"]["batch_size"], state["hyperparameters"]["gradient_accumulation_steps"]) == (2, 2)
+    losses = [[e["loss"] for e in s["history"] if "loss" in e] for s in (state, straight[1])]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_a_run_that_halved_its_batch_resumes_with_the_halved_one(
+    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from odin_slm.training import lora as training
+
+    used: list[int] = []
+    monkeypatch.setattr(training, "with_threads", smaller_memory(2, used))
+    halving = SHORT.model_copy(update={"oom": "halve"})
+
+    def kill(now: int, _: dict[str, float]) -> None:
+        if now == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_lora(base, records(8), records(4, 100), tmp_path, halving, kill)
+    used.clear()
+    resumed = halving.model_copy(update={"resume": True})
+    _, state = train_lora(base, records(8), records(4, 100), tmp_path, resumed, lambda *_: None)
+    assert state["resumed_from_step"] == 4
+    assert used == [2] * 8
+
+
+def test_out_of_memory_says_what_to_change(base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from odin_slm.training import lora as training
+
+    for rows, oom, batch in ((2, "fail", 4), (1, "halve", 2)):
+        monkeypatch.setattr(training, "with_threads", smaller_memory(rows, []))
+        params = PARAMS.model_copy(update={"oom": oom})
+        with pytest.raises(DeviceMemoryError, match=rf"batch_size={batch}.*CUDA out of memory") as caught:
+            train_lora(base, records(8), records(2, 100), tmp_path, params, lambda *_: None)
+        assert "gradient_checkpointing" in caught.value.fix
+
+
+# Backends
+
+
+def test_auto_is_transformers_without_cuda() -> None:
+    if backends.cuda():
+        pytest.skip("there is a CUDA device")
+    assert backends.choose(TrainingParams()) == "transformers"
+    assert (backends.precision(TrainingParams()), backends.weights_dtype(TrainingParams())) == ("fp32", "float32")
+    assert backends.optimizer(TrainingParams()) == "adamw_torch"
+    assert backends.optimizer(TrainingParams(load_in_4bit=True)) == "adamw_8bit"
+    with pytest.raises(BackendError, match="unsloth needs a CUDA device") as caught:
+        backends.choose(TrainingParams(backend="unsloth"))
+    assert "transformers" in caught.value.fix
+
+
+def test_without_unsloth_the_message_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    if importlib.util.find_spec("unsloth"):
+        pytest.skip("unsloth is installed")
+    monkeypatch.setattr(backends, "cuda", lambda: True)
+    assert backends.choose(TrainingParams()) == "transformers"
+    with pytest.raises(BackendError, match="not installed") as caught:
+        backends.choose(TrainingParams(backend="unsloth"))
+    assert "pip install -e '.[gpu]'" in caught.value.fix
+
+
+def test_attention_and_all_linear_reach_the_model(base: BaseModel) -> None:
+    params = TrainingParams(attention="eager", dtype="bfloat16", lora=LoraParams(r=4, target_modules="all-linear"))
+    model = with_adapter("transformers", base, params)
+    assert model.config._attn_implementation == "eager"
+    assert {str(p.dtype) for p in model.parameters() if not p.requires_grad} == {"torch.bfloat16"}
+    adapted = {name.split(".lora_A")[0].rsplit(".", 1)[-1] for name, _ in model.named_parameters() if "lora_A" in name}
+    assert adapted == set(LoraParams().target_modules)
+    assert model.base_model.model.model.layers[0].self_attn.q_proj.scaling["default"] == 32 / 4
+    stabilised = params.model_copy(update={"lora": LoraParams(r=4, rslora=True)})
+    scaled = with_adapter("transformers", base, stabilised).base_model.model.model.layers[0].self_attn.q_proj
+    assert scaled.scaling["default"] == 32 / 2  # alpha / sqrt(r)
+
+
+@pytest.mark.gpu
+def test_unsloth_trains_the_same_way(tmp_path: Path, base: BaseModel) -> None:
+    if not backends.cuda() or importlib.util.find_spec("unsloth") is None:
+        pytest.skip("needs a CUDA device and unsloth")
+    params = PARAMS.model_copy(update={"backend": "unsloth"})
+    adapter, state = train_lora(base, records(24), records(4, 100), tmp_path, params, lambda *_: None)
+    losses = [entry["loss"] for entry in state["history"] if "loss" in entry]
+    assert losses[-1] < losses[0] - 0.2
+    assert state["backend"] == "unsloth"
+    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= {f.name for f in adapter.iterdir()}

@@ -15,9 +15,9 @@ import pyarrow.parquet
 import pytest
 from kedro.io import DatasetError
 
+from odin_slm.core.document import GivenDocument
 from odin_slm.datasets.documents import DocumentsDataset, ExtractionShardsDataset
 from odin_slm.inference.reading import Extractor
-from odin_slm.tasks.extraction.grounding import GivenDocument
 
 TEXTS = [f"Patient {n} took enalapril 😀 and then had a cough, fever and rash." for n in range(7)]
 PUBMED = """<?xml version="1.0" encoding="UTF-8"?>

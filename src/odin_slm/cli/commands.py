@@ -65,7 +65,7 @@ _reason = click.option("--reason", default="", help="Why; the history keeps it."
 @_env
 def history(env: str | None) -> None:
     """List what happened to the alias, the oldest first."""
-    with _registry(env) as (registry, _):
+    with _registry(env) as (registry, *_):
         for event in registry.history():
             who = f"version {event['version']}" if event["version"] else f"nobody, after version {event['previous']}"
             forced = " (forced)" if event["forced"] else ""
@@ -78,9 +78,12 @@ def history(env: str | None) -> None:
 
 
 def _figures(test: dict[str, Any]) -> str:
-    from odin_slm.tasks.extraction.metrics import HEADLINE
+    from odin_slm.tasks import task_class, task_names
 
-    scores = [f"{name.split('_')[0]} F1 {test[name][0]:.3f} against {test[name][1]:.3f}" for name in HEADLINE]
+    titles = {metric.name: metric.title for name in task_names() for metric in task_class(name).headline}
+    scores = [
+        f"{titles.get(name, name)} {v[0]:.3f} against {v[1]:.3f}" for name, v in test.items() if isinstance(v, list)
+    ]
     asked = ", the champion asked for them anew" if test["rescored"] else ""
     return f"{', '.join(scores)} (data {(test['manifest_sha256'] or 'unknown')[:12]}{asked})"
 
@@ -95,10 +98,10 @@ def promote(version: str, rescore: bool, force: bool, reason: str, env: str | No
     """Make VERSION the champion if the paired test finds it better than the one in use."""
     from odin_slm.pipelines.registration.nodes import paired_test
 
-    with _registry(env) as (registry, params):
+    with _registry(env) as (registry, params, task):
         answers = _answers(registry, version, params) if rescore else []
         decision = registry.promote(
-            version, test=paired_test(params), force=force, reason=reason, champion_predictions=answers
+            version, task=task, test=paired_test(params), force=force, reason=reason, champion_predictions=answers
         )
         click.echo(f"{registry.name} version {version}: {decision['decision']} ({decision['why']})")
     if decision["decision"] != "promote":
@@ -118,7 +121,7 @@ def _answers(registry: Any, version: str, params: Any) -> list[dict[str, Any]]:
 @_env
 def demote(reason: str, env: str | None) -> None:
     """Take the alias from the champion; nobody has it then."""
-    with _registry(env) as (registry, _):
+    with _registry(env) as (registry, *_):
         click.echo(f"{registry.name} version {registry.demote(reason)} is no longer the champion")
 
 
@@ -127,22 +130,23 @@ def demote(reason: str, env: str | None) -> None:
 @_env
 def rollback(reason: str, env: str | None) -> None:
     """Give the alias back to the champion before."""
-    with _registry(env) as (registry, _):
+    with _registry(env) as (registry, *_):
         click.echo(f"{registry.name} version {registry.rollback(reason)} is the champion again")
 
 
 @contextmanager
-def _registry(env: str | None) -> Iterator[tuple[Any, Any]]:
-    """Yield the registered model of the environment, and its parameters of the evaluation."""
+def _registry(env: str | None) -> Iterator[tuple[Any, Any, Any]]:
+    """Yield the registered model of the environment, its parameters of the evaluation, and its task."""
     from kedro.framework.session import KedroSession
 
-    from odin_slm.config.parameters import EvaluationParams
+    from odin_slm.config.parameters import EvaluationParams, TaskParams
     from odin_slm.tracking.registry import Registry
 
     with _explained(), KedroSession.create(env=env) as session:
         context = cast("KedroSession", session).load_context()  # its hook sets the tracking store
         params = EvaluationParams.model_validate(context.params["evaluation"])
-        yield Registry(context.config_loader["globals"]["registered_model"]), params
+        task = TaskParams.model_validate(context.params["task"]).task()
+        yield Registry(context.config_loader["globals"]["registered_model"]), params, task
 
 
 class _ExplainedGroup(click.Group):

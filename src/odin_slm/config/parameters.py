@@ -7,15 +7,17 @@ stops the run and names the key.
 from __future__ import annotations
 
 import inspect
+import json
 import math
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model, model_validator
 
 from odin_slm import corpora
+from odin_slm.tasks import Task, load
 
 HubId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
 RepositoryName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=96)]
@@ -25,6 +27,34 @@ class Parameters(BaseModel):
     """Base of all parameters: unknown keys are refused, values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+@lru_cache(maxsize=8)
+def _task(name: str, options: str) -> Task:
+    return load({"name": name, "options": json.loads(options)}, corpora.annotated())
+
+
+class TaskParams(Parameters):
+    """What the model is taught."""
+
+    name: str = "extraction"
+    """The task: a package of odin_slm.tasks, or one that an installed package offers."""
+    options: dict[str, Any] = {}
+    """The task's own options; extraction takes entities, relations, synonyms, sources and default_source."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, values: Any) -> Any:
+        return {"name": values} if isinstance(values, str) else values
+
+    @model_validator(mode="after")
+    def _task_exists(self) -> TaskParams:
+        self.task()
+        return self
+
+    def task(self) -> Task:
+        """Return the task; its sources are the project's corpora."""
+        return _task(self.name, json.dumps(self.options, sort_keys=True))
 
 
 class IngestionParams(Parameters):
@@ -357,8 +387,8 @@ class ExtractionParams(Parameters):
     """Who reads: this process, or Ray on the cores, machines or GPUs of a cluster."""
     workers: int = Field(default=0, ge=0)
     """Workers of Ray, each with the model in memory, at most; 0: one per GPU, or per core where there is none."""
-    schema_name: Literal["all", "ade", "bc5cdr", "biored", "synthetic"] = Field(default="biored", alias="schema")
-    """Types to look for: all of them, or what one corpus annotates."""
+    schema_name: str = Field(default="", alias="schema")
+    """Types to look for: all of them, or what one corpus annotates; empty: what the model asks by default."""
     constrained: bool = True
     """Whether a grammar holds every output to its text."""
     text_field: str = Field(default="text", min_length=1)

@@ -22,7 +22,7 @@ class Mention:
         begin: Offset of the first character, 0-based, in the document's text.
         end: Offset after the last character.
         text: ``document.text[begin:end]``.
-        type: One of :data:`odin_slm.tasks.extraction.schema.ENTITY_TYPES`.
+        type: One of the experiment's entity types.
         concepts: Concept ids, at least one; several for a composite mention.
     """
 
@@ -43,13 +43,32 @@ class Relation:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenDocument:
+    """A document that somebody wants read.
+
+    Attributes:
+        id: Its own id, or file and record number.
+        source: File that it comes from, relative to the folder that was named.
+        record: Number of the record in that file, from 1.
+        text: The text; empty where it could not be read.
+        error: Why it could not be read, or None.
+    """
+
+    id: str
+    source: str
+    record: int
+    text: str
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Document:
     """One annotated text.
 
     Attributes:
         id: Unique over all corpora, for example ``bc5cdr-439781``.
         text: The text that the offsets refer to.
-        source: Corpus name, a key of :data:`odin_slm.tasks.extraction.schema.SCHEMAS`.
+        source: Name of the corpus.
         pmid: PubMed id of the abstract the text comes from; synthetic documents have an id of their own here.
         split: Official split of the corpus (``train``, ``validation``, ``test``), or None where it has none.
         mentions: Mentions in text order.

@@ -7,27 +7,35 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from odin_slm.corpora.parsed import Corpus, ParsedCorpus
-from odin_slm.tasks.extraction.schema import SCHEMAS
+from odin_slm.tasks.extraction.schema import MEDICAL, Schema
 
 
-def discover() -> dict[str, Corpus]:
-    """Return name -> corpus of all parser modules of this package, and make their schemas known."""
+def discover() -> Mapping[str, Corpus]:
+    """Return name -> corpus of all parser modules of this package."""
     found: dict[str, Corpus] = {}
     for info in sorted(pkgutil.iter_modules(__path__), key=lambda info: info.name):
         corpus = getattr(importlib.import_module(f"{__name__}.{info.name}"), "CORPUS", None)
         if isinstance(corpus, Corpus):
             found[corpus.name] = corpus
-            SCHEMAS.setdefault(corpus.name, corpus.schema)
-    return found
+    return MappingProxyType(found)
 
 
 CORPORA = discover()
 """The corpora by name, in alphabetical order of their modules."""
 
-PARSERS: dict[str, Callable[..., ParsedCorpus]] = {name: corpus.parse for name, corpus in CORPORA.items()}
+PARSERS: Mapping[str, Callable[..., ParsedCorpus]] = MappingProxyType(
+    {name: corpus.parse for name, corpus in CORPORA.items()}
+)
 """Corpus name -> parser of its files' texts."""
 
-__all__ = ["CORPORA", "PARSERS", "Corpus", "ParsedCorpus", "discover"]
+
+def annotated() -> dict[str, Schema]:
+    """Return source -> what it annotates: every corpus, and the project's own generator."""
+    return {**{name: corpus.schema for name, corpus in CORPORA.items()}, "synthetic": MEDICAL.everything}
+
+
+__all__ = ["CORPORA", "PARSERS", "Corpus", "ParsedCorpus", "annotated", "discover"]

@@ -105,6 +105,7 @@ def parse(
         dropped={},
         duplicates={"rows": len(rows) - len(distinct), **negative_counts},
         inputs={name: files[name] for name in FILES},
+        schema=SCHEMAS["ade"],
     )
     report["sentences"] = {
         "rows": len(rows),

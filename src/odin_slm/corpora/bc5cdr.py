@@ -56,6 +56,7 @@ def parse(files: Mapping[str, str]) -> ParsedCorpus:
         dropped=dropped,
         duplicates=duplicates,
         inputs={name: files[name] for name in FILES.values()},
+        schema=SCHEMAS["bc5cdr"],
     )
     return ParsedCorpus(documents, report)
 

@@ -76,7 +76,12 @@ def parse(files: Mapping[str, str]) -> ParsedCorpus:
             found[item.pmid] = (item, split)
     documents = [_document(item, split, dropped) for item, split in found.values()]
     report = corpus_report(
-        "biored", documents, dropped=dropped, duplicates=duplicates, inputs={name: files[name] for name in members}
+        "biored",
+        documents,
+        dropped=dropped,
+        duplicates=duplicates,
+        inputs={name: files[name] for name in members},
+        schema=SCHEMAS["biored"],
     )
     return ParsedCorpus(documents, report)
 

@@ -18,7 +18,7 @@ from odin_slm.core.document import SYNTHETIC_PMIDS, Document, Mention, Relation,
 from odin_slm.corpora import templates, vocabulary
 from odin_slm.corpora.parsed import ParsedCorpus, corpus_report
 from odin_slm.corpora.templates import Template
-from odin_slm.tasks.extraction.schema import SCHEMAS
+from odin_slm.tasks.extraction.schema import MEDICAL, SCHEMAS
 
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
 _PHRASE = re.compile(r"<(\w+)>")
@@ -60,7 +60,7 @@ def generate(count: int, seed: int, corpus: str | None = None) -> list[Document]
 def synthetic_corpus(count: int, seed: int) -> ParsedCorpus:
     """Write the synthetic corpus: documents in its own style, for training alone."""
     documents = [replace(document, split="train") for document in generate(count, seed, "synthetic")]
-    report = corpus_report("synthetic", documents, dropped={}, duplicates={}, inputs={})
+    report = corpus_report("synthetic", documents, dropped={}, duplicates={}, inputs={}, schema=MEDICAL.everything)
     return ParsedCorpus(documents, {**report, "seed": seed})
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from odin_slm.core.record import Record
-from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, parse, render
+from odin_slm.tasks import Task
 
 Splits = Mapping[str, Sequence[Record]]
 
@@ -33,25 +33,15 @@ class Cleaned:
     left_out: list[str] = field(default_factory=list)
 
 
-def normalise_text(splits: Splits) -> Cleaned:
-    """Put inputs and mentions into Unicode NFC, with plain spaces and quotes.
-
-    Entities that become equal apart from case are listed once, by the first, and so are relations of them. A record
-    whose mentions would no longer stand verbatim in its input stays as it is.
-    """
-    records: dict[str, list[Record]] = {name: [] for name in splits}
-    changed = []
-    for name, part in splits.items():
-        for record in part:
-            extraction = parse(record["output"]).extraction
-            text = plain_text(record["input"])
-            plain = _plain_extraction(extraction)
-            fresh: Record = {**record, "input": text, "output": render(plain)}
-            if fresh != record and all(e.text in text for e in plain.entities):
-                changed.append(record["id"])
-                records[name].append(fresh)
-            else:
-                records[name].append(record)
+def normalise_text(splits: Splits, task: Task) -> Cleaned:
+    """Put inputs and outputs into Unicode NFC, with plain spaces and quotes; see :meth:`Task.cleaned`."""
+    records = {name: [task.cleaned(record, plain_text) for record in part] for name, part in splits.items()}
+    changed = [
+        fresh["id"]
+        for name, part in splits.items()
+        for record, fresh in zip(part, records[name], strict=True)
+        if fresh != record
+    ]
     return Cleaned(records, changed=changed)
 
 
@@ -71,13 +61,13 @@ def drop_duplicates(splits: Splits) -> Cleaned:
     return Cleaned(records, left_out=left_out)
 
 
-def drop_empty(splits: Splits) -> Cleaned:
-    """Leave out training records without entities; validation and test stay as their corpora are."""
-    empty = [r["id"] for r in splits["train"] if not parse(r["output"]).extraction.entities]
+def drop_empty(splits: Splits, task: Task) -> Cleaned:
+    """Leave out training records without labels of the first kind; validation and test stay as their corpora are."""
+    empty = [r["id"] for r in splits["train"] if not _first_labels(task, r)]
     return _without(splits, set(empty))
 
 
-def balance(splits: Splits, *, by: str, limit: float) -> Cleaned:
+def balance(splits: Splits, task: Task, *, by: str, limit: float) -> Cleaned:
     """Thin out training: no group keeps more than ``limit`` times the records of the smallest one.
 
     The first records of a group stay, and training is shuffled by its seed. By type, a record counts for the rarest of
@@ -85,11 +75,12 @@ def balance(splits: Splits, *, by: str, limit: float) -> Cleaned:
 
     Args:
         splits: Split -> records.
+        task: What reads the labels.
         by: ``source`` or ``type``.
         limit: How many times the smallest group the largest may be.
     """
     groups: dict[str, list[str]] = defaultdict(list)
-    types = {r["id"]: {e.type for e in parse(r["output"]).extraction.entities} for r in splits["train"]}
+    types = {r["id"]: set(_first_labels(task, r)) for r in splits["train"]}
     often = Counter(kind for kinds in types.values() for kind in kinds)
     for record in splits["train"]:
         rarest = min(types[record["id"]], key=lambda kind: (often[kind], kind), default="")
@@ -106,19 +97,8 @@ def _without(splits: Splits, ids: set[str]) -> Cleaned:
     return Cleaned(records, left_out=left_out)
 
 
-def _plain_extraction(extraction: Extraction) -> Extraction:
-    entities: dict[tuple[str, str], Entity] = {}
-    names: dict[str, str] = {}
-    for entity in extraction.entities:
-        text = plain_text(entity.text)
-        first = entities.setdefault((entity.type, text.casefold()), Entity(entity.type, text))
-        names.setdefault(entity.text, first.text)
-
-    def name(text: str) -> str:
-        return names.get(text, plain_text(text))
-
-    relations = (RelationTriple(name(r.head), r.type, name(r.tail)) for r in extraction.relations)
-    return Extraction(tuple(entities.values()), tuple(dict.fromkeys(relations)))
+def _first_labels(task: Task, record: Record) -> list[str]:
+    return next(iter(task.labels(record["output"]).values()), [])
 
 
 def plain_text(text: str) -> str:

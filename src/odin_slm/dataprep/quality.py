@@ -6,7 +6,7 @@ The decision is not the score: one failed critical check refuses the data howeve
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -14,8 +14,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from odin_slm.core.record import Record
 from odin_slm.core.redaction import text_problems
-from odin_slm.tasks.extraction.format import Extraction, parse, render
-from odin_slm.tasks.extraction.schema import SCHEMAS, SIGNATURES
+from odin_slm.tasks import Task
 
 WEIGHTS = {"critical": 3.0, "high": 2.0, "medium": 1.0}
 GRADES = ((95.0, "A"), (85.0, "B"), (70.0, "C"), (50.0, "D"), (0.0, "F"))
@@ -82,7 +81,7 @@ class Check:
 
 
 def assess(
-    splits: Mapping[str, Sequence[Record]], leaks: Mapping[str, Sequence[Any]], *, profile: str
+    splits: Mapping[str, Sequence[Record]], leaks: Mapping[str, Sequence[Any]], task: Task, *, profile: str
 ) -> dict[str, Any]:
     """Apply every check to a combined dataset.
 
@@ -92,6 +91,7 @@ def assess(
     Args:
         splits: Split name -> records.
         leaks: What :func:`odin_slm.dataprep.splitting.find_leaks` found.
+        task: What the records are of; it has rules of its own.
         profile: A key of :data:`PROFILES`.
 
     Returns:
@@ -99,7 +99,7 @@ def assess(
         severity, its result, how many failed, the first of them by id, and the way out.
     """
     limits = PROFILES[profile]
-    checks = list(_checks(splits, leaks, limits))
+    checks = list(_checks(splits, leaks, task, limits))
     score = 100 * sum(WEIGHTS[c.severity] * (1 - c.share) for c in checks) / sum(WEIGHTS[c.severity] for c in checks)
     refused = [c.name for c in checks if c.severity == "critical" and not c.passed]
     return {
@@ -126,7 +126,7 @@ def assess(
 
 
 class _Row(BaseModel):
-    """The shape of a record: every field of :class:`~odin_slm.tasks.extraction.records.Record`, filled, and no other.
+    """The shape of a record: every field of :class:`~odin_slm.core.record.Record`, filled, and no other.
 
     Line breaks and tabs are text; other control characters are damage of a conversion, and so is U+FFFD.
     """
@@ -141,7 +141,7 @@ class _Row(BaseModel):
     document_id: _Name
 
 
-def _well_shaped(record: Record, _: Extraction) -> bool:
+def _well_shaped(record: Record) -> bool:
     try:
         _Row.model_validate(record)
     except ValidationError:
@@ -150,16 +150,14 @@ def _well_shaped(record: Record, _: Extraction) -> bool:
 
 
 def _checks(
-    splits: Mapping[str, Sequence[Record]], leaks: Mapping[str, Sequence[Any]], limits: Profile
+    splits: Mapping[str, Sequence[Record]], leaks: Mapping[str, Sequence[Any]], task: Task, limits: Profile
 ) -> Iterator[Check]:
     records = [record for name in splits for record in splits[name]]
-    parsed = {record["id"]: parse(record["output"]) for record in records}
-    extractions = {key: value.extraction for key, value in parsed.items()}
 
-    def broken(rule: Any) -> tuple[str, ...]:
-        return tuple(record["id"] for record in records if not rule(record, extractions[record["id"]]))
+    def broken(rule: Callable[[Record], bool]) -> tuple[str, ...]:
+        return tuple(record["id"] for record in records if not rule(record))
 
-    def rows(name: str, severity: str, rule: Any, fix: str, tolerated: float = 0.0) -> Check:
+    def rows(name: str, severity: str, rule: Callable[[Record], bool], fix: str, tolerated: float = 0.0) -> Check:
         return Check(name, severity, broken(rule), len(records), tolerated, fix)
 
     empty = tuple(name for name in splits if not splits[name])
@@ -179,27 +177,9 @@ def _checks(
     )
     repeated = tuple(key for key, n in Counter(record["id"] for record in records).items() if n > 1)
     yield Check("record ids are unique", "critical", repeated, len(records), 0.0, "Mend the parser that numbers them.")
-    yield rows(
-        "outputs parse and render back",
-        "critical",
-        lambda r, x: parsed[r["id"]].well_formed and render(x) == r["output"],
-        "Write outputs with odin_slm.tasks.extraction.format alone.",
-    )
-    yield rows(
-        "every mention is verbatim in its input",
-        "critical",
-        lambda r, x: all(e.text in r["input"] for e in x.entities),
-        "Mend the mention's offsets in the corpus.",
-    )
-    yield rows(
-        "types and relations are of the source's schema", "critical", _in_schema, "Map or drop the label in the parser."
-    )
-    yield rows(
-        "relation arguments are listed and legal",
-        "critical",
-        _arguments_listed,
-        "Mend the parser's mapping of relations.",
-    )
+    for check in task.checks():
+        tolerated = getattr(limits, check.limit) if check.limit else 0.0
+        yield rows(check.name, check.severity, check.holds, check.fix, tolerated)
     yield rows(
         "fields are filled and hold text, ids are names",
         "high",
@@ -209,7 +189,7 @@ def _checks(
     yield rows(
         "no record holds a secret",
         "critical",
-        lambda r, _: not any(text_problems("", r["input"] + r["output"])),
+        lambda record: not any(text_problems("", record["input"] + record["output"])),
         "Mask it in the corpus.",
     )
     for name, part in splits.items():
@@ -223,8 +203,11 @@ def _checks(
             limits.repeated,
             "Set combination.drop_duplicates=true.",
         )
-    wanted = sorted({label for r in records if r["source"] in SCHEMAS for label in _labels(r)})
-    found = {name: {label for r in part for label in _used(extractions[r["id"]])} for name, part in splits.items()}
+    wanted = sorted({label for source in {r["source"] for r in records} for label in task.expected_labels(source)})
+    found = {
+        name: {label for r in part for labels in task.labels(r["output"]).values() for label in labels}
+        for name, part in splits.items()
+    }
     lacking = tuple(
         f"{name}: {label}" for name in splits if splits[name] for label in wanted if label not in found[name]
     )
@@ -239,43 +222,7 @@ def _checks(
     yield rows(
         "inputs have at least five words",
         "medium",
-        lambda r, _: len(r["input"].split()) >= 5,
+        lambda record: len(record["input"].split()) >= 5,
         "Drop the shortest texts.",
         tolerated=limits.short,
     )
-    yield rows(
-        "outputs name entities",
-        "medium",
-        lambda _, x: bool(x.entities),
-        "Set combination.drop_empty=true, or lower ingestion.options.ade.negative_ratio.",
-        tolerated=limits.empty,
-    )
-
-
-def _in_schema(record: Record, extraction: Extraction) -> bool:
-    schema = SCHEMAS.get(record["source"])
-    return (
-        schema is not None
-        and all(e.type in schema.entities for e in extraction.entities)
-        and all(r.type in schema.relations for r in extraction.relations)
-    )
-
-
-def _arguments_listed(record: Record, extraction: Extraction) -> bool:
-    types: dict[str, set[str]] = {}
-    for entity in extraction.entities:
-        types.setdefault(entity.text, set()).add(entity.type)
-    return all(
-        any((head, tail) in SIGNATURES[r.type] for head in types.get(r.head, ()) for tail in types.get(r.tail, ()))
-        for r in extraction.relations
-    )
-
-
-def _labels(record: Record) -> tuple[str, ...]:
-    schema = SCHEMAS[record["source"]]
-    return (*schema.entities, *schema.relations)
-
-
-def _used(extraction: Extraction) -> Iterator[str]:
-    yield from (entity.type for entity in extraction.entities)
-    yield from (relation.type for relation in extraction.relations)

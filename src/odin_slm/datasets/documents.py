@@ -14,10 +14,10 @@ from typing import IO, Any
 
 from kedro.io import AbstractDataset, DatasetError
 
+from odin_slm.core.document import GivenDocument
 from odin_slm.core.errors import MissingInputError
 from odin_slm.core.hashing import canonical_json, canonical_jsonl
 from odin_slm.datasets.files import write_text
-from odin_slm.tasks.extraction.grounding import GivenDocument
 
 Read = Callable[[str, str], Iterator[GivenDocument]]
 _Record = tuple[str | None, str, str | None]  # id, text, error

@@ -61,6 +61,7 @@ class RegisteredModelDataset(AbstractDataset[Candidate, dict[str, Any]]):
             number = registry.register(data, run_id)
             decision = registry.promote(
                 number,
+                task=data.task,
                 test=data.test,
                 force=data.force,
                 reason=data.reason,

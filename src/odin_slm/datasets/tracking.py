@@ -9,6 +9,7 @@ from typing import Any
 from kedro.io import AbstractDataset, DatasetError
 
 from odin_slm.core.errors import MissingInputError
+from odin_slm.tasks import load
 from odin_slm.tracking.backfill import ExperimentFolder, PastRun
 from odin_slm.tracking.past_runs import past_runs, track_past_runs, tracked_runs
 
@@ -70,7 +71,7 @@ class PastRunsDataset(AbstractDataset[list[PastRun], dict[str, dict[str, str]]])
 
     def save(self, data: list[PastRun]) -> None:
         """Track those that are not tracked yet."""
-        track_past_runs(data, self._experiment, self._registered_model)
+        track_past_runs(data, self._experiment, self._registered_model, load({"name": "extraction"}))
 
     def _describe(self) -> dict[str, Any]:
         return {"experiment": self._experiment, "registered_model": self._registered_model}

@@ -275,6 +275,19 @@ class ArtifactsHook:
 class EvaluationMetricsHook:
     """Log the scores when ``evaluation_results`` is saved."""
 
+    def __init__(self) -> None:
+        self._parameters: Any = None
+
+    @hook_impl
+    def after_context_created(self, context: Any) -> None:
+        """Remember what the model is taught."""
+        self._parameters = context.params.get("task", "extraction")
+
+    def _task(self) -> Any:
+        from odin_slm.config.parameters import TaskParams
+
+        return TaskParams.model_validate(self._parameters).task()
+
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
         """Log each score once, with the ends of its interval."""
@@ -283,7 +296,7 @@ class EvaluationMetricsHook:
         import mlflow
 
         if mlflow.active_run():
-            mlflow.log_metrics(evaluation_metrics(data))
+            mlflow.log_metrics(self._task().tracked(data))
 
 
 class PublicationHook:
@@ -370,56 +383,6 @@ def hub_places(publication: Mapping[str, Any]) -> dict[str, str]:
             seen = "private" if found["private"] else "public"
             places[f"hub_{kind}"] = f"{found['repo_id']} at {found['revision'][:12]}, {seen}, verified"
     return places
-
-
-def evaluation_metrics(results: Mapping[str, Any]) -> dict[str, float]:
-    """Flatten evaluation results to the metrics of a run.
-
-    Args:
-        results: The value of ``evaluation_results``; see :func:`odin_slm.tasks.extraction.metrics.evaluate`.
-
-    Returns:
-        ``entity_f1_micro``, ``entity_precision_macro``, … and the same for relations; ``…_low`` and ``…_high`` for the
-        ends of an interval; ``entity_ece``, ``entity_brier``, ``entity_aurc`` and ``entity_raw_…`` (before calibration)
-        of confidences; rates of faulty outputs; ``free_…`` for the second, free decoding, ``base_…`` and
-        ``base_free_…`` for the base model; ``difference_…`` and ``free_difference_…`` for fine-tuned minus base.
-    """
-    base = results.get("base") or {}
-    kinds = {"": results, "free_": results.get("free"), "base_": base, "base_free_": base.get("free")}
-    metrics = {
-        f"{kind}{name}": value for kind, values in kinds.items() for name, value in _scores(values or {}).items()
-    }
-    for key in ("difference", "free_difference"):
-        for name, difference in (results.get(key) or {}).items():
-            metrics[f"{key}_{name}"] = difference["value"]
-            metrics |= _ends(f"{key}_{name}", difference["interval"])
-    for kind, found in (results.get("confidence") or {}).items():
-        measures = {"ece": found["after"]["ece"], "brier": found["after"]["brier"], "aurc": found["aurc"]}
-        measures |= {"raw_ece": found["before"]["ece"], "raw_brier": found["before"]["brier"]}
-        metrics |= {f"{kind}_{name}": value for name, value in measures.items() if value is not None}
-    metrics["test_examples"] = results["test_set"]["examples"]
-    return {name: float(value) for name, value in metrics.items()}
-
-
-def _scores(results: Mapping[str, Any]) -> dict[str, float]:
-    scores: dict[str, float] = {}
-    for kind in ("entity", "relation"):
-        for average in ("micro", "macro"):
-            values = results.get(f"{kind}_metrics", {}).get(average, {})
-            for measure in ("precision", "recall", "f1"):
-                if measure in values:
-                    scores[f"{kind}_{measure}_{average}"] = values[measure]
-    for name, interval in (results.get("intervals") or {}).items():
-        scores |= _ends(name, interval)
-    for name, value in (results.get("output_quality") or {}).items():
-        if name.endswith("_rate"):
-            scores[name] = value
-    return scores
-
-
-def _ends(name: str, interval: Any) -> dict[str, float]:
-    low, high = interval
-    return {f"{name}_low": low, f"{name}_high": high}
 
 
 def local_path(catalog: Any, name: str) -> Path | None:

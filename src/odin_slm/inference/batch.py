@@ -18,11 +18,11 @@ from itertools import islice
 from typing import Any
 
 from odin_slm.config.parameters import ExtractionParams
+from odin_slm.core.document import GivenDocument
 from odin_slm.core.errors import BackendError, OdinError
 from odin_slm.core.record import render_prompt
-from odin_slm.inference.reading import DocumentExtraction, Extractor, instruction_of
+from odin_slm.inference.reading import DocumentExtraction, Reader, instruction_of
 from odin_slm.inference.served_model import ServedModel
-from odin_slm.tasks.extraction.grounding import GivenDocument
 
 _LAYOUT = 1
 """Changes with the columns of a shard, so that no job goes on with shards of another layout."""
@@ -54,10 +54,15 @@ class Job:
     model: ServedModel
     params: ExtractionParams
 
+    @property
+    def source(self) -> str:
+        """What the documents are asked for: what the parameters name, or what the model asks by default."""
+        return self.params.schema_name or self.model.schema or self.model.task.default_source
+
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What decides, beside the documents, what is in a shard."""
-        prompt = render_prompt(instruction_of(self.model.instructions, self.params.schema_name), "")
+        prompt = render_prompt(instruction_of(self.model.task, self.model.instructions, self.source), "")
         beside = {"engine", "workers", "shard_size", "batch_size"}
         return {
             "layout": _LAYOUT,
@@ -65,6 +70,7 @@ class Job:
             "calibrator": hashlib.sha256(json.dumps(self.model.calibrator, sort_keys=True).encode()).hexdigest(),
             "prompt": hashlib.sha256(prompt.encode()).hexdigest(),
             **self.params.model_dump(mode="json", by_alias=True, exclude=beside),
+            "schema": self.source,
         }
 
     def shards(self, read: Read) -> Iterator[Shard]:
@@ -77,13 +83,14 @@ class Job:
                 digest.update(json.dumps(known).encode() + document.text.encode("utf-8", "surrogatepass") + b"\0")
             yield Shard(f"shard-{number:05d}-{digest.hexdigest()[:16]}", shard)
 
-    def extractor(self) -> Extractor:
+    def reader(self) -> Reader:
         """Load the model."""
         params = self.params
-        return Extractor(
+        return Reader(
             self.model.base,
             self.model.adapter,
-            schema=params.schema_name,
+            task=self.model.task,
+            source=self.source,
             constrained=params.constrained,
             batch_size=params.batch_size,
             max_new_tokens=params.max_new_tokens,
@@ -94,7 +101,7 @@ class Job:
         )
 
     def extract(
-        self, extractor: Extractor, documents: list[GivenDocument], on_progress: Callable[[int], None] | None = None
+        self, reader: Reader, documents: list[GivenDocument], on_progress: Callable[[int], None] | None = None
     ) -> dict[str, Any]:
         """Read the documents of a shard.
 
@@ -102,7 +109,7 @@ class Job:
             ``rows``, one per document that could be read, and ``failed``, the others with their errors.
         """
         readable = [document for document in documents if document.error is None]
-        found = extractor.extract([document.text for document in readable], on_progress)
+        found = reader.extract([document.text for document in readable], on_progress)
         failed = [_failure(document, document.error) for document in documents if document.error is not None]
         rows = []
         for document, one in zip(readable, found, strict=True):
@@ -113,21 +120,19 @@ class Job:
         return {"rows": rows, "failed": sorted(failed, key=lambda one: one["record"])}
 
     def _row(self, document: GivenDocument, found: DocumentExtraction) -> dict[str, Any]:
-        grounded = found.grounded.to_dict()
         return {
             "id": document.id,
             "source": document.source,
             "record": document.record,
             "text_sha256": hashlib.sha256(document.text.encode()).hexdigest(),
             "text": document.text if self.params.keep_text else None,
-            "entities": grounded["entities"],
-            "relations": grounded["relations"],
-            "malformed_lines": grounded["malformed"],
+            **found.reading.to_dict(),
+            "malformed_lines": found.reading.malformed,
             "windows": [
                 {"begin": w.begin, "end": w.end, "output": w.output, "finished": w.finished} for w in found.windows
             ],
             "constrained": self.params.constrained,
-            "schema": self.params.schema_name,
+            "schema": self.source,
             "model": self.settings["model"],
             "prompt": self.settings["prompt"],
         }
@@ -152,15 +157,15 @@ def extract_here(
     Yields:
         The name of every shard, with what :meth:`Job.extract` returns, or None where it is there already.
     """
-    extractor: Extractor | None = None
+    reader: Reader | None = None
     done = 0
     for shard in job.shards(read):
         result = None
         if shard.name not in finished:
-            extractor = extractor or job.extractor()  # a job that is done already needs no model in memory
+            reader = reader or job.reader()  # a job that is done already needs no model in memory
             begun = done
             result = job.extract(
-                extractor,
+                reader,
                 shard.documents,
                 lambda ready, begun=begun: on_progress(begun + ready, total),  # type: ignore[misc]
             )
@@ -201,7 +206,7 @@ def extract_with_ray(
         """A process with the model."""
 
         def __init__(self) -> None:
-            self._extractor: Extractor | None = None
+            self._reader: Reader | None = None
 
         def __call__(self, table: Any) -> Any:
             shard = table.to_pylist()[0]
@@ -209,8 +214,8 @@ def extract_with_ray(
             if shard["documents"] is not None:
                 documents = [GivenDocument(**values) for values in json.loads(shard["documents"])]
                 try:
-                    self._extractor = self._extractor or _alone(job.extractor)
-                    result = {"result": job.extract(self._extractor, documents)}
+                    self._reader = self._reader or _alone(job.reader)
+                    result = {"result": job.extract(self._reader, documents)}
                 except OdinError as error:
                     result = {"fault": [type(error).__name__, error.what, error.where, error.fix]}
             row = {"name": shard["name"], "count": shard["count"], "result": json.dumps(result)}
@@ -290,7 +295,7 @@ def _source(job: Job, read: Read, finished: Collection[str]) -> Any:
     return Documents()
 
 
-def _alone(load: Callable[[], Extractor]) -> Extractor:
+def _alone(load: Callable[[], Reader]) -> Reader:
     """Load a model for one core; Ray has a worker for each."""
     import torch
 

@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 from odin_slm.core.errors import AdapterError, RecordTooLongError
 from odin_slm.core.record import before_input
+from odin_slm.inference.constraint import Constraint, Vocabulary
 from odin_slm.inference.resume_log import Journal, describe
 from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer
 from odin_slm.models.tokens import line_break_counter, prompt_ids
-from odin_slm.tasks.extraction.grammar import Constraint, Grammar, Vocabulary, complete_lines
+from odin_slm.tasks import Grammar
 
 if TYPE_CHECKING:
     import torch
@@ -541,7 +542,7 @@ def _generation(row: _Row, tokenizer: Any, breaks: Callable[[int], int]) -> Gene
     if row.constraint is None:
         text = tokenizer.decode(row.written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     else:
-        text = row.constraint.text if row.finished else complete_lines(row.constraint.text)
+        text = row.constraint.text if row.finished else row.constraint.complete_text
     lines = line_scores(text, row.written, row.log_probabilities, breaks)
     return Generation(row.index, text, row.finished, len(row.written), lines)
 

@@ -1,4 +1,4 @@
-"""A registered model as MLflow loads it: texts in, a table of entities with offsets and relations out.
+"""A registered model as MLflow loads it: texts in, a table of what was read from them out.
 
 What it reads with is :mod:`odin_slm.inference.reading`, as the service and the batch pipeline do; this module only
 speaks MLflow. The folder is a staged model release (adapter, tokenizer, card, and under ``base/`` the base where it is
@@ -16,7 +16,7 @@ from typing import Any
 
 from odin_slm.core.errors import ExtractionError, OdinError
 from odin_slm.inference.generation import Generator
-from odin_slm.inference.reading import DocumentExtraction, Extractor
+from odin_slm.inference.reading import DocumentExtraction, Reader
 from odin_slm.inference.served_model import ServedModel, resolve_model
 
 DEFAULTS = {"decoding": "constrained", "max_new_tokens": 256, "batch_size": 32, "window_tokens": 320, "overlap": 1}
@@ -60,9 +60,8 @@ class PackagedModel:
                 a long text is read in, and sentences that neighbours share; ``batch_size``: windows read together.
 
         Returns:
-            For each text ``entities`` (``type``, ``text``, ``offsets``: begin and end of every occurrence in
-            characters, ``confidence``), ``relations`` (``head``, ``type``, ``tail``, ``confidence``), and whether
-            every output was ``finished`` within the budget.
+            For each text what the task says of it (:meth:`odin_slm.tasks.Task.table_row`; an extraction's ``entities``
+            with offsets in characters and ``relations``), and whether every output was ``finished`` within the budget.
 
         Raises:
             ExtractionError: An argument is not what it may be, or a text cannot be read.
@@ -86,17 +85,18 @@ class PackagedModel:
         wrong = next((number for number, text in enumerate(texts) if not isinstance(text, str)), None)
         if wrong is not None:
             raise ExtractionError(f"found {texts[wrong]!r}.", where=f"text {wrong}", fix="Every text must be a string.")
-        reader = Extractor(
+        reader = Reader(
             self._model.base,
             self._model.adapter,
-            schema=name,
+            task=self._model.task,
+            source=name,
             constrained=decoding == "constrained",
             calibrator=self._model.calibrator,
             instructions=self._model.instructions,
             loaded=self._loaded,
             **chosen,
         )
-        return [_row(number, found) for number, found in enumerate(reader.extract(texts))]
+        return [self._row(number, found) for number, found in enumerate(reader.extract(texts))]
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Any:
         """Answer as MLflow asks.
@@ -106,7 +106,7 @@ class PackagedModel:
             params: Further arguments of :meth:`extract`.
 
         Returns:
-            A table of one row per text: ``entities``, ``relations``, ``finished``.
+            A table of one row per text.
 
         Raises:
             ExtractionError: The column is not ``text``, or an argument is not what it may be.
@@ -120,9 +120,14 @@ class PackagedModel:
             raise ExtractionError(
                 f"the first column is {column!r}.", where="model input", fix="Put the texts into a column `text`."
             )
-        return pandas.DataFrame(
-            self.extract(table[column].tolist(), **(params or {})), columns=["entities", "relations", "finished"]
-        )
+        columns = [*(column.name for column in self._model.task.table_columns()), "finished"]
+        return pandas.DataFrame(self.extract(table[column].tolist(), **(params or {})), columns=columns)
+
+    def _row(self, number: int, found: DocumentExtraction | OdinError) -> dict[str, Any]:
+        if isinstance(found, OdinError):
+            raise ExtractionError(found.what, where=f"text {number}", fix=found.fix) from found
+        finished = all(window.finished for window in found.windows)
+        return {**self._model.task.table_row(found.reading), "finished": finished}
 
 
 _LEAST = {"max_new_tokens": 1, "batch_size": 1, "window_tokens": 8, "overlap": 0}
@@ -131,29 +136,3 @@ _LEAST = {"max_new_tokens": 1, "batch_size": 1, "window_tokens": 8, "overlap": 0
 def _load_pyfunc(data_path: str) -> PackagedModel:
     """Load the model for MLflow."""
     return PackagedModel.from_folder(Path(data_path))
-
-
-def _row(number: int, found: DocumentExtraction | OdinError) -> dict[str, Any]:
-    if isinstance(found, OdinError):
-        raise ExtractionError(found.what, where=f"text {number}", fix=found.fix) from found
-    return {
-        "entities": [
-            {
-                "type": entity.type,
-                "text": entity.text,
-                "offsets": [[place.begin, place.end] for place in entity.occurrences],
-                "confidence": entity.confidence,
-            }
-            for entity in found.grounded.entities
-        ],
-        "relations": [
-            {
-                "head": relation.head.text,
-                "type": relation.type,
-                "tail": relation.tail.text,
-                "confidence": relation.confidence,
-            }
-            for relation in found.grounded.relations
-        ],
-        "finished": all(window.finished for window in found.windows),
-    }

@@ -8,64 +8,103 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from odin_slm.core.errors import GrammarError, OdinError, RecordTooLongError
+from odin_slm.core.errors import ExtractionError, GrammarError, OdinError, RecordTooLongError
 from odin_slm.core.record import render_prompt
 from odin_slm.inference.generation import Generation, Generator
+from odin_slm.inference.windows import windows
 from odin_slm.models.base_model import BaseModel
-from odin_slm.tasks.extraction.format import instruction_for
-from odin_slm.tasks.extraction.grammar import Grammar
-from odin_slm.tasks.extraction.grounding import Grounded, ground, merge, windows
-from odin_slm.tasks.extraction.schema import ENTITY_TYPES, RELATION_TYPES, SCHEMAS, Schema
-
-REQUEST_SCHEMAS: dict[str, Schema] = {"all": Schema(ENTITY_TYPES, RELATION_TYPES), **SCHEMAS}
-"""What may be asked for: every type of the closed sets, or what one corpus annotates."""
-DEFAULT_SCHEMA = "biored"
-"""The widest that a corpus annotates. No record asks for all types at once, and a small model cannot guess."""
+from odin_slm.tasks import Grammar, Reading, Task
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class Question:
     """One text to read.
 
     Attributes:
         text: The text, or one window of it.
-        schema: A key of :data:`REQUEST_SCHEMAS`.
-        constrained: Whether a grammar holds the output to the text.
-        instruction: What the model is asked with, see :func:`instruction_of`; empty for the schema's own.
+        instruction: What the model is asked with, see :func:`instruction_of`.
+        task: What reads the answer; None asks without a grammar.
     """
 
     text: str
-    schema: str = DEFAULT_SCHEMA
-    constrained: bool = True
-    instruction: str = ""
+    instruction: str
+    task: Task | None = None
 
     @property
     def prompt(self) -> str:
         """The prompt that asks for it."""
-        return render_prompt(self.instruction or instruction_for(REQUEST_SCHEMAS[self.schema]), self.text)
+        return render_prompt(self.instruction, self.text)
 
     @property
     def grammar(self) -> Grammar | None:
         """The grammar that holds its output, if any."""
-        if not self.constrained:
-            return None
-        if self.instruction:
-            return Grammar.of(self.instruction, self.text)
-        return Grammar(self.text, REQUEST_SCHEMAS[self.schema])
+        return self.task.grammar(self.instruction, self.text) if self.task else None
 
 
-def instruction_of(instructions: Mapping[str, str], schema: str) -> str:
-    """Return what a model is asked with for a schema, as it was trained to be.
+def ask(
+    base: BaseModel,
+    adapter: Path | None,
+    questions: Sequence[Question],
+    *,
+    names: Sequence[str],
+    batch_size: int,
+    max_new_tokens: int,
+    backend: str = "transformers",
+    on_progress: Callable[[int, int], None] | None = None,
+    resume_log: Path | None = None,
+) -> list[Generation]:
+    """Ask a model about texts that fit its context, each read whole.
 
     Args:
-        instructions: Schema -> instruction of the training; empty where it is not known.
-        schema: A key of these, or of :data:`REQUEST_SCHEMAS`.
+        base: The base model.
+        adapter: Folder of a LoRA adapter; None for the base alone.
+        questions: The texts.
+        names: What errors call them.
+        batch_size: Outputs decoded together.
+        max_new_tokens: Budget of an output.
+        backend: ``transformers`` or ``vllm``.
+        on_progress: Called with (done, all).
+        resume_log: File of the outputs so far; a job that was killed goes on from there.
+
+    Returns:
+        One output per question, in their order; see :func:`odin_slm.inference.generation.generate`.
     """
-    if schema in instructions:
-        return instructions[schema]
-    own = {name: instruction_for(known) for name, known in SCHEMAS.items()}
-    shared = [text for name, text in instructions.items() if text != own.get(name)]
-    return shared[0] if shared else instruction_for(REQUEST_SCHEMAS[schema])
+    if backend == "vllm":
+        from odin_slm.inference.vllm import generate
+    else:
+        from odin_slm.inference.generation import generate
+    return generate(
+        base,
+        adapter,
+        [question.prompt for question in questions],
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        grammars=[question.grammar for question in questions],
+        names=names,
+        on_progress=on_progress,
+        journal=resume_log,
+    )
+
+
+def instruction_of(task: Task, instructions: Mapping[str, str], source: str = "") -> str:
+    """Return what a model is asked with for a source, as it was trained to be.
+
+    Args:
+        task: The model's task.
+        instructions: Source -> instruction of the training; empty where it is not known.
+        source: One of these, or of the task's; empty for the task's default.
+
+    Raises:
+        ExtractionError: There is no such source.
+    """
+    source = source or task.default_source
+    if source in instructions:
+        return instructions[source]
+    if source not in task.sources:
+        known = ", ".join(dict.fromkeys((*instructions, *task.sources)))
+        raise ExtractionError(f"there is no schema {source!r}.", where="schema", fix=f"Name one of {known}.")
+    shared = [text for name, text in instructions.items() if name in task.sources and text != task.instruction(name)]
+    return shared[0] if shared else task.instruction(source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +122,7 @@ class Window:
 class DocumentExtraction:
     """What was read from one document."""
 
-    grounded: Grounded
+    reading: Reading
     windows: tuple[Window, ...]
 
 
@@ -95,7 +134,7 @@ class TokenBudget:
         context: Tokens that prompt and output may have together; None where the model names no limit.
         max_new_tokens: Tokens kept free for the output.
         window_tokens: Tokens of a window's text, at most; a small context leaves less.
-        instructions: What the model is asked with beside the schemas' own.
+        instructions: All that the model may be asked with.
 
     Raises:
         RecordTooLongError: The context leaves no room for a text.
@@ -107,11 +146,10 @@ class TokenBudget:
         context: int | None,
         max_new_tokens: int,
         window_tokens: int,
-        instructions: Iterable[str] = (),
+        instructions: Iterable[str],
     ) -> None:
         self._tokenizer = tokenizer
-        asked = [*map(instruction_for, REQUEST_SCHEMAS.values()), *instructions]
-        frame = max(self.count([render_prompt(instruction, "") for instruction in asked]))
+        frame = max(self.count([render_prompt(instruction, "") for instruction in instructions]))
         # A text's first and last tokens may merge otherwise inside the prompt than alone; BOS is one more.
         room = (context or _UNLIMITED_CONTEXT) - frame - max_new_tokens - 8
         if room < 8:
@@ -128,14 +166,20 @@ class TokenBudget:
         return [len(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
     def windows(self, text: str, overlap: int) -> list[tuple[int, int]]:
-        """Cut a text into windows; see :func:`odin_slm.tasks.extraction.grounding.windows`."""
+        """Cut a text into windows; see :func:`odin_slm.inference.windows.windows`."""
         return windows(text, self.count, self.window_tokens, overlap)
 
 
 _UNLIMITED_CONTEXT = 8192
 
 
+def all_instructions(task: Task, instructions: Mapping[str, str]) -> list[str]:
+    """Return all that a model may be asked with."""
+    return [*map(task.instruction, task.sources), *instructions.values()]
+
+
 def assemble(
+    task: Task,
     text: str,
     spans: Sequence[tuple[int, int]],
     outputs: Sequence[Generation],
@@ -143,14 +187,14 @@ def assemble(
 ) -> DocumentExtraction:
     """Put the outputs of a document's windows back on its text."""
     parts = [
-        ground(text, output.text, begin, end, output.lines, calibrator)
+        task.read(text, output.text, begin=begin, end=end, lines=output.lines, calibrator=calibrator)
         for (begin, end), output in zip(spans, outputs, strict=True)
     ]
     read = tuple(
         Window(begin, end, output.text, output.finished, output.tokens)
         for (begin, end), output in zip(spans, outputs, strict=True)
     )
-    return DocumentExtraction(merge(text, parts), read)
+    return DocumentExtraction(task.merge(text, parts), read)
 
 
 def check_text(text: str) -> None:
@@ -169,20 +213,21 @@ def check_text(text: str) -> None:
         ) from None
 
 
-class Extractor:
-    """Documents in, extractions out, on this machine.
+class Reader:
+    """Documents in, readings out, on this machine.
 
     Args:
         base: The base model.
         adapter: Folder of a LoRA adapter; None for the base alone.
-        schema: What to look for, see :func:`instruction_of`.
+        task: What the model was taught.
+        source: What to look for, see :func:`instruction_of`.
         constrained: Whether grammars hold the outputs to the texts.
         batch_size: Windows decoded together.
         max_new_tokens: Budget of an output.
         window_tokens: Tokens of a window's text.
         overlap: Sentences that neighbouring windows share.
         calibrator: Of the adapter, or None; confidences are then the raw probabilities.
-        instructions: Schema -> instruction that the adapter was trained with, where that is known.
+        instructions: Source -> instruction that the adapter was trained with, where that is known.
         loaded: The same base and adapter, loaded before; None loads them.
     """
 
@@ -191,7 +236,8 @@ class Extractor:
         base: BaseModel,
         adapter: Path | None,
         *,
-        schema: str,
+        task: Task,
+        source: str,
         constrained: bool,
         batch_size: int,
         max_new_tokens: int,
@@ -203,11 +249,16 @@ class Extractor:
     ) -> None:
         self._generator = loaded or Generator(base, adapter)
         self._calibrator = calibrator
-        self._instruction = instruction_of(instructions, schema)
+        self._task = task
+        self._instruction = instruction_of(task, instructions, source)
         self._budget = TokenBudget(
-            self._generator.tokenizer, self._generator.context, max_new_tokens, window_tokens, instructions.values()
+            self._generator.tokenizer,
+            self._generator.context,
+            max_new_tokens,
+            window_tokens,
+            all_instructions(task, instructions),
         )
-        self._schema, self._constrained = schema, constrained
+        self._constrained = constrained
         self._batch_size, self._max_new_tokens, self._overlap = batch_size, max_new_tokens, overlap
 
     def extract(
@@ -231,10 +282,8 @@ class Extractor:
             except OdinError as error:
                 results[number] = error
         owners = [(number, begin, end) for number, found in spans.items() for begin, end in found]
-        tasks = [
-            Task(texts[number][begin:end], self._schema, self._constrained, self._instruction)
-            for number, begin, end in owners
-        ]
+        held = self._task if self._constrained else None
+        questions = [Question(texts[number][begin:end], self._instruction, held) for number, begin, end in owners]
         outputs: dict[int, Generation] = {}
         waiting = {number: len(found) for number, found in spans.items()}
         done = len(results)
@@ -250,13 +299,13 @@ class Extractor:
                     on_progress(done)
 
         try:
-            self._write(tasks, range(len(tasks)), keep)
+            self._write(questions, range(len(questions)), keep)
         except GrammarError:  # of one text among many: ask for each by itself; which were done is a matter of chance
             outputs.clear()
             waiting, done = {number: len(found) for number, found in spans.items()}, len(results)
-            for index in range(len(tasks)):
+            for index in range(len(questions)):
                 try:
-                    self._write(tasks, [index], keep)
+                    self._write(questions, [index], keep)
                 except GrammarError as error:
                     results[owners[index][0]] = error
         indices: dict[int, list[int]] = {}
@@ -265,15 +314,15 @@ class Extractor:
         for number, own in indices.items():
             if number not in results:
                 results[number] = assemble(
-                    texts[number], spans[number], [outputs[index] for index in own], self._calibrator
+                    self._task, texts[number], spans[number], [outputs[index] for index in own], self._calibrator
                 )
         return [results[number] for number in range(len(texts))]
 
-    def _write(self, tasks: Sequence[Task], which: Sequence[int], keep: Callable[[Generation], None]) -> None:
+    def _write(self, questions: Sequence[Question], which: Sequence[int], keep: Callable[[Generation], None]) -> None:
         rows = self._generator.rows(
-            [tasks[index].prompt for index in which],
+            [questions[index].prompt for index in which],
             max_new_tokens=self._max_new_tokens,
-            grammars=[tasks[index].grammar for index in which],
+            grammars=[questions[index].grammar for index in which],
         )
 
         def renumber(output: Generation) -> None:

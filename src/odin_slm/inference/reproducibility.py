@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from odin_slm.core.record import render_prompt
 from odin_slm.models.base_model import BaseModel
+from odin_slm.tasks import Task
 
 
 def choose_questions(
@@ -42,28 +42,23 @@ def choose_questions(
     ]
 
 
-def replay(base: BaseModel, adapter: Path, questions: Sequence[Mapping[str, Any]]) -> list[str]:
+def replay(base: BaseModel, adapter: Path, questions: Sequence[Mapping[str, Any]], task: Task) -> list[str]:
     """Return what the adapter answers to questions, decoded as they were.
 
     Raises:
         AdapterError: The adapter does not load, or does not fit the base.
         BaseModelError: The base cannot be loaded.
     """
-    from odin_slm.inference.generation import generate
-    from odin_slm.tasks.extraction.grammar import Grammar
+    from odin_slm.inference.reading import Question, ask
 
     if not questions:
         return []
-    outputs = generate(
+    outputs = ask(
         base,
         adapter,
-        [render_prompt(question["instruction"], question["input"]) for question in questions],
+        [Question(q["input"], q["instruction"], task if q["decoding"] == "constrained" else None) for q in questions],
+        names=[question["id"] for question in questions],
         batch_size=len(questions),
         max_new_tokens=max(question["budget"] for question in questions),
-        grammars=[
-            Grammar.of(question["instruction"], question["input"]) if question["decoding"] == "constrained" else None
-            for question in questions
-        ],
-        names=[question["id"] for question in questions],
     )
     return [output.text for output in outputs]

@@ -7,20 +7,22 @@ import json
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from odin_slm.core.errors import ServingError
 from odin_slm.models.base_model import BaseModel, resolve_base_model
-from odin_slm.tasks.extraction.records import instructions
+from odin_slm.tasks import Task, load
 
 SETTINGS, CALIBRATOR = "extraction.json", "calibrator.json"
 """Files beside a registered adapter: how it is asked, and what its probabilities are worth."""
+TASK = "task.json"
+"""File in an adapter's folder: the task that it was trained for, and what its records asked, by source."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _ADAPTER = "adapter_config.json"
-_METRICS = ("entity_f1_micro", "relation_f1_micro")
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,9 @@ class ServedModel:
         created: When the weights were made, seconds since 1970.
         metrics: Measured scores, by the names that tracking uses; empty where none came with the model.
         calibrator: What turns probabilities into chances to be right; None where none came with the model.
-        instructions: Schema -> instruction that it was trained with; empty where that is not known.
-        schema: The schema of texts for which none is named; empty where the model does not say.
+        task: What it was taught; the shipped extraction task where the model does not say.
+        instructions: Source -> instruction that it was trained with; empty where that is not known.
+        schema: The source of texts for which none is named; empty where the model does not say.
         card: Where the model comes from: registry name and version, run, adapter settings, test set.
     """
 
@@ -45,6 +48,7 @@ class ServedModel:
     adapter: Path | None
     digest: str
     created: float
+    task: Task
     metrics: dict[str, float] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
     calibrator: dict[str, Any] | None = None
@@ -84,7 +88,8 @@ def resolve_model(source: str, *, root: Path, base_model: str | None = None, dig
             where=f"model {source}",
             fix="Train one (make run) and name data/06_models/demo/adapter, or name another.",
         )
-    packaged = _packaged(folder)
+    packaged, taught = _packaged(folder), _taught(folder)
+    task = task_of(folder)
     if (folder / _ADAPTER).is_file():
         adapter: Path | None = folder
         check_config(folder)
@@ -112,10 +117,11 @@ def resolve_model(source: str, *, root: Path, base_model: str | None = None, dig
         adapter=adapter,
         digest=found,
         created=card.pop("created", created),
-        metrics=metrics or _metrics_beside(folder, card),
+        task=task,
+        metrics=_headline(task, metrics) or _metrics_beside(folder, task, card),
         card=card,
         calibrator=_calibrator(folder),
-        instructions=packaged.get("instructions") or _instructions_beside(folder),
+        instructions=packaged.get("instructions") or taught.get("instructions") or _instructions_beside(folder, task),
         schema=packaged.get("schema", ""),
     )
 
@@ -194,7 +200,7 @@ def _from_tracking(source: str, root: Path) -> tuple[Path, dict[str, Any], dict[
             data = client.get_run(run)
             card["run"] = run
             card.setdefault("created", (data.info.end_time or data.info.start_time) / 1000)
-            metrics = {name: data.data.metrics[name] for name in _METRICS if name in data.data.metrics}
+            metrics = data.data.metrics
         target = tempfile.mkdtemp(prefix="odin-slm-model-")
         atexit.register(shutil.rmtree, target, ignore_errors=True)
         folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=target))
@@ -226,10 +232,43 @@ def _calibrator(folder: Path) -> dict[str, Any] | None:
     return found or None
 
 
-def _instructions_beside(folder: Path) -> dict[str, str]:
+def _taught(folder: Path) -> dict[str, Any]:
+    """Return what an adapter's folder says of its task; empty where it was trained before it said so."""
+    file = folder / TASK
+    values = _read(file)
+    if values and not (isinstance(values.get("name"), str) and isinstance(values.get("options"), dict)):
+        raise ServingError("it names no task.", where=str(file), fix="Train again, or restore the file.")
+    return values
+
+
+def task_of(folder: Path) -> Task:
+    """Return the task that a model's folder names; the shipped extraction task where it was made before it said so.
+
+    Raises:
+        ServingError: The task is not installed, or the file is broken.
+    """
+    values = _taught(folder) or _packaged(folder)
+    described = values.get("task", values) if "name" in values or "task" in values else {"name": "extraction"}
+    try:
+        return load(described)
+    except ValueError as error:
+        raise ServingError(
+            str(error), where=str(folder / TASK), fix="Install the package that offers the task, or mend the file."
+        ) from None
+
+
+def _instructions_beside(folder: Path, task: Task) -> dict[str, str]:
     """Return what the experiment of this adapter has asked with, by the manifest of its data."""
     manifest = _read(_beside(folder, "05_model_input", "manifest.json"))
-    return instructions(manifest) if manifest else {}
+    return instructions(task, manifest) if manifest else {}
+
+
+def instructions(task: Task, manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Return source -> instruction of the records that a manifest describes."""
+    sources = sorted({source for counts in manifest["counts"].values() for source in counts["by_source"]})
+    if manifest["parameters"]["ingestion"]["instruction"] == "shared":
+        return dict.fromkeys(sources, task.shared_instruction)
+    return {source: task.instruction(source) for source in sources}
 
 
 def _beside(folder: Path, layer: str, name: str) -> Path:
@@ -248,13 +287,17 @@ def _read(file: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _metrics_beside(folder: Path, card: dict[str, Any]) -> dict[str, float]:
+def _headline(task: Task, metrics: Mapping[str, float]) -> dict[str, float]:
+    return {metric.name: metrics[metric.name] for metric in task.headline if metric.name in metrics}
+
+
+def _metrics_beside(folder: Path, task: Task, card: dict[str, Any]) -> dict[str, float]:
     """Read the scores that were measured with this adapter: in a release folder, or in the experiment's reports."""
     name = "evaluation_results.json"
     for file in (folder / name, _beside(folder, "08_reporting", name)):
         results = _read(file)
         try:
-            metrics = {f"{kind}_f1_micro": results[f"{kind}_metrics"]["micro"]["f1"] for kind in ("entity", "relation")}
+            metrics = {metric.name: metric.value(results) for metric in task.headline}
         except (KeyError, TypeError):
             continue  # no such file, or somebody else's of this name
         card["test_set"] = {

@@ -5,8 +5,9 @@ and is imported only when it is chosen. What it is asked, and what is made of it
 reference that decodes token by token; ``benchmarks/vllm_engine.py`` compares with vLLM itself, which has been done on a
 CPU, **not on a GPU yet**.
 
-vLLM cannot exchange the grammar of a request, so that a constrained output takes two: entities up to the heading of
-the relations, then relations between the entities that were listed; the second finds the first in the prefix cache.
+vLLM cannot exchange the grammar of a request, so that a constrained output takes a request for each phase of its
+grammar, as extraction's has two: entities, then relations between those that were listed. The second finds the first in
+the prefix cache.
 """
 
 from __future__ import annotations
@@ -15,21 +16,21 @@ import json
 import os
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from odin_slm.core.errors import BackendError
+from odin_slm.inference.constraint import next_phase
 from odin_slm.inference.generation import Generation, check_config, line_scores, open_journal, prompt_rows
 from odin_slm.models.base_model import BaseModel, load_tokenizer
 from odin_slm.models.tokens import completion_ids, line_break_counter
-from odin_slm.tasks.extraction.format import RELATIONS_HEADER, parse
-from odin_slm.tasks.extraction.grammar import Grammar, complete_lines, up_to_circles
+from odin_slm.tasks import Grammar
 
 _CHUNK = 16
 """Batches handed over at once; what they gave is on disk before the next ones start."""
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Largest ranks that vLLM can be set up for."""
-_HEADING = f"\n{RELATIONS_HEADER}\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ Complete = Callable[[list[Request]], list[Answer]]
 
 @dataclass(slots=True)
 class Output:
-    """An output between its two requests."""
+    """An output between its requests."""
 
     index: int
     prompt: tuple[int, ...]
@@ -84,6 +85,8 @@ class Output:
     log_probabilities: list[float] = field(default_factory=list)
     text: str = ""
     finished: bool = False
+    phase: int = 0
+    """Phase of its grammar."""
 
 
 def generate(
@@ -149,7 +152,7 @@ def write(
 def phases(
     outputs: Sequence[Output], grammars: Sequence[Grammar | None], tokenizer: Any
 ) -> Generator[list[Request], list[Answer], list[Generation]]:
-    """Write some outputs, constrained ones in two phases, by whoever answers what this yields.
+    """Write some outputs, each phase of a grammar in a request, by whoever answers what this yields.
 
     Args:
         outputs: Outputs without text yet.
@@ -162,30 +165,20 @@ def phases(
     Returns:
         The outputs, in their order.
     """
-    larks = [grammar.entities_lark() if grammar else None for grammar in (grammars[o.index] for o in outputs)]
-    first = yield [Request(o.prompt, o.limit, lark) for o, lark in zip(outputs, larks, strict=True)]
-    for output, answer in zip(outputs, first, strict=True):
-        _add(output, answer, tokenizer)
-    left: list[Output] = []
-    requests = []
-    for output in outputs:
-        grammar = grammars[output.index]
-        if grammar is not None and _entities_end(output, tokenizer) and len(output.tokens) < output.limit:
-            entities = parse(output.text).extraction.entities
-            lark = grammar.relations_lark(entities, _HEADING.lstrip("\n"))
-            left.append(output)
-            requests.append(Request((*output.prompt, *output.tokens), output.limit - len(output.tokens), lark))
-        elif grammar is not None:
-            output.finished = False
-    if left:
-        second = yield requests
-        for output, answer in zip(left, second, strict=True):
+    held = [grammars[output.index] for output in outputs]
+    asked = [(output, grammar.lark() if grammar else None) for output, grammar in zip(outputs, held, strict=True)]
+    breaks = line_break_counter(tokenizer)
+    while asked:
+        answers = yield [Request((*o.prompt, *o.tokens), o.limit - len(o.tokens), lark) for o, lark in asked]
+        again: list[tuple[Output, str | None]] = []
+        for (output, _), answer in zip(asked, answers, strict=True):
             begun = len(output.text)
             _add(output, answer, tokenizer)
-            if circled := up_to_circles(output.text, begun):
-                output.text, output.finished = circled.removesuffix("\n"), True
-    breaks = line_break_counter(tokenizer)
-    return [_generation(output, grammars[output.index] is not None, breaks) for output in outputs]
+            grammar = grammars[output.index]
+            if grammar and (lark := _next_phase(output, grammar, begun, breaks, tokenizer)):
+                again.append((output, lark))
+        asked = again
+    return [_generation(output, grammars[output.index], breaks) for output in outputs]
 
 
 def _add(output: Output, answer: Answer, tokenizer: Any) -> None:
@@ -195,24 +188,42 @@ def _add(output: Output, answer: Answer, tokenizer: Any) -> None:
     output.text = tokenizer.decode(output.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def _entities_end(output: Output, tokenizer: Any) -> bool:
-    """Bring the first phase to its end: without the end token, or after a line that was written for the third time."""
-    circled = None if output.text.endswith(_HEADING) else up_to_circles(output.text)
-    if circled:
-        left, number, breaks = circled.count("\n"), 0, line_break_counter(tokenizer)
-        while left > 0:
-            left -= breaks(output.tokens[number])
-            number += 1
-        forced = completion_ids(tokenizer, _HEADING)[:-1]
-        output.tokens = [*output.tokens[:number], *forced]
-        output.log_probabilities = [*output.log_probabilities[:number], *(0.0 for _ in forced)]
-        output.text = circled + _HEADING
-    del output.log_probabilities[len(output.tokens) :]
-    return output.text.endswith(_HEADING)
+def _next_phase(
+    output: Output, grammar: Grammar, begun: int, breaks: Callable[[int], int], tokenizer: Any
+) -> str | None:
+    """Bring a phase to its end, and return the grammar of the next; None where the output is done."""
+    text, lark, closed = next_phase(grammar, output.phase, output.text, begun)
+    if closed:
+        output.text, output.finished = text, True
+        return None
+    if text != output.text:
+        _replace_end(output, text, breaks, tokenizer)
+    if not lark:
+        return None
+    if len(output.tokens) >= output.limit:
+        output.finished = False
+        return None
+    del output.log_probabilities[len(output.tokens) :]  # the end of a phase is not the end of the output
+    output.phase += 1
+    return lark
 
 
-def _generation(output: Output, held: bool, breaks: Callable[[int], int]) -> Generation:
-    text = complete_lines(output.text) if held and not output.finished else output.text
+def _replace_end(output: Output, text: str, breaks: Callable[[int], int], tokenizer: Any) -> None:
+    """Take back the tokens after the lines that two texts share, and add those of what the grammar has forced."""
+    equal = takewhile(lambda pair: pair[0] == pair[1], zip(output.text, text, strict=False))
+    same = text.rfind("\n", 0, sum(1 for _ in equal)) + 1
+    left, number = output.text.count("\n", 0, same), 0
+    while left > 0:
+        left -= breaks(output.tokens[number])
+        number += 1
+    added = completion_ids(tokenizer, text[same:])[:-1]
+    output.tokens = [*output.tokens[:number], *added]
+    output.log_probabilities = [*output.log_probabilities[:number], *(0.0 for _ in added)]
+    output.text = text
+
+
+def _generation(output: Output, grammar: Grammar | None, breaks: Callable[[int], int]) -> Generation:
+    text = grammar.complete(output.text) if grammar and not output.finished else output.text
     lines = line_scores(text, output.tokens, output.log_probabilities, breaks)
     return Generation(output.index, text, output.finished, len(output.tokens), lines)
 

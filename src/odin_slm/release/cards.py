@@ -14,6 +14,7 @@ from typing import Any
 
 from odin_slm.core.record import render_prompt
 from odin_slm.hub.licensing import BaseTerms, SourceTerms, terms_of
+from odin_slm.inference.served_model import instructions
 from odin_slm.release.checks import leak_counts, size_category
 from odin_slm.release.provenance import is_own_test_set
 from odin_slm.tasks.extraction.format import (
@@ -23,8 +24,8 @@ from odin_slm.tasks.extraction.format import (
     parse,
     render,
 )
-from odin_slm.tasks.extraction.records import instructions
 from odin_slm.tasks.extraction.schema import ENTITY_TYPES, RELATION_TYPES, SCHEMAS
+from odin_slm.tasks.extraction.task import ExtractionTask
 
 LANGUAGE = "en"
 OVERRIDDEN = "overridden_gates"
@@ -135,7 +136,7 @@ class DatasetFacts:
 def model_card(facts: ModelFacts) -> str:
     """Return the ``README.md`` of a model release."""
     sources = _sources(facts.manifest)
-    asked = instructions(facts.manifest)
+    asked = instructions(ExtractionTask(), facts.manifest)
     return fill(
         "model_card.md.j2",
         front_matter=_model_front_matter(facts),

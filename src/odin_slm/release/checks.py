@@ -45,6 +45,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "model": (
         "adapter_config.json",
         "adapter_model.safetensors",
+        "task.json",
         *TOKENIZER_FILES,
         "README.md",
         "LICENSE",

@@ -13,7 +13,7 @@ from typing import Any
 
 from odin_slm.core.errors import ReleaseError
 from odin_slm.release.checks import leak_counts
-from odin_slm.tasks.extraction.metrics import HEADLINE
+from odin_slm.tasks import Task
 
 OVERRIDABLE = ("data", "model", "card")
 
@@ -57,6 +57,7 @@ def model_gate(
     maximum_parse_failure_rate: float,
     promotion: Mapping[str, Any] | None,
     replayed: Sequence[Mapping[str, Any]],
+    task: Task,
     lineage: Iterable[str] = (),
 ) -> Gate:
     """Judge the model by its own figures, by the champion's, and by what it says when it is asked again.
@@ -66,6 +67,7 @@ def model_gate(
         minimum_entity_f1: Least micro F1 over entities.
         maximum_parse_failure_rate: Largest share of outputs that break the format or do not end.
         promotion: The comparison with the champion on the same test set; None where there is none.
+        task: What it was taught; it names the headline figures.
         replayed: Predictions that the adapter was asked for again, with ``id`` and ``reproduced``.
         lineage: What of adapter, data and figures does not belong together; see :mod:`odin_slm.release.provenance`.
     """
@@ -84,9 +86,11 @@ def model_gate(
                 f"publishing.maximum_parse_failure_rate={maximum_parse_failure_rate:.3f}"
             )
         compared = (promotion or {}).get("metrics") or {}
-        for metric in HEADLINE:  # precision and recall pay for one another
-            if metric in compared and compared[metric]["value"] < 0:
-                problems.append(f"promotion.json: {metric} is {-compared[metric]['value']:.4f} below the champion's")
+        for metric in task.headline:  # precision and recall pay for one another
+            change = compared.get(metric.name)
+            if change and metric.gain(change["value"]) < 0:
+                where = "below" if metric.higher_is_better else "above"
+                problems.append(f"promotion.json: {metric.name} is {abs(change['value']):.4f} {where} the champion's")
     for answer in replayed:
         if not answer["reproduced"]:
             problems.append(

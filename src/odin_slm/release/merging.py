@@ -14,12 +14,12 @@ from typing import Any
 
 from odin_slm.core.errors import BackendError, MissingInputError, ReleaseError
 from odin_slm.core.hashing import canonical_json, sha256_of
-from odin_slm.core.record import render_prompt
-from odin_slm.inference.generation import attach, generate
+from odin_slm.inference.generation import attach
+from odin_slm.inference.reading import Question, ask
 from odin_slm.models.base_model import BaseModel, load_model
 from odin_slm.models.tokens import output_budget
 from odin_slm.release.merged_card import MergedFacts, gguf_instructions, merged_card
-from odin_slm.tasks.extraction.metrics import KINDS, score
+from odin_slm.tasks import Task
 
 SHARD = "4GB"
 """Size of a weights file, at most."""
@@ -39,6 +39,7 @@ class Merge:
         tolerance: How far a micro F1 may be from the adapter's.
         files: File name -> content or file, to be laid beside the weights.
         facts: What the card says besides the scores.
+        task: What reads and scores.
         gguf: Whether the commands that make a GGUF file are wanted.
     """
 
@@ -51,6 +52,7 @@ class Merge:
     tolerance: float
     files: Mapping[str, bytes | Path]
     facts: MergedFacts
+    task: Task
     gguf: bool = False
 
 
@@ -163,26 +165,23 @@ def compare(
     Raises:
         ReleaseError: A micro F1 differs by more than the tolerance.
     """
-    from odin_slm.tasks.extraction.grammar import Grammar
-
     records = [asked[row["id"]] for row in rows]
     constrained = rows[0]["decoding"] == "constrained"
     golds = [record["output"] for record in job.records]
     budget = output_budget(job.base, golds) if job.max_new_tokens == "auto" else int(job.max_new_tokens)
-    outputs = generate(
+    outputs = ask(
         merged,
         None,
-        [render_prompt(record["instruction"], record["input"]) for record in records],
+        [Question(r["input"], r["instruction"], job.task if constrained else None) for r in records],
+        names=[record["id"] for record in records],
         batch_size=job.batch_size,
         max_new_tokens=budget,
-        grammars=[Grammar.of(r["instruction"], r["input"]) if constrained else None for r in records],
-        names=[record["id"] for record in records],
     )
     again = [
         {**row, "prediction": output.text, "finished": output.finished, "tokens": output.tokens}
         for row, output in zip(rows, outputs, strict=True)
     ]
-    scores = {name: _micro_f1(found) for name, found in (("adapter", rows), ("merged", again))}
+    scores = {name: _headline(job.task, found) for name, found in (("adapter", rows), ("merged", again))}
     report = {
         "records": len(rows),
         "decoding": rows[0]["decoding"],
@@ -205,9 +204,8 @@ def compare(
     return report
 
 
-def _micro_f1(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    scores = score([dict(row) for row in rows], resamples=100)
-    return {f"{kind}_f1_micro": round(scores[f"{kind}_metrics"]["micro"]["f1"], 6) for kind in KINDS}
+def _headline(task: Task, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    return {name: round(value, 6) for name, value in task.headline_values(rows).items()}
 
 
 def _portable_config(file: Path) -> None:

@@ -95,7 +95,7 @@ def serve(settings: ServingSettings, keys: ApiKeys) -> None:
 
 def build(settings: ServingSettings, keys: ApiKeys, model: Any) -> Any:
     """Return the application for a model, with the engine that the settings name."""
-    from odin_slm.inference.reading import TokenBudget
+    from odin_slm.inference.reading import TokenBudget, all_instructions
     from odin_slm.serving.app import make_app
     from odin_slm.serving.engine import Engine, LocalEngine
     from odin_slm.serving.metrics import Metrics
@@ -129,7 +129,7 @@ def build(settings: ServingSettings, keys: ApiKeys, model: Any) -> Any:
             generator = Generator(model.base, model.adapter)
             tokenizer, context = generator.tokenizer, generator.context
             engine = LocalEngine(generator, metrics, batch_wait=wait, **sizes)
-    asked = model.instructions.values()
+    asked = all_instructions(model.task, model.instructions)
     budget = TokenBudget(tokenizer, context, settings.max_new_tokens, settings.window_tokens, asked)
     return make_app(model, engine, budget, metrics, settings, keys)
 

@@ -1,7 +1,5 @@
 """The FastAPI application."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import hashlib
@@ -23,19 +21,17 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.exceptions import HTTPException
 
 from odin_slm.core.errors import GrammarError, RecordTooLongError
-from odin_slm.inference.reading import Task, TokenBudget, assemble, instruction_of
+from odin_slm.inference.reading import Question, TokenBudget, assemble, instruction_of
 from odin_slm.inference.served_model import ServedModel
-from odin_slm.serving import schemas as messages
+from odin_slm.serving.api_schemas import ErrorBody, Health, ModelCard, Options, Ready, api_of
 from odin_slm.serving.engine import Engine, QueueFullError, UnavailableError
 from odin_slm.serving.logs import text_hash
 from odin_slm.serving.metrics import Metrics
 from odin_slm.serving.middleware import CLIENT_GONE, WORDS, Guard, RateLimit, error_body
 from odin_slm.serving.settings import ApiKeys, ServingSettings
-from odin_slm.tasks.extraction.grounding import Grounded, ground
 
 _log = logging.getLogger(__name__)
 _PAGE = Path(__file__).parents[1] / "templates" / "serving.html"
-_CANARY = Task(messages.EXAMPLE)
 _CANARY_SECONDS = 10.0
 _CANARY_VALID = 5.0
 Result = TypeVar("Result")
@@ -50,7 +46,7 @@ _ERRORS: dict[int, str] = {
 }
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {
-        "model": messages.ErrorBody,
+        "model": ErrorBody,
         "description": text,
         **({"headers": {"Retry-After": {"schema": {"type": "integer"}}}} if status in (429, 503) else {}),
     }
@@ -112,13 +108,15 @@ def make_app(
         bearer, header = HTTPBearer(auto_error=False), APIKeyHeader(name="X-API-Key", auto_error=False)
         guarded["dependencies"] = [Security(bearer), Security(header)]
 
-    def tasks(body: messages.Options, texts: list[str]) -> list[Task]:
-        instruction = instruction_of(model.instructions, body.schema_name)
-        return [Task(text, body.schema_name, body.constrained, instruction) for text in texts]
+    api, task = api_of(model), model.task
 
-    async def write(request: Request, tasks: list[Task]) -> Any:
+    def questions(body: Options, texts: list[str]) -> list[Question]:
+        instruction = instruction_of(task, model.instructions, body.schema_name)
+        return [Question(text, instruction, task if body.constrained else None) for text in texts]
+
+    async def write(request: Request, asked: list[Question]) -> Any:
         try:
-            return await _unless_gone(request, engine.write(tasks, timeout=settings.timeout_s))
+            return await _unless_gone(request, engine.write(asked, timeout=settings.timeout_s))
         except QueueFullError as error:
             metrics.refused.labels("queue_full").inc()
             raise HTTPException(
@@ -136,8 +134,8 @@ def make_app(
         except RecordTooLongError:
             raise HTTPException(413, "a text does not fit into the model's window; use /extract.") from None
 
-    @app.post("/predict", response_model=messages.PredictResponse, tags=["extraction"], **guarded)
-    async def predict(request: Request, body: messages.PredictRequest) -> Any:
+    @app.post("/predict", response_model=api.predict_response, tags=["extraction"], **guarded)
+    async def predict(request: Request, body: api.predict_request) -> Any:  # type: ignore[name-defined]
         """Read one text or several, each within the model's window."""
         begin = time.perf_counter()
         texts = body.all_texts
@@ -148,24 +146,24 @@ def make_app(
             if tokens > budget.text_tokens:
                 details = f"text {number} has {tokens} tokens, at most {budget.text_tokens} fit; use /extract."
                 raise HTTPException(413, details)
-        outputs = await write(request, tasks(body, texts))
+        outputs = await write(request, questions(body, texts))
         results = []
         for text, output in zip(texts, outputs, strict=True):
-            grounded = ground(text, output.text, lines=output.lines, calibrator=model.calibrator)
-            metrics.observe(grounded, [output])
+            reading = task.read(text, output.text, lines=output.lines, calibrator=model.calibrator)
+            metrics.observe(reading, [output])
             results.append(
                 {
-                    **_read(grounded),
+                    **reading.to_dict(),
                     "output": output.text,
-                    "well_formed": not grounded.malformed,
+                    "well_formed": not reading.malformed,
                     "finished": output.finished,
                     "tokens": output.tokens,
                 }
             )
         return {**_about(model, body, begin), "results": results}
 
-    @app.post("/extract", response_model=messages.ExtractResponse, tags=["extraction"], **guarded)
-    async def extract(request: Request, body: messages.ExtractRequest) -> Any:
+    @app.post("/extract", response_model=api.extract_response, tags=["extraction"], **guarded)
+    async def extract(request: Request, body: api.extract_request) -> Any:  # type: ignore[name-defined]
         """Read a document of any length in overlapping windows of sentences, and join what they say."""
         begin = time.perf_counter()
         # To cut a text takes many times as long as to count its tokens. Twice as many as windows have room for are too
@@ -179,16 +177,16 @@ def make_app(
             details = f"the document has {size}, at most {settings.max_windows} windows of {budget.window_tokens} "
             raise HTTPException(413, f"{details}tokens are allowed; cut it, or run the extraction pipeline.")
         request.scope["odin_slm"] = {"windows": len(spans), "sha256": [text_hash(body.text)]}
-        outputs = await write(request, tasks(body, [body.text[b:e] for b, e in spans]))
-        found = await asyncio.to_thread(assemble, body.text, spans, outputs, model.calibrator)
-        metrics.observe(found.grounded, outputs)
+        outputs = await write(request, questions(body, [body.text[b:e] for b, e in spans]))
+        found = await asyncio.to_thread(assemble, task, body.text, spans, outputs, model.calibrator)
+        metrics.observe(found.reading, outputs)
         windows = [
             {"begin": w.begin, "end": w.end, "output": w.output, "finished": w.finished, "tokens": w.tokens}
             for w in found.windows
         ]
-        return {**_about(model, body, begin), **_read(found.grounded), "windows": windows}
+        return {**_about(model, body, begin), **found.reading.to_dict(), "windows": windows}
 
-    @app.get("/model", response_model=messages.ModelCard, tags=["service"], **guarded)
+    @app.get("/model", response_model=ModelCard, tags=["service"], **guarded)
     async def card() -> Any:
         """Say what is served: its digest, where it comes from, its measured scores, its limits."""
         return {
@@ -207,19 +205,23 @@ def make_app(
                 "max_windows": settings.max_windows,
                 "max_body_bytes": settings.max_body_bytes,
             },
-            "schemas": messages.schemas(),
+            "task": task.name,
+            "example": task.example,
+            "schemas": {name: task.describe_source(name) for name in task.sources},
             "version": version,
         }
 
-    @app.get("/health", response_model=messages.Health, tags=["service"])
+    @app.get("/health", response_model=Health, tags=["service"])
     async def health() -> Any:
         """Say that the process runs."""
         return {"status": "alive"}
 
-    canary = _Canary(engine, metrics)
-    not_ready = {503: {"model": messages.ErrorBody, "description": "The model does not answer, or the service stops."}}
+    canary = _Canary(
+        engine, metrics, Question(task.example, instruction_of(task, model.instructions, model.schema), task)
+    )
+    not_ready = {503: {"model": ErrorBody, "description": "The model does not answer, or the service stops."}}
 
-    @app.get("/ready", response_model=messages.Ready, tags=["service"], responses=not_ready)  # type: ignore[arg-type]
+    @app.get("/ready", response_model=Ready, tags=["service"], responses=not_ready)  # type: ignore[arg-type]
     async def ready() -> Any:
         """Say whether the model answers; load balancers send requests only then."""
         milliseconds = None if stopping.is_set() else await canary.ask()
@@ -244,8 +246,8 @@ def make_app(
 class _Canary:
     """Asks the model for a few tokens, at most once every few seconds however often readiness is asked for."""
 
-    def __init__(self, engine: Engine, metrics: Metrics) -> None:
-        self._engine, self._metrics = engine, metrics
+    def __init__(self, engine: Engine, metrics: Metrics, question: Question) -> None:
+        self._engine, self._metrics, self._question = engine, metrics, question
         self._lock = asyncio.Lock()
         self._answer: tuple[float, float | None] = (-_CANARY_VALID, None)
 
@@ -258,7 +260,7 @@ class _Canary:
                 return milliseconds
             milliseconds = None
             try:
-                (output,) = await self._engine.write([_CANARY], timeout=_CANARY_SECONDS, canary=True)
+                (output,) = await self._engine.write([self._question], timeout=_CANARY_SECONDS, canary=True)
                 if output.tokens:
                     milliseconds = round((time.monotonic() - begin) * 1000, 1)
             except Exception as error:
@@ -268,14 +270,9 @@ class _Canary:
             return milliseconds
 
 
-def _about(model: ServedModel, body: messages.Options, begin: float) -> dict[str, Any]:
+def _about(model: ServedModel, body: Options, begin: float) -> dict[str, Any]:
     milliseconds = round((time.perf_counter() - begin) * 1000, 1)
     return {"model": model.digest, "constrained": body.constrained, "processing_ms": milliseconds}
-
-
-def _read(grounded: Grounded) -> dict[str, Any]:
-    found = grounded.to_dict()
-    return {"entities": found["entities"], "relations": found["relations"]}
 
 
 async def _unless_gone(request: Request, work: Awaitable[Result]) -> Result:

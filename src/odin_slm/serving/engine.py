@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeVar
 
 from odin_slm.core.errors import GrammarError
 from odin_slm.inference.generation import Generation, Generator
-from odin_slm.inference.reading import Task
+from odin_slm.inference.reading import Question
 
 _log = logging.getLogger(__name__)
 
@@ -48,11 +48,11 @@ class Engine(Protocol):
     def start(self) -> None:
         """Begin to take prompts."""
 
-    async def write(self, tasks: Sequence[Task], *, timeout: float, canary: bool = False) -> list[Generation]:
-        """Write one output per task, in the order of the tasks.
+    async def write(self, questions: Sequence[Question], *, timeout: float, canary: bool = False) -> list[Generation]:
+        """Write one output per question, in the order of the questions.
 
         Args:
-            tasks: What to read; all of them are accepted, or none.
+            questions: What to read; all of them are accepted, or none.
             timeout: Seconds until TimeoutError.
             canary: Whether to go before everything that waits, with a budget of a few tokens.
 
@@ -162,9 +162,9 @@ class LocalEngine:
             self._threads.append(thread)
         self._metrics.decoders.set(self._workers)
 
-    async def write(self, tasks: Sequence[Task], *, timeout: float, canary: bool = False) -> list[Generation]:
+    async def write(self, questions: Sequence[Question], *, timeout: float, canary: bool = False) -> list[Generation]:
         """See :meth:`Engine.write`."""
-        jobs = self._accept(tasks, canary)
+        jobs = self._accept(questions, canary)
         try:
             async with asyncio.timeout(timeout):
                 return list(await asyncio.gather(*(job.future for job in jobs)))
@@ -179,14 +179,14 @@ class LocalEngine:
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
 
-    def _accept(self, tasks: Sequence[Task], canary: bool) -> list[_Job]:
+    def _accept(self, questions: Sequence[Question], canary: bool) -> list[_Job]:
         loop = asyncio.get_running_loop()
         jobs: list[_Job] = []
         rows = self._generator.rows(
-            [task.prompt for task in tasks],
+            [question.prompt for question in questions],
             max_new_tokens=CANARY_TOKENS if canary else self._max_new_tokens,
-            grammars=[task.grammar for task in tasks],
-            wanted=[lambda place=place: jobs[place].wanted for place in range(len(tasks))],  # type: ignore[misc]
+            grammars=[question.grammar for question in questions],
+            wanted=[lambda place=place: jobs[place].wanted for place in range(len(questions))],  # type: ignore[misc]
         )
         jobs += [_Job(row, loop.create_future(), loop) for row in rows]
         with self._changed:

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Plat
 
 from odin_slm.inference.generation import Generation
 from odin_slm.inference.served_model import ServedModel
-from odin_slm.tasks.extraction.grounding import Grounded
+from odin_slm.tasks import Reading
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -58,8 +58,12 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
-        self.entities = Counter("odin_entities", "Entities by type; a shift means drift.", ["type"], registry=registry)
-        self.relations = Counter("odin_relations", "Relations by type.", ["type"], registry=registry)
+        self.found = {
+            kind: Counter(
+                f"odin_{kind}", f"{kind.capitalize()} by type; a shift means drift.", ["type"], registry=registry
+            )
+            for kind in model.task.labels("")
+        }
         self.refused = Counter(
             "odin_refused_requests",
             "Requests refused with 429, by reason: queue_full or rate_limit.",
@@ -80,18 +84,17 @@ class Metrics:
         for kind, value in model.metrics.items():
             Gauge(f"odin_model_{kind}", f"{kind} of the model on its test set.", registry=registry).set(value)
 
-    def observe(self, grounded: Grounded, outputs: list[Generation]) -> None:
+    def observe(self, reading: Reading, outputs: list[Generation]) -> None:
         """Count what was read from one text."""
         self.outputs.inc(len(outputs))
         self.tokens.inc(sum(output.tokens for output in outputs))
         reasons = {
             "unfinished": sum(not output.finished for output in outputs),
-            "malformed": int(grounded.malformed > 0),
-            "ungrounded": int(any(not entity.occurrences for entity in grounded.entities)),
+            "malformed": int(reading.malformed > 0),
+            "ungrounded": int(reading.ungrounded),
         }
         for reason, number in reasons.items():
             self.invalid.labels(reason).inc(number)
-        for entity in grounded.entities:
-            self.entities.labels(entity.type).inc()
-        for relation in grounded.relations:
-            self.relations.labels(relation.type).inc()
+        for kind, labels in reading.labels().items():
+            for label in labels:
+                self.found[kind].labels(label).inc()

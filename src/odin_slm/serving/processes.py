@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from odin_slm.core.errors import OdinError, ServingError
 from odin_slm.core.runtime_environment import prepare_process
 from odin_slm.inference.generation import Generation, prompt_rows
-from odin_slm.inference.reading import Task
+from odin_slm.inference.reading import Question
 from odin_slm.serving.engine import Observer, QueueFullError, UnavailableError, unfinished
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class _Plan:
 @dataclass(eq=False, slots=True)
 class _Job:
     number: int
-    task: Task
+    question: Question
     canary: bool
     future: asyncio.Future[Generation]
     loop: asyncio.AbstractEventLoop
@@ -208,11 +208,11 @@ class ProcessEngine:
         for helper in self._helpers:
             self._listen(helper)
 
-    async def write(self, tasks: Sequence[Task], *, timeout: float, canary: bool = False) -> list[Generation]:
+    async def write(self, questions: Sequence[Question], *, timeout: float, canary: bool = False) -> list[Generation]:
         """See :meth:`odin_slm.serving.engine.Engine.write`."""
-        prompts = [task.prompt for task in tasks]
+        prompts = [question.prompt for question in questions]
         prompt_rows(self._tokenizer, self._context, prompts, None, self._plan.max_new_tokens)  # too long is known now
-        jobs = self._accept(tasks, canary)
+        jobs = self._accept(questions, canary)
         try:
             async with asyncio.timeout(timeout):
                 return list(await asyncio.gather(*(job.future for job in jobs)))
@@ -244,19 +244,19 @@ class ProcessEngine:
         for helper in every:
             helper.process.join(_ENDING_SECONDS)
 
-    def _accept(self, tasks: Sequence[Task], canary: bool) -> list[_Job]:
+    def _accept(self, questions: Sequence[Question], canary: bool) -> list[_Job]:
         loop = asyncio.get_running_loop()
         with self._changed:
             if self._closing:
                 raise UnavailableError("the service is being stopped")
             if not self._helpers:
                 raise UnavailableError("the processes that decode are being started again")
-            if not canary and len(self._queue) + len(tasks) > self._queue_size + self._free():
+            if not canary and len(self._queue) + len(questions) > self._queue_size + self._free():
                 raise QueueFullError(max(1, math.ceil(len(self._queue) * self._seconds_per_output)))
             jobs = []
-            for task in tasks:
+            for question in questions:
                 self._numbers += 1
-                jobs.append(_Job(self._numbers, task, canary, loop.create_future(), loop))
+                jobs.append(_Job(self._numbers, question, canary, loop.create_future(), loop))
             if canary:
                 for job in jobs:  # before everything that waits, and in a batch that may be full
                     self._give(job, min(self._helpers, key=lambda helper: len(helper.jobs)))
@@ -284,7 +284,7 @@ class ProcessEngine:
     def _give(self, job: _Job, helper: _Helper) -> None:
         job.helper = helper
         helper.jobs[job.number] = job
-        helper.send((job.number, job.task, job.canary))
+        helper.send((job.number, job.question, job.canary))
 
     def _forget(self, jobs: list[_Job]) -> None:
         """Let go of what did not end: what waits leaves the queue, what is being written leaves its batch."""
@@ -456,8 +456,8 @@ async def _decode(connection: Connection, plan: _Plan, generator: Any) -> None:
             if message in under_way:
                 under_way[message].cancel()
             return
-        number, task, canary = message
-        under_way[number] = loop.create_task(engine.write([task], timeout=math.inf, canary=canary))
+        number, question, canary = message
+        under_way[number] = loop.create_task(engine.write([question], timeout=math.inf, canary=canary))
         under_way[number].add_done_callback(partial(answer, number))  # called even if it is cancelled before it runs
 
     ended = loop.create_future()

@@ -1,8 +1,8 @@
 """Decoding by vLLM, in this process or on a server, behind the same interface; for GPUs.
 
-vLLM batches by itself, so that these engines only bound what is under way. A constrained output takes two requests, as
-its grammar has two phases: entities held to the text, then relations of the entities that were listed; the prefix
-cache makes the second one cheap. A server must decode with llguidance::
+vLLM batches by itself, so that these engines only bound what is under way. A constrained output takes a request for
+each phase of its grammar, as extraction's has two: entities held to the text, then relations of those that were listed;
+the prefix cache makes the second one cheap. A server must decode with llguidance::
 
     vllm serve MODEL --served-model-name odin --structured-outputs-config '{"backend": "guidance"}'
 
@@ -24,12 +24,11 @@ from typing import Any
 import httpx
 
 from odin_slm.core.errors import GrammarError, RecordTooLongError
+from odin_slm.inference.constraint import next_phase
 from odin_slm.inference.generation import Generation, prompt_rows
-from odin_slm.inference.reading import Task
+from odin_slm.inference.reading import Question
 from odin_slm.inference.vllm import Answer, AsyncVllm, Output, Request, phases
 from odin_slm.serving.engine import CANARY_TOKENS, Observer, QueueFullError, UnavailableError
-from odin_slm.tasks.extraction.format import RELATIONS_HEADER, parse
-from odin_slm.tasks.extraction.grammar import complete_lines
 
 _RETRY_AFTER = 1
 
@@ -50,28 +49,28 @@ class _Bounded(ABC):
         self._nothing_left = asyncio.Event()
 
     @abstractmethod
-    async def _one(self, number: int, task: Task, budget: int) -> Generation: ...
+    async def _one(self, number: int, question: Question, budget: int) -> Generation: ...
 
     @abstractmethod
     async def _close(self) -> None: ...
 
-    async def write(self, tasks: Sequence[Task], *, timeout: float, canary: bool = False) -> list[Generation]:
+    async def write(self, questions: Sequence[Question], *, timeout: float, canary: bool = False) -> list[Generation]:
         """See :meth:`odin_slm.serving.engine.Engine.write`."""
         if self._closing:
             raise UnavailableError("the service is being stopped")
-        if not canary and self._under_way + len(tasks) > self._queue_size:
+        if not canary and self._under_way + len(questions) > self._queue_size:
             raise QueueFullError(_RETRY_AFTER)
         budget = CANARY_TOKENS if canary else self._max_new_tokens
-        self._count(len(tasks))
+        self._count(len(questions))
         writing: list[asyncio.Task[Generation]] = []
         try:
             async with asyncio.timeout(timeout), asyncio.TaskGroup() as group:
-                writing += [group.create_task(self._one(number, task, budget)) for number, task in enumerate(tasks)]
+                writing += [group.create_task(self._one(number, one, budget)) for number, one in enumerate(questions)]
         except* (UnavailableError, GrammarError, RecordTooLongError) as group_of_errors:
             raise group_of_errors.exceptions[0] from None
         finally:
             self._metrics.cancelled.inc(sum(one.cancelled() for one in writing))
-            self._count(-len(tasks))
+            self._count(-len(questions))
         return [one.result() for one in writing]
 
     async def stop(self) -> None:
@@ -122,9 +121,9 @@ class VllmEngine(_Bounded):
     async def _close(self) -> None:
         await asyncio.to_thread(self._vllm.close)
 
-    async def _one(self, number: int, task: Task, budget: int) -> Generation:
-        (row,) = prompt_rows(self._tokenizer, self._context, [task.prompt], None, budget)
-        steps = phases([Output(0, tuple(row.prompt), row.limit)], [task.grammar], self._tokenizer)
+    async def _one(self, number: int, question: Question, budget: int) -> Generation:
+        (row,) = prompt_rows(self._tokenizer, self._context, [question.prompt], None, budget)
+        steps = phases([Output(0, tuple(row.prompt), row.limit)], [question.grammar], self._tokenizer)
         requests = next(steps)
         while True:
             answers = [await self._answer(request) for request in requests]
@@ -170,18 +169,20 @@ class VllmServerEngine(_Bounded):
         if self._client is not None:
             await self._client.aclose()
 
-    async def _one(self, number: int, task: Task, budget: int) -> Generation:
-        grammar = task.grammar
-        if grammar is None:
-            text, finished, tokens = await self._complete(task.prompt, budget, None)
-            return Generation(number, text, finished, tokens)
-        text, finished, tokens = await self._complete(task.prompt, budget, grammar.entities_lark())
-        if not finished or not text.endswith(f"{RELATIONS_HEADER}\n") or tokens >= budget:
-            return Generation(number, complete_lines(text), False, tokens)
-        lark = grammar.relations_lark(parse(text.partition("\n\n")[0]).extraction.entities, f"{RELATIONS_HEADER}\n")
-        rest, finished, more = await self._complete(task.prompt + text, budget - tokens, lark)
-        whole = text + rest
-        return Generation(number, whole if finished else complete_lines(whole), finished, tokens + more)
+    async def _one(self, number: int, question: Question, budget: int) -> Generation:
+        grammar = question.grammar
+        text, lark, spent, phase = "", grammar.lark() if grammar else None, 0, 0
+        while True:
+            more, finished, tokens = await self._complete(question.prompt + text, budget - spent, lark)
+            begun, text, spent = len(text), text + more, spent + tokens
+            if grammar is None:
+                return Generation(number, text, finished, spent)
+            text, lark, closed = next_phase(grammar, phase, text, begun)
+            phase += 1
+            if closed or (finished and not lark):
+                return Generation(number, text, True, spent)
+            if not lark or spent >= budget:
+                return Generation(number, grammar.complete(text), False, spent)
 
     async def _complete(self, prompt: str, budget: int, lark: str | None) -> tuple[str, bool, int]:
         body: dict[str, Any] = {"model": self._model, "prompt": prompt, "max_tokens": budget, "temperature": 0}

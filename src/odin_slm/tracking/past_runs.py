@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from odin_slm.models.base_model import BaseModel
-from odin_slm.tasks.extraction.format import SHARED_INSTRUCTION
+from odin_slm.tasks import Task
 from odin_slm.tracking.backfill import PastRun
 from odin_slm.tracking.registry import Candidate, Registry
 
@@ -23,13 +23,14 @@ _PARAM_CHARACTERS, _PARAMS, _METRICS = 6000, 100, 1000
 """MLflow's limits of a parameter's value, and of the parameters and metrics of one request."""
 
 
-def track_past_runs(runs: Sequence[PastRun], experiment: str, registered_model: str) -> None:
+def track_past_runs(runs: Sequence[PastRun], experiment: str, registered_model: str, task: Task) -> None:
     """Track runs once each, and register the adapters that come with them.
 
     Args:
         runs: A training before the evaluations of its folder.
         experiment: Name of the MLflow experiment.
         registered_model: Name of the registered model that adapters become versions of.
+        task: What these were taught.
     """
     from mlflow import MlflowClient
 
@@ -47,7 +48,7 @@ def track_past_runs(runs: Sequence[PastRun], experiment: str, registered_model: 
         if run.stage == "training":
             trainings[run.folder] = number
             if run.adapter and not tracked:
-                _register(client, run, run.adapter, number, registered_model)
+                _register(client, run, run.adapter, number, registered_model, task)
         if not tracked:
             client.set_terminated(number, "FINISHED", run.ended)
 
@@ -129,7 +130,7 @@ def _track(client: Any, place: str, run: PastRun, training: str | None) -> str:
     return number
 
 
-def _register(client: Any, run: PastRun, adapter: Path, number: str, name: str) -> None:
+def _register(client: Any, run: PastRun, adapter: Path, number: str, name: str, task: Task) -> None:
     """Register an adapter, or note on its run why that cannot be."""
     try:
         stated = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
@@ -150,7 +151,8 @@ def _register(client: Any, run: PastRun, adapter: Path, number: str, name: str) 
         folder=adapter,
         base=base,
         base_id=base_id,
-        instructions={"past": run.instruction or SHARED_INSTRUCTION},
+        instructions={"past": run.instruction or task.shared_instruction},
+        task=task,
         predictions=[],
         metrics={},
         experiment=run.folder,

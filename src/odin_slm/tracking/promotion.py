@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from odin_slm.tasks.extraction.metrics import HEADLINE, KINDS, difference, micro_f1, not_comparable
+from odin_slm.tasks import Metric, Task
+from odin_slm.tasks.rows import not_comparable
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -69,7 +70,7 @@ def rescored(
 
 
 def judge(
-    predictions: Rows, champion: Champion | None, *, manifest_sha256: str | None, **options: Any
+    predictions: Rows, champion: Champion | None, task: Task, *, manifest_sha256: str | None, **options: Any
 ) -> dict[str, Any]:
     """Compare a model with the champion, where the two may be compared at all.
 
@@ -79,6 +80,7 @@ def judge(
     Args:
         predictions: Rows of the model's predictions file.
         champion: The model in use, or None.
+        task: What scores.
         manifest_sha256: Hash of the manifest of the model's data, where it is known.
         **options: Of :func:`decide`.
 
@@ -91,27 +93,28 @@ def judge(
     """
     number = champion.version if champion else None
     if champion is None or number is None:
-        decision = decide(predictions, champion.rows if champion else None, **options)
+        decision = decide(predictions, champion.rows if champion else None, task, **options)
         return {**decision, "champion": None, "rescored": False}
     met = {"champion": number, "rescored": champion.rescored}
     if why := obstacle(predictions, champion, manifest_sha256):
         kept = {"decision": "keep", "why": f"{why}{_WAY_OUT if champion.model else ''}", "metrics": None}
         return {**kept, "significance": options["significance"], **met}
-    return {**decide(predictions, champion.rows, **options), **met}
+    return {**decide(predictions, champion.rows, task, **options), **met}
 
 
 def decide(
-    predictions: Rows, champion: Rows | None, *, significance: float, resamples: int, seed: int
+    predictions: Rows, champion: Rows | None, task: Task, *, significance: float, resamples: int, seed: int
 ) -> dict[str, Any]:
     """Compare a model's predictions with the champion's.
 
-    A model is promoted when it is significantly better in one of the two headline figures, and significantly worse in
-    neither. As two figures give chance two occasions, the p-values of gains are Holm's (1979); a loss counts by its
-    plain p-value, which errs on the champion's side. Without a champion the first model is promoted.
+    A model is promoted when it is significantly better in one of the task's headline figures, and significantly worse
+    in none. As several figures give chance several occasions, the p-values of gains are Holm's (1979); a loss counts by
+    its plain p-value, which errs on the champion's side. Without a champion the first model is promoted.
 
     Args:
         predictions: Rows of the model's predictions file.
         champion: Rows of the champion's, or None.
+        task: What scores; it names the headline figures and their direction.
         significance: p-value below which a difference counts.
         resamples: Random exchanges, and bootstrap resamples behind the intervals.
         seed: Seed of both.
@@ -131,17 +134,21 @@ def decide(
             "significance": significance,
             "metrics": None,
         }
-    metrics = difference(predictions, champion, resamples=resamples, seed=seed, name="champion")
-    own, champions = micro_f1(predictions), micro_f1(champion)
-    for name, p_value in _holm({name: metrics[name]["p_value"] for name in HEADLINE}).items():
+    metrics = task.difference(predictions, champion, resamples=resamples, seed=seed, name="champion")
+    own, champions = task.headline_values(predictions), task.headline_values(champion)
+    for name, p_value in _holm({metric.name: metrics[metric.name]["p_value"] for metric in task.headline}).items():
         metrics[name]["p_value_adjusted"] = p_value
-    gained = [name for name in HEADLINE if metrics[name]["value"] > 0]
-    better = [name for name in gained if metrics[name]["p_value_adjusted"] < significance]
-    worse = [name for name in HEADLINE if name not in gained and metrics[name]["p_value"] < significance]
+    gained = [metric for metric in task.headline if metric.gain(metrics[metric.name]["value"]) > 0]
+    better = [metric for metric in gained if metrics[metric.name]["p_value_adjusted"] < significance]
+    worse = [
+        metric for metric in task.headline if metric not in gained and metrics[metric.name]["p_value"] < significance
+    ]
     if worse:
         why = f"significantly worse in {_named(worse)}"
     elif better:
-        why = f"significantly better in {_named(better)}" + (", worse in none" if len(better) < len(KINDS) else "")
+        why = f"significantly better in {_named(better)}" + (
+            ", worse in none" if len(better) < len(task.headline) else ""
+        )
     else:
         why = "no significant difference: the champion stays"
     return {
@@ -149,7 +156,7 @@ def decide(
         "why": why,
         "significance": significance,
         "metrics": metrics,
-        "figures": {name: [own[name], champions[name]] for name in HEADLINE},
+        "figures": {metric.name: [own[metric.name], champions[metric.name]] for metric in task.headline},
     }
 
 
@@ -163,5 +170,5 @@ def _holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return adjusted
 
 
-def _named(metrics: Sequence[str]) -> str:
-    return " and ".join(metric.split("_")[0] + " F1" for metric in metrics)
+def _named(metrics: Sequence[Metric]) -> str:
+    return " and ".join(metric.title for metric in metrics)

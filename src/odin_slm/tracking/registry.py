@@ -33,7 +33,7 @@ from odin_slm.inference.packaged_model import DEFAULTS
 from odin_slm.inference.served_model import CALIBRATOR, SETTINGS, resolve_model
 from odin_slm.models.base_model import BaseModel, commit_of
 from odin_slm.release.checks import ALLOWED
-from odin_slm.tasks.extraction.metrics import HEADLINE
+from odin_slm.tasks import Task
 from odin_slm.tracking.promotion import Champion, judge, rescored
 
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -56,7 +56,6 @@ _REQUIREMENTS = (
 )
 _MODEL = "model"
 _EVENT = "champion.{:06d}"
-_EXAMPLE = "Two weeks after starting lisinopril for hypertension, the patient developed a dry cough."
 _LOCK_SECONDS = 600.0
 
 
@@ -73,6 +72,7 @@ class Candidate:
         metrics: Name -> value, as its run has them.
         experiment: Name of its experiment.
         manifest_sha256: Hash of the manifest of its data.
+        task: What it was taught.
         calibrator: What makes chances to be right of its probabilities; None where there is none.
         champion_predictions: What the champion says to the same texts, where it was asked; see
             :func:`odin_slm.tracking.rescoring.rescore`.
@@ -89,6 +89,7 @@ class Candidate:
     metrics: Mapping[str, float]
     experiment: str
     manifest_sha256: str | None
+    task: Task
     calibrator: Mapping[str, Any] | None = None
     champion_predictions: Sequence[Mapping[str, Any]] = ()
     test: Mapping[str, Any] = field(default_factory=dict)
@@ -176,7 +177,7 @@ class Registry:
         """
         tags = self._tags(candidate)
         with self._locked():
-            self._make()
+            self._make(candidate.task)
             if known := self._known(tags):
                 return known
         if candidate.predictions:
@@ -203,6 +204,7 @@ class Registry:
         self,
         number: str,
         *,
+        task: Task,
         test: Mapping[str, Any],
         force: bool = False,
         reason: str = "",
@@ -216,6 +218,7 @@ class Registry:
 
         Args:
             number: The version.
+            task: What scores.
             test: ``significance``, ``resamples`` and ``seed`` of the paired test.
             force: Promote whatever the test says.
             reason: Why; needed with ``force``.
@@ -239,7 +242,7 @@ class Registry:
             version, current = self.version(number), self.as_champion()
             if current and current.version == number:
                 return {"decision": "keep", "why": "it is the champion already", "forced": False, "metrics": None}
-            decision = self._judged(version, current, test, champion_predictions)
+            decision = self._judged(version, current, test, champion_predictions, task)
             if current is None and (line := self.history()):
                 decision |= {"decision": "keep", "why": _vacant(line[-1])}
             if force:
@@ -326,6 +329,7 @@ class Registry:
         current: Champion | None,
         test: Mapping[str, Any],
         champion_predictions: Sequence[Mapping[str, Any]],
+        task: Task,
     ) -> dict[str, Any]:
         manifest = version.tags.get("data_manifest_sha256")
         try:
@@ -333,14 +337,14 @@ class Registry:
         except RegistryError as error:
             return {"decision": "keep", "why": error.what.removesuffix("."), "metrics": None}
         current = rescored(current, champion_predictions, rows, manifest)
-        return judge(rows, current, manifest_sha256=manifest, **test)
+        return judge(rows, current, task, manifest_sha256=manifest, **test)
 
     def _note(self, number: str, decision: Mapping[str, Any], met: Mapping[str, Any] | None) -> None:
         """Tag a version with what was decided about it, and on which figures."""
         tags = {f"promotion_{key}": decision[key] for key in ("decision", "why")}
         if met:
             tags |= {"promotion_champion": decision["champion"], "promotion_rescored": str(met["rescored"]).lower()}
-            for name in HEADLINE:
+            for name in decision["figures"]:
                 own, champions = met[name]
                 tags |= {f"promotion_{name}": f"{own:.4f}", f"promotion_champion_{name}": f"{champions:.4f}"}
             tags["promotion_manifest_sha256"] = met["manifest_sha256"] or ""
@@ -389,14 +393,14 @@ class Registry:
         except MlflowException:  # no such model, or no such alias
             return None
 
-    def _make(self) -> None:
+    def _make(self, task: Task) -> None:
         from mlflow.exceptions import MlflowException
 
         try:
             self._client.get_registered_model(self.name)
         except MlflowException:
             self._client.create_registered_model(
-                self.name, description="Entities and relations of medical texts; load it by the alias `champion`."
+                self.name, description=f"{task.title.capitalize()}; load it by the alias `champion`."
             )
 
     def _tags(self, candidate: Candidate) -> dict[str, str]:
@@ -430,8 +434,8 @@ class Registry:
                 loader_module="odin_slm.inference.packaged_model",
                 data_path=str(packaged),
                 code_paths=[str(Path(__file__).parents[1])],
-                signature=_signature(),
-                input_example=[_EXAMPLE],
+                signature=_signature(candidate.task),
+                input_example=[candidate.task.example],
                 pip_requirements=[f"{name}=={installed(name).partition('+')[0]}" for name in _REQUIREMENTS],
                 metadata={**settings, "experiment": candidate.experiment},
             )
@@ -479,6 +483,7 @@ def package(candidate: Candidate, folder: Path) -> dict[str, Any]:
         "base": {"id": candidate.base_id, "revision": commit_of(candidate.base), "included": included},
         "instructions": dict(candidate.instructions),
         "schema": _widest(candidate.instructions),
+        "task": candidate.task.to_dict(),
     }
     (folder / SETTINGS).write_text(canonical_json(settings), encoding="utf-8")
     if candidate.calibrator:
@@ -491,28 +496,24 @@ def _widest(instructions: Mapping[str, str]) -> str:
     return max(sorted(instructions), key=lambda name: instructions[name].count(","))
 
 
-def _signature() -> Any:
+def _met(decision: Mapping[str, Any], manifest_sha256: str | None) -> dict[str, Any] | None:
+    """Return what the history keeps of a test; None where there was none."""
+    if not decision.get("metrics"):
+        return None
+    kept = {"manifest_sha256": manifest_sha256, "rescored": decision["rescored"]}
+    return kept | {name: [round(value, 4) for value in both] for name, both in decision["figures"].items()}
+
+
+def _signature(task: Task) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-    from mlflow.types.schema import Array, Object, Property
-
-    def rows(*properties: Property) -> Array:
-        return Array(Object(list(properties)))
 
     text = DataType.string
-    offsets = Property("offsets", Array(Array(DataType.long)))
-    confidence = Property("confidence", DataType.double, required=False)
     types = {str: text, int: DataType.long}
     return ModelSignature(
         # without a name, so that a plain list of texts is as good as a table with a column `text`
         inputs=Schema([ColSpec(text)]),
-        outputs=Schema(
-            [
-                ColSpec(rows(Property("type", text), Property("text", text), offsets, confidence), "entities"),
-                ColSpec(rows(*(Property(name, text) for name in ("head", "type", "tail")), confidence), "relations"),
-                ColSpec(DataType.boolean, "finished"),
-            ]
-        ),
+        outputs=Schema([*task.table_columns(), ColSpec(DataType.boolean, "finished")]),
         params=ParamSchema(
             [
                 ParamSpec("schema", text, ""),
@@ -524,14 +525,6 @@ def _signature() -> Any:
 
 def _rows_digest(rows: Sequence[Mapping[str, Any]]) -> str:
     return sha256_text(canonical_json(list(rows)))
-
-
-def _met(decision: Mapping[str, Any], manifest_sha256: str | None) -> dict[str, Any] | None:
-    """Return what the history keeps of a test; None where there was none."""
-    if not decision.get("metrics"):
-        return None
-    kept = {"manifest_sha256": manifest_sha256, "rescored": decision["rescored"]}
-    return kept | {name: [round(value, 4) for value in decision["figures"][name]] for name in HEADLINE}
 
 
 def _model_digest(candidate: Candidate) -> str:

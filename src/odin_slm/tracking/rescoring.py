@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from odin_slm.core.record import render_prompt
 from odin_slm.tracking.promotion import Champion, obstacle
 
 _KEPT = ("id", "source", "document_id", "manifest_sha256", "surface_forms", "input", "gold", "decoding")
@@ -43,29 +42,33 @@ def rescore(
     """
     if champion is None or champion.model is None or not obstacle(predictions, champion, manifest_sha256):
         return []
-    from odin_slm.inference.generation import generate, progress
-    from odin_slm.inference.reading import DEFAULT_SCHEMA, REQUEST_SCHEMAS, instruction_of
+    from odin_slm.inference.generation import progress
+    from odin_slm.inference.reading import Question, ask, instruction_of
     from odin_slm.models.tokens import output_budget
-    from odin_slm.tasks.extraction.grammar import Grammar
 
     model = champion.model()
+    task = model.task
     budget = max_new_tokens
     if budget == "auto":
         budget = output_budget(model.base, [row["gold"] for row in predictions])
-    sources = [row["source"] if row.get("source") in REQUEST_SCHEMAS else DEFAULT_SCHEMA for row in predictions]
-    asked = [instruction_of(model.instructions, source) for source in sources]
+    known = {*model.instructions, *task.sources}
+    sources = [row["source"] if row.get("source") in known else "" for row in predictions]
+    questions = [
+        Question(
+            row["input"],
+            instruction_of(task, model.instructions, source),
+            task if row.get("decoding") == "constrained" else None,
+        )
+        for row, source in zip(predictions, sources, strict=True)
+    ]
     with progress("Generating, champion", len(predictions)) as on_progress:
-        outputs = generate(
+        outputs = ask(
             model.base,
             model.adapter,
-            [render_prompt(instruction, row["input"]) for instruction, row in zip(asked, predictions, strict=True)],
+            questions,
+            names=[row["id"] for row in predictions],
             batch_size=batch_size,
             max_new_tokens=budget,
-            grammars=[
-                Grammar.of(instruction, row["input"]) if row.get("decoding") == "constrained" else None
-                for instruction, row in zip(asked, predictions, strict=True)
-            ],
-            names=[row["id"] for row in predictions],
             on_progress=on_progress,
         )
     return [

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from odin_slm.config.parameters import CombinationParams, IngestionParams
+from odin_slm.config.parameters import CombinationParams, IngestionParams, TaskParams
 from odin_slm.core.document import Document, is_synthetic, surface_forms
 from odin_slm.core.errors import CorpusFormatError, LeakageError
 from odin_slm.core.hashing import canonical_json, sha256_text
@@ -17,7 +17,7 @@ from odin_slm.dataprep.quality import assess
 from odin_slm.dataprep.splitting import assign_splits, find_leaks
 from odin_slm.models.base_model import BaseModel
 from odin_slm.models.tokens import RecordCounter, record_counter
-from odin_slm.tasks.extraction.format import parse
+from odin_slm.tasks import Task
 
 # The check uses permutations of its own, so that a pair which the split's hashing missed is not missed twice.
 _SECOND_OPINION = 7_919
@@ -81,21 +81,22 @@ def combine_records(
 
 
 def clean_records(
-    combined: dict[str, list[Record]], params: CombinationParams
+    combined: dict[str, list[Record]], task: TaskParams, params: CombinationParams
 ) -> tuple[dict[str, list[Record]], dict[str, Any]]:
     """Apply the cleaning steps that the parameters switch on; without any, the records pass as they are.
 
     Returns:
         Split -> records, and the report: what each step changed or left out, by record id.
     """
+    what = task.task()
     steps: list[tuple[str, bool, Callable[[dict[str, list[Record]]], Cleaned]]] = [
-        ("normalise_text", params.normalise_text, cleaning.normalise_text),
+        ("normalise_text", params.normalise_text, partial(cleaning.normalise_text, task=what)),
         ("drop_duplicates", params.drop_duplicates, cleaning.drop_duplicates),
-        ("drop_empty", params.drop_empty, cleaning.drop_empty),
+        ("drop_empty", params.drop_empty, partial(cleaning.drop_empty, task=what)),
         (
             f"balance_by_{params.balance_by}",
             params.balance_by != "none",
-            partial(cleaning.balance, by=params.balance_by, limit=params.balance_limit),
+            partial(cleaning.balance, task=what, by=params.balance_by, limit=params.balance_limit),
         ),
     ]
     report: dict[str, Any] = {}
@@ -108,7 +109,7 @@ def clean_records(
 
 
 def check_leakage(
-    cleaned: dict[str, list[Record]], splits: dict[str, dict[str, Any]], params: CombinationParams
+    cleaned: dict[str, list[Record]], splits: dict[str, dict[str, Any]], task: TaskParams, params: CombinationParams
 ) -> tuple[list[Record], list[Record], list[Record], dict[str, Any]]:
     """Prove that nothing leaks from one split into another.
 
@@ -142,7 +143,7 @@ def check_leakage(
         "not_used_because_another_corpus_annotates_the_abstract": sorted(
             identifier for identifier, placed in splits.items() if placed["rule"] == "shared abstract"
         ),
-        "seen_in_training": _seen(cleaned["train"], cleaned["test"]),
+        "seen_in_training": _seen(task.task(), cleaned["train"], cleaned["test"]),
     }
     return cleaned["train"], cleaned["validation"], cleaned["test"], report
 
@@ -220,18 +221,25 @@ def describe_test_set(
 
 
 def assess_quality(
-    train: list[Record], val: list[Record], test: list[Record], leakage: dict[str, Any], params: CombinationParams
+    train: list[Record],
+    val: list[Record],
+    test: list[Record],
+    leakage: dict[str, Any],
+    task: TaskParams,
+    params: CombinationParams,
 ) -> dict[str, Any]:
     """Score the dataset and decide whether it may be used; see :func:`odin_slm.dataprep.quality.assess`."""
     splits = {"train": train, "validation": val, "test": test}
-    return assess(splits, leakage["leaks"], profile=params.quality_profile)
+    return assess(splits, leakage["leaks"], task.task(), profile=params.quality_profile)
 
 
-def count_data(train: list[Record], val: list[Record], test: list[Record], base_model: BaseModel) -> dict[str, Any]:
-    """Count records, entities and relations per split and source, with lengths in words and in the base's tokens."""
+def count_data(
+    train: list[Record], val: list[Record], test: list[Record], base_model: BaseModel, task: TaskParams
+) -> dict[str, Any]:
+    """Count records and labels per split and source, with lengths in words and in the base's tokens."""
     lengths_of = record_counter(base_model)
     splits = {"train": train, "validation": val, "test": test}
-    return {name: count_records(records, lengths_of) for name, records in splits.items()}
+    return {name: count_records(records, lengths_of, task.task()) for name, records in splits.items()}
 
 
 def draw_data(data_statistics: dict[str, Any]) -> Any:
@@ -248,7 +256,7 @@ def draw_lengths(data_statistics: dict[str, Any]) -> Any:
     return plot_lengths(data_statistics)
 
 
-def count_records(records: Sequence[Record], lengths_of: RecordCounter) -> dict[str, Any]:
+def count_records(records: Sequence[Record], lengths_of: RecordCounter, task: Task) -> dict[str, Any]:
     """Count one split, all of it and source by source."""
     rows = list(zip(records, lengths_of(records), strict=True))
     by_source: dict[str, list[tuple[Record, int]]] = defaultdict(list)
@@ -256,7 +264,7 @@ def count_records(records: Sequence[Record], lengths_of: RecordCounter) -> dict[
         by_source[record["source"]].append((record, length))
     parts = {"all": rows, **{source: by_source[source] for source in sorted(by_source)}}
     return {
-        name: {**_count_labels([record for record, _ in part]), "tokens": _spread([length for _, length in part])}
+        name: {**_count_labels([record for record, _ in part], task), "tokens": _spread([length for _, length in part])}
         for name, part in parts.items()
     }
 
@@ -277,15 +285,15 @@ def _spread(lengths: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _count_labels(records: Sequence[Record]) -> dict[str, Any]:
-    extractions = [parse(record["output"]).extraction for record in records]
+def _count_labels(records: Sequence[Record], task: Task) -> dict[str, Any]:
+    labels = [task.labels(record["output"]) for record in records]
+    kinds = list(task.labels(""))
     words = sorted(len(record["input"].split()) for record in records)
     return {
         "records": len(records),
         "documents": len({record["document_id"] for record in records}),
-        "without_entities": sum(not x.entities for x in extractions),
-        "entities": dict(sorted(Counter(e.type for x in extractions for e in x.entities).items())),
-        "relations": dict(sorted(Counter(r.type for x in extractions for r in x.relations).items())),
+        **({f"without_{kinds[0]}": sum(not found[kinds[0]] for found in labels)} if kinds else {}),
+        **{kind: dict(sorted(Counter(label for found in labels for label in found[kind]).items())) for kind in kinds},
         "words_of_input": {
             "median": words[len(words) // 2] if words else 0,
             "longest": words[-1] if words else 0,
@@ -293,22 +301,21 @@ def _count_labels(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def _seen(train: Sequence[Record], test: Sequence[Record]) -> dict[str, dict[str, float | int]]:
-    """Return, per source, the share of distinct test entities and triples whose strings training holds too."""
-    known_entities, known_triples = set(), set()
+def _seen(task: Task, train: Sequence[Record], test: Sequence[Record]) -> dict[str, dict[str, float | int]]:
+    """Return, per source, the share of distinct things in the test outputs that training's say too."""
+    known: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for record in train:
-        extraction = parse(record["output"]).extraction
-        known_entities |= {(e.type, e.text.casefold()) for e in extraction.entities}
-        known_triples |= {(r.head.casefold(), r.type, r.tail.casefold()) for r in extraction.relations}
+        for kind, items in task.items(record["output"]).items():
+            known[kind] |= items
     shares: dict[str, dict[str, float | int]] = {}
     for source in sorted({record["source"] for record in test}):
-        extractions = [parse(record["output"]).extraction for record in test if record["source"] == source]
-        entities = {(e.type, e.text.casefold()) for x in extractions for e in x.entities}
-        triples = {(r.head.casefold(), r.type, r.tail.casefold()) for x in extractions for r in x.relations}
-        shares[source] = {
-            "test_entities": len(entities),
-            "test_entities_seen": round(len(entities & known_entities) / len(entities), 4) if entities else 0.0,
-            "test_triples": len(triples),
-            "test_triples_seen": round(len(triples & known_triples) / len(triples), 4) if triples else 0.0,
-        }
+        found: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+        for record in test:
+            if record["source"] == source:
+                for kind, items in task.items(record["output"]).items():
+                    found[kind] |= items
+        shares[source] = {}
+        for kind, items in found.items():
+            shares[source][f"test_{kind}"] = len(items)
+            shares[source][f"test_{kind}_seen"] = round(len(items & known[kind]) / len(items), 4) if items else 0.0
     return shares

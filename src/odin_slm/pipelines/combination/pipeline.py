@@ -36,13 +36,13 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 func=clean_records,
-                inputs=["combined", "params:combination"],
+                inputs=["combined", "params:task", "params:combination"],
                 outputs=["cleaned", "cleaning"],
                 name="clean_records",
             ),
             Node(
                 func=check_leakage,
-                inputs=["cleaned", "splits", "params:combination"],
+                inputs=["cleaned", "splits", "params:task", "params:combination"],
                 outputs=["train", "val", "test", "leakage"],
                 name="check_leakage",
             ),
@@ -68,13 +68,13 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 func=assess_quality,
-                inputs=["train", "val", "test", "leakage", "params:combination"],
+                inputs=["train", "val", "test", "leakage", "params:task", "params:combination"],
                 outputs="quality",
                 name="assess_quality",
             ),
             Node(
                 func=count_data,
-                inputs=["train", "val", "test", "base_model"],
+                inputs=["train", "val", "test", "base_model", "params:task"],
                 outputs="data_statistics",
                 name="count_data",
             ),

@@ -3,17 +3,16 @@
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from odin_slm.config.parameters import EvaluationParams, PromotionParams
+from odin_slm.config.parameters import EvaluationParams, PromotionParams, TaskParams
 from odin_slm.core.errors import MissingInputError, PredictionsError
 from odin_slm.core.hashing import canonical_json, sha256_of, sha256_text
-from odin_slm.core.record import render_prompt
 from odin_slm.models.base_model import BaseModel
 from odin_slm.release.provenance import is_of, other_splits
-from odin_slm.tasks.extraction.format import locate, parse
+from odin_slm.tasks import Task
 from odin_slm.tracking.promotion import Champion, judge, rescored
 
 _log = logging.getLogger(__name__)
@@ -25,6 +24,7 @@ def select_test_set(
     test: list[dict[str, Any]] | None,
     given_test: list[dict[str, Any]] | None,
     test_context: dict[str, Any] | None,
+    task: TaskParams,
 ) -> list[dict[str, Any]]:
     """Choose what is evaluated: the records that the user names, or else the experiment's own test split.
 
@@ -32,6 +32,7 @@ def select_test_set(
         test: The experiment's test split; None where it was not made yet.
         given_test: Records from elsewhere; ``id``, ``source`` and ``document_id`` may be missing, null or numbers.
         test_context: What :func:`odin_slm.pipelines.combination.nodes.describe_test_set` says of the test split.
+        task: What reads the gold outputs.
 
     Returns:
         Records; those of the test split with ``manifest_sha256`` and ``surface_forms``.
@@ -50,7 +51,7 @@ def select_test_set(
     where = "test" if given_test is None else "test_data"
     if not isinstance(records, list) or not records:
         raise PredictionsError("expected a JSON list of records.", where=where, fix="Name another file.")
-    complete = [_complete(record, number, where) for number, record in enumerate(records, start=1)]
+    complete = [_complete(record, number, where, task.task()) for number, record in enumerate(records, start=1)]
     repeated = [name for name, count in Counter(record["id"] for record in complete).items() if count > 1]
     if repeated:
         raise PredictionsError(
@@ -70,6 +71,7 @@ def generate_calibration_predictions(
     adapter: Path,
     calibration_records: list[dict[str, Any]] | None,
     predictions_work: Path,
+    task: TaskParams,
     params: EvaluationParams,
 ) -> list[dict[str, Any]]:
     """Let the fine-tuned model extract from some validation texts, under the headline decoding alone.
@@ -82,17 +84,19 @@ def generate_calibration_predictions(
         return []
     headline = "free" if params.decoding == "free" else "constrained"
     some = params.model_copy(update={"num_samples": params.calibration_samples, "decoding": headline})
-    journal = predictions_work / "calibration.jsonl"
-    return _predict(base_model, adapter, calibration_records, journal, some, "validation, for the calibration")
+    resume_log = predictions_work / "calibration.jsonl"
+    return _predict(
+        base_model, adapter, calibration_records, resume_log, task.task(), some, "validation, for the calibration"
+    )
 
 
-def fit_calibration(calibration_predictions: list[dict[str, Any]], params: EvaluationParams) -> dict[str, Any]:
-    """Fit what turns probabilities of output lines into chances to be right."""
-    from odin_slm.tasks.extraction.calibration import fit
-
-    calibrator = fit(calibration_predictions, params.calibration)
-    for kind in ("entity", "relation"):
-        if why := calibrator[kind]["why"]:
+def fit_calibration(
+    calibration_predictions: list[dict[str, Any]], task: TaskParams, params: EvaluationParams
+) -> dict[str, Any] | None:
+    """Fit what turns probabilities of output lines into chances to be right; see :meth:`Task.fit_calibration`."""
+    calibrator = task.task().fit_calibration(calibration_predictions, params.calibration)
+    for kind, fitted in (calibrator or {}).items():
+        if isinstance(fitted, dict) and (why := fitted.get("why")):
             _log.warning("The confidence of each %s is the raw probability of its line: %s.", kind, why)
     return calibrator
 
@@ -103,6 +107,7 @@ def generate_predictions(
     test_data: list[dict[str, Any]],
     calibrator: dict[str, Any] | None,
     predictions_work: Path,
+    task: TaskParams,
     params: EvaluationParams,
     training_state: dict[str, Any] | None = None,
     data_manifest: dict[str, Any] | None = None,
@@ -115,6 +120,7 @@ def generate_predictions(
         test_data: Test records.
         calibrator: What makes confidences of log-probabilities; None leaves them raw.
         predictions_work: Folder for the outputs so far; a run that was killed goes on from there.
+        task: What reads the outputs.
         params: Decoding, batch size, budget, sample.
         training_state: How the experiment's adapter was trained; None where it was not trained here.
         data_manifest: What the experiment's splits are now; None where there are none.
@@ -131,24 +137,25 @@ def generate_predictions(
     Raises:
         PredictionsError: The adapter learned from other splits than those that the test split belongs to.
     """
-    from odin_slm.tasks.extraction.calibration import confidence
-
     _require_held_out(adapter, test_data, training_state, data_manifest)
 
-    rows = _predict(base_model, adapter, test_data, predictions_work / "fine-tuned.jsonl", params, "fine-tuned model")
-    for row in rows:
-        for kind, entries in (("entity", row["entities"]), ("relation", row["relations"])):
-            for entry in entries:
-                if entry["log_probability"] is not None:
-                    entry["confidence"] = round(confidence(calibrator, kind, entry["log_probability"]), 4)
-    return rows
+    rows = _predict(
+        base_model, adapter, test_data, predictions_work / "fine-tuned.jsonl", task.task(), params, "fine-tuned model"
+    )
+    return [task.task().with_confidence(row, calibrator) for row in rows]
 
 
 def generate_base_predictions(
-    base_model: BaseModel, test_data: list[dict[str, Any]], predictions_work: Path, params: EvaluationParams
+    base_model: BaseModel,
+    test_data: list[dict[str, Any]],
+    predictions_work: Path,
+    task: TaskParams,
+    params: EvaluationParams,
 ) -> list[dict[str, Any]]:
     """Let the base model alone extract from the same texts; see :func:`generate_predictions`."""
-    return _predict(base_model, None, test_data, predictions_work / "base.jsonl", params, "base model alone")
+    return _predict(
+        base_model, None, test_data, predictions_work / "base.jsonl", task.task(), params, "base model alone"
+    )
 
 
 def clear_predictions_work(
@@ -164,6 +171,7 @@ def score_predictions(
     base_predictions: list[dict[str, Any]],
     seen_records: list[dict[str, Any]] | None,
     calibrator: dict[str, Any] | None,
+    task: TaskParams,
     params: EvaluationParams,
 ) -> dict[str, Any]:
     """Score both models from their raw texts and compare them.
@@ -171,26 +179,23 @@ def score_predictions(
     Args:
         predictions: Rows of the fine-tuned model.
         base_predictions: Rows of the base; may be empty.
-        seen_records: The training split; strings in it count as seen. None where it is not at hand.
+        seen_records: The training split; what it holds counts as seen. None where it is not at hand.
         calibrator: What made the confidences of the predictions; None where it is not at hand.
+        task: What scores.
         params: Experiment, bootstrap.
 
     Returns:
-        See :func:`odin_slm.tasks.extraction.metrics.evaluate`; ``confidence`` as of
-        :func:`odin_slm.tasks.extraction.calibration.assess`.
+        See :meth:`odin_slm.tasks.Task.score`.
     """
-    from odin_slm.tasks.extraction.calibration import assess
-    from odin_slm.tasks.extraction.metrics import evaluate
-
-    results = evaluate(
+    return task.task().score(
         predictions,
         base_predictions,
         seen_records,
         experiment=params.experiment,
+        calibrator=calibrator,
         resamples=params.bootstrap_resamples,
         seed=params.seed,
     )
-    return {**results, "confidence": assess(predictions, calibrator)}
 
 
 def rescore_champion(
@@ -219,6 +224,7 @@ def decide_promotion(
     champion_predictions: list[dict[str, Any]],
     data_manifest: dict[str, Any] | None,
     evaluation_results: dict[str, Any],
+    task: TaskParams,
     params: EvaluationParams,
 ) -> dict[str, Any]:
     """Say whether this model should take the champion's place, and on what that was decided.
@@ -231,6 +237,7 @@ def decide_promotion(
     decision = judge(
         predictions,
         rescored(champion, champion_predictions, predictions, manifest),
+        task.task(),
         manifest_sha256=manifest,
         significance=params.significance,
         resamples=params.bootstrap_resamples,
@@ -239,46 +246,11 @@ def decide_promotion(
     return {**decision, **{name: evaluation_results[name] for name in ("experiment", "decoding", "test_set")}}
 
 
-def draw_type_scores(evaluation_results: dict[str, Any]) -> Any:
-    """Draw F1 by type, base against fine-tuned."""
-    from odin_slm.tasks.extraction.figures import plot_type_scores
-
-    return plot_type_scores(evaluation_results)
-
-
-def draw_errors(evaluation_results: dict[str, Any]) -> Any:
-    """Draw how often each kind of error occurs."""
-    from odin_slm.tasks.extraction.figures import plot_errors
-
-    return plot_errors(evaluation_results)
-
-
-def draw_length_scores(evaluation_results: dict[str, Any]) -> Any:
-    """Draw F1 against the length of the input."""
-    from odin_slm.tasks.extraction.figures import plot_length_scores
-
-    return plot_length_scores(evaluation_results)
-
-
-def draw_reliability(evaluation_results: dict[str, Any]) -> Any:
-    """Draw how often extractions of a confidence are right, before and after calibration."""
-    from odin_slm.tasks.extraction.confidence_figures import plot_reliability
-
-    return plot_reliability(evaluation_results)
-
-
-def draw_risk_coverage(evaluation_results: dict[str, Any]) -> Any:
-    """Draw the share of wrong extractions against the share kept, the surest first."""
-    from odin_slm.tasks.extraction.confidence_figures import plot_risk_coverage
-
-    return plot_risk_coverage(evaluation_results)
-
-
-def draw_training_curve(training_state: dict[str, Any] | None) -> Any:
-    """Draw the losses of training."""
-    from odin_slm.tasks.extraction.figures import plot_training_curve
-
-    return plot_training_curve(training_state)
+def draw_figures(
+    evaluation_results: dict[str, Any], training_state: dict[str, Any] | None, task: TaskParams
+) -> dict[str, Any]:
+    """Draw the task's figures, by name."""
+    return dict(task.task().figures(evaluation_results, training_state))
 
 
 def draw_overview(evaluation_results: dict[str, Any], training_state: dict[str, Any] | None) -> Any:
@@ -293,11 +265,10 @@ def write_report(
     predictions: list[dict[str, Any]],
     training_state: dict[str, Any] | None,
     promotion: dict[str, Any],
+    task: TaskParams,
 ) -> str:
     """Write the final report as one HTML page."""
-    from odin_slm.tasks.extraction.report import render_report
-
-    return render_report(evaluation_results, predictions, training_state, promotion)
+    return task.task().report(evaluation_results, predictions, training_state, promotion)
 
 
 def _require_held_out(
@@ -321,7 +292,7 @@ def _require_held_out(
         )
 
 
-def _complete(record: Any, number: int, where: str) -> dict[str, Any]:
+def _complete(record: Any, number: int, where: str, task: Task) -> dict[str, Any]:
     """Check a record, and name it where it comes without provenance."""
     place = f"{where}, record {number}"
     for name in _REQUIRED:
@@ -329,12 +300,12 @@ def _complete(record: Any, number: int, where: str) -> dict[str, Any]:
             raise PredictionsError(
                 f"expected a text {name!r}.", where=place, fix=f"A record needs {', '.join(_REQUIRED)}."
             )
-    malformed = parse(record["output"]).malformed
+    malformed = task.faults(record["output"])
     if malformed:
         raise PredictionsError(
             f"the gold output does not follow the format: {malformed[0]!r}.",
             where=place,
-            fix="Write gold outputs as odin_slm/prompt.py describes.",
+            fix=f"Write gold outputs in the format of the task {task.name}.",
         )
     given = {key: str(record[key]) for key in ("id", "source", "document_id") if record.get(key) is not None}
     name = given.get("id", str(number))
@@ -345,73 +316,54 @@ def _predict(
     base_model: BaseModel,
     adapter: Path | None,
     test_data: list[dict[str, Any]],
-    journal: Path,
+    resume_log: Path,
+    task: Task,
     params: EvaluationParams,
     title: str,
 ) -> list[dict[str, Any]]:
     from odin_slm.inference.generation import progress
+    from odin_slm.inference.reading import Question, ask
     from odin_slm.models.tokens import output_budget
-    from odin_slm.tasks.extraction.grammar import Grammar, reachable
 
     budget = params.max_new_tokens  # auto is of all records, the same for any sample
     if budget == "auto":
         budget = output_budget(base_model, [record["output"] for record in test_data])
     records = _sample(test_data, params)
     decodings = ("constrained", "free") if params.decoding == "both" else (params.decoding,)
-    grammars = [Grammar.of(record["instruction"], record["input"]) for record in records]
-    held: dict[str, list[Any]] = {"constrained": grammars, "free": [None] * len(records)}
-    prompts = [render_prompt(record["instruction"], record["input"]) for record in records]
-    with progress(f"Generating, {title}", len(records) * len(decodings)) as on_progress:
-        outputs = _backend(params.backend)(
+    questions = [
+        Question(record["input"], record["instruction"], task if decoding == "constrained" else None)
+        for decoding in decodings
+        for record in records
+    ]
+    with progress(f"Generating, {title}", len(questions)) as on_progress:
+        outputs = ask(
             base_model,
             adapter,
-            prompts * len(decodings),
+            questions,
+            names=[record["id"] for record in records] * len(decodings),
             batch_size=params.batch_size,
             max_new_tokens=budget,
-            grammars=[grammar for decoding in decodings for grammar in held[decoding]],
-            names=[record["id"] for record in records] * len(decodings),
+            backend=params.backend,
             on_progress=on_progress,
-            journal=journal,
+            resume_log=resume_log,
         )
     rows = []
     for index, record in enumerate(records):
         row = {name: record[name] for name in (*_PROVENANCE, "input") if name in record}
-        row |= {"gold": record["output"], "decoding": decodings[0], **_parsed(record["input"], outputs[index])}
+        row |= {"gold": record["output"], "decoding": decodings[0], **_parsed(task, record["input"], outputs[index])}
         if len(decodings) == 2:
-            row["free"] = _parsed(record["input"], outputs[index + len(records)])
-        if "constrained" in decodings:
-            row["gold_reachable"] = reachable(record["input"], record["output"], record["instruction"])
+            row["free"] = _parsed(task, record["input"], outputs[index + len(records)])
+        grammar = questions[index].grammar
+        if grammar is not None:
+            row["gold_reachable"] = grammar.accepts(record["output"])
         rows.append(row)
     return rows
 
 
-def _backend(name: str) -> Callable[..., list[Any]]:
-    if name == "vllm":
-        from odin_slm.inference.vllm import generate
-    else:
-        from odin_slm.inference.generation import generate
-    return generate
-
-
-def _parsed(text: str, output: Any) -> dict[str, Any]:
-    parsed = parse(output.text)
-    chances = [None if chance is None else round(chance, 4) + 0.0 for chance in output.lines]  # no -0.0
+def _parsed(task: Task, text: str, output: Any) -> dict[str, Any]:
     return {
         "prediction": output.text,
-        "entities": [
-            {
-                "type": e.type,
-                "text": e.text,
-                "offsets": [list(span) for span in locate(text, e.text)],
-                "log_probability": chances[line],
-            }
-            for e, line in zip(parsed.extraction.entities, parsed.entity_lines, strict=True)
-        ],
-        "relations": [
-            {"head": r.head, "type": r.type, "tail": r.tail, "log_probability": chances[line]}
-            for r, line in zip(parsed.extraction.relations, parsed.relation_lines, strict=True)
-        ],
-        "malformed": list(parsed.malformed),
+        **task.columns(text, output.text, output.lines),
         "finished": output.finished,
         "tokens": output.tokens,
     }

@@ -4,8 +4,8 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from odin_slm.config.parameters import ExtractionParams
+from odin_slm.core.document import GivenDocument
 from odin_slm.inference.served_model import ServedModel
-from odin_slm.tasks.extraction.grounding import GivenDocument
 
 
 def extract_documents(

@@ -1,10 +1,11 @@
 """Nodes of the ingestion pipeline."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from odin_slm import corpora
-from odin_slm.config.parameters import IngestionParams, options_of
+from odin_slm.config.parameters import IngestionParams, TaskParams, options_of
 from odin_slm.core.document import Document
 from odin_slm.core.errors import RecordTooLongError
 from odin_slm.core.record import Record
@@ -12,17 +13,20 @@ from odin_slm.corpora.parsed import require_sound
 from odin_slm.corpora.synthetic import synthetic_corpus
 from odin_slm.models.base_model import BaseModel
 from odin_slm.models.tokens import RecordCounter, record_counter
-from odin_slm.tasks.extraction.records import make_record, window
+from odin_slm.tasks import Task
 
 
 def parser_of(corpus: str) -> Callable[..., tuple[list[dict[str, Any]], dict[str, Any]]]:
     """Return the parsing node of one corpus, named after it."""
 
-    def parse_corpus(raw: Mapping[str, str], params: IngestionParams) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    def parse_corpus(
+        raw: Mapping[str, str], task: TaskParams, params: IngestionParams
+    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Read a corpus in its publisher's format.
 
         Args:
             raw: File name -> text.
+            task: What the documents are for.
             params: Which corpora are used, and the options of their parsers.
 
         Returns:
@@ -37,7 +41,7 @@ def parser_of(corpus: str) -> Callable[..., tuple[list[dict[str, Any]], dict[str
         given = {"seed": params.seed} if "seed" in known.model_fields else {}
         options = known(**{**given, **params.options.get(corpus, {})})
         parsed = corpora.CORPORA[corpus].parse(raw, **dict(options))
-        require_sound(corpus, parsed.documents)
+        require_sound(corpus, parsed.documents, task.task())
         return [document.to_dict() for document in parsed.documents], parsed.report
 
     parse_corpus.__name__ = f"parse_{corpus}"
@@ -62,13 +66,14 @@ def write_synthetic(
 
 
 def write_records(
-    documents: list[dict[str, Any]], base_model: BaseModel, params: IngestionParams
+    documents: list[dict[str, Any]], base_model: BaseModel, task: TaskParams, params: IngestionParams
 ) -> tuple[list[Record], dict[str, Any]]:
     """Turn documents into instruction records that fit the token budget of the base.
 
     Args:
         documents: Documents as JSON values.
         base_model: The base whose tokenizer counts.
+        task: What records ask for, and what they answer.
         params: Instruction, naming of relations, budget and what happens beyond it.
 
     Returns:
@@ -79,18 +84,25 @@ def write_records(
     if not documents:
         return [], {"records": 0}
     lengths_of = record_counter(base_model)
-    whole = [_record(Document.from_dict(values), params) for values in documents]
+    make = partial(_records, task.task(), params)
+    whole = [make(Document.from_dict(values)) for values in documents]
+    counted = iter(lengths_of([record for made in whole for record in made]))
     records: list[Record] = []
     lengths: list[int] = []
     windowed, dropped, relations_lost = [], [], 0
-    for values, record, length in zip(documents, whole, lengths_of(whole), strict=True):
-        if length <= params.max_tokens:
-            records.append(record)
-            lengths.append(length)
+    for values, made in zip(documents, whole, strict=True):
+        long = [next(counted) for _ in made]
+        if max(long, default=0) <= params.max_tokens:
+            records += made
+            lengths += long
             continue
         document = Document.from_dict(values)
         try:
-            pieces = list(_windows(document, params, lengths_of, length)) if params.overflow == "window" else []
+            pieces = (
+                list(_windows(document, task.task(), params, lengths_of, max(long)))
+                if params.overflow == "window"
+                else []
+            )
         except RecordTooLongError:  # one sentence alone is too long: there is nowhere to cut
             pieces = []
         if not pieces:
@@ -98,8 +110,9 @@ def write_records(
             continue
         windowed.append(document.id)
         relations_lost += len(set(document.relations) - {r for piece in pieces for r in piece.relations})
-        records.extend(_record(piece, params) for piece in pieces)
-        lengths += lengths_of(records[-len(pieces) :])
+        cut = [record for piece in pieces for record in make(piece)]
+        records += cut
+        lengths += lengths_of(cut)
     lengths.sort()
     return records, {
         "documents": len(documents),
@@ -117,12 +130,15 @@ def write_records(
     }
 
 
-def _record(document: Document, params: IngestionParams) -> Record:
-    return make_record(document, instruction=params.instruction, relation_mentions=params.relation_mentions)
+def _records(task: Task, params: IngestionParams, document: Document) -> list[Record]:
+    asked = task.shared_instruction if params.instruction == "shared" else task.instruction(document.source)
+    return task.records(document, asked, relation_mentions=params.relation_mentions)
 
 
-def _windows(document: Document, params: IngestionParams, lengths_of: RecordCounter, length: int) -> Iterator[Document]:
+def _windows(
+    document: Document, task: Task, params: IngestionParams, lengths_of: RecordCounter, length: int
+) -> Iterator[Document]:
     def fits(piece: Document) -> bool:
-        return lengths_of([_record(piece, params)])[0] <= params.max_tokens
+        return max(lengths_of(_records(task, params, piece)), default=0) <= params.max_tokens
 
-    return window(document, fits, characters=len(document.text) * params.max_tokens // length)
+    return task.windows(document, fits, characters=len(document.text) * params.max_tokens // length)

@@ -16,7 +16,7 @@ def create_pipeline() -> Pipeline:
     parsing = {
         corpus: Node(
             func=parser_of(corpus),
-            inputs=["raw", "params:ingestion"],
+            inputs=["raw", "params:task", "params:ingestion"],
             outputs=["documents", "parse_report"],
             name="parse_corpus",
         )
@@ -39,7 +39,7 @@ def _corpus_pipeline(corpus: str, first: Node, inputs: dict[str, str]) -> Pipeli
             first,
             Node(
                 func=write_records,
-                inputs=["documents", "base_model", "params:ingestion"],
+                inputs=["documents", "base_model", "params:task", "params:ingestion"],
                 outputs=["records", "records_report"],
                 name="write_records",
             ),
@@ -47,6 +47,6 @@ def _corpus_pipeline(corpus: str, first: Node, inputs: dict[str, str]) -> Pipeli
         namespace=corpus,
         inputs={**inputs, "base_model": "base_model"},
         outputs={name: f"{corpus}_{name}" for name in ("documents", "parse_report", "records", "records_report")},
-        parameters={"params:ingestion": "params:ingestion"},
+        parameters={"params:task": "params:task", "params:ingestion": "params:ingestion"},
         tags=["ingestion", corpus],
     )

@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from odin_slm.config.parameters import EvaluationParams, PublishingParams
+from odin_slm.config.parameters import EvaluationParams, PublishingParams, TaskParams
 from odin_slm.core.errors import MissingInputError, ReleaseError
 from odin_slm.core.hashing import canonical_json, sha256_of, sha256_text
 from odin_slm.hub.client import RepositoryType
@@ -23,6 +23,7 @@ from odin_slm.hub.licensing import (
     require_base_terms,
 )
 from odin_slm.hub.upload import Plan, Request
+from odin_slm.inference.served_model import instructions
 from odin_slm.models.base_model import BaseModel
 from odin_slm.release.cards import (
     DatasetFacts,
@@ -51,6 +52,7 @@ def replay_predictions(
     training_work: Path,
     test_data: list[dict[str, Any]],
     predictions: list[dict[str, Any]],
+    task: TaskParams,
     params: PublishingParams,
 ) -> list[dict[str, Any]]:
     """Ask the adapter once more for some of its predictions: do the figures belong to these weights?
@@ -61,6 +63,7 @@ def replay_predictions(
         training_work: Training's folder, with the checkpoints.
         test_data: Test records.
         predictions: What the adapter answered when it was evaluated.
+        task: What reads the answers.
         params: How many predictions, which checkpoint.
 
     Returns:
@@ -70,7 +73,7 @@ def replay_predictions(
     from odin_slm.inference.reproducibility import choose_questions, replay
 
     questions = choose_questions(predictions, test_data, params.replayed_predictions)
-    answers = replay(base_model, _released_adapter(adapter, training_work, params), questions)
+    answers = replay(base_model, _released_adapter(adapter, training_work, params), questions, task.task())
     return [
         {
             **question,
@@ -94,6 +97,7 @@ def stage_model_release(
     leakage: dict[str, Any],
     quality: dict[str, Any],
     dataset_publication: dict[str, Any],
+    task: TaskParams,
     params: PublishingParams,
 ) -> dict[str, bytes | Path]:
     """Gather what a stranger needs to use the adapter and to judge it.
@@ -111,6 +115,7 @@ def stage_model_release(
         leakage: What the splits share.
         quality: Quality of the data.
         dataset_publication: Where the data was published, if it was.
+        task: What it was taught.
         params: Names and terms.
 
     Returns:
@@ -126,6 +131,7 @@ def stage_model_release(
             fix="Run the training pipeline in this experiment; adapters from elsewhere are evaluated, not staged.",
         )
     results = None if params.checkpoint else evaluation_results
+    what = task.task()
     if not params.checkpoint and not is_of(training_state, sha256_of(_existing(adapter / "adapter_model.safetensors"))):
         raise ReleaseError(
             "training_state.json tells of another adapter than this one.",
@@ -141,6 +147,7 @@ def stage_model_release(
             promotion=promotion,
             replayed=[] if params.checkpoint else replayed_predictions,
             lineage=lineage_problems(training_state, results, manifest),
+            task=what,
         ),
     ]
     overridden = pass_gates(gates, params.override)
@@ -162,6 +169,7 @@ def stage_model_release(
         "adapter_model.safetensors": _existing(released / "adapter_model.safetensors"),
         **(tokenizer or {name: adapter / name for name in TOKENIZER_FILES if (adapter / name).is_file()}),
         "LICENSE": _license(base_model, terms, params),
+        "task.json": canonical_json({**what.to_dict(), "instructions": instructions(what, manifest)}).encode("utf-8"),
         **({"evaluation_results.json": canonical_json(results).encode("utf-8")} if results else {}),
         **base_files,
     }
@@ -264,17 +272,18 @@ def stage_dataset_release(
     return {**files, "README.md": _checked_card(facts, params)}
 
 
-def rehearse_model_release(params: PublishingParams, *inputs: Any) -> dict[str, bytes | Path]:
+def rehearse_model_release(params: PublishingParams, task: TaskParams, *inputs: Any) -> dict[str, bytes | Path]:
     """Stage the model as :func:`stage_model_release` does, not knowing yet where its data will lie on the Hub.
 
     Every gate is passed, and every file checked, before a first byte of the dataset is sent.
 
     Args:
         params: Names and terms.
+        task: What the model was taught.
         *inputs: The others of :func:`stage_model_release`, but for ``dataset_publication``.
     """
     stage: Callable[..., dict[str, bytes | Path]] = stage_model_release
-    return stage(*inputs, {}, params)
+    return stage(*inputs, {}, task, params)
 
 
 def plan_dataset_publication(dataset_release: Path, model_rehearsal: Path | None, params: PublishingParams) -> Request:
@@ -294,6 +303,7 @@ def plan_merged_model(
     base_model: BaseModel,
     test_data: list[dict[str, Any]],
     predictions: list[dict[str, Any]],
+    task: TaskParams,
     params: PublishingParams,
     evaluation: EvaluationParams,
 ) -> MergeRequest:
@@ -305,6 +315,7 @@ def plan_merged_model(
         base_model: The base.
         test_data: Test records.
         predictions: What the adapter answered when it was evaluated.
+        task: What it was taught.
         params: Names and options.
         evaluation: How it was asked.
     """
@@ -329,6 +340,7 @@ def plan_merged_model(
                 license=params.license,
                 base_terms=base_terms(base_id),
             ),
+            task=task.task(),
             gguf=params.export == "gguf",
         )
     )

@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from odin_slm.config.parameters import EvaluationParams, PromotionParams, PublishingParams
+from odin_slm.config.parameters import EvaluationParams, PromotionParams, PublishingParams, TaskParams
 from odin_slm.core.hashing import canonical_json, sha256_text
+from odin_slm.inference.served_model import instructions
 from odin_slm.models.base_model import BaseModel
-from odin_slm.release.cards import instructions
-from odin_slm.tasks.extraction.metrics import KINDS
 from odin_slm.tracking.registry import Candidate
 
 
@@ -19,6 +18,7 @@ def propose_model(
     evaluation_results: dict[str, Any],
     calibrator: dict[str, Any] | None,
     manifest: dict[str, Any],
+    task: TaskParams,
     publishing: PublishingParams,
     evaluation: EvaluationParams,
     promotion: PromotionParams,
@@ -33,6 +33,7 @@ def propose_model(
         evaluation_results: Measured figures.
         calibrator: What the probabilities of its outputs are worth; None where there is none.
         manifest: What it was trained on.
+        task: What it was taught.
         publishing: Names.
         evaluation: Options of the paired test.
         promotion: Whether it is promoted whatever the test says, and why.
@@ -41,18 +42,19 @@ def propose_model(
         What the registry takes. A checkpoint comes without figures, predictions and calibrator: these are the final
         adapter's.
     """
+    what = task.task()
     metrics: dict[str, float] = {}
-    for kind in KINDS:
-        name = f"{kind}_f1_micro"
-        low, high = evaluation_results["intervals"][name]
-        f1 = evaluation_results[f"{kind}_metrics"]["micro"]["f1"]
-        metrics |= {name: f1, f"{name}_low": low, f"{name}_high": high}
+    for metric in what.headline:
+        low, high = evaluation_results["intervals"][metric.name]
+        value = metric.value(evaluation_results)
+        metrics |= {metric.name: value, f"{metric.name}_low": low, f"{metric.name}_high": high}
     measured = publishing.checkpoint is None
     return Candidate(
         folder=model_release,
         base=base_model,
         base_id=publishing.base_model_id if base_model.path and publishing.base_model_id else base_model.source,
-        instructions=instructions(manifest),
+        instructions=instructions(what, manifest),
+        task=what,
         predictions=predictions if measured else [],
         metrics=metrics if measured else {},
         experiment=publishing.experiment,

@@ -21,6 +21,7 @@ def create_pipeline() -> Pipeline:
                     "evaluation_results",
                     "calibrator",
                     "manifest",
+                    "params:task",
                     "params:publishing",
                     "params:evaluation",
                     "params:promotion",

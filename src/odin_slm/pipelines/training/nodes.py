@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from odin_slm.config.parameters import TrainingParams
+from odin_slm.config.parameters import TaskParams, TrainingParams
 from odin_slm.core.errors import MissingInputError
 from odin_slm.core.hashing import sha256_of
 from odin_slm.core.record import Record
@@ -77,6 +77,21 @@ def train_adapter(
         "data": splits_learned(train, val),
         "adapter_sha256": sha256_of(adapter / "adapter_model.safetensors"),
     }
+
+
+def describe_task(adapter: Path, train: list[Record], task: TaskParams) -> dict[str, Any]:
+    """Say what an adapter was taught, for whoever serves it later.
+
+    Args:
+        adapter: Folder of the adapter, which the description goes into.
+        train: Training records.
+        task: The task.
+
+    Returns:
+        ``name`` and ``options`` of the task, and ``instructions``: what the records of each source asked.
+    """
+    asked = {record["source"]: record["instruction"] for record in train}
+    return {**task.task().to_dict(), "instructions": dict(sorted(asked.items()))}
 
 
 def _curve(tokens: int) -> Callable[[int, dict[str, float]], None]:

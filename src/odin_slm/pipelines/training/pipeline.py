@@ -2,11 +2,11 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from odin_slm.pipelines.training.nodes import check_training, train_adapter
+from odin_slm.pipelines.training.nodes import check_training, describe_task, train_adapter
 
 
 def create_pipeline() -> Pipeline:
-    """Return training: base, train and val -> training_preflight, adapter and training_state."""
+    """Return training: base, train and val -> training_preflight, adapter, training_state and adapter_task."""
     return Pipeline(
         [
             Node(
@@ -20,6 +20,12 @@ def create_pipeline() -> Pipeline:
                 inputs=["base_model", "training_preflight", "train", "val", "training_work", "params:training"],
                 outputs=["adapter", "training_state"],
                 name="train_adapter",
+            ),
+            Node(
+                func=describe_task,
+                inputs=["adapter", "train", "params:task"],
+                outputs="adapter_task",
+                name="describe_task",
             ),
         ],
         tags=["training"],

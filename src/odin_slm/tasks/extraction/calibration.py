@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from odin_slm.tasks.extraction.format import Extraction, parse
 from odin_slm.tasks.extraction.metrics import KINDS, normalise
+from odin_slm.tasks.extraction.schema import MEDICAL, Types
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,12 +30,13 @@ _TINY = 1e-6
 _PLURAL = {"entity": "entities", "relation": "relations"}
 
 
-def fit(predictions: Sequence[Mapping[str, Any]], method: str) -> dict[str, Any]:
+def fit(predictions: Sequence[Mapping[str, Any]], method: str, types: Types = MEDICAL) -> dict[str, Any]:
     """Fit a calibrator on predictions for the validation split.
 
     Args:
         predictions: Rows as the evaluation pipeline writes them, extractions with ``log_probability``.
         method: ``isotonic``, ``temperature`` or ``none``.
+        types: The types that outputs may name.
 
     Returns:
         ``records`` and, for ``entity`` and ``relation``, ``method`` (``none`` where nothing could be fitted),
@@ -43,7 +45,7 @@ def fit(predictions: Sequence[Mapping[str, Any]], method: str) -> dict[str, Any]
     """
     calibrator: dict[str, Any] = {"records": len(predictions)}
     for kind in KINDS:
-        judged = list(_judged(predictions, kind))
+        judged = list(_judged(predictions, kind, types))
         right = sum(correct for _, _, correct in judged)
         why = _why_not(kind, len(predictions), len(judged), right, method)
         part: dict[str, Any] = {"method": "none" if why else method}
@@ -75,13 +77,16 @@ def confidence(calibrator: Mapping[str, Any] | None, kind: str, log_probability:
 
 
 def assess(
-    predictions: Sequence[Mapping[str, Any]], calibrator: Mapping[str, Any] | None = None
+    predictions: Sequence[Mapping[str, Any]],
+    calibrator: Mapping[str, Any] | None = None,
+    types: Types = MEDICAL,
 ) -> dict[str, Any] | None:
     """Say how far the confidences of predictions can be relied on.
 
     Args:
         predictions: Rows of a predictions file; extractions carry ``log_probability`` and ``confidence``.
         calibrator: What made ``confidence``, or None where it is not at hand.
+        types: The types that outputs may name.
 
     Returns:
         None where the rows hold no confidences. Else, for ``entity`` and ``relation``: ``n`` (extractions), ``right``,
@@ -95,7 +100,7 @@ def assess(
         return None
     found: dict[str, Any] = {}
     for kind in KINDS:
-        judged = sorted(_judged(predictions, kind), key=lambda item: -item[1])
+        judged = sorted(_judged(predictions, kind, types), key=lambda item: -item[1])
         part = calibrator[kind] if calibrator else {"method": "unknown", "extractions": 0, "why": ""}
         found[kind] = {
             "n": len(judged),
@@ -117,10 +122,10 @@ def _entries(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [*row.get("entities", ()), *row.get("relations", ())]
 
 
-def _judged(rows: Sequence[Mapping[str, Any]], kind: str) -> Iterator[tuple[float, float, bool]]:
+def _judged(rows: Sequence[Mapping[str, Any]], kind: str, types: Types) -> Iterator[tuple[float, float, bool]]:
     """Yield (log-probability, confidence, right) of every extraction; a repeated one counts where it is likeliest."""
     for row in rows:
-        gold = _keys(parse(row["gold"]).extraction, kind)
+        gold = _keys(parse(row["gold"], types).extraction, kind)
         best: dict[tuple[str, ...], tuple[float, float]] = {}
         for entry in row.get(_PLURAL[kind], ()):
             if entry.get("log_probability") is None:

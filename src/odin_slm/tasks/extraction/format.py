@@ -16,18 +16,17 @@ and the arrow's own characters are escaped where a mention contains them (``\\``
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
-from odin_slm.tasks.extraction.schema import ENTITY_TYPES, RELATION_TYPES, Schema
+from odin_slm.tasks.extraction.schema import MEDICAL, Schema, Types
 
 ENTITIES_HEADER = "### Entities:"
 RELATIONS_HEADER = "### Relations:"
 NOTHING = "None"
 
 # A line ends at a line feed and nowhere else.
-_ENTITIES = re.compile(r"^[0-9]+\. \[(" + "|".join(ENTITY_TYPES) + r")\] (.+)$", re.MULTILINE)
-_RELATIONS = re.compile(r"^[0-9]+\. (.+?) --\[(" + "|".join(RELATION_TYPES) + r")\]--> (.+)$", re.MULTILINE)
-# The same for any schema's types and relations.
 _ANY_ENTITY = re.compile(r"^[0-9]+\. \[[^]]*\] (.+)$", re.MULTILINE)
 _ANY_RELATION = re.compile(r"^[0-9]+\. (.+?) --\[[^]]*\]--> (.+)$", re.MULTILINE)
 _START = f"{ENTITIES_HEADER}\n"
@@ -89,8 +88,17 @@ def instruction_for(schema: Schema) -> str:
     return f"Extract entities: {', '.join(schema.entities)}. Relations: {relations}."
 
 
-SHARED_INSTRUCTION = instruction_for(Schema(ENTITY_TYPES, RELATION_TYPES))
-"""The single instruction of ``instruction: shared``, whatever the corpus annotates."""
+_INSTRUCTION = re.compile(r"Extract entities: ([^.]+)\. Relations: ([^.]+)\.")
+
+
+def schema_in(instruction: str, types: Types = MEDICAL) -> Schema:
+    """Return the schema that an instruction names; one of unknown wording, or of other types, asks for every type."""
+    match = _INSTRUCTION.fullmatch(instruction)
+    if match is None:
+        return types.everything
+    named = Schema(tuple(match[1].split(", ")), () if match[2] == "none" else tuple(match[2].split(", ")))
+    known = set(named.entities) <= set(types.entities) and set(named.relations) <= set(types.relations)
+    return named if known else types.everything
 
 
 def render(extraction: Extraction) -> str:
@@ -102,21 +110,21 @@ def render(extraction: Extraction) -> str:
     return "\n".join([ENTITIES_HEADER, *(entities or [NOTHING]), "", RELATIONS_HEADER, *(relations or [NOTHING])])
 
 
-def parse(output: str) -> ParsedOutput:
+def parse(output: str, types: Types = MEDICAL) -> ParsedOutput:
     """Read an output text.
 
     Lines that break the format are collected instead of ending the parse, so that one bad line costs one item. A
     missing header counts as a malformed line of its own.
     """
-    entities, relations, malformed = _read_lines(output)
+    entities, relations, malformed, entity_lines, relation_lines = _read(output, types)
     return ParsedOutput(
         Extraction(
-            tuple(Entity(kind, _unescape(text)) for _, kind, text in entities),
-            tuple(RelationTriple(_unescape(head), kind, _unescape(tail)) for _, head, kind, tail in relations),
+            tuple(Entity(kind, text) for kind, text in entities),
+            tuple(RelationTriple(head, kind, tail) for head, kind, tail in relations),
         ),
         tuple(malformed),
-        tuple(line for line, *_ in entities),
-        tuple(line for line, *_ in relations),
+        tuple(entity_lines),
+        tuple(relation_lines),
     )
 
 
@@ -127,52 +135,71 @@ def item_places(output: str) -> list[tuple[tuple[int, int], list[tuple[int, int]
     return [(item.span(), [item.span(group) for group in range(1, len(item.groups()) + 1)]) for item in items]
 
 
-def read(output: str) -> tuple[list[tuple[str, str]], list[tuple[str, str, str]], list[str]]:
+def read(output: str, types: Types = MEDICAL) -> tuple[list[tuple[str, str]], list[tuple[str, str, str]], list[str]]:
     """Read an output text as :func:`parse` does, into plain (type, text), (head, type, tail) and malformed lines."""
+    return _read(output, types)[:3]
+
+
+def _read(
+    output: str, types: Types
+) -> tuple[list[tuple[str, str]], list[tuple[str, str, str]], list[str], Sequence[int], Sequence[int]]:
+    """Return entities, relations, malformed lines, and the numbers of the lines of entities and relations."""
     output = output.rstrip("\n")
+    an_entity, a_relation = _patterns(types)
     head, found, tail = output.partition(_MIDDLE)
     if found and head.startswith(_START):
         # Two searches read a well-formed output, which most are; whatever they leave over is read line by line.
-        entities, relations = _ENTITIES.findall(head), _RELATIONS.findall(tail)
-        if (len(entities) == head.count("\n") or head == _NO_ENTITIES) and (
+        entities, relations = an_entity.findall(head), a_relation.findall(tail)
+        breaks = head.count("\n")
+        if (len(entities) == breaks or head == _NO_ENTITIES) and (
             len(relations) == tail.count("\n") + 1 or tail == NOTHING
         ):
-            return (entities, relations, []) if "\\" not in output else _unescaped(entities, relations, [])
-    by_line, triples, malformed = _read_lines(output)
-    return _unescaped([entity[1:] for entity in by_line], [triple[1:] for triple in triples], malformed)
-
-
-def _read_lines(output: str) -> tuple[list[tuple[int, str, str]], list[tuple[int, str, str, str]], list[str]]:
-    """Return entities and relations, each led by the number of its line, as they are escaped, and malformed lines."""
-    entities: list[tuple[int, str, str]] = []
-    relations: list[tuple[int, str, str, str]] = []
+            first = breaks + 3  # the blank line and the header lie between
+            lines = range(1, 1 + len(entities)), range(first, first + len(relations))
+            if "\\" in output:
+                entities, relations = _unescaped(entities, relations)
+            return entities, relations, [], *lines
+    entities, relations = [], []
+    entity_lines: list[int] = []
+    relation_lines: list[int] = []
     malformed: list[str] = []
     section = ""
     seen: list[str] = []
-    for number, line in enumerate(output.rstrip("\n").split("\n")):
+    for number, line in enumerate(output.split("\n")):
         if line in (ENTITIES_HEADER, RELATIONS_HEADER):
             section = line
             seen.append(line)
         elif line in ("", NOTHING):
             continue
-        elif section == ENTITIES_HEADER and (match := _ENTITIES.fullmatch(line)):
-            entities.append((number, match[1], match[2]))
-        elif section == RELATIONS_HEADER and (match := _RELATIONS.fullmatch(line)):
-            relations.append((number, match[1], match[2], match[3]))
+        elif section == ENTITIES_HEADER and (match := an_entity.fullmatch(line)):
+            entities.append((match[1], match[2]))
+            entity_lines.append(number)
+        elif section == RELATIONS_HEADER and (match := a_relation.fullmatch(line)):
+            relations.append((match[1], match[2], match[3]))
+            relation_lines.append(number)
         else:
             malformed.append(line)
     if seen != [ENTITIES_HEADER, RELATIONS_HEADER]:
         malformed.append(f"<headers: {', '.join(seen) or 'none'}>")
-    return entities, relations, malformed
+    return *_unescaped(entities, relations), malformed, entity_lines, relation_lines
+
+
+@lru_cache(maxsize=16)
+def _patterns(types: Types) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Return the patterns of an entity's and of a relation's line."""
+    entities, relations = ("|".join(map(re.escape, names)) or r"(?!)" for names in (types.entities, types.relations))
+    return (
+        re.compile(rf"^[0-9]+\. \[({entities})\] (.+)$", re.MULTILINE),
+        re.compile(rf"^[0-9]+\. (.+?) --\[({relations})\]--> (.+)$", re.MULTILINE),
+    )
 
 
 def _unescaped(
-    entities: list[tuple[str, str]], relations: list[tuple[str, str, str]], malformed: list[str]
-) -> tuple[list[tuple[str, str]], list[tuple[str, str, str]], list[str]]:
+    entities: list[tuple[str, str]], relations: list[tuple[str, str, str]]
+) -> tuple[list[tuple[str, str]], list[tuple[str, str, str]]]:
     return (
         [(kind, _unescape(text)) for kind, text in entities],
         [(_unescape(head), kind, _unescape(tail)) for head, kind, tail in relations],
-        malformed,
     )
 
 

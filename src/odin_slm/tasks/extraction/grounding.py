@@ -1,4 +1,4 @@
-"""Outputs put back on their text: where every entity stands, and windows over texts that are too long for one prompt.
+"""Outputs put back on their text: where every entity stands, and what several windows of one text say together.
 
 Offsets count Unicode code points, as Python's strings do; ``text[begin:end]`` is the mention.
 """
@@ -6,34 +6,16 @@ Offsets count Unicode code points, as Python's strings do; ``text[begin:end]`` i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from odin_slm.core.sentences import sentence_spans
 from odin_slm.tasks.extraction.calibration import confidence
 from odin_slm.tasks.extraction.format import locate, parse
+from odin_slm.tasks.extraction.schema import MEDICAL, Types
 
 _LONG_WORD = re.compile(r"[^\W\d_]{4}")
-
-
-@dataclass(frozen=True, slots=True)
-class GivenDocument:
-    """A document that somebody wants read.
-
-    Attributes:
-        id: Its own id, or file and record number.
-        source: File that it comes from, relative to the folder that was named.
-        record: Number of the record in that file, from 1.
-        text: The text; empty where it could not be read.
-        error: Why it could not be read, or None.
-    """
-
-    id: str
-    source: str
-    record: int
-    text: str
-    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -95,9 +77,20 @@ class Grounded:
     relations: tuple[GroundedRelation, ...] = ()
     malformed: int = 0
 
+    @property
+    def ungrounded(self) -> bool:
+        """Whether an entity does not stand in the text."""
+        return any(not entity.occurrences for entity in self.entities)
+
+    def labels(self) -> dict[str, list[str]]:
+        """Return the types of entities and of relations."""
+        return {"entities": [e.type for e in self.entities], "relations": [r.type for r in self.relations]}
+
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready values."""
-        return asdict(self)
+        """Return what the service answers."""
+        found = asdict(self)
+        del found["malformed"]
+        return found
 
 
 def ground(
@@ -107,6 +100,7 @@ def ground(
     end: int | None = None,
     lines: Sequence[float | None] = (),
     calibrator: Mapping[str, Any] | None = None,
+    types: Types = MEDICAL,
 ) -> Grounded:
     """Read an output and find its entities in the text.
 
@@ -118,31 +112,32 @@ def ground(
         lines: Log-probability of every line of the output; without it nothing has a confidence.
         calibrator: What turns it into the chance to be right; see
             :func:`odin_slm.tasks.extraction.calibration.confidence`.
+        types: The types that the output may name.
 
     Returns:
         Distinct entities (type and surface, compared without regard to case) and relations. What the output lists in
         several spellings ("Flu", "flu") bears the first, stands where any of them does, and is as likely as the best.
     """
     window = text[begin:end]
-    parsed = parse(output)
+    parsed = parse(output, types)
 
     def chance(kind: str, line: int) -> float | None:
         found = lines[line] if line < len(lines) else None
         return None if found is None else round(confidence(calibrator, kind, found), 4)
 
     def places(surface: str) -> tuple[Occurrence, ...]:
-        return tuple(Occurrence(begin + b, begin + e, window[b:e]) for b, e in _spans(window, surface))
+        return tuple(Occurrence(begin + b, begin + e, window[b:e]) for b, e in occurrences(window, surface))
 
     entities: dict[tuple[str, str], list[GroundedEntity]] = {}
     for entity, line in zip(parsed.extraction.entities, parsed.entity_lines, strict=True):
         one = GroundedEntity(entity.type, entity.text, places(entity.text), chance("entity", line))
         entities.setdefault((entity.type, entity.text.casefold()), []).append(one)
-    types: dict[str, str] = {}
+    kinds: dict[str, str] = {}
     for kind, surface in entities:
-        types.setdefault(surface, kind)
+        kinds.setdefault(surface, kind)
 
     def argument(surface: str) -> Argument:
-        return Argument(surface, types.get(surface.casefold()), places(surface))
+        return Argument(surface, kinds.get(surface.casefold()), places(surface))
 
     relations = [
         GroundedRelation(triple.type, argument(triple.head), argument(triple.tail), chance("relation", line))
@@ -179,52 +174,15 @@ def merge(text: str, parts: Sequence[Grounded]) -> Grounded:
         places = _places(same)
         if len(claims[surface]) == 1:
             surfaces = dict.fromkeys(entity.text for entity in same)
-            places |= {Occurrence(b, e, text[b:e]) for name in surfaces for b, e in _spans(text, name)}
+            places |= {Occurrence(b, e, text[b:e]) for name in surfaces for b, e in occurrences(text, name)}
         entities.append(GroundedEntity(kind, same[0].text, tuple(sorted(places)), _best(same)))
     entities.sort(key=lambda entity: (entity.occurrences[:1] or (Occurrence(len(text), 0, ""),), entity.type))
     relations = _distinct(relation for part in parts for relation in part.relations)
     return Grounded(tuple(entities), relations, sum(part.malformed for part in parts))
 
 
-def windows(text: str, count: Callable[[list[str]], list[int]], budget: int, overlap: int = 1) -> list[tuple[int, int]]:
-    """Cut a text into windows of whole sentences that overlap.
-
-    A sentence longer than the budget is cut between words, and a word longer than that between characters.
-
-    Args:
-        text: The text.
-        count: Counts the tokens of each of several texts.
-        budget: Tokens of a window, at least 8.
-        overlap: Sentences that a window shares with the one before, as far as they leave room for a new one.
-
-    Returns:
-        (begin, end) of each window, in text order; together they hold every character that is not white space.
-    """
-    if budget < 8:
-        raise ValueError(f"a window needs a budget of at least 8 tokens, found {budget}.")
-    if count([text])[0] <= budget:
-        return [(0, len(text))]
-    units = [piece for span in sentence_spans(text) for piece in _pieces(text, span, count, budget)]
-    # White space between two sentences belongs to the first of them.
-    starts = [begin for begin, _ in units]
-    costs = count([text[a:b] for a, b in zip(starts, [*starts[1:], units[-1][1]], strict=True)])
-    found: list[tuple[int, int]] = []
-    first, reached = 0, 0
-    while reached < len(units):
-        last, total = first, 0
-        while last < len(units) and (last == first or total + costs[last] <= budget):
-            total += costs[last]
-            last += 1
-        if last <= reached:  # the shared sentences leave no room for a new one
-            first += 1
-            continue
-        found.append((units[first][0], units[last - 1][1]))
-        reached, first = last, max(first + 1, last - overlap)
-    return found
-
-
-def _spans(text: str, surface: str) -> list[tuple[int, int]]:
-    """Locate a surface, and the same words with the first letter in the other case ("Cough", "cough").
+def occurrences(text: str, surface: str) -> list[tuple[int, int]]:
+    """Return the (begin, end) of a surface, and of the same words with the first letter in the other case ("Cough", "cough").
 
     Symbols and abbreviations are other names in other case ("As" and "as", "mRNA"): the first word must be lower case
     after its first letter, and some word must have more than three letters. Shorter names in lower case ("flu") are
@@ -240,23 +198,6 @@ def _spans(text: str, surface: str) -> list[tuple[int, int]]:
         begins = {begin for begin, _ in sentence_spans(text)} if surface[:1].islower() else set()
         found = [span for span in found if span[0] in begins]
     return sorted(spans.union(found))
-
-
-def _pieces(
-    text: str, span: tuple[int, int], count: Callable[[list[str]], list[int]], budget: int
-) -> Iterable[tuple[int, int]]:
-    """Halve a span, between words where it has several, until each piece fits."""
-    begin, end = span
-    if end - begin <= 1 or count([text[begin:end]])[0] <= budget:
-        return [span]
-    middle = (begin + end) // 2
-    for blanks in (" ", "\n\t\r"):  # lists and tables may hold no space
-        places = [p for b in blanks for p in (text.rfind(b, begin + 1, middle), text.find(b, middle, end - 1)) if p > 0]
-        if places:
-            break
-    cut = min(places, key=lambda place: abs(place - middle), default=-1)
-    halves = [(begin, cut), (cut + 1, end)] if cut > begin else [(begin, middle), (middle, end)]
-    return [piece for half in halves for piece in _pieces(text, half, count, budget)]
 
 
 def _distinct(relations: Iterable[GroundedRelation]) -> tuple[GroundedRelation, ...]:

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal
 
 from odin_slm.core.document import Document, Mention, canonical_mentions, crop
 from odin_slm.core.errors import RecordTooLongError
 from odin_slm.core.record import Record
 from odin_slm.core.sentences import sentence_spans
 from odin_slm.tasks.extraction.format import (
-    SHARED_INSTRUCTION,
     Entity,
     Extraction,
     RelationTriple,
-    instruction_for,
     render,
 )
-from odin_slm.tasks.extraction.schema import RELATION_TYPES, SCHEMAS, SIGNATURES
+from odin_slm.tasks.extraction.schema import MEDICAL, Types
 
 _WINDOW = re.compile(r"#w[0-9]+$")
 
 
-def extraction_of(document: Document, relation_mentions: Literal["canonical", "all"] = "canonical") -> Extraction:
+def extraction_of(
+    document: Document, relation_mentions: Literal["canonical", "all"] = "canonical", types: Types = MEDICAL
+) -> Extraction:
     """Turn a document's annotations into the extraction that a model should write.
 
     Entities are the distinct (type, surface) pairs in text order, compared without regard to case. A concept is named
@@ -53,8 +53,8 @@ def extraction_of(document: Document, relation_mentions: Literal["canonical", "a
     for relation in document.relations:
         for head in named.get(relation.head, ()):
             for tail in named.get(relation.tail, ()):
-                if (head.type, tail.type) in SIGNATURES[relation.type] and head != tail:
-                    key = (order[head], order[tail], RELATION_TYPES.index(relation.type))
+                if (head.type, tail.type) in types.legal[relation.type] and head != tail:
+                    key = (order[head], order[tail], types.relations.index(relation.type))
                     triples[key] = RelationTriple(head.text, relation.type, tail.text)
     return Extraction(tuple(entities.values()), tuple(triples[key] for key in sorted(triples)))
 
@@ -62,14 +62,15 @@ def extraction_of(document: Document, relation_mentions: Literal["canonical", "a
 def make_record(
     document: Document,
     *,
-    instruction: Literal["per_schema", "shared"] = "per_schema",
+    instruction: str,
     relation_mentions: Literal["canonical", "all"] = "canonical",
+    types: Types = MEDICAL,
 ) -> Record:
     """Turn a document into its instruction record."""
     return Record(
-        instruction=SHARED_INSTRUCTION if instruction == "shared" else instruction_for(SCHEMAS[document.source]),
+        instruction=instruction,
         input=document.text,
-        output=render(extraction_of(document, relation_mentions)),
+        output=render(extraction_of(document, relation_mentions, types)),
         id=document.id,
         source=document.source,
         document_id=_WINDOW.sub("", document.id),
@@ -133,11 +134,3 @@ def _unbroken(spans: list[tuple[int, int]], mentions: Iterable[Mention]) -> list
         else:
             merged.append((begin, end))
     return merged
-
-
-def instructions(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Return source -> instruction of its records."""
-    sources = sorted({source for counts in manifest["counts"].values() for source in counts["by_source"]})
-    if manifest["parameters"]["ingestion"]["instruction"] == "shared":
-        return dict.fromkeys(sources, SHARED_INSTRUCTION)
-    return {source: instruction_for(SCHEMAS[source]) for source in sources}

@@ -12,6 +12,7 @@ from odin_slm.tasks.extraction.confidence_figures import draw_confidence, thresh
 from odin_slm.tasks.extraction.figures import draw_panels
 from odin_slm.tasks.extraction.format import Extraction, locate, parse
 from odin_slm.tasks.extraction.metrics import ERRORS, KINDS, errors_in, normalise
+from odin_slm.tasks.extraction.schema import MEDICAL, Types
 
 _LEVEL = 0.05
 _EXAMPLES = 10
@@ -73,6 +74,7 @@ def render_report(
     predictions: Sequence[Mapping[str, Any]],
     training_state: Mapping[str, Any] | None,
     promotion: Mapping[str, Any] | None = None,
+    types: Types = MEDICAL,
 ) -> str:
     """Return the report as HTML.
 
@@ -80,6 +82,7 @@ def render_report(
         results: ``evaluation_results``.
         predictions: The rows that were scored; failures are shown in their texts.
         training_state: How the adapter was trained; None where it comes from elsewhere.
+        types: The types that outputs may name.
         promotion: The decision about the champion's place; see :func:`odin_slm.tracking.promotion.decide`.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -113,7 +116,7 @@ def render_report(
         variants=list(_variants(results)),
         error_meanings=ERRORS,
         marks=MARKS,
-        failures=list(choose_failures(results, predictions)),
+        failures=list(choose_failures(results, predictions, types)),
         limitations=list(_limitations(results)),
         figures={
             name: _data_uri(svg)
@@ -123,7 +126,9 @@ def render_report(
     )
 
 
-def choose_failures(results: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -> Iterator[Failure]:
+def choose_failures(
+    results: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]], types: Types = MEDICAL
+) -> Iterator[Failure]:
     """Yield up to ten examples, so that every kind of error that occurred is shown before one is shown again."""
     by_id = {row["id"]: row for row in predictions}
     chosen: dict[str, None] = {}
@@ -131,16 +136,16 @@ def choose_failures(results: Mapping[str, Any], predictions: Sequence[Mapping[st
         for found in results["errors"].values():
             chosen.update(dict.fromkeys(found["examples"][turn : turn + 1]))
     for record in [name for name in chosen if name in by_id][:_EXAMPLES]:
-        yield _failure(by_id[record])
+        yield _failure(by_id[record], types)
 
 
-def _failure(row: Mapping[str, Any]) -> Failure:
-    gold, parsed = parse(row["gold"]).extraction, parse(row["prediction"])
+def _failure(row: Mapping[str, Any], types: Types) -> Failure:
+    gold, parsed = parse(row["gold"], types).extraction, parse(row["prediction"], types)
     predicted = parsed.extraction
     text = normalise(row["input"])
     said = dict.fromkeys(entity.text for entity in predicted.entities)
     pieces = tuple(highlight(row["input"], gold, predicted))
-    errors = errors_in(row)
+    errors = errors_in(row, types)
     counts = Counter(error.kind for error in errors)
     return Failure(
         id=row["id"],

@@ -1,44 +1,187 @@
-"""The closed sets: entity types, relation types, and which of them each corpus annotates.
+"""Which types an extraction may name, and which of them a corpus annotates.
 
-A corpus that does not annotate a type says nothing about it: BC5CDR never marks ``treats``, ADE marks a drug only
-where the sentence reports an adverse effect of it. The prompt therefore names what the corpus at hand annotates.
+The types are data: an experiment names its own in ``task.options`` (see :class:`ExtractionOptions`), and the medical
+ones (:data:`MEDICAL`) are the value that the project ships. A corpus that does not annotate a type says nothing about
+it: BC5CDR never marks ``treats``, ADE marks a drug only where the sentence reports an adverse effect of it. The prompt
+therefore names what the corpus at hand annotates.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
 
-ENTITY_TYPES = ("Drug", "Disease", "Symptom")
-RELATION_TYPES = ("causes", "treats", "associated_with", "interacts_with")
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-_CONDITIONS = frozenset({"Disease", "Symptom"})
-
-SIGNATURES: dict[str, frozenset[tuple[str, str]]] = {
-    "causes": frozenset(("Drug", tail) for tail in _CONDITIONS),
-    "treats": frozenset(("Drug", tail) for tail in _CONDITIONS),
-    "associated_with": frozenset({("Drug", "Disease"), ("Drug", "Symptom"), ("Drug", "Drug")}),
-    "interacts_with": frozenset({("Drug", "Drug")}),
-}
-"""Legal (head type, tail type) pairs of each relation type."""
+Name = Annotated[str, StringConstraints(pattern=r"^[^\W\d][\w-]*$", max_length=40)]
+"""Name of a type: one word, as it stands between brackets in an output."""
 
 
 @dataclass(frozen=True)
 class Schema:
-    """What one corpus annotates.
+    """What one corpus annotates, or one request asks for.
 
     Attributes:
-        entities: Entity types, in the order of :data:`ENTITY_TYPES`.
-        relations: Relation types, in the order of :data:`RELATION_TYPES`.
+        entities: Entity types, in the order of :attr:`Types.entities`.
+        relations: Relation types, in the order of :attr:`Types.relations`.
     """
 
     entities: tuple[str, ...]
     relations: tuple[str, ...]
 
 
-SCHEMAS: dict[str, Schema] = {
-    "ade": Schema(("Drug", "Symptom"), ("causes",)),
-    "bc5cdr": Schema(("Drug", "Disease"), ("causes",)),
-    "biored": Schema(("Drug", "Disease"), RELATION_TYPES),
-    "synthetic": Schema(ENTITY_TYPES, RELATION_TYPES),
-}
-"""Schema of each source; the keys are the values of a record's ``source``. A parser module adds its own."""
+@dataclass(frozen=True)
+class Types:
+    """The closed sets of an experiment.
+
+    Attributes:
+        entities: Entity types; their order is that of tables.
+        signatures: Every relation type with its legal (head type, tail type) pairs.
+        synonyms: Entity types that corpora use for the same strings -> the one that the view ``collapsed`` takes for
+            both.
+    """
+
+    entities: tuple[str, ...]
+    signatures: tuple[tuple[str, frozenset[tuple[str, str]]], ...]
+    synonyms: tuple[tuple[str, str], ...] = ()
+
+    @cached_property
+    def relations(self) -> tuple[str, ...]:
+        """Relation types, in the order of tables."""
+        return tuple(name for name, _ in self.signatures)
+
+    @cached_property
+    def legal(self) -> Mapping[str, frozenset[tuple[str, str]]]:
+        """Relation type -> its legal (head type, tail type) pairs."""
+        return MappingProxyType(dict(self.signatures))
+
+    @cached_property
+    def everything(self) -> Schema:
+        """The schema of all types."""
+        return Schema(self.entities, self.relations)
+
+    def __getstate__(self) -> dict[str, Any]:  # a mapping proxy cannot be pickled; it is made again
+        return {name: self.__dict__[name] for name in ("entities", "signatures", "synonyms")}
+
+
+class SourceOptions(BaseModel):
+    """What a corpus annotates, as configuration writes it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    entities: tuple[Name, ...] = Field(min_length=1)
+    """Entity types."""
+    relations: tuple[Name, ...] = ()
+    """Relation types."""
+
+
+class RelationOptions(BaseModel):
+    """A relation type, as configuration writes it: every head type may go with every tail type."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: Name
+    """Its name."""
+    head: tuple[Name, ...] = Field(min_length=1)
+    """Entity types of its head."""
+    tail: tuple[Name, ...] = Field(min_length=1)
+    """Entity types of its tail."""
+
+
+class ExtractionOptions(BaseModel):
+    """The types of an experiment: ``task.options`` of the task ``extraction``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    entities: tuple[Name, ...] = Field(default=("Drug", "Disease", "Symptom"), min_length=1)
+    """Entity types."""
+    relations: tuple[RelationOptions, ...] = (
+        RelationOptions(type="causes", head=("Drug",), tail=("Disease", "Symptom")),
+        RelationOptions(type="treats", head=("Drug",), tail=("Disease", "Symptom")),
+        RelationOptions(type="associated_with", head=("Drug",), tail=("Disease", "Symptom", "Drug")),
+        RelationOptions(type="interacts_with", head=("Drug",), tail=("Drug",)),
+    )
+    """Relation types with the entity types that they relate."""
+    synonyms: dict[Name, Name] = {"Symptom": "Disease"}
+    """Entity types that corpora use for the same strings -> the type that stands for both in the view ``collapsed``."""
+    sources: dict[str, SourceOptions] = {}
+    """Source -> the types that it annotates, where they are others than its parser says."""
+    default_source: str = ""
+    """Source whose types are asked for where a request names none; empty: the one that annotates the most types."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _synonyms_of_own_types(cls, values: Any) -> Any:
+        # the shipped synonyms are of the shipped types
+        if isinstance(values, dict) and "entities" in values and "synonyms" not in values:
+            known = set(values["entities"])
+            if not {"Symptom", "Disease"} <= known:
+                return {**values, "synonyms": {}}
+        return values
+
+    @model_validator(mode="after")
+    def _types_are_known(self) -> ExtractionOptions:
+        if repeated := sorted({name for name in self.entities if self.entities.count(name) > 1}):
+            raise ValueError(f"entities: {', '.join(repeated)} stands there more than once.")
+        known = set(self.entities)
+        for relation in self.relations:
+            for name in sorted({*relation.head, *relation.tail} - known):
+                raise ValueError(
+                    f"relations, {relation.type}: {name!r} is no entity type; there are {_listed(self.entities)}."
+                )
+        for name in sorted({*self.synonyms, *self.synonyms.values()} - known):
+            raise ValueError(f"synonyms: {name!r} is no entity type; there are {_listed(self.entities)}.")
+        for source, chosen in self.sources.items():
+            require_known(self.types(), Schema(chosen.entities, chosen.relations), f"sources.{source}")
+        return self
+
+    def types(self) -> Types:
+        """Return the types."""
+        signatures: dict[str, set[tuple[str, str]]] = {}
+        for relation in self.relations:
+            signatures.setdefault(relation.type, set()).update(product(relation.head, relation.tail))
+        return Types(
+            self.entities,
+            tuple((name, frozenset(pairs)) for name, pairs in signatures.items()),
+            tuple(self.synonyms.items()),
+        )
+
+
+def require_known(types: Types, schema: Schema, where: str) -> None:
+    """Check that a schema names types of an experiment alone.
+
+    Raises:
+        ValueError: It names another one.
+    """
+    kinds: tuple[tuple[Literal["entity", "relation"], tuple[str, ...], tuple[str, ...]], ...] = (
+        ("entity", schema.entities, types.entities),
+        ("relation", schema.relations, types.relations),
+    )
+    for kind, named, known in kinds:
+        for name in named:
+            if name not in known:
+                raise ValueError(f"{where}: {name!r} is no {kind} type; there are {_listed(known)}.")
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names) or "none"
+
+
+MEDICAL = ExtractionOptions().types()
+"""The shipped types."""
+
+ENTITY_TYPES, RELATION_TYPES = MEDICAL.entities, MEDICAL.relations
+
+SCHEMAS: Mapping[str, Schema] = MappingProxyType(
+    {
+        "ade": Schema(("Drug", "Symptom"), ("causes",)),
+        "bc5cdr": Schema(("Drug", "Disease"), ("causes",)),
+        "biored": Schema(("Drug", "Disease"), RELATION_TYPES),
+        "synthetic": MEDICAL.everything,
+    }
+)
+"""What each of the shipped corpora annotates; the keys are the values of a record's ``source``."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from odin_slm.core.errors import PredictionsError
 from odin_slm.tasks.extraction.format import read
-from odin_slm.tasks.extraction.schema import ENTITY_TYPES, RELATION_TYPES
+from odin_slm.tasks.extraction.schema import MEDICAL, Types
 
 Rows = Sequence[Mapping[str, Any]]
 Numbers: TypeAlias = NDArray[Any]
@@ -25,9 +25,6 @@ EntityItem = tuple[str, str]
 """(type, normalised text)"""
 RelationItem = tuple[str, str, str]
 """(normalised head, type, normalised tail)"""
-
-_ENTITY_NUMBER = {name: number for number, name in enumerate(ENTITY_TYPES)}
-_RELATION_NUMBER = {name: number for number, name in enumerate(RELATION_TYPES)}
 
 
 def normalise(text: str) -> str:
@@ -112,6 +109,7 @@ class Examples:
         unfinished: For every example, whether the model did not end the output itself.
         texts: The numbered texts.
         aliases: Other surface forms of gold names; None where no row carries them.
+        types: The types that items are numbered by.
     """
 
     ids: list[str]
@@ -126,17 +124,19 @@ class Examples:
     unfinished: Numbers
     texts: Texts
     aliases: Aliases | None
+    types: Types
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
-def read_examples(rows: Rows) -> Examples:
+def read_examples(rows: Rows, types: Types = MEDICAL) -> Examples:
     """Read the rows of a predictions file.
 
     Args:
         rows: Mappings with at least ``id``, ``input``, ``gold`` and ``prediction``; ``source``, ``document_id``,
             ``finished`` and ``surface_forms`` (gold name -> other surface forms of its concept) if known.
+        types: The types that outputs may name.
 
     Raises:
         PredictionsError: There is no row, a field is missing, or an id occurs twice.
@@ -144,7 +144,7 @@ def read_examples(rows: Rows) -> Examples:
     if not rows:
         raise PredictionsError("there is no prediction to score.", fix="Run the evaluation pipeline on a test set.")
     texts, documents, source_numbers = Texts(), _Numbered(), _Numbered()
-    gold, predicted = _SideWriter(texts), _SideWriter(texts)
+    gold, predicted = _SideWriter(texts, types), _SideWriter(texts, types)
     foreign, malformed, unfinished = bytearray(), bytearray(), bytearray()
     words, document_of, sources = array("q"), array("q"), array("q")
     aliases = tuple(array("q") for _ in range(3))
@@ -158,8 +158,8 @@ def read_examples(rows: Rows) -> Examples:
                     fix="Make the predictions again with the evaluation pipeline.",
                 )
         wanted, said = row["gold"], row["prediction"]
-        read_gold = read(wanted)
-        read_said = read_gold if said == wanted else read(said)
+        read_gold = read(wanted, types)
+        read_said = read_gold if said == wanted else read(said, types)
         gold.add(read_gold)
         listed = predicted.add(read_said)
         split = row["input"].casefold().split()
@@ -192,6 +192,7 @@ def read_examples(rows: Rows) -> Examples:
         unfinished=numpy.frombuffer(bytes(unfinished), dtype=bool),
         texts=texts,
         aliases=Aliases(*map(_column, aliases)) if any("surface_forms" in row for row in rows) else None,
+        types=types,
     )
 
 
@@ -207,8 +208,10 @@ class _Numbered(dict[str, int]):
 
 
 class _SideWriter:
-    def __init__(self, texts: Texts) -> None:
+    def __init__(self, texts: Texts, types: Types) -> None:
         self._text = texts.__getitem__
+        self._entity_number = {name: number for number, name in enumerate(types.entities)}.__getitem__
+        self._relation_number = {name: number for number, name in enumerate(types.relations)}.__getitem__
         self._entities = tuple(array("q") for _ in range(3))  # how many of each example, types, texts
         self._relations = tuple(array("q") for _ in range(4))  # how many of each example, heads, types, tails
 
@@ -221,14 +224,14 @@ class _SideWriter:
         if entities:
             kinds, names = zip(*entities, strict=True)
             listed = list(map(self._text, names))
-            types.extend(map(_ENTITY_NUMBER.__getitem__, kinds))
+            types.extend(map(self._entity_number, kinds))
             texts.extend(listed)
         counts, heads, types, tails = self._relations
         counts.append(len(relations))
         if relations:
             here, kinds, there = zip(*relations, strict=True)
             heads.extend(map(self._text, here))
-            types.extend(map(_RELATION_NUMBER.__getitem__, kinds))
+            types.extend(map(self._relation_number, kinds))
             tails.extend(map(self._text, there))
         return listed
 
@@ -246,9 +249,9 @@ def _column(values: array[int]) -> Numbers:
 # Views
 
 
-def collapse(entities: Entities, into: Mapping[str, str]) -> Entities:
+def collapse(entities: Entities, into: Mapping[str, str], types: Types) -> Entities:
     """Return the entities with types replaced."""
-    numbers = numpy.array([_ENTITY_NUMBER[into.get(name, name)] for name in ENTITY_TYPES])
+    numbers = numpy.array([types.entities.index(into.get(name, name)) for name in types.entities])
     return replace(entities, types=numbers[entities.types])
 
 
@@ -318,7 +321,7 @@ def pair_relations(size: int, said: Relations, gold: Relations) -> Pair:
 def _pair(size: int, *sides: tuple[Numbers, Numbers, Numbers, Numbers]) -> Pair:
     heads, kinds, tails = (numpy.concatenate([side[column] for side in sides]) for column in (1, 2, 3))
     wide = int(max(heads.max(initial=0), tails.max(initial=0))) + 2
-    types = max(len(ENTITY_TYPES), len(RELATION_TYPES))
+    types = int(kinds.max(initial=0)) + 1
     codes, items = numpy.unique((heads * types + kinds) * wide + tails + 1, return_inverse=True)
     head_type, tail = numpy.divmod(codes, wide)
     head, kind = numpy.divmod(head_type, types)

@@ -5,7 +5,8 @@
 - ``boundaries``: entities without their types (Taillé et al., 2020, "Boundaries"; nervaluate's "exact");
 - ``partial``: half a point for overlapping words, whatever the entity type (SemEval-2013 task 9, "partial");
 - ``any_mention``: a concept may be named by any of its surface forms in the document;
-- ``collapsed``: Disease and Symptom are one type, and relation arguments carry it.
+- ``collapsed``: entity types that corpora use for the same strings are one type (Disease and Symptom), and relation
+  arguments carry it; only where the experiment names such synonyms.
 
 Every mode compares sets per example.
 """
@@ -39,15 +40,10 @@ from odin_slm.tasks.extraction.metrics.items import (
     pair_relations,
     per_row,
 )
-from odin_slm.tasks.extraction.schema import ENTITY_TYPES, RELATION_TYPES, SIGNATURES
-
-COLLAPSED = {"Symptom": "Disease"}
-"""The ``collapsed`` view: corpora call the same strings one or the other."""
+from odin_slm.tasks.extraction.schema import Types
 
 _Item = TypeVar("_Item", EntityItem, RelationItem)
 
-_UNTYPED = len(ENTITY_TYPES)
-"""Type of an argument that is no listed entity."""
 _WORD = re.compile(r"\w+")
 
 
@@ -73,14 +69,15 @@ def exact_relations(examples: Examples) -> Pair:
 
 def collapsed_entities(examples: Examples) -> Pair:
     """Return the entities that ``collapsed`` compares."""
-    said, gold = (collapse(side.entities, COLLAPSED) for side in (examples.predicted, examples.gold))
+    into = dict(examples.types.synonyms)
+    said, gold = (collapse(side.entities, into, examples.types) for side in (examples.predicted, examples.gold))
     return pair_entities(len(examples), said, gold)
 
 
 def untyped_entities(examples: Examples) -> Pair:
     """Return the entities that ``boundaries`` compares: texts."""
-    one_type = dict.fromkeys(ENTITY_TYPES, ENTITY_TYPES[0])
-    said, gold = (collapse(side.entities, one_type) for side in (examples.predicted, examples.gold))
+    one_type = dict.fromkeys(examples.types.entities, examples.types.entities[0])
+    said, gold = (collapse(side.entities, one_type, examples.types) for side in (examples.predicted, examples.gold))
     return pair_entities(len(examples), said, gold)
 
 
@@ -98,54 +95,61 @@ def typed_relations(examples: Examples, into: Mapping[str, str] | None = None) -
         into: Entity types to replace before.
     """
     said, gold = (
-        _with_types(replace(side, entities=collapse(side.entities, into or {})), len(examples.texts.normalised))
+        _with_types(
+            replace(side, entities=collapse(side.entities, into or {}, examples.types)),
+            len(examples.texts.normalised),
+            examples.types,
+        )
         for side in (examples.predicted, examples.gold)
     )
     return pair_relations(len(examples), said, gold)
 
 
-def _with_types(side: Side, texts: int) -> Relations:
+def _with_types(side: Side, texts: int, types_of: Types) -> Relations:
+    untyped = len(types_of.entities)  # type of an argument that is no listed entity
+    fitting = _fitting(types_of)
     entities, relations = side.entities, side.relations
     width = max(1, texts)
     # the first of equal entities, in listed order
-    keys = (entities.rows * width + entities.texts) * len(ENTITY_TYPES) + entities.types
+    keys = (entities.rows * width + entities.texts) * untyped + entities.types
     first = numpy.sort(numpy.unique(keys, return_index=True)[1])
     places = entities.rows[first] * width + entities.texts[first]
     types = entities.types[first]
     order = numpy.argsort(places, kind="stable")
     places, types = places[order], types[order]
-    known: Numbers = numpy.append(types, _UNTYPED)
+    known: Numbers = numpy.append(types, untyped)
     arguments = [relations.rows * width + column for column in (relations.heads, relations.tails)]
     spans: list[tuple[Numbers, Numbers]] = [
         (numpy.searchsorted(places, wanted), numpy.searchsorted(places, wanted, side="right")) for wanted in arguments
     ]
-    head_type, tail_type = (numpy.where(end > begin, known[begin], _UNTYPED) for begin, end in spans)
+    head_type, tail_type = (numpy.where(end > begin, known[begin], untyped) for begin, end in spans)
     several = numpy.flatnonzero(numpy.any([end - begin > 1 for begin, end in spans], axis=0))
     for index in several.tolist():
-        of_head, of_tail = (types[begin[index] : end[index]].tolist() or [_UNTYPED] for begin, end in spans)
+        of_head, of_tail = (types[begin[index] : end[index]].tolist() or [untyped] for begin, end in spans)
         pairs = list(product(of_head, of_tail))
-        fitting = _FITTING[int(relations.types[index])]
-        head_type[index], tail_type[index] = next((pair for pair in pairs if pair in fitting), pairs[0])
-    codes = _UNTYPED + 1
+        legal = fitting[int(relations.types[index])]
+        head_type[index], tail_type[index] = next((pair for pair in pairs if pair in legal), pairs[0])
+    codes = untyped + 1
     return replace(relations, heads=relations.heads * codes + head_type, tails=relations.tails * codes + tail_type)
 
 
-_FITTING = [
-    {(ENTITY_TYPES.index(head), ENTITY_TYPES.index(tail)) for head, tail in SIGNATURES[name]} for name in RELATION_TYPES
-]
+def _fitting(types: Types) -> list[set[tuple[int, int]]]:
+    """Return for every relation type the numbers of its legal pairs of entity types."""
+    number = types.entities.index
+    return [{(number(head), number(tail)) for head, tail in pairs} for _, pairs in types.signatures]
 
 
 # partial
 
 
-def partial_entities(pair: Pair, texts: list[str]) -> Numbers:
+def partial_entities(pair: Pair, texts: list[str], types: Types) -> Numbers:
     """Count entities under ``partial``; the type of an entity does not matter."""
-    return _partial(pair, pair.heads, entities_of(pair, texts), _entity_credit)
+    return _partial(pair, pair.heads, entities_of(pair, texts, types), _entity_credit)
 
 
-def partial_relations(pair: Pair, texts: list[str]) -> Numbers:
+def partial_relations(pair: Pair, texts: list[str], types: Types) -> Numbers:
     """Count relations under ``partial``: the type must be right, and head and tail must overlap with gold."""
-    return _partial(pair, numpy.arange(len(pair.heads)), relations_of(pair, texts), _relation_credit)
+    return _partial(pair, numpy.arange(len(pair.heads)), relations_of(pair, texts, types), _relation_credit)
 
 
 def _partial(
@@ -316,21 +320,21 @@ def _stand_for(
 # Items as texts
 
 
-def entities_of(pair: Pair, texts: list[str]) -> Callable[[Numbers], list[EntityItem]]:
+def entities_of(pair: Pair, texts: list[str], types: Types) -> Callable[[Numbers], list[EntityItem]]:
     """Return a function from item numbers to (type, text)."""
 
     def decode(items: Numbers) -> list[EntityItem]:
         kinds, heads = pair.kinds[items].tolist(), pair.heads[items].tolist()
-        return [(ENTITY_TYPES[kind], texts[head]) for kind, head in zip(kinds, heads, strict=True)]
+        return [(types.entities[kind], texts[head]) for kind, head in zip(kinds, heads, strict=True)]
 
     return decode
 
 
-def relations_of(pair: Pair, texts: list[str]) -> Callable[[Numbers], list[RelationItem]]:
+def relations_of(pair: Pair, texts: list[str], types: Types) -> Callable[[Numbers], list[RelationItem]]:
     """Return a function from item numbers to (head, type, tail); for relations whose arguments carry no types."""
 
     def decode(items: Numbers) -> list[RelationItem]:
         columns = (column[items].tolist() for column in (pair.heads, pair.kinds, pair.tails))
-        return [(texts[head], RELATION_TYPES[kind], texts[tail]) for head, kind, tail in zip(*columns, strict=True)]
+        return [(texts[head], types.relations[kind], texts[tail]) for head, kind, tail in zip(*columns, strict=True)]
 
     return decode

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,9 +9,7 @@ from typing import Any
 
 import numpy
 
-from odin_slm.core.document import is_synthetic
 from odin_slm.core.errors import PredictionsError
-from odin_slm.core.hashing import canonical_json, sha256_text
 from odin_slm.tasks.extraction.format import read
 from odin_slm.tasks.extraction.metrics import modes
 from odin_slm.tasks.extraction.metrics.items import (
@@ -28,15 +25,15 @@ from odin_slm.tasks.extraction.metrics.items import (
     read_examples,
 )
 from odin_slm.tasks.extraction.metrics.taxonomy import count_errors
-from odin_slm.tasks.extraction.schema import ENTITY_TYPES, RELATION_TYPES
+from odin_slm.tasks.extraction.schema import MEDICAL, Types
 from odin_slm.tasks.resampling import Figure, Resampling, f1, precision, recall, share
+from odin_slm.tasks.rows import not_comparable, test_set_of, training_set_of
 
 KINDS = ("entity", "relation")
 
 HEADLINE = tuple(f"{kind}_f1_micro" for kind in KINDS)
 """The figures that decide which model is better; the others are reported."""
 
-_TYPES = {"entity": ENTITY_TYPES, "relation": RELATION_TYPES}
 _LENGTH_BINS = 5
 _MICRO: dict[str, Figure] = {"f1": f1, "precision": precision, "recall": recall}
 
@@ -49,12 +46,12 @@ class Strings:
     relations: frozenset[RelationItem]
 
 
-def strings_of(records: Iterable[Mapping[str, Any]]) -> Strings:
+def strings_of(records: Iterable[Mapping[str, Any]], types: Types = MEDICAL) -> Strings:
     """Return the entity texts and triples of records' gold outputs."""
     entities: set[str] = set()
     relations: set[RelationItem] = set()
     for record in records:
-        listed, triples, _ = read(record["output"])
+        listed, triples, _ = read(record["output"], types)
         entities.update(normalise(text) for _, text in listed)
         relations.update((normalise(head), kind, normalise(tail)) for head, kind, tail in triples)
     return Strings(frozenset(entities), frozenset(relations))
@@ -68,6 +65,7 @@ def evaluate(
     experiment: str,
     resamples: int = 1000,
     seed: int = 42,
+    types: Types = MEDICAL,
 ) -> dict[str, Any]:
     """Score a model's predictions and compare them with the base model's on the same examples.
 
@@ -79,6 +77,7 @@ def evaluate(
         experiment: Name of the experiment.
         resamples: Bootstrap resamples.
         seed: Seed of the bootstrap.
+        types: The types that outputs may name.
 
     Returns:
         ``evaluation_results``: ``experiment``, ``test_set``, ``training_set``, ``decoding``, everything of
@@ -90,16 +89,16 @@ def evaluate(
     Raises:
         PredictionsError: See :func:`score`.
     """
-    seen = strings_of(training_records) if training_records else None
-    own = _Model(predictions, resamples, seed)
+    seen = strings_of(training_records, types) if training_records else None
+    own = _Model(predictions, resamples, seed, types)
     results = {
         "experiment": experiment,
-        "test_set": _test_set(predictions),
-        "training_set": _training_set(training_records),
+        "test_set": test_set_of(predictions),
+        "training_set": training_set_of(training_records),
         **own.scores(seen),
     }
     refusal = not_comparable(predictions, base_predictions)
-    base = None if refusal or base_predictions is None else _Model(base_predictions, resamples, seed)
+    base = None if refusal or base_predictions is None else _Model(base_predictions, resamples, seed, types)
     results["base"] = base.scores(seen) if base else None
     results["difference"] = own.headline.minus(base.headline) if base else None
     if base and own.free and base.free:
@@ -108,7 +107,14 @@ def evaluate(
     return results
 
 
-def score(predictions: Rows, *, seen: Strings | None = None, resamples: int = 1000, seed: int = 42) -> dict[str, Any]:
+def score(
+    predictions: Rows,
+    *,
+    seen: Strings | None = None,
+    resamples: int = 1000,
+    seed: int = 42,
+    types: Types = MEDICAL,
+) -> dict[str, Any]:
     """Score predictions under ``exact`` and its variants.
 
     Args:
@@ -116,6 +122,7 @@ def score(predictions: Rows, *, seen: Strings | None = None, resamples: int = 10
         seen: Strings that training has shown; adds the variants ``seen`` and ``unseen``.
         resamples: Bootstrap resamples.
         seed: Seed of the bootstrap.
+        types: The types that outputs may name.
 
     Returns:
         ``entity_metrics`` and ``relation_metrics``, each with ``micro``, ``macro`` (over examples), ``macro_by_type``
@@ -126,11 +133,17 @@ def score(predictions: Rows, *, seen: Strings | None = None, resamples: int = 10
     Raises:
         PredictionsError: There is no row, a field is missing, or an id occurs twice.
     """
-    return _Scorer(predictions, resamples, seed).scores(seen)
+    return _Scorer(predictions, resamples, seed, types).scores(seen)
 
 
 def difference(
-    predictions: Rows, others: Rows, *, resamples: int = 1000, seed: int = 42, name: str = "other model"
+    predictions: Rows,
+    others: Rows,
+    *,
+    resamples: int = 1000,
+    seed: int = 42,
+    name: str = "other model",
+    types: Types = MEDICAL,
 ) -> dict[str, dict[str, Any]]:
     """Compare two models on the same examples, paired by document.
 
@@ -140,6 +153,7 @@ def difference(
         resamples: Bootstrap resamples, and random exchanges.
         seed: Seed of both.
         name: What an error calls the model behind ``others``.
+        types: The types that outputs may name.
 
     Returns:
         ``entity_f1_micro``, ``entity_precision_micro``, ``entity_recall_micro``, ``entity_f1_macro`` and the same for
@@ -152,12 +166,12 @@ def difference(
     refusal = not_comparable(predictions, others, name)
     if refusal:
         raise PredictionsError(f"{refusal}.", fix="Make both with the same data and test set.")
-    return _Scorer(predictions, resamples, seed).minus(_Scorer(others, resamples, seed))
+    return _Scorer(predictions, resamples, seed, types).minus(_Scorer(others, resamples, seed, types))
 
 
-def micro_f1(predictions: Rows) -> dict[str, float]:
+def micro_f1(predictions: Rows, types: Types = MEDICAL) -> dict[str, float]:
     """Return ``entity_f1_micro`` and ``relation_f1_micro`` alone."""
-    counts = _Scorer(predictions, 1, 0).counts
+    counts = _Scorer(predictions, 1, 0, types).counts
     return {f"{kind}_f1_micro": float(_total(counts[kind])["f1"]) for kind in KINDS}
 
 
@@ -173,11 +187,11 @@ def ratios(tp: float, fp: float, fn: float) -> dict[str, float]:
 class _Model:
     """One model's predictions, under one decoding or two."""
 
-    def __init__(self, rows: Rows, resamples: int, seed: int) -> None:
-        self.headline = _Scorer(rows, resamples, seed)
+    def __init__(self, rows: Rows, resamples: int, seed: int, types: Types) -> None:
+        self.headline = _Scorer(rows, resamples, seed, types)
         self._decoding = rows[0].get("decoding", "free")
         both = all("free" in row for row in rows)
-        self.free = _Scorer([{**row, **row["free"]} for row in rows], resamples, seed) if both else None
+        self.free = _Scorer([{**row, **row["free"]} for row in rows], resamples, seed, types) if both else None
 
     def scores(self, seen: Strings | None) -> dict[str, Any]:
         """Return the scores of both decodings and their difference."""
@@ -191,9 +205,10 @@ class _Model:
 class _Scorer:
     """One set of predictions, read and counted."""
 
-    def __init__(self, rows: Rows, resamples: int, seed: int) -> None:
-        self._examples = read_examples(rows)
+    def __init__(self, rows: Rows, resamples: int, seed: int, types: Types) -> None:
+        self._examples = read_examples(rows, types)
         self._options = (resamples, seed)
+        self._types = {"entity": types.entities, "relation": types.relations}
         self._resampling = Resampling(self._examples.documents, resamples, seed)
         self._reachable = (
             [row["gold_reachable"] for row in rows] if all("gold_reachable" in row for row in rows) else None
@@ -243,7 +258,7 @@ class _Scorer:
         counts = self.counts[kind]
         by_type = {
             name: {**block, "f1_interval": self._resampling.interval(own)}
-            for name, own, block in _by_type(self.pairs[kind], _TYPES[kind], modes.count)
+            for name, own, block in _by_type(self.pairs[kind], self._types[kind], modes.count)
         }
         by_source = {}
         for source in sorted(self._examples.source_names):
@@ -306,14 +321,15 @@ class _Scorer:
             "strict": {"relation": (modes.typed_relations(examples), modes.count)},
             "boundaries": {"entity": (modes.untyped_entities(examples), modes.count)},
             "partial": {
-                "entity": (entities, lambda pair: modes.partial_entities(pair, texts)),
-                "relation": (relations, lambda pair: modes.partial_relations(pair, texts)),
-            },
-            "collapsed": {
-                "entity": (modes.collapsed_entities(examples), modes.count),
-                "relation": (modes.typed_relations(examples, modes.COLLAPSED), modes.count),
+                "entity": (entities, lambda pair: modes.partial_entities(pair, texts, examples.types)),
+                "relation": (relations, lambda pair: modes.partial_relations(pair, texts, examples.types)),
             },
         }
+        if synonyms := dict(examples.types.synonyms):
+            blocks["collapsed"] = {
+                "entity": (modes.collapsed_entities(examples), modes.count),
+                "relation": (modes.typed_relations(examples, synonyms), modes.count),
+            }
         if examples.aliases is not None:
             named = dict(zip(KINDS, modes.any_mention(examples, examples.aliases), strict=True))
             blocks["any_mention"] = {kind: (pair, modes.count) for kind, pair in named.items()}
@@ -339,7 +355,7 @@ class _Scorer:
         block: dict[str, Any] = {"micro": {**_total(counts), "f1_interval": self._resampling.interval(counts)}}
         if macro:
             block["macro"] = _macro(counts)
-        block["by_type"] = {name: values for name, _, values in _by_type(pair, _TYPES[kind], count)}
+        block["by_type"] = {name: values for name, _, values in _by_type(pair, self._types[kind], count)}
         return block
 
     def _with_gold(self, kind: str) -> dict[str, Any]:
@@ -437,78 +453,13 @@ def _seen_entities(pair: Pair, examples: Examples, seen: Strings) -> Numbers:
 
 
 def _seen_relations(pair: Pair, examples: Examples, seen: Strings) -> Numbers:
-    number = examples.texts.known
-    triples = [(number(head), RELATION_TYPES.index(kind), number(tail)) for head, kind, tail in seen.relations]
+    number, relation_types = examples.texts.known, examples.types.relations
+    triples = [(number(head), relation_types.index(kind), number(tail)) for head, kind, tail in seen.relations]
     width = len(examples.texts.normalised) + 1
 
     def code(heads: Numbers, kinds: Numbers, tails: Numbers) -> Numbers:
-        result: Numbers = (heads * len(RELATION_TYPES) + kinds) * width + tails
+        result: Numbers = (heads * len(relation_types) + kinds) * width + tails
         return result
 
     possible = numpy.array([t for t in triples if t[0] >= 0 and t[2] >= 0], dtype=numpy.int64).reshape(-1, 3)
     return contained(code(pair.heads, pair.kinds, pair.tails), numpy.sort(code(*possible.T)))
-
-
-# Files
-
-
-def not_comparable(predictions: Rows, others: Rows | None, name: str = "base model") -> str | None:
-    """Return why two files must not be compared, or None."""
-    if not others:
-        return f"there are no predictions of the {name}"
-    mine, theirs = _fingerprint(predictions), _fingerprint(others)
-    if mine != theirs:
-        return f"the {name}'s predictions are of other examples (sha256 {theirs[:12]}…, here {mine[:12]}…)"
-    here, there = _manifests(predictions), _manifests(others)
-    if here != there:
-        return (
-            f"the {name}'s predictions are of other data (manifest sha256 {_shortened(there)}, here {_shortened(here)})"
-        )
-    return None
-
-
-def _fingerprint(rows: Rows) -> str:
-    return sha256_text(canonical_json(sorted([str(row.get(name)) for name in ("id", "input", "gold")] for row in rows)))
-
-
-def _manifests(rows: Rows) -> set[str | None]:
-    return {row.get("manifest_sha256") for row in rows}
-
-
-def _shortened(digests: set[str | None]) -> str:
-    return " and ".join(sorted(f"{digest[:12]}…" if digest else "unknown" for digest in digests))
-
-
-def _test_set(rows: Rows) -> dict[str, Any]:
-    documents = {row.get("document_id") or row["id"] for row in rows}
-    written = {name for name in documents if any(is_synthetic(part) for part in name.split("-"))}
-    sources = Counter(row.get("source") or "unknown" for row in rows)
-    names = " and ".join([", ".join(sorted(sources)[:-1]), sorted(sources)[-1]] if len(sources) > 1 else sources)
-    manifests = _manifests(rows)
-    manifest = manifests.pop() if len(manifests) == 1 else None
-    if written == documents:
-        description = f"synthetic documents in the format of {names}"
-    elif written:
-        description = f"documents of {names}, {len(written)} of them synthetic"
-    else:
-        description = f"documents of {names}"
-    # Only of the experiment's own test split is it known that no document of it was learned from.
-    description = f"Held-out {description}" if manifest else description[0].upper() + description[1:]
-    return {
-        "description": description,
-        "examples": len(rows),
-        "documents": len(documents),
-        "sha256": _fingerprint(rows),
-        "manifest_sha256": manifest,
-        "synthetic": bool(written),
-        "sources": dict(sorted(sources.items())),
-    }
-
-
-def _training_set(records: Rows | None) -> dict[str, Any] | None:
-    if not records:
-        return None
-    return {
-        "examples": len(records),
-        "sources": dict(sorted(Counter(r.get("source", "unknown") for r in records).items())),
-    }

@@ -26,6 +26,7 @@ from odin_slm.tasks.extraction.metrics.modes import (
     relations_of,
     similarity,
 )
+from odin_slm.tasks.extraction.schema import MEDICAL, Types
 
 ERRORS = {
     "hallucinated": "entity that does not stand in the text",
@@ -60,15 +61,17 @@ class Error(NamedTuple):
     gold: Item | None
 
 
-def errors_in(row: Mapping[str, Any]) -> list[Error]:
+def errors_in(row: Mapping[str, Any], types: Types = MEDICAL) -> list[Error]:
     """Return the errors of one row of a predictions file."""
-    examples = read_examples([row])
+    examples = read_examples([row], types)
     entities, relations = exact_entities(examples), exact_relations(examples)
     found = [error for _, errors in _entity_errors(examples, entities) for error in errors]
     found += [error for _, errors in _relation_errors(examples, relations) for error in errors]
     texts = examples.texts.normalised
-    found += [Error("missed", None, item) for item in sorted(entities_of(entities, texts)(_lone(entities).items))]
-    lone = sorted(relations_of(relations, texts)(_lone(relations).items))
+    found += [
+        Error("missed", None, item) for item in sorted(entities_of(entities, texts, types)(_lone(entities).items))
+    ]
+    lone = sorted(relations_of(relations, texts, types)(_lone(relations).items))
     return [*found, *(Error("missed_relation", None, item) for item in lone)]
 
 
@@ -160,7 +163,7 @@ def _entity_errors(examples: Examples, pair: Pair) -> Iterator[tuple[int, Iterat
     def flag(rows: Numbers, items: Numbers) -> Numbers:
         return contained(rows * width + pair.heads[items], foreign)
 
-    return _errors(pair, entities_of(pair, examples.texts.normalised), flag, explain_entities)
+    return _errors(pair, entities_of(pair, examples.texts.normalised, examples.types), flag, explain_entities)
 
 
 def _relation_errors(examples: Examples, pair: Pair) -> Iterator[tuple[int, Iterator[Error]]]:
@@ -174,7 +177,7 @@ def _relation_errors(examples: Examples, pair: Pair) -> Iterator[tuple[int, Iter
         dangling: Numbers = ~(head & tail)
         return dangling
 
-    return _errors(pair, relations_of(pair, examples.texts.normalised), flag, explain_relations)
+    return _errors(pair, relations_of(pair, examples.texts.normalised, examples.types), flag, explain_relations)
 
 
 def _errors(

@@ -1,16 +1,18 @@
-"""What requests and answers look like; FastAPI makes the OpenAPI document from it."""
+"""What requests and answers look like; FastAPI makes the OpenAPI document from it.
+
+Which types a request may ask for, and what is answered for a text, are the served model's: :func:`api_of` adds them.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model, model_validator
 
 from odin_slm.core.errors import OdinError
-from odin_slm.inference.reading import REQUEST_SCHEMAS, check_text
-
-SchemaName = Literal["all", "ade", "bc5cdr", "biored", "synthetic"]
-EXAMPLE = "Cough and rash developed after the second dose of enalapril."
+from odin_slm.inference.reading import check_text
+from odin_slm.inference.served_model import ServedModel
 
 Text = Annotated[
     str,
@@ -26,14 +28,11 @@ class _Message(BaseModel):
 class Options(_Message):
     """What both endpoints take."""
 
-    schema_name: SchemaName = Field(
-        default="biored",
-        alias="schema",
-        description="Which types to look for: all of them, or what one corpus annotates. The prompt names them.",
-    )
+    schema_name: str = Field(default="", alias="schema")
     constrained: bool = Field(
         default=True,
-        description="Hold the output to the text by a grammar: every entity is a span of it, every relation legal.",
+        description="Hold the output to the text by a grammar, where the task has one: every entity of an extraction "
+        "is a span of the text, every relation legal.",
     )
 
 
@@ -43,10 +42,6 @@ class PredictRequest(Options):
     model_config = ConfigDict(
         json_schema_extra={
             "oneOf": [{"required": ["text"]}, {"required": ["texts"]}],
-            "examples": [
-                {"text": EXAMPLE},
-                {"texts": [EXAMPLE, "Aspirin was well tolerated."], "schema": "bc5cdr", "constrained": False},
-            ],
         }
     )
 
@@ -70,8 +65,6 @@ class PredictRequest(Options):
 class ExtractRequest(Options):
     """One document of any length; it is read in overlapping windows of sentences."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"text": f"{EXAMPLE} Both resolved after withdrawal."}]})
-
     text: Text
 
     @model_validator(mode="after")
@@ -80,54 +73,8 @@ class ExtractRequest(Options):
         return self
 
 
-class Occurrence(_Message):
-    """One place of the text."""
-
-    begin: int = Field(description="Offset of the first character, from 0, in Unicode code points.")
-    end: int = Field(description="Offset after the last character.")
-    text: str = Field(description="What stands there: text[begin:end].")
-
-
-class Entity(_Message):
-    """An entity that the model lists."""
-
-    type: str
-    text: str = Field(description="As the model wrote it.")
-    occurrences: list[Occurrence] = Field(
-        description="Every place where it stands; empty only in free decoding, where the text does not say it."
-    )
-    confidence: float | None = Field(
-        description="Chance that it is right where the model's calibrator is known, else the probability of its line; "
-        "null where the engine gives none."
-    )
-
-
-class Argument(_Message):
-    """Head or tail of a relation."""
-
-    text: str
-    type: str | None
-    occurrences: list[Occurrence]
-
-
-class Relation(_Message):
-    """A relation that the model lists."""
-
-    type: str
-    head: Argument
-    tail: Argument
-    confidence: float | None
-
-
-class Extraction(_Message):
-    """What was read from a text."""
-
-    entities: list[Entity]
-    relations: list[Relation]
-
-
-class Prediction(Extraction):
-    """Answer for one text."""
+class Output(_Message):
+    """How an answer came about."""
 
     output: str = Field(description="What the model wrote.")
     well_formed: bool = Field(description="Whether every line of the output follows the format.")
@@ -143,12 +90,6 @@ class Answer(_Message):
     processing_ms: float
 
 
-class PredictResponse(Answer):
-    """Answers in the order of the texts."""
-
-    results: list[Prediction]
-
-
 class Window(_Message):
     """A part of the document that was read by itself."""
 
@@ -157,12 +98,6 @@ class Window(_Message):
     output: str
     finished: bool
     tokens: int
-
-
-class ExtractResponse(Answer, Extraction):
-    """What was read from the document: the windows' findings, joined."""
-
-    windows: list[Window]
 
 
 class ErrorBody(_Message):
@@ -197,16 +132,68 @@ class ModelCard(_Message):
     metrics: dict[str, float] = Field(description="Scores on its test set, where they came with the model.")
     card: dict[str, Any] = Field(description="Registry entry, run, adapter settings, base, test set.")
     limits: dict[str, float] = Field(description="Tokens of a text, of an output and of a window; sizes of requests.")
+    task: str = Field(description="What the model was taught.")
+    example: str = Field(description="A text to try it with.")
     schemas: dict[str, dict[str, list[str]]] = Field(description="Types behind every value of `schema`.")
     version: str = Field(description="Version of odin-slm.")
 
 
-def schemas() -> dict[str, dict[str, list[str]]]:
-    """Return the types behind every value of ``schema``."""
-    return {
-        name: {"entities": list(schema.entities), "relations": list(schema.relations)}
-        for name, schema in REQUEST_SCHEMAS.items()
-    }
+@dataclass(frozen=True)
+class Api:
+    """Requests and answers of one model.
+
+    Attributes:
+        predict_request: Body of ``POST /predict``.
+        predict_response: Its answer.
+        extract_request: Body of ``POST /extract``.
+        extract_response: Its answer.
+    """
+
+    predict_request: type[PredictRequest]
+    predict_response: type[BaseModel]
+    extract_request: type[ExtractRequest]
+    extract_response: type[BaseModel]
+
+
+def api_of(model: ServedModel) -> Api:
+    """Return requests and answers of a model: its sources by name, its task's answer."""
+    task, example = model.task, model.task.example
+    names = tuple(dict.fromkeys((*task.sources, *model.instructions)))
+    chosen = model.schema or task.default_source
+    schema = Field(
+        default=chosen,
+        alias="schema",
+        description="Which types to look for: all of them, or what one corpus annotates. The prompt names them.",
+    )
+    options: dict[str, Any] = {"schema_name": (Literal[names], schema)}
+    read = task.answer_model()
+
+    def asking(base: type[Any], *examples: dict[str, Any]) -> Any:
+        made = create_model(base.__name__, __base__=base, __doc__=base.__doc__, **options)
+        known = made.model_config.get("json_schema_extra") or {}
+        made.model_config["json_schema_extra"] = {**known, "examples": list(examples)}
+        made.model_rebuild(force=True)
+        return made
+
+    results = create_model("Prediction", __base__=(Output, read), __doc__="Answer for one text.")
+    return Api(
+        predict_request=asking(
+            PredictRequest, {"text": example}, {"texts": [example, example], "schema": names[-1], "constrained": False}
+        ),
+        predict_response=create_model(
+            "PredictResponse",
+            __base__=Answer,
+            __doc__="Answers in the order of the texts.",
+            results=(list[results], ...),  # type: ignore[valid-type]
+        ),
+        extract_request=asking(ExtractRequest, {"text": f"{example} {example}"}),
+        extract_response=create_model(
+            "ExtractResponse",
+            __base__=(Answer, read),
+            __doc__="What was read from the document: the windows' findings, joined.",
+            windows=(list[Window], ...),
+        ),
+    )
 
 
 def _check(text: str) -> None:

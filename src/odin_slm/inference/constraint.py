@@ -1,0 +1,123 @@
+"""Decoding under a grammar: a model's vocabulary as llguidance reads it, and the grammar's state in each row."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from odin_slm.tasks.base import Grammar
+from odin_slm.tasks.lark import check_matcher, literal, make_matcher
+
+if TYPE_CHECKING:
+    import numpy
+
+
+class Vocabulary:
+    """A model's tokens as llguidance reads them; one per model, as building it takes up to a second.
+
+    Args:
+        tokenizer: A fast tokenizer of transformers.
+        size: Number of the model's logits.
+        end_tokens: Ids that end a text.
+    """
+
+    def __init__(self, tokenizer: Any, size: int, end_tokens: Sequence[int]) -> None:
+        from llguidance import LLExecutor
+        from llguidance.hf import from_tokenizer
+
+        self.tokens = from_tokenizer(tokenizer, n_vocab=max(size, len(tokenizer)), eos_token=list(end_tokens))
+        self.size = size
+        self.newlines = frozenset(
+            token for token in range(len(tokenizer)) if b"\n" in self.tokens.decode_bytes([token])
+        )
+        self._executor = LLExecutor()
+
+    def allowed(self, constraints: Sequence[Constraint]) -> numpy.ndarray[Any, Any]:
+        """Return which tokens may come next: booleans of shape (constraints, model's logits)."""
+        import numpy
+        from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
+
+        mask = allocate_token_bitmask(len(constraints), self.tokens.vocab_size)
+        fill_next_token_bitmask_par(self._executor, [(c.matcher, row) for row, c in enumerate(constraints)], mask)
+        for constraint in constraints:
+            constraint.check()
+        # llguidance.torch would compile a kernel for this; unpacking 32 x 128k bits takes numpy two milliseconds.
+        return numpy.unpackbits(mask.view(numpy.uint8), axis=1, bitorder="little", count=self.size).view(bool)
+
+
+class Constraint:
+    """The grammar's state in one row of a batch.
+
+    Args:
+        vocabulary: The model's tokens.
+        grammar: What the row may say.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, grammar: Grammar) -> None:
+        self.closed = False
+        """Whether the row is complete although the model has not ended it."""
+        self._vocabulary = vocabulary
+        self._grammar = grammar
+        self._written: list[int] = []
+        self._phase = 0
+        self.matcher = make_matcher(vocabulary.tokens, grammar.lark())
+
+    @property
+    def text(self) -> str:
+        """The text written so far; of a closed row, the text without the line that it was about to start."""
+        text: str = self._vocabulary.tokens.decode_str(self._written)
+        return text[: text.rindex("\n")] if self.closed else text
+
+    @property
+    def complete_text(self) -> str:
+        """The text written so far as a whole output."""
+        return self._grammar.complete(self.text)
+
+    def consume(self, token: int) -> None:
+        """Take the token that the model chose; it must be one that the mask allowed.
+
+        Raises:
+            GrammarError: llguidance refuses the token.
+        """
+        self.matcher.consume_token(token)
+        self.check()
+        self._written.append(token)
+        if token in self._vocabulary.newlines and (step := self._grammar.step(self._phase, self.text)):
+            self.closed = step.closed
+            if step.lark:
+                self._phase += 1
+            if lark := step.lark or (step.forced and f"start: {literal(step.forced)}\n"):
+                self.matcher = make_matcher(self._vocabulary.tokens, lark)
+
+    def check(self) -> None:
+        """Raise what llguidance only notes.
+
+        Raises:
+            GrammarError: The matcher is in its error state.
+        """
+        check_matcher(self.matcher)
+
+
+def next_phase(grammar: Grammar, phase: int, text: str, begun: int = 0) -> tuple[str, str, bool]:
+    """Go from one phase of a grammar to the next, where an engine writes each in a request of its own.
+
+    Args:
+        grammar: The grammar.
+        phase: Number of the phase that the engine has written.
+        text: All that is written.
+        begun: Length of the text before that phase.
+
+    Returns:
+        The text, without what was written after a line at which the grammar would have stopped the model; the grammar
+        of the next phase, empty where there is none; and whether the output is complete as it is.
+    """
+    for end in (match.end() for match in re.finditer("\n", text) if match.end() > begun):
+        step = grammar.step(phase, text[:end])
+        if step and step.closed:
+            return text[: end - 1], "", True
+        if step and step.forced:
+            text = text[:end] + step.forced
+            break
+    step = grammar.step(phase, text)
+    return text, step.lark if step else "", False

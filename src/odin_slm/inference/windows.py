@@ -1,0 +1,61 @@
+"""Windows over texts that are too long for one prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from odin_slm.core.sentences import sentence_spans
+
+
+def windows(text: str, count: Callable[[list[str]], list[int]], budget: int, overlap: int = 1) -> list[tuple[int, int]]:
+    """Cut a text into windows of whole sentences that overlap.
+
+    A sentence longer than the budget is cut between words, and a word longer than that between characters.
+
+    Args:
+        text: The text.
+        count: Counts the tokens of each of several texts.
+        budget: Tokens of a window, at least 8.
+        overlap: Sentences that a window shares with the one before, as far as they leave room for a new one.
+
+    Returns:
+        (begin, end) of each window, in text order; together they hold every character that is not white space.
+    """
+    if budget < 8:
+        raise ValueError(f"a window needs a budget of at least 8 tokens, found {budget}.")
+    if count([text])[0] <= budget:
+        return [(0, len(text))]
+    units = [piece for span in sentence_spans(text) for piece in _pieces(text, span, count, budget)]
+    # White space between two sentences belongs to the first of them.
+    starts = [begin for begin, _ in units]
+    costs = count([text[a:b] for a, b in zip(starts, [*starts[1:], units[-1][1]], strict=True)])
+    found: list[tuple[int, int]] = []
+    first, reached = 0, 0
+    while reached < len(units):
+        last, total = first, 0
+        while last < len(units) and (last == first or total + costs[last] <= budget):
+            total += costs[last]
+            last += 1
+        if last <= reached:  # the shared sentences leave no room for a new one
+            first += 1
+            continue
+        found.append((units[first][0], units[last - 1][1]))
+        reached, first = last, max(first + 1, last - overlap)
+    return found
+
+
+def _pieces(
+    text: str, span: tuple[int, int], count: Callable[[list[str]], list[int]], budget: int
+) -> Iterable[tuple[int, int]]:
+    """Halve a span, between words where it has several, until each piece fits."""
+    begin, end = span
+    if end - begin <= 1 or count([text[begin:end]])[0] <= budget:
+        return [span]
+    middle = (begin + end) // 2
+    for blanks in (" ", "\n\t\r"):  # lists and tables may hold no space
+        places = [p for b in blanks for p in (text.rfind(b, begin + 1, middle), text.find(b, middle, end - 1)) if p > 0]
+        if places:
+            break
+    cut = min(places, key=lambda place: abs(place - middle), default=-1)
+    halves = [(begin, cut), (cut + 1, end)] if cut > begin else [(begin, middle), (middle, end)]
+    return [piece for half in halves for piece in _pieces(text, half, count, budget)]

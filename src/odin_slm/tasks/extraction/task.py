@@ -1,0 +1,492 @@
+"""Extraction as a task: its types, its records, its outputs, its scores; the parts are the other modules of this room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from odin_slm.core.document import Document
+from odin_slm.core.record import Record
+from odin_slm.tasks.base import Check, Metric, Rows, Task
+from odin_slm.tasks.extraction.format import (
+    Entity,
+    Extraction,
+    RelationTriple,
+    instruction_for,
+    parse,
+    render,
+    schema_in,
+)
+from odin_slm.tasks.extraction.grammar import ExtractionGrammar
+from odin_slm.tasks.extraction.grounding import Grounded, ground, merge
+from odin_slm.tasks.extraction.records import extraction_of, make_record, window
+from odin_slm.tasks.extraction.schema import (
+    MEDICAL,
+    SCHEMAS,
+    ExtractionOptions,
+    RelationOptions,
+    Schema,
+    SourceOptions,
+    Types,
+)
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+    from pydantic import BaseModel
+
+ALL = "all"
+"""The source that asks for every type."""
+
+
+@dataclass(frozen=True)
+class ExtractionTask(Task):
+    """Entities and relations of a text, as structured text.
+
+    Attributes:
+        types: What outputs may name.
+        schemas: Source -> what it annotates.
+        chosen_source: Source whose types a request without one asks for; empty for the widest.
+    """
+
+    name: ClassVar[str] = "extraction"
+    title: ClassVar[str] = "entity and relation extraction"
+    tags: ClassVar[tuple[str, ...]] = ("named-entity-recognition", "relation-extraction")
+    headline: ClassVar[tuple[Metric, ...]] = (
+        Metric("entity_f1_micro", "entity F1", ("entity_metrics", "micro", "f1")),
+        Metric("relation_f1_micro", "relation F1", ("relation_metrics", "micro", "f1")),
+    )
+    example: ClassVar[str] = "Cough and rash developed after the second dose of enalapril."
+
+    types: Types = MEDICAL
+    schemas: Mapping[str, Schema] = field(default_factory=lambda: SCHEMAS)
+    chosen_source: str = ""
+
+    def __hash__(self) -> int:
+        return hash((self.types, tuple(self.schemas.items()), self.chosen_source))
+
+    def __getstate__(self) -> dict[str, Any]:  # a mapping proxy cannot be pickled
+        return {"types": self.types, "schemas": dict(self.schemas), "chosen_source": self.chosen_source}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in {**state, "schemas": MappingProxyType(state["schemas"])}.items():
+            object.__setattr__(self, name, value)
+
+    # As a value
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any], sources: Mapping[str, Any] | None = None) -> ExtractionTask:
+        """See :meth:`Task.from_options`; a source's own options go before what its parser says."""
+        given = ExtractionOptions.model_validate(dict(options))
+        types = given.types()
+        named = {name: Schema(chosen.entities, chosen.relations) for name, chosen in given.sources.items()}
+        # What a shipped corpus annotates is a fact about the shipped types: other types need sources of their own.
+        parsed = sources if sources is not None else (SCHEMAS if types.entities == MEDICAL.entities else {})
+        schemas = {**{name: schema for name, schema in parsed.items() if _known(types, schema)}, **named}
+        if given.default_source and given.default_source not in schemas:
+            raise ValueError(
+                f"default_source: there is no source {given.default_source!r}; there are {', '.join(schemas) or 'none'}."
+            )
+        return cls(types, MappingProxyType(schemas), given.default_source)
+
+    def options(self) -> dict[str, Any]:
+        """See :meth:`Task.options`."""
+        return ExtractionOptions(
+            entities=self.types.entities,
+            relations=tuple(
+                RelationOptions(type=name, head=(head,), tail=tuple(t for h, t in sorted(pairs) if h == head))
+                for name, pairs in self.types.signatures
+                for head in sorted({h for h, _ in pairs})
+            ),
+            synonyms=dict(self.types.synonyms),
+            sources={
+                name: SourceOptions(entities=s.entities, relations=s.relations) for name, s in self.schemas.items()
+            },
+            default_source=self.chosen_source,
+        ).model_dump(mode="json")
+
+    # Data
+
+    def instruction(self, source: str) -> str:
+        """See :meth:`Task.instruction`; ``all`` asks for every type."""
+        return instruction_for(self.types.everything if source == ALL else self.schemas[source])
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """See :attr:`Task.sources`."""
+        return (ALL, *self.schemas)
+
+    @property
+    def default_source(self) -> str:
+        """The chosen one, or the source that annotates the most types; generated text goes last.
+
+        No record asks for all types at once, and a small model cannot guess.
+        """
+        if self.chosen_source:
+            return self.chosen_source
+        natural = [name for name in self.schemas if name != "synthetic"] or list(self.schemas)
+        return max(natural, key=lambda name: len(self.labels_of(name)), default=ALL)
+
+    @property
+    def shared_instruction(self) -> str:
+        """See :attr:`Task.shared_instruction`."""
+        return instruction_for(self.types.everything)
+
+    def document_fault(self, document: Document) -> str:
+        """See :meth:`Task.document_fault`: its types are those of its source, its relations have legal arguments."""
+        schema = self.schemas.get(document.source)
+        if schema is None:
+            listed = ", ".join((*self.types.entities, *self.types.relations))
+            return f"its corpus annotates types that task.options does not list; it lists {listed}"
+        types: dict[str, set[str]] = {}
+        for m in document.mentions:
+            if m.type not in schema.entities:
+                return f"the mention {m.text[:60]!r} is a {m.type}; expected one of {', '.join(schema.entities)}"
+            for concept in m.concepts:
+                types.setdefault(concept, set()).add(m.type)
+        for r in document.relations:
+            if r.type not in schema.relations:
+                return f"a relation is {r.type!r}; expected one of {', '.join(schema.relations)}"
+            pairs = {(head, tail) for head in types[r.head] for tail in types[r.tail]}
+            if not pairs & self.types.legal[r.type]:
+                found, legal = (" or ".join(map(" to ".join, sorted(p))) for p in (pairs, self.types.legal[r.type]))
+                return f"{r.type} relates {r.head[:60]!r} to {r.tail[:60]!r}, {found}; expected {legal}"
+        return ""
+
+    def records(
+        self,
+        document: Document,
+        instruction: str,
+        *,
+        relation_mentions: Literal["canonical", "all"] = "canonical",
+        **options: Any,
+    ) -> list[Record]:
+        """See :meth:`Task.records`."""
+        return [make_record(document, instruction=instruction, relation_mentions=relation_mentions, types=self.types)]
+
+    def windows(self, document: Document, fits: Callable[[Document], bool], *, characters: int) -> Iterator[Document]:
+        """See :meth:`Task.windows`: cut at sentence ends."""
+        return window(document, fits, characters=characters)
+
+    def labels(self, output: str) -> dict[str, list[str]]:
+        """See :meth:`Task.labels`."""
+        found = parse(output, self.types).extraction
+        return {"entities": [e.type for e in found.entities], "relations": [r.type for r in found.relations]}
+
+    def items(self, output: str) -> dict[str, set[tuple[str, ...]]]:
+        """See :meth:`Task.items`."""
+        found = parse(output, self.types).extraction
+        return {
+            "entities": {(e.type, e.text.casefold()) for e in found.entities},
+            "triples": {(r.head.casefold(), r.type, r.tail.casefold()) for r in found.relations},
+        }
+
+    def labels_of(self, source: str) -> tuple[str, ...]:
+        """Return the types that a source annotates."""
+        return (*self.schemas[source].entities, *self.schemas[source].relations)
+
+    def expected_labels(self, source: str) -> tuple[str, ...]:
+        """See :meth:`Task.expected_labels`."""
+        return self.labels_of(source) if source in self.schemas else ()
+
+    def checks(self) -> Iterable[Check]:
+        """See :meth:`Task.checks`."""
+
+        def found(record: Record) -> Extraction:
+            return parse(record["output"], self.types).extraction
+
+        def written_back(record: Record) -> bool:
+            parsed = parse(record["output"], self.types)
+            return parsed.well_formed and render(parsed.extraction) == record["output"]
+
+        return (
+            Check(
+                "outputs parse and render back",
+                "critical",
+                written_back,
+                "Write outputs with odin_slm.tasks.extraction.format alone.",
+            ),
+            Check(
+                "every mention is verbatim in its input",
+                "critical",
+                lambda record: all(entity.text in record["input"] for entity in found(record).entities),
+                "Mend the mention's offsets in the corpus.",
+            ),
+            Check(
+                "types and relations are of the source's schema",
+                "critical",
+                lambda record: self._in_schema(record["source"], found(record)),
+                "Map or drop the label in the parser.",
+            ),
+            Check(
+                "relation arguments are listed and legal",
+                "critical",
+                lambda record: self._arguments_listed(found(record)),
+                "Mend the parser's mapping of relations.",
+            ),
+            Check(
+                "outputs name entities",
+                "medium",
+                lambda record: bool(found(record).entities),
+                "Set combination.drop_empty=true, or lower ingestion.options.ade.negative_ratio.",
+                limit="empty",
+            ),
+        )
+
+    def cleaned(self, record: Record, clean: Callable[[str], str]) -> Record:
+        """See :meth:`Task.cleaned`.
+
+        Entities that become equal apart from case are listed once, by the first, and so are relations of them. A
+        record whose mentions would no longer stand verbatim in its input stays as it is.
+        """
+        text = clean(record["input"])
+        plain = _cleaned(parse(record["output"], self.types).extraction, clean)
+        if all(entity.text in text for entity in plain.entities):
+            return {**record, "input": text, "output": render(plain)}
+        return record
+
+    def gold(self, document: Document) -> Extraction:
+        """Return what a model should write of a document."""
+        return extraction_of(document, types=self.types)
+
+    def _in_schema(self, source: str, found: Extraction) -> bool:
+        schema = self.schemas.get(source)
+        return (
+            schema is not None
+            and all(e.type in schema.entities for e in found.entities)
+            and all(r.type in schema.relations for r in found.relations)
+        )
+
+    def _arguments_listed(self, found: Extraction) -> bool:
+        types: dict[str, set[str]] = {}
+        for entity in found.entities:
+            types.setdefault(entity.text, set()).add(entity.type)
+        legal = self.types.legal
+        return all(
+            any((head, tail) in legal[r.type] for head in types.get(r.head, ()) for tail in types.get(r.tail, ()))
+            for r in found.relations
+        )
+
+    # Inference
+
+    def grammar(self, instruction: str, text: str) -> ExtractionGrammar:
+        """See :meth:`Task.grammar`; an instruction of unknown wording allows all of the task's types."""
+        return ExtractionGrammar(text, schema_in(instruction, self.types), self.types)
+
+    def read(
+        self,
+        text: str,
+        output: str,
+        *,
+        begin: int = 0,
+        end: int | None = None,
+        lines: Sequence[float | None] = (),
+        calibrator: Mapping[str, Any] | None = None,
+    ) -> Grounded:
+        """See :meth:`Task.read`."""
+        return ground(text, output, begin, end, lines, calibrator, self.types)
+
+    def merge(self, text: str, readings: Sequence[Grounded]) -> Grounded:
+        """See :meth:`Task.merge`."""
+        return merge(text, readings)
+
+    def answer_model(self) -> type[BaseModel]:
+        """See :meth:`Task.answer_model`."""
+        from odin_slm.tasks.extraction.answer import ExtractionAnswer
+
+        return ExtractionAnswer
+
+    def table_row(self, reading: Grounded) -> dict[str, Any]:
+        """See :meth:`Task.table_row`."""
+        return {
+            "entities": [
+                {
+                    "type": entity.type,
+                    "text": entity.text,
+                    "offsets": [[place.begin, place.end] for place in entity.occurrences],
+                    "confidence": entity.confidence,
+                }
+                for entity in reading.entities
+            ],
+            "relations": [
+                {
+                    "head": relation.head.text,
+                    "type": relation.type,
+                    "tail": relation.tail.text,
+                    "confidence": relation.confidence,
+                }
+                for relation in reading.relations
+            ],
+        }
+
+    def table_columns(self) -> list[Any]:
+        """See :meth:`Task.table_columns`."""
+        from mlflow.types import ColSpec, DataType
+        from mlflow.types.schema import Array, Object, Property
+
+        def rows(*properties: Property) -> Array:
+            return Array(Object(list(properties)))
+
+        text = DataType.string
+        offsets = Property("offsets", Array(Array(DataType.long)))
+        confidence = Property("confidence", DataType.double, required=False)
+        return [
+            ColSpec(rows(Property("type", text), Property("text", text), offsets, confidence), "entities"),
+            ColSpec(rows(*(Property(name, text) for name in ("head", "type", "tail")), confidence), "relations"),
+        ]
+
+    def describe_source(self, source: str) -> dict[str, list[str]]:
+        """See :meth:`Task.describe_source`."""
+        schema = self.types.everything if source == ALL else self.schemas[source]
+        return {"entities": list(schema.entities), "relations": list(schema.relations)}
+
+    # Evaluation
+
+    def faults(self, output: str) -> tuple[str, ...]:
+        """See :meth:`Task.faults`."""
+        return parse(output, self.types).malformed
+
+    def columns(self, text: str, output: str, lines: Sequence[float | None]) -> dict[str, Any]:
+        """See :meth:`Task.columns`: ``entities`` and ``relations`` with places and log-probability, ``malformed``.
+
+        The places of an entity are those that the service gives it (:meth:`read`).
+        """
+        from odin_slm.tasks.extraction.grounding import occurrences
+
+        parsed = parse(output, self.types)
+        chances = [None if chance is None else round(chance, 4) + 0.0 for chance in lines]  # no -0.0
+
+        def chance(line: int) -> float | None:
+            return chances[line] if line < len(chances) else None
+
+        return {
+            "entities": [
+                {
+                    "type": e.type,
+                    "text": e.text,
+                    "offsets": [list(span) for span in occurrences(text, e.text)],
+                    "log_probability": chance(line),
+                }
+                for e, line in zip(parsed.extraction.entities, parsed.entity_lines, strict=True)
+            ],
+            "relations": [
+                {"head": r.head, "type": r.type, "tail": r.tail, "log_probability": chance(line)}
+                for r, line in zip(parsed.extraction.relations, parsed.relation_lines, strict=True)
+            ],
+            "malformed": list(parsed.malformed),
+        }
+
+    def fit_calibration(self, predictions: Rows, method: str) -> dict[str, Any]:
+        """See :func:`odin_slm.tasks.extraction.calibration.fit`."""
+        from odin_slm.tasks.extraction.calibration import fit
+
+        return fit(predictions, method, self.types)
+
+    def with_confidence(self, row: dict[str, Any], calibrator: Mapping[str, Any] | None) -> dict[str, Any]:
+        """See :meth:`Task.with_confidence`."""
+        from odin_slm.tasks.extraction.calibration import confidence
+
+        def judged(kind: str, entry: dict[str, Any]) -> dict[str, Any]:
+            if entry["log_probability"] is None:
+                return entry
+            return {**entry, "confidence": round(confidence(calibrator, kind, entry["log_probability"]), 4)}
+
+        return {
+            **row,
+            "entities": [judged("entity", entry) for entry in row["entities"]],
+            "relations": [judged("relation", entry) for entry in row["relations"]],
+        }
+
+    def score(
+        self,
+        predictions: Rows,
+        base_predictions: Rows | None,
+        training_records: Rows | None,
+        *,
+        experiment: str,
+        calibrator: Mapping[str, Any] | None = None,
+        resamples: int = 1000,
+        seed: int = 42,
+    ) -> dict[str, Any]:
+        """See :func:`odin_slm.tasks.extraction.metrics.evaluate`; ``confidence`` as of its calibration's ``assess``."""
+        from odin_slm.tasks.extraction.calibration import assess
+        from odin_slm.tasks.extraction.metrics import evaluate
+
+        results = evaluate(
+            predictions,
+            base_predictions,
+            training_records,
+            experiment=experiment,
+            resamples=resamples,
+            seed=seed,
+            types=self.types,
+        )
+        return {**results, "confidence": assess(predictions, calibrator, self.types)}
+
+    def difference(
+        self, predictions: Rows, others: Rows, *, resamples: int = 1000, seed: int = 42, name: str = "other model"
+    ) -> dict[str, dict[str, Any]]:
+        """See :func:`odin_slm.tasks.extraction.metrics.difference`."""
+        from odin_slm.tasks.extraction.metrics import difference
+
+        return difference(predictions, others, resamples=resamples, seed=seed, name=name, types=self.types)
+
+    def headline_values(self, predictions: Rows) -> dict[str, float]:
+        """See :meth:`Task.headline_values`."""
+        from odin_slm.tasks.extraction.metrics import micro_f1
+
+        return micro_f1(predictions, self.types)
+
+    def tracked(self, results: Mapping[str, Any]) -> dict[str, float]:
+        """See :func:`odin_slm.tasks.extraction.tracked.tracked_metrics`."""
+        from odin_slm.tasks.extraction.tracked import tracked_metrics
+
+        return tracked_metrics(results)
+
+    def figures(self, results: Mapping[str, Any], training_state: Mapping[str, Any] | None) -> dict[str, Figure]:
+        """See :meth:`Task.figures`."""
+        from odin_slm.tasks.extraction import confidence_figures, figures
+
+        return {
+            "type_scores": figures.plot_type_scores(results),
+            "errors": figures.plot_errors(results),
+            "length_scores": figures.plot_length_scores(results),
+            "reliability": confidence_figures.plot_reliability(results),
+            "risk_coverage": confidence_figures.plot_risk_coverage(results),
+            "training_curve": figures.plot_training_curve(training_state),
+        }
+
+    def report(
+        self,
+        results: Mapping[str, Any],
+        predictions: Rows,
+        training_state: Mapping[str, Any] | None,
+        promotion: Mapping[str, Any] | None,
+    ) -> str:
+        """See :func:`odin_slm.tasks.extraction.report.render_report`."""
+        from odin_slm.tasks.extraction.report import render_report
+
+        return render_report(results, predictions, training_state, promotion, self.types)
+
+
+TASK = ExtractionTask
+
+
+def _known(types: Types, schema: Schema) -> bool:
+    return set(schema.entities) <= set(types.entities) and set(schema.relations) <= set(types.relations)
+
+
+def _cleaned(extraction: Extraction, clean: Callable[[str], str]) -> Extraction:
+    entities: dict[tuple[str, str], Entity] = {}
+    names: dict[str, str] = {}
+    for entity in extraction.entities:
+        text = clean(entity.text)
+        first = entities.setdefault((entity.type, text.casefold()), Entity(entity.type, text))
+        names.setdefault(entity.text, first.text)
+
+    def name(text: str) -> str:
+        return names.get(text, clean(text))
+
+    relations = (RelationTriple(name(r.head), r.type, name(r.tail)) for r in extraction.relations)
+    return Extraction(tuple(entities.values()), tuple(dict.fromkeys(relations)))

@@ -1,0 +1,74 @@
+"""The rows of a predictions file, whatever the task: what examples they are of, and whether two files may be compared."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from odin_slm.core.document import is_synthetic
+from odin_slm.core.hashing import canonical_json, sha256_text
+from odin_slm.tasks.base import Rows
+
+
+def not_comparable(predictions: Rows, others: Rows | None, name: str = "base model") -> str | None:
+    """Return why two files must not be compared, or None."""
+    if not others:
+        return f"there are no predictions of the {name}"
+    mine, theirs = _fingerprint(predictions), _fingerprint(others)
+    if mine != theirs:
+        return f"the {name}'s predictions are of other examples (sha256 {theirs[:12]}…, here {mine[:12]}…)"
+    here, there = _manifests(predictions), _manifests(others)
+    if here != there:
+        return (
+            f"the {name}'s predictions are of other data (manifest sha256 {_shortened(there)}, here {_shortened(here)})"
+        )
+    return None
+
+
+def _fingerprint(rows: Rows) -> str:
+    return sha256_text(canonical_json(sorted([str(row.get(name)) for name in ("id", "input", "gold")] for row in rows)))
+
+
+def _manifests(rows: Rows) -> set[str | None]:
+    return {row.get("manifest_sha256") for row in rows}
+
+
+def _shortened(digests: set[str | None]) -> str:
+    return " and ".join(sorted(f"{digest[:12]}…" if digest else "unknown" for digest in digests))
+
+
+def test_set_of(rows: Rows) -> dict[str, Any]:
+    """Return what the examples are: ``description``, counts, ``sha256``, ``manifest_sha256``, ``synthetic``, ``sources``."""
+    documents = {row.get("document_id") or row["id"] for row in rows}
+    written = {name for name in documents if any(is_synthetic(part) for part in name.split("-"))}
+    sources = Counter(row.get("source") or "unknown" for row in rows)
+    names = " and ".join([", ".join(sorted(sources)[:-1]), sorted(sources)[-1]] if len(sources) > 1 else sources)
+    manifests = _manifests(rows)
+    manifest = manifests.pop() if len(manifests) == 1 else None
+    if written == documents:
+        description = f"synthetic documents in the format of {names}"
+    elif written:
+        description = f"documents of {names}, {len(written)} of them synthetic"
+    else:
+        description = f"documents of {names}"
+    # Only of the experiment's own test split is it known that no document of it was learned from.
+    description = f"Held-out {description}" if manifest else description[0].upper() + description[1:]
+    return {
+        "description": description,
+        "examples": len(rows),
+        "documents": len(documents),
+        "sha256": _fingerprint(rows),
+        "manifest_sha256": manifest,
+        "synthetic": bool(written),
+        "sources": dict(sorted(sources.items())),
+    }
+
+
+def training_set_of(records: Rows | None) -> dict[str, Any] | None:
+    """Return how many records of which sources a model learned from; None where that is not known."""
+    if not records:
+        return None
+    return {
+        "examples": len(records),
+        "sources": dict(sorted(Counter(r.get("source", "unknown") for r in records).items())),
+    }

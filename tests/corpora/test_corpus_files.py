@@ -9,7 +9,7 @@ import pytest
 from kedro.io import DataCatalog, DatasetError, MemoryDataset
 from kedro.runner import SequentialRunner
 
-from odin_slm.config.parameters import IngestionParams, SampleParams
+from odin_slm.config.parameters import IngestionParams, SampleParams, TaskParams
 from odin_slm.core.errors import CorpusFormatError, MissingInputError, OdinError
 from odin_slm.corpora import PARSERS, ade, bc5cdr, biored
 from odin_slm.datasets import corpus_files
@@ -54,11 +54,11 @@ def test_all_members_are_read_where_none_is_named(folder: Path, sample: dict[str
 
 def test_a_corpus_that_the_experiment_leaves_out_need_not_be_there(tmp_path: Path) -> None:
     raw = dataset(tmp_path / "nowhere", "biored").load()
-    documents, report = parser_of("biored")(raw, IngestionParams(corpora=("ade",)))
+    documents, report = parser_of("biored")(raw, TaskParams(), IngestionParams(corpora=("ade",)))
     assert documents == []
     assert report["skipped"] == "not in ingestion.corpora"
     with pytest.raises(MissingInputError, match=r"BIORED\.zip"):
-        parser_of("biored")(raw, IngestionParams(corpora=("ade", "biored")))
+        parser_of("biored")(raw, TaskParams(), IngestionParams(corpora=("ade", "biored")))
 
 
 def test_a_missing_folder_and_a_missing_file_say_what_to_put_there(tmp_path: Path, folder: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from odin_slm.core.errors import CorpusFormatError, MissingInputError
 from odin_slm.corpora import PARSERS, ParsedCorpus, ade, bc5cdr, biored
-from odin_slm.tasks.extraction.schema import SCHEMAS, SIGNATURES
+from odin_slm.tasks.extraction.schema import MEDICAL, SCHEMAS
 
 FILES = {
     "ade": ade.FILES,
@@ -45,7 +45,7 @@ def assert_sound(parsed: ParsedCorpus) -> None:
         for relation in document.relations:
             assert relation.type in SCHEMAS[corpus].relations
             ends = {(head, tail) for head in types[relation.head] for tail in types[relation.tail]}
-            assert ends & SIGNATURES[relation.type]
+            assert ends & MEDICAL.legal[relation.type]
         json.dumps(document.to_dict(), ensure_ascii=False).encode("utf-8")
     json.dumps(parsed.report, ensure_ascii=False).encode("utf-8")
 

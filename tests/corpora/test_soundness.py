@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from odin_slm import corpora
-from odin_slm.config.parameters import CombinationParams, IngestionParams
+from odin_slm.config.parameters import CombinationParams, IngestionParams, TaskParams
 from odin_slm.core.document import Document, Mention, Relation
 from odin_slm.core.errors import CorpusFormatError
 from odin_slm.corpora.parsed import Corpus, ParsedCorpus
@@ -34,8 +34,9 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Document], int]:
         def parse(files: Mapping[str, str]) -> ParsedCorpus:
             return ParsedCorpus([document], {})
 
-        monkeypatch.setitem(corpora.CORPORA, "bc5cdr", Corpus("bc5cdr", SCHEMAS["bc5cdr"], parse))
-        return len(parser_of("bc5cdr")({}, IngestionParams())[0])
+        known = {**corpora.CORPORA, "bc5cdr": Corpus("bc5cdr", SCHEMAS["bc5cdr"], parse)}
+        monkeypatch.setattr(corpora, "CORPORA", known)
+        return len(parser_of("bc5cdr")({}, TaskParams(), IngestionParams())[0])
 
     return parse_one
 

@@ -8,13 +8,13 @@ from itertools import combinations
 
 import pytest
 
+from extraction_values import make_record
 from odin_slm.core.document import Document, is_synthetic
 from odin_slm.corpora import templates, vocabulary
 from odin_slm.corpora.synthetic import generate
 from odin_slm.corpora.templates import Template
 from odin_slm.tasks.extraction.format import locate, parse
-from odin_slm.tasks.extraction.records import make_record
-from odin_slm.tasks.extraction.schema import SCHEMAS, SIGNATURES
+from odin_slm.tasks.extraction.schema import MEDICAL, SCHEMAS
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_annotations_are_verbatim_and_within_the_schema(generated: dict[str, lis
             types |= dict.fromkeys(mention.concepts, mention.type)
         for relation in document.relations:
             relations[relation.type] += 1
-            assert (types[relation.head], types[relation.tail]) in SIGNATURES[relation.type]
+            assert (types[relation.head], types[relation.tail]) in MEDICAL.legal[relation.type]
         assert not re.search(r"[\[\]{}<>|]|  | \.", document.text), "a template's own marks are left over"
     assert set(relations) == set(SCHEMAS[style].relations)
     assert min(relations.values()) >= 15
@@ -117,7 +117,7 @@ def test_templates_state_facts_about_their_own_slots() -> None:
         slots = set(re.findall(r"\{(\w)\}", template.text))
         assert slots <= set("deck")
         for relation, head, tail in template.facts:
-            assert relation in SIGNATURES
+            assert relation in MEDICAL.relations
             assert {head, tail} <= slots | {"d"}  # An overlapping effect brings its drug along.
         assert template.text.count("[") == template.text.count("]")
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extraction_values import TASK
 from odin_slm.config.parameters import CombinationParams
 from odin_slm.core.document import Document, Mention
 from odin_slm.core.hashing import canonical_json, sha256_text
@@ -40,7 +41,7 @@ def splits(*train: Record) -> dict[str, list[Record]]:
 def test_text_becomes_plain_in_input_and_output_alike() -> None:
     odd = record(1, "Me\u0301thadone\u00a0caused \u2018rash\u2019.", "Me\u0301thadone", "\u2018rash\u2019")
     plain = record(2, "Aspirin caused a rash.", "Aspirin")
-    cleaned = normalise_text(splits(odd, plain))
+    cleaned = normalise_text(task=TASK, splits=splits(odd, plain))
     assert cleaned.changed == ["r1"]
     first, second = cleaned.records["train"]
     assert first["input"] == "M\u00e9thadone caused 'rash'."
@@ -54,7 +55,9 @@ def test_relations_follow_their_entities() -> None:
             (Entity("Drug", "a\u00a0b"), Entity("Symptom", "rash")), (RelationTriple("a\u00a0b", "causes", "rash"),)
         )
     )
-    (clean,) = normalise_text(splits({**record(1, "a\u00a0b caused rash"), "output": output})).records["train"]
+    (clean,) = normalise_text(
+        task=TASK, splits=splits({**record(1, "a\u00a0b caused rash"), "output": output})
+    ).records["train"]
     assert parse(clean["output"]).extraction.relations == (RelationTriple("a b", "causes", "rash"),)
 
 
@@ -73,7 +76,7 @@ def test_what_becomes_equal_is_listed_once() -> None:
         )
     )
     text = "xol for Gaucher\u2019s disease: gaucher's disease"
-    (clean,) = normalise_text(splits({**record(1, text), "output": output})).records["train"]
+    (clean,) = normalise_text(task=TASK, splits=splits({**record(1, text), "output": output})).records["train"]
     assert parse(clean["output"]).extraction == Extraction(
         (Entity("Drug", "xol"), Entity("Disease", "Gaucher's disease")),
         (RelationTriple("xol", "treats", "Gaucher's disease"),),
@@ -89,7 +92,7 @@ def test_spaces_of_all_widths_become_plain() -> None:
 def test_a_mention_that_would_lose_its_place_keeps_the_record_as_it_was() -> None:
     # the accent belongs to the letter that ends the mention, and would be composed into it in the text alone
     torn = record(1, "use\u0301 of it", "use")
-    cleaned = normalise_text(splits(torn))
+    cleaned = normalise_text(task=TASK, splits=splits(torn))
     assert cleaned.records["train"] == [torn]
     assert not cleaned.changed
 
@@ -104,7 +107,9 @@ def test_the_first_of_equal_inputs_stays_in_each_split() -> None:
 
 
 def test_records_without_entities_leave_training_alone() -> None:
-    cleaned = drop_empty(splits(record(1, "Aspirin helped.", "Aspirin"), record(2, "Nothing helped.")))
+    cleaned = drop_empty(
+        task=TASK, splits=splits(record(1, "Aspirin helped.", "Aspirin"), record(2, "Nothing helped."))
+    )
     assert cleaned.left_out == ["r2"]
     assert [r["id"] for r in cleaned.records["test"]] == ["r99"]
 
@@ -112,7 +117,7 @@ def test_records_without_entities_leave_training_alone() -> None:
 @given(st.lists(st.sampled_from(["ade", "bc5cdr", "biored"]), min_size=1, max_size=60), st.floats(1.0, 4.0))
 def test_no_source_outweighs_the_smallest_by_more_than_the_limit(sources: list[str], limit: float) -> None:
     train = [record(n, f"text {n}", "Aspirin", source=source) for n, source in enumerate(sources)]
-    cleaned = balance(splits(*train), by="source", limit=limit)
+    cleaned = balance(task=TASK, splits=splits(*train), by="source", limit=limit)
     sizes = Counter(r["source"] for r in cleaned.records["train"])
     assert max(sizes.values()) <= limit * min(Counter(sources).values())
     assert len(cleaned.records["train"]) + len(cleaned.left_out) == len(train)
@@ -125,7 +130,7 @@ def test_types_are_balanced_by_the_rarest_that_a_record_holds() -> None:
     drugs = [record(n, f"Aspirin {n}", "Aspirin") for n in range(6)]
     symptom = record(7, "rash after Aspirin", "rash", kind="Symptom")
     nothing = [record(n, f"none {n}") for n in range(10, 15)]
-    cleaned = balance(splits(*drugs, symptom, *nothing), by="type", limit=2.0)
+    cleaned = balance(task=TASK, splits=splits(*drugs, symptom, *nothing), by="type", limit=2.0)
     left = [r["id"] for r in cleaned.records["train"]]
     assert left == ["r0", "r1", "r7", "r10", "r11"]
 

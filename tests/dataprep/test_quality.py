@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from extraction_values import TASK
 from odin_slm.core.record import Record
 from odin_slm.dataprep.quality import PROFILES, assess
 from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, render
@@ -70,7 +71,7 @@ DAMAGE = [hallucinate, unknown_label, dangle, garble, forget_provenance, mangle,
 
 
 def test_good_data_pass_with_full_marks() -> None:
-    result = assess(dataset(), NO_LEAKS, profile="publishing")
+    result = assess(dataset(), NO_LEAKS, TASK, profile="publishing")
     assert (result["decision"], result["score"], result["grade"]) == ("pass", 100.0, "A")
 
 
@@ -78,7 +79,7 @@ def test_good_data_pass_with_full_marks() -> None:
 def test_one_critical_failure_refuses_and_names_the_record(damage: Any) -> None:
     data = dataset()
     damage(data["train"][3], random.Random(0))
-    result = assess(data, NO_LEAKS, profile="exploration")
+    result = assess(data, NO_LEAKS, TASK, profile="exploration")
     assert result["decision"] == "fail"
     failed = [c for c in result["checks"] if not c["passed"]]
     assert any("ade-3" in c["examples"] for c in failed)
@@ -87,21 +88,23 @@ def test_one_critical_failure_refuses_and_names_the_record(damage: Any) -> None:
 
 def test_a_leak_refuses() -> None:
     leaks = {**NO_LEAKS, "pmids": [{"documents": ["ade-1", "ade-95"], "splits": ["test", "train"]}]}
-    assert assess(dataset(), leaks, profile="exploration")["decision"] == "fail"
+    assert assess(dataset(), leaks, TASK, profile="exploration")["decision"] == "fail"
 
 
 def test_profiles_are_applied() -> None:
     data = dataset()
     for r in data["train"] + data["validation"] + data["test"]:
         forget_provenance(r, random.Random(0))
-    results = {profile: assess(data, NO_LEAKS, profile=profile) for profile in PROFILES}
+    results = {profile: assess(data, NO_LEAKS, TASK, profile=profile) for profile in PROFILES}
     assert results["exploration"]["decision"] == "pass"
     assert results["publishing"]["score"] < PROFILES["publishing"].minimum
     assert results["publishing"]["decision"] == "fail"
     data = dataset()
     for r in data["train"][1:4]:
         r["input"] = data["train"][0]["input"]
-    failed = {p: {c["name"] for c in assess(data, NO_LEAKS, profile=p)["checks"] if not c["passed"]} for p in PROFILES}
+    failed = {
+        p: {c["name"] for c in assess(data, NO_LEAKS, TASK, profile=p)["checks"] if not c["passed"]} for p in PROFILES
+    }
     repeats = "hardly any record of train repeats an input"
     assert repeats not in failed["exploration"]
     assert repeats in failed["ml-training"]
@@ -113,10 +116,12 @@ def test_profiles_are_applied() -> None:
 )
 def test_a_record_of_another_shape_is_named(change: dict[str, Any]) -> None:
     data = dataset()
-    good = assess(data, NO_LEAKS, profile="ml-training")
+    good = assess(data, NO_LEAKS, TASK, profile="ml-training")
     assert all(c["passed"] for c in good["checks"])
     data["test"][0] |= change  # type: ignore[typeddict-item]
-    shape = next(c for c in assess(data, NO_LEAKS, profile="ml-training")["checks"] if c["name"].startswith("fields"))
+    shape = next(
+        c for c in assess(data, NO_LEAKS, TASK, profile="ml-training")["checks"] if c["name"].startswith("fields")
+    )
     assert shape["failed"] == 1
 
 
@@ -125,14 +130,14 @@ def test_a_record_of_another_shape_is_named(change: dict[str, Any]) -> None:
 def test_worse_data_never_score_higher(damages: list[tuple[Any, int]], copies: int) -> None:
     data = dataset()
     rows = [r for part in data.values() for r in part]
-    score = assess(data, NO_LEAKS, profile="ml-training")["score"]
+    score = assess(data, NO_LEAKS, TASK, profile="ml-training")["score"]
     for damage, number in damages:
         damage(rows[number], random.Random(number))
-        worse = assess(data, NO_LEAKS, profile="ml-training")["score"]
+        worse = assess(data, NO_LEAKS, TASK, profile="ml-training")["score"]
         assert worse <= score
         score = worse
     for number in range(copies):
         data["train"][number + 1]["input"] = data["train"][0]["input"]
-        worse = assess(data, NO_LEAKS, profile="ml-training")["score"]
+        worse = assess(data, NO_LEAKS, TASK, profile="ml-training")["score"]
         assert worse <= score
         score = worse

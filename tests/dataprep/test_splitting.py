@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from odin_slm.config.parameters import CombinationParams
+from extraction_values import make_record
+from odin_slm.config.parameters import CombinationParams, TaskParams
 from odin_slm.core.document import Document
 from odin_slm.core.errors import LeakageError
 from odin_slm.core.record import SPLITS, Record
 from odin_slm.dataprep.splitting import assign_splits, find_leaks, near_duplicates
 from odin_slm.pipelines.combination.nodes import check_leakage
-from odin_slm.tasks.extraction.records import make_record
 
 LEAK_OPTIONS = {"near_duplicate": 0.7, "seed": 1}
 OPTIONS = {"seed": 42, "validation_ratio": 0.1, "test_ratio": 0.1, "near_duplicate": 0.7}
@@ -129,7 +129,7 @@ def test_a_leak_is_refused_with_a_way_out() -> None:
 
     def refusal(train: Record, test: Record) -> str:
         with pytest.raises(LeakageError, match="ade-1, ade-2 in test and train") as raised:
-            check_leakage({"train": [train], "validation": [], "test": [test]}, splits, params)
+            check_leakage({"train": [train], "validation": [], "test": [test]}, splits, TaskParams(), params)
         return raised.value.fix
 
     assert "combination.near_duplicate" in refusal(train, test)

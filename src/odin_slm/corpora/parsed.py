@@ -63,7 +63,7 @@ def require_files(files: Mapping[str, str], names: tuple[str, ...], corpus: str)
 
 
 def require_sound(corpus: str, documents: list[Document], task: Task) -> None:
-    """Check that documents keep the promises of :class:`~odin_slm.core.document.Document`, and that the task can use them.
+    """Check that documents are what :class:`~odin_slm.core.document.Document` promises, and of use to the task.
 
     What breaks it would otherwise be placed by chance (an unknown split) or left out of the records (a relation
     without its mentions) without a word.
@@ -147,7 +147,7 @@ def corpus_report(
     inputs: Mapping[str, str],
     schema: Schema | None = None,
 ) -> dict[str, Any]:
-    """Return the counts that every parse report holds; those of a schema's types in its order, also where they are 0."""
+    """Return the counts of every parse report; those of a schema's types in its order, also where they are 0."""
     mentions = Counter(mention.type for document in documents for mention in document.mentions)
     relations = Counter(relation.type for document in documents for relation in document.relations)
     splits = Counter(document.split for document in documents if document.split)

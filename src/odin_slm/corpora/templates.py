@@ -5,6 +5,8 @@ phrase of :data:`PHRASES`. A template states exactly the facts that stand beside
 mentions, denies or lists is a distractor that a reader has to leave alone.
 """
 
+# ruff: noqa: E501 - one template, one line.
+
 from __future__ import annotations
 
 from typing import NamedTuple

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 COLOURS = {"train": "#1b6ca8", "validation": "#c8553d", "test": "#e0a458"}
 
+_NOT_LABELS = ("words_of_input", "tokens")
+
 
 def plot_lengths(statistics: Mapping[str, Any]) -> Figure:
     """Draw how many records have how many tokens, prompt and completion together, split by split.
@@ -52,9 +54,11 @@ def plot_data(statistics: Mapping[str, Any]) -> Figure:
     figure = go.Figure()
     for split, sources in statistics.items():
         rows = {f"records: {source}": counts["records"] for source, counts in sources.items() if source != "all"}
-        rows["records without entities"] = sources["all"]["without_entities"]
-        rows |= {f"{kind}": count for kind, count in sources["all"]["entities"].items()}
-        rows |= {f"{kind}": count for kind, count in sources["all"]["relations"].items()}
+        for name, counts in sources["all"].items():
+            if name.startswith("without_"):
+                rows[f"records without {name.removeprefix('without_')}"] = counts
+            elif name not in _NOT_LABELS and isinstance(counts, dict):
+                rows |= counts
         figure.add_bar(name=split, x=list(rows), y=list(rows.values()), marker_color=COLOURS[split])
     return figure.update_layout(
         title="Records and gold labels per split",

@@ -220,7 +220,7 @@ class Task(ABC):
         return {}
 
     def items(self, output: str) -> dict[str, set[tuple[str, ...]]]:
-        """Return, by kind, the distinct things that an output says; the leakage report counts which training says too."""
+        """Return, by kind, what an output says; the leakage report counts what training says too."""
         return {"outputs": {(output.casefold(),)}}
 
     def expected_labels(self, source: str) -> tuple[str, ...]:

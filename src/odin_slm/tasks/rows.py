@@ -1,4 +1,4 @@
-"""The rows of a predictions file, whatever the task: what examples they are of, and whether two files may be compared."""
+"""Rows of a predictions file, whatever the task: what they are of, and whether two files may be compared."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _shortened(digests: set[str | None]) -> str:
 
 
 def test_set_of(rows: Rows) -> dict[str, Any]:
-    """Return what the examples are: ``description``, counts, ``sha256``, ``manifest_sha256``, ``synthetic``, ``sources``."""
+    """Return what the examples are: description, counts, sources, hashes, and whether they are synthetic."""
     documents = {row.get("document_id") or row["id"] for row in rows}
     written = {name for name in documents if any(is_synthetic(part) for part in name.split("-"))}
     sources = Counter(row.get("source") or "unknown" for row in rows)

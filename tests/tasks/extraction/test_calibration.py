@@ -13,7 +13,6 @@ import numpy
 import pytest
 from sklearn.metrics import brier_score_loss
 
-from odin_slm.hooks.run_hooks import evaluation_metrics
 from odin_slm.tasks.extraction.calibration import FEWEST, assess, confidence, fit
 from odin_slm.tasks.extraction.confidence_figures import (
     draw_confidence,
@@ -24,6 +23,7 @@ from odin_slm.tasks.extraction.confidence_figures import (
 from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, render
 from odin_slm.tasks.extraction.metrics import evaluate
 from odin_slm.tasks.extraction.report import render_report
+from odin_slm.tasks.extraction.tracked import tracked_metrics
 
 METHODS = ("isotonic", "temperature")
 
@@ -185,7 +185,7 @@ def test_the_report_and_the_run_show_them() -> None:
         "at most wrong",
     ):
         assert words in page
-    metrics = evaluation_metrics(scored)
+    metrics = tracked_metrics(scored)
     assert metrics["entity_ece"] == scored["confidence"]["entity"]["after"]["ece"]
     assert {"relation_raw_ece", "entity_brier", "relation_aurc"} <= set(metrics)
     scored["confidence"]["entity"]["calibration"] = {
@@ -198,7 +198,7 @@ def test_the_report_does_without_them() -> None:
     scored, test = results(3, None)
     page = render_report({**scored, "confidence": None}, test, None)
     assert 'id="confidence"' not in page
-    assert not [name for name in evaluation_metrics({**scored, "confidence": None}) if "ece" in name]
+    assert not [name for name in tracked_metrics({**scored, "confidence": None}) if "ece" in name]
     assert "no confidences" in plot_reliability({"confidence": None}).to_json()
     assert draw_confidence({"confidence": None}) == {}
 

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from extraction_values import make_record
 from odin_slm.core import sentences
 from odin_slm.core.document import Document, Mention, Relation, crop, surface_concept, surface_forms
 from odin_slm.core.errors import RecordTooLongError
 from odin_slm.core.sentences import sentence_spans
 from odin_slm.tasks.extraction.format import Entity, RelationTriple
-from odin_slm.tasks.extraction.records import extraction_of, make_record, window
+from odin_slm.tasks.extraction.records import extraction_of, window
 
 TEXT = "Methotrexate (MTX) was given. MTX caused renal and hepatic failure. Renal failure resolved."
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from extraction_values import TASK
 from odin_slm.tasks.extraction.figures import (
     draw_overview,
     draw_panels,
@@ -170,7 +171,7 @@ def test_the_report_says_who_takes_the_champions_place(
         ),
         (None, "Promote: there is no champion to compare with."),
     ):
-        html = render_report(results, predictions, STATE, decide(predictions, champion, **options))
+        html = render_report(results, predictions, STATE, decide(predictions, champion, TASK, **options))
         text = " ".join(" ".join(Page(html).words).split())
         assert words in text
         assert ("Fine-tuned minus champion, constrained" in text) == (champion is not None)

@@ -182,7 +182,7 @@ def merge(text: str, parts: Sequence[Grounded]) -> Grounded:
 
 
 def occurrences(text: str, surface: str) -> list[tuple[int, int]]:
-    """Return the (begin, end) of a surface, and of the same words with the first letter in the other case ("Cough", "cough").
+    """Return the (begin, end) of a surface, and of it with the first letter in the other case ("Cough", "cough").
 
     Symbols and abbreviations are other names in other case ("As" and "as", "mRNA"): the first word must be lower case
     after its first letter, and some word must have more than three letters. Shorter names in lower case ("flu") are

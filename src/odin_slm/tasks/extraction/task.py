@@ -1,4 +1,4 @@
-"""Extraction as a task: its types, its records, its outputs, its scores; the parts are the other modules of this room."""
+"""Extraction as a task: its types, records, outputs and scores; the parts are the other modules of this room."""
 
 from __future__ import annotations
 
@@ -85,9 +85,8 @@ class ExtractionTask(Task):
         parsed = sources if sources is not None else (SCHEMAS if types.entities == MEDICAL.entities else {})
         schemas = {**{name: schema for name, schema in parsed.items() if _known(types, schema)}, **named}
         if given.default_source and given.default_source not in schemas:
-            raise ValueError(
-                f"default_source: there is no source {given.default_source!r}; there are {', '.join(schemas) or 'none'}."
-            )
+            known = ", ".join(schemas) or "none"
+            raise ValueError(f"default_source: there is no source {given.default_source!r}; there are {known}.")
         return cls(types, MappingProxyType(schemas), given.default_source)
 
     def options(self) -> dict[str, Any]:

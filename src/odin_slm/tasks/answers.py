@@ -1,0 +1,279 @@
+"""The short way to a new task: a prompt, one answer, right or wrong.
+
+A subclass says what a document asks and answers; scores, report and card come with it. Texts are compared without
+regard to case and to the amount of white space.
+"""
+
+from __future__ import annotations
+
+import html
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from odin_slm.core.document import Document
+from odin_slm.core.errors import PredictionsError
+from odin_slm.core.record import Record
+from odin_slm.tasks.base import Metric, Rows, Task
+from odin_slm.tasks.rows import not_comparable, test_set_of, training_set_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from plotly.graph_objects import Figure
+    from pydantic import BaseModel
+
+_EXAMPLES = 20
+_STYLE = (
+    "<style>body{font:16px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+    "td,th{padding:.2rem .8rem;text-align:left;border-bottom:1px solid #dfe5ea}</style>"
+)
+
+ACCURACY = Metric("accuracy", "accuracy", ("accuracy",))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer as it was written; see :class:`odin_slm.tasks.base.Reading`."""
+
+    output: str
+    malformed: int = 0
+
+    @property
+    def ungrounded(self) -> bool:
+        """An answer names no places of the text."""
+        return False
+
+    def labels(self) -> dict[str, list[str]]:
+        """Return nothing: an answer bears no labels."""
+        return {}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the service answers."""
+        return {"output": self.output}
+
+
+class AnswerTask(Task):
+    """A task whose outputs are judged as a whole."""
+
+    headline: ClassVar[tuple[Metric, ...]] = (ACCURACY,)
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any], sources: Mapping[str, Any] | None = None) -> Self:
+        """See :meth:`Task.from_options`; this one has none."""
+        if options:
+            raise ValueError(f"the task {cls.name} takes no options, found {', '.join(options)}.")
+        return cls()
+
+    def options(self) -> dict[str, Any]:
+        """See :meth:`Task.options`."""
+        return {}
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.options() == other.options()
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """See :attr:`Task.sources`: one, which is the task itself."""
+        return (self.name,)
+
+    @abstractmethod
+    def instruction(self, source: str) -> str:
+        """See :meth:`Task.instruction`; also for sources that are not listed, as a corpus' own name."""
+
+    @abstractmethod
+    def answer(self, document: Document) -> str:
+        """Return the right answer to a document."""
+
+    def is_right(self, gold: str, prediction: str) -> bool:
+        """Tell whether an answer is right."""
+        return _plain(gold) == _plain(prediction)
+
+    def records(self, document: Document, instruction: str, **options: Any) -> list[Record]:
+        """See :meth:`Task.records`."""
+        return [
+            Record(
+                instruction=instruction,
+                input=document.text,
+                output=self.answer(document),
+                id=document.id,
+                source=document.source,
+                document_id=document.id,
+            )
+        ]
+
+    def read(self, text: str, output: str, **_: Any) -> Answer:
+        """See :meth:`Task.read`."""
+        return Answer(output, len(self.faults(output)))
+
+    def merge(self, text: str, readings: Sequence[Answer]) -> Answer:
+        """See :meth:`Task.merge`: one line a window."""
+        return Answer("\n".join(reading.output for reading in readings), sum(r.malformed for r in readings))
+
+    def answer_model(self) -> type[BaseModel]:
+        """See :meth:`Task.answer_model`: ``output`` stands in every answer of the service already."""
+        from pydantic import BaseModel, Field, create_model
+
+        return create_model("TextAnswer", __base__=BaseModel, output=(str, Field(description="What the model wrote.")))
+
+    def table_row(self, reading: Answer) -> dict[str, Any]:
+        """See :meth:`Task.table_row`."""
+        return {"output": reading.output}
+
+    def table_columns(self) -> list[Any]:
+        """See :meth:`Task.table_columns`."""
+        from mlflow.types import ColSpec, DataType
+
+        return [ColSpec(DataType.string, "output")]
+
+    def columns(self, text: str, output: str, lines: Sequence[float | None]) -> dict[str, Any]:
+        """See :meth:`Task.columns`: the faults of the output."""
+        return {"malformed": list(self.faults(output))}
+
+    def score(
+        self,
+        predictions: Rows,
+        base_predictions: Rows | None,
+        training_records: Rows | None,
+        *,
+        experiment: str,
+        calibrator: Mapping[str, Any] | None = None,
+        resamples: int = 1000,
+        seed: int = 42,
+    ) -> dict[str, Any]:
+        """See :meth:`Task.score`."""
+        refusal = not_comparable(predictions, base_predictions)
+        base = None if refusal or base_predictions is None else base_predictions
+        options: dict[str, Any] = {"resamples": resamples, "seed": seed}
+        return {
+            "experiment": experiment,
+            "test_set": test_set_of(predictions),
+            "training_set": training_set_of(training_records),
+            **self._scores(predictions, **options),
+            "base": self._scores(base, **options) if base else None,
+            "difference": self.difference(predictions, base, **options) if base else None,
+            "comparison": refusal or "fine-tuned minus base, paired by document",
+        }
+
+    def difference(
+        self, predictions: Rows, others: Rows, *, resamples: int = 1000, seed: int = 42, name: str = "other model"
+    ) -> dict[str, dict[str, Any]]:
+        """See :meth:`Task.difference`."""
+        from odin_slm.tasks.resampling import Resampling, share
+
+        if refusal := not_comparable(predictions, others, name):
+            raise PredictionsError(f"{refusal}.", fix="Make both with the same data and test set.")
+        by_id = {row["id"]: row for row in others}
+        theirs = self._right([by_id[row["id"]] for row in predictions])
+        resampling = Resampling(_documents(predictions), resamples, seed)
+        return resampling.compare(self._right(predictions), theirs, {ACCURACY.name: share})
+
+    def headline_values(self, predictions: Rows) -> dict[str, float]:
+        """See :meth:`Task.headline_values`."""
+        right = self._right(predictions)
+        return {ACCURACY.name: float(right[:, 0].sum() / len(right))}
+
+    def tracked(self, results: Mapping[str, Any]) -> dict[str, float]:
+        """See :meth:`Task.tracked`."""
+        found = {"test_examples": float(results["test_set"]["examples"])}
+        for prefix, scores in (("", results), ("base_", results.get("base") or {})):
+            for metric in self.headline:
+                if metric.path[0] in scores:
+                    low, high = scores["intervals"][metric.name]
+                    name = f"{prefix}{metric.name}"
+                    found |= {name: metric.value(scores), f"{name}_low": low, f"{name}_high": high}
+            found |= {f"{prefix}{name}": value for name, value in scores.get("output_quality", {}).items()}
+        return found
+
+    def figures(self, results: Mapping[str, Any], training_state: Mapping[str, Any] | None) -> dict[str, Figure]:
+        """See :meth:`Task.figures`: the headline, base against fine-tuned, with 95 % intervals."""
+        from plotly.graph_objects import Bar, Figure
+
+        bars = []
+        for title, scores in (("base", results.get("base")), ("fine-tuned", results)):
+            if scores:
+                values = [metric.value(scores) for metric in self.headline]
+                ends = [scores["intervals"][metric.name] for metric in self.headline]
+                whiskers = {
+                    "symmetric": False,
+                    "array": [high - value for value, (_, high) in zip(values, ends, strict=True)],
+                    "arrayminus": [value - low for value, (low, _) in zip(values, ends, strict=True)],
+                }
+                bars.append(Bar(name=title, x=[m.title for m in self.headline], y=values, error_y=whiskers))
+        return {"headline": Figure(bars, {"title": f"{self.title}, n = {results['test_set']['examples']}"})}
+
+    def report(
+        self,
+        results: Mapping[str, Any],
+        predictions: Rows,
+        training_state: Mapping[str, Any] | None,
+        promotion: Mapping[str, Any] | None,
+    ) -> str:
+        """See :meth:`Task.report`: the headline figures, and the first wrong answers."""
+        wrong = [row for row in predictions if not self.is_right(row["gold"], row["prediction"])]
+        scored = [("fine-tuned", results), ("base alone", results.get("base"))]
+        rows = [[title, *(_figure(metric, s) for metric in self.headline)] for title, s in scored if s]
+        examples = [[row["id"], row["input"], row["gold"], row["prediction"]] for row in wrong[:_EXAMPLES]]
+        test_set = results["test_set"]
+        described = f"{test_set['description']}, n = {test_set['examples']:,}; 95 % intervals over documents."
+        title = f"{self.title.capitalize()}: {results['experiment']}"
+        decided = f"Champion: {promotion['decision']} ({promotion['why']})." if promotion else ""
+        return (
+            f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>{_STYLE}"
+            f"<h1>{html.escape(title)}</h1><p>{html.escape(described)}</p>"
+            + _table(["", *(metric.title for metric in self.headline)], rows)
+            + f"<p>{html.escape(decided)}</p><h2>Wrong answers ({len(wrong):,})</h2>"
+            + _table(["id", "input", "expected", "found"], examples)
+        )
+
+    def _scores(self, rows: Rows, *, resamples: int, seed: int) -> dict[str, Any]:
+        import numpy
+
+        from odin_slm.tasks.resampling import Resampling, share
+
+        if not rows:
+            raise PredictionsError("there is no prediction to score.", fix="Run the evaluation pipeline on a test set.")
+        right = self._right(rows)
+        resampling = Resampling(_documents(rows), resamples, seed)
+        unfinished = numpy.array([not row.get("finished", True) for row in rows], dtype=float)
+        faulty = numpy.array([bool(self.faults(row["prediction"])) for row in rows], dtype=float)
+        return {
+            "decoding": rows[0].get("decoding", "free"),
+            "accuracy": float(right[:, 0].mean()),
+            "intervals": {ACCURACY.name: resampling.interval(right, share)},
+            "output_quality": {
+                "parse_failure_rate": float(numpy.maximum(unfinished, faulty).mean()),
+                "unfinished_rate": float(unfinished.mean()),
+                "examples": len(rows),
+            },
+        }
+
+    def _right(self, rows: Rows) -> NDArray[Any]:
+        """Return, for every example, whether it is right, and 1; shape (examples, 2)."""
+        import numpy
+
+        return numpy.array([(self.is_right(row["gold"], row["prediction"]), 1) for row in rows], dtype=float)
+
+
+def _documents(rows: Rows) -> Any:
+    import numpy
+
+    return numpy.unique([row.get("document_id") or row["id"] for row in rows], return_inverse=True)[1]
+
+
+def _figure(metric: Metric, scores: Mapping[str, Any]) -> str:
+    low, high = scores["intervals"][metric.name]
+    return f"{metric.value(scores):.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["".join(f"<th>{html.escape(cell)}</th>" for cell in headers)]
+    lines += ["".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) for row in rows]
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"

@@ -11,7 +11,7 @@ from typing import Any
 from odin_slm.tasks.extraction.confidence_figures import draw_confidence, thresholds
 from odin_slm.tasks.extraction.figures import draw_panels
 from odin_slm.tasks.extraction.format import Extraction, locate, parse
-from odin_slm.tasks.extraction.metrics import ERRORS, KINDS, errors_in, normalise
+from odin_slm.tasks.extraction.metrics import ERRORS, KINDS, RULES, errors_in, normalise
 from odin_slm.tasks.extraction.schema import MEDICAL, Types
 
 _LEVEL = 0.05
@@ -273,16 +273,7 @@ def _comparisons(
 
 
 def _variants(results: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    meanings = {
-        "strict": "relation arguments must carry the right entity types, too",
-        "boundaries": "the types of entities do not count",
-        "collapsed": "Disease and Symptom count as one type; relation arguments carry types",
-        "partial": "half a point for overlapping words, types of entities ignored (SemEval-2013 task 9)",
-        "any_mention": "a concept may be named by any of its surface forms in the document",
-        "with_gold": "only examples in which there is something to find",
-        "seen": "only strings that the training split shows",
-        "unseen": "only strings that the training split never shows",
-    }
+    meanings = {rule.name: rule.meaning for rule in RULES}
     for name, scores in results["variants"].items():
         yield name.replace("_", " "), meanings[name], scores
 

@@ -110,6 +110,8 @@ class ExtractionOptions(BaseModel):
     """Entity types that corpora use for the same strings -> the type that stands for both in the view ``collapsed``."""
     sources: dict[str, SourceOptions] = {}
     """Source -> the types that it annotates, where they are others than its parser says."""
+    metrics: tuple[str, ...] | None = None
+    """Rules to score by beside exact, of odin_slm.tasks.extraction.metrics.rules; null: all of them."""
     default_source: str = ""
     """Source whose types are asked for where a request names none; empty: the one that annotates the most types."""
 

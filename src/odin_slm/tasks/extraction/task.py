@@ -48,6 +48,7 @@ class ExtractionTask(Task):
         types: What outputs may name.
         schemas: Source -> what it annotates.
         chosen_source: Source whose types a request without one asks for; empty for the widest.
+        metrics: Rules to score by beside ``exact``; None for all of them.
     """
 
     name: ClassVar[str] = "extraction"
@@ -62,12 +63,13 @@ class ExtractionTask(Task):
     types: Types = MEDICAL
     schemas: Mapping[str, Schema] = field(default_factory=lambda: SCHEMAS)
     chosen_source: str = ""
+    metrics: tuple[str, ...] | None = None
 
     def __hash__(self) -> int:
-        return hash((self.types, tuple(self.schemas.items()), self.chosen_source))
+        return hash((self.types, tuple(self.schemas.items()), self.chosen_source, self.metrics))
 
     def __getstate__(self) -> dict[str, Any]:  # a mapping proxy cannot be pickled
-        return {"types": self.types, "schemas": dict(self.schemas), "chosen_source": self.chosen_source}
+        return {**self.__dict__, "schemas": dict(self.schemas)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in {**state, "schemas": MappingProxyType(state["schemas"])}.items():
@@ -87,7 +89,14 @@ class ExtractionTask(Task):
         if given.default_source and given.default_source not in schemas:
             known = ", ".join(schemas) or "none"
             raise ValueError(f"default_source: there is no source {given.default_source!r}; there are {known}.")
-        return cls(types, MappingProxyType(schemas), given.default_source)
+        if given.metrics is not None:
+            from odin_slm.tasks.extraction.metrics import RULES
+
+            rules = [rule.name for rule in RULES]
+            for name in given.metrics:
+                if name not in rules:
+                    raise ValueError(f"metrics: there is no rule {name!r}; there are {', '.join(rules)}.")
+        return cls(types, MappingProxyType(schemas), given.default_source, given.metrics)
 
     def options(self) -> dict[str, Any]:
         """See :meth:`Task.options`."""
@@ -102,6 +111,7 @@ class ExtractionTask(Task):
             sources={
                 name: SourceOptions(entities=s.entities, relations=s.relations) for name, s in self.schemas.items()
             },
+            metrics=self.metrics,
             default_source=self.chosen_source,
         ).model_dump(mode="json")
 
@@ -420,6 +430,7 @@ class ExtractionTask(Task):
             resamples=resamples,
             seed=seed,
             types=self.types,
+            rules=self.metrics,
         )
         return {**results, "confidence": assess(predictions, calibrator, self.types)}
 

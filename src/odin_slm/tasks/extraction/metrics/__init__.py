@@ -17,21 +17,22 @@ from odin_slm.tasks.extraction.metrics.items import normalise
 from odin_slm.tasks.extraction.metrics.results import (
     HEADLINE,
     KINDS,
-    Strings,
     difference,
     evaluate,
     micro_f1,
     ratios,
     score,
-    strings_of,
 )
+from odin_slm.tasks.extraction.metrics.rules import RULES, Rule, Strings, strings_of
 from odin_slm.tasks.extraction.metrics.taxonomy import ERRORS, Error, errors_in
 
 __all__ = [
     "ERRORS",
     "HEADLINE",
     "KINDS",
+    "RULES",
     "Error",
+    "Rule",
     "Strings",
     "difference",
     "errors_in",

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy
 
 from odin_slm.core.errors import PredictionsError
-from odin_slm.tasks.extraction.format import read
 from odin_slm.tasks.extraction.metrics import modes
 from odin_slm.tasks.extraction.metrics.items import (
-    Examples,
     Numbers,
     Pair,
-    RelationItem,
     Rows,
-    contained,
     distinct,
-    normalise,
     per_row,
     read_examples,
 )
+from odin_slm.tasks.extraction.metrics.rules import RULES, Compared, Context, Strings, strings_of
 from odin_slm.tasks.extraction.metrics.taxonomy import count_errors
 from odin_slm.tasks.extraction.schema import MEDICAL, Types
 from odin_slm.tasks.resampling import Figure, Resampling, f1, precision, recall, share
@@ -35,26 +30,8 @@ HEADLINE = tuple(f"{kind}_f1_micro" for kind in KINDS)
 """The figures that decide which model is better; the others are reported."""
 
 _LENGTH_BINS = 5
+_MICRO_ORDER = ("precision", "recall", "f1")
 _MICRO: dict[str, Figure] = {"f1": f1, "precision": precision, "recall": recall}
-
-
-@dataclass(frozen=True, slots=True)
-class Strings:
-    """The strings that training has shown, normalised."""
-
-    entities: frozenset[str]
-    relations: frozenset[RelationItem]
-
-
-def strings_of(records: Iterable[Mapping[str, Any]], types: Types = MEDICAL) -> Strings:
-    """Return the entity texts and triples of records' gold outputs."""
-    entities: set[str] = set()
-    relations: set[RelationItem] = set()
-    for record in records:
-        listed, triples, _ = read(record["output"], types)
-        entities.update(normalise(text) for _, text in listed)
-        relations.update((normalise(head), kind, normalise(tail)) for head, kind, tail in triples)
-    return Strings(frozenset(entities), frozenset(relations))
 
 
 def evaluate(
@@ -66,6 +43,7 @@ def evaluate(
     resamples: int = 1000,
     seed: int = 42,
     types: Types = MEDICAL,
+    rules: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """Score a model's predictions and compare them with the base model's on the same examples.
 
@@ -78,6 +56,7 @@ def evaluate(
         resamples: Bootstrap resamples.
         seed: Seed of the bootstrap.
         types: The types that outputs may name.
+        rules: Names of the :data:`~odin_slm.tasks.extraction.metrics.rules.RULES` to score by; None: all of them.
 
     Returns:
         ``evaluation_results``: ``experiment``, ``test_set``, ``training_set``, ``decoding``, everything of
@@ -90,7 +69,7 @@ def evaluate(
         PredictionsError: See :func:`score`.
     """
     seen = strings_of(training_records, types) if training_records else None
-    own = _Model(predictions, resamples, seed, types)
+    own = _Model(predictions, resamples, seed, types, rules)
     results = {
         "experiment": experiment,
         "test_set": test_set_of(predictions),
@@ -98,7 +77,7 @@ def evaluate(
         **own.scores(seen),
     }
     refusal = not_comparable(predictions, base_predictions)
-    base = None if refusal or base_predictions is None else _Model(base_predictions, resamples, seed, types)
+    base = None if refusal or base_predictions is None else _Model(base_predictions, resamples, seed, types, rules)
     results["base"] = base.scores(seen) if base else None
     results["difference"] = own.headline.minus(base.headline) if base else None
     if base and own.free and base.free:
@@ -187,11 +166,13 @@ def ratios(tp: float, fp: float, fn: float) -> dict[str, float]:
 class _Model:
     """One model's predictions, under one decoding or two."""
 
-    def __init__(self, rows: Rows, resamples: int, seed: int, types: Types) -> None:
-        self.headline = _Scorer(rows, resamples, seed, types)
+    def __init__(
+        self, rows: Rows, resamples: int, seed: int, types: Types, rules: Collection[str] | None = None
+    ) -> None:
+        self.headline = _Scorer(rows, resamples, seed, types, rules)
         self._decoding = rows[0].get("decoding", "free")
         both = all("free" in row for row in rows)
-        self.free = _Scorer([{**row, **row["free"]} for row in rows], resamples, seed, types) if both else None
+        self.free = _Scorer([{**row, **row["free"]} for row in rows], resamples, seed, types, rules) if both else None
 
     def scores(self, seen: Strings | None) -> dict[str, Any]:
         """Return the scores of both decodings and their difference."""
@@ -205,9 +186,12 @@ class _Model:
 class _Scorer:
     """One set of predictions, read and counted."""
 
-    def __init__(self, rows: Rows, resamples: int, seed: int, types: Types) -> None:
+    def __init__(
+        self, rows: Rows, resamples: int, seed: int, types: Types, rules: Collection[str] | None = None
+    ) -> None:
         self._examples = read_examples(rows, types)
         self._options = (resamples, seed)
+        self._rules = rules
         self._types = {"entity": types.entities, "relation": types.relations}
         self._resampling = Resampling(self._examples.documents, resamples, seed)
         self._reachable = (
@@ -315,57 +299,27 @@ class _Scorer:
     # Variants
 
     def _variants(self, seen: Strings | None) -> dict[str, dict[str, Any]]:
-        examples, texts = self._examples, self._examples.texts.normalised
-        entities, relations = self.pairs["entity"], self.pairs["relation"]
-        blocks: dict[str, dict[str, tuple[Pair, _Count]]] = {
-            "strict": {"relation": (modes.typed_relations(examples), modes.count)},
-            "boundaries": {"entity": (modes.untyped_entities(examples), modes.count)},
-            "partial": {
-                "entity": (entities, lambda pair: modes.partial_entities(pair, texts, examples.types)),
-                "relation": (relations, lambda pair: modes.partial_relations(pair, texts, examples.types)),
-            },
+        context = Context(self._examples, self.pairs, seen)
+        compared = {
+            rule.name: rule.compare(context) for rule in RULES if self._rules is None or rule.name in self._rules
         }
-        if synonyms := dict(examples.types.synonyms):
-            blocks["collapsed"] = {
-                "entity": (modes.collapsed_entities(examples), modes.count),
-                "relation": (modes.typed_relations(examples, synonyms), modes.count),
-            }
-        if examples.aliases is not None:
-            named = dict(zip(KINDS, modes.any_mention(examples, examples.aliases), strict=True))
-            blocks["any_mention"] = {kind: (pair, modes.count) for kind, pair in named.items()}
-        variants = {
-            name: {f"{kind}_metrics": self._variant(kind, *block) for kind, block in kinds.items()}
-            for name, kinds in blocks.items()
+        return {
+            name: {f"{kind}_metrics": self._variant(kind, one) for kind, one in kinds.items()}
+            for name, kinds in compared.items()
+            if kinds
         }
-        del variants["boundaries"]["entity_metrics"]["by_type"]
-        variants["with_gold"] = {f"{kind}_metrics": self._with_gold(kind) for kind in KINDS}
-        if seen is not None:
-            for name, wanted in (("seen", True), ("unseen", False)):
-                variants[name] = {
-                    f"{kind}_metrics": self._variant(kind, _select(pair, mask == wanted), modes.count, macro=False)
-                    for kind, pair, mask in (
-                        ("entity", entities, _seen_entities(entities, examples, seen)),
-                        ("relation", relations, _seen_relations(relations, examples, seen)),
-                    )
-                }
-        return variants
 
-    def _variant(self, kind: str, pair: Pair, count: _Count, *, macro: bool = True) -> dict[str, Any]:
-        counts = count(pair)
+    def _variant(self, kind: str, compared: Compared) -> dict[str, Any]:
+        counts, chosen = compared.count(compared.pair), compared.chosen
         block: dict[str, Any] = {"micro": {**_total(counts), "f1_interval": self._resampling.interval(counts)}}
-        if macro:
-            block["macro"] = _macro(counts)
-        block["by_type"] = {name: values for name, _, values in _by_type(pair, self._types[kind], count)}
-        return block
-
-    def _with_gold(self, kind: str) -> dict[str, Any]:
-        pair = self.pairs[kind]
-        chosen = per_row(pair.size, pair.gold.rows) > 0
-        block = self._variant(kind, pair.select(chosen[pair.said.rows], chosen[pair.gold.rows]), modes.count)
-        # A mean over no example is 0, as every ratio without a denominator.
-        none = dict.fromkeys(("precision", "recall", "f1"), 0.0)
-        block["macro"] = _macro(self.counts[kind][chosen]) if chosen.any() else none
-        return {**block, "examples": int(chosen.sum())}
+        if compared.macro:
+            averaged = counts if chosen is None else counts[chosen]
+            # A mean over no example is 0, as every ratio without a denominator.
+            block["macro"] = _macro(averaged) if len(averaged) else dict.fromkeys(_MICRO_ORDER, 0.0)
+        if compared.by_type:
+            types = self._types[kind]
+            block["by_type"] = {name: v for name, _, v in _by_type(compared.pair, types, compared.count)}
+        return block if chosen is None else {**block, "examples": int(chosen.sum())}
 
     # Length
 
@@ -435,31 +389,3 @@ def _mean_of(blocks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
         name: sum(block[name] for block in blocks.values()) / len(blocks) if blocks else 0.0
         for name in ("precision", "recall", "f1")
     }
-
-
-# Seen in training
-
-
-def _select(pair: Pair, chosen: Numbers) -> Pair:
-    """Return the pair with those items of which the mask, shape (distinct items,), is true."""
-    return pair.select(chosen[pair.said.items], chosen[pair.gold.items])
-
-
-def _seen_entities(pair: Pair, examples: Examples, seen: Strings) -> Numbers:
-    known: Numbers = numpy.zeros(len(examples.texts.normalised), dtype=bool)
-    known[[number for text in seen.entities if (number := examples.texts.known(text)) >= 0]] = True
-    mask: Numbers = known[pair.heads]
-    return mask
-
-
-def _seen_relations(pair: Pair, examples: Examples, seen: Strings) -> Numbers:
-    number, relation_types = examples.texts.known, examples.types.relations
-    triples = [(number(head), relation_types.index(kind), number(tail)) for head, kind, tail in seen.relations]
-    width = len(examples.texts.normalised) + 1
-
-    def code(heads: Numbers, kinds: Numbers, tails: Numbers) -> Numbers:
-        result: Numbers = (heads * len(relation_types) + kinds) * width + tails
-        return result
-
-    possible = numpy.array([t for t in triples if t[0] >= 0 and t[2] >= 0], dtype=numpy.int64).reshape(-1, 3)
-    return contained(code(pair.heads, pair.kinds, pair.tails), numpy.sort(code(*possible.T)))

@@ -70,19 +70,21 @@ def assign_splits(
     Returns:
         Document id -> placement, in the order of ``documents``.
     """
+    from scipy.cluster.hierarchy import DisjointSet
+
     by_id = {document.id: document for document in documents}
-    sets = _DisjointSets(by_id)
+    sets = DisjointSet(by_id)
     for same in _by_pmid(documents).values():
         for other in same[1:]:
-            sets.union(same[0], other)
+            sets.merge(same[0], other)
     ids = [document.id for document in documents]
     texts = [document.text for document in documents]
     for left, right, _ in near_duplicates(texts, ids, threshold=near_duplicate, seed=seed):
-        sets.union(ids[left], ids[right])
+        sets.merge(ids[left], ids[right])
 
     members: dict[str, list[str]] = defaultdict(list)
     for document in documents:
-        members[sets.find(document.id)].append(document.id)
+        members[sets[document.id]].append(document.id)
 
     placements: dict[str, Placement] = {}
     for together in members.values():
@@ -263,21 +265,3 @@ def _shingles(text: str) -> set[str]:
 
 def _jaccard(left: set[str], right: set[str]) -> float:
     return len(left & right) / len(left | right)
-
-
-class _DisjointSets:
-    """Union-find over keys; the root of a set is its first key in insertion order."""
-
-    def __init__(self, keys: Iterable[str]) -> None:
-        self._parent = {key: key for key in keys}
-        self._rank = {key: position for position, key in enumerate(self._parent)}
-
-    def find(self, key: str) -> str:
-        while self._parent[key] != key:
-            self._parent[key] = self._parent[self._parent[key]]
-            key = self._parent[key]
-        return key
-
-    def union(self, left: str, right: str) -> None:
-        first, second = sorted((self.find(left), self.find(right)), key=self._rank.__getitem__)
-        self._parent[second] = first

@@ -33,7 +33,8 @@ from odin_slm.inference.onednn_linear import prepack
 from odin_slm.models.base_model import load_model, load_tokenizer, resolve_base_model
 from odin_slm.models.tokens import prompt_ids, token_counter
 from odin_slm.pipelines.ingestion.nodes import write_records
-from odin_slm.tasks.extraction.grammar import Grammar
+from odin_slm.tasks import Grammar
+from odin_slm.tasks.extraction.task import ExtractionTask
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 3
@@ -55,7 +56,7 @@ def main() -> None:
     rows = records(count, base)
     prompts = [render_prompt(row["instruction"], row["input"]) for row in rows]
     some = prompts[::EVERY]
-    grammars = [Grammar.of(row["instruction"], row["input"]) for row in rows]
+    grammars = [ExtractionTask().grammar(row["instruction"], row["input"]) for row in rows]
     budget = math.ceil(max(token_counter(base)([row["output"] for row in rows])) * 1.25) + 16
     model, tokenizer = load_model(base), load_tokenizer(base)
     prepacked = prepack(load_model(base).eval())

@@ -35,9 +35,10 @@ from odin_slm.corpora.synthetic import generate as write_documents
 from odin_slm.inference import generation
 from odin_slm.inference import vllm as vllm_generation
 from odin_slm.inference.generation import Generation
-from odin_slm.inference.reading import Task
+from odin_slm.inference.reading import Question
 from odin_slm.models.base_model import BaseModel, load_tokenizer, resolve_base_model
 from odin_slm.serving.vllm import VllmEngine, VllmServerEngine
+from odin_slm.tasks.extraction.task import ExtractionTask
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGET = 200
@@ -120,7 +121,11 @@ def main() -> None:
     base = resolve_base_model(given.model, root=ROOT)
     adapter = None if given.server else given.adapter
     texts = list(dict.fromkeys(document.text for document in write_documents(4 * given.count, 4, corpus="ade")))
-    tasks = [Task(text, "ade", bool(number % 2)) for number, text in enumerate(texts[: given.count])]
+    task = ExtractionTask()
+    tasks = [
+        Question(text, task.instruction("ade"), task if number % 2 else None)
+        for number, text in enumerate(texts[: given.count])
+    ]
     asked = {
         "prompts": [task.prompt for task in tasks],
         "grammars": [task.grammar for task in tasks],

@@ -6,6 +6,8 @@ from typing import Any
 
 from odin_slm.core.document import Document
 from odin_slm.core.record import Record
+from odin_slm.inference.reading import Question
+from odin_slm.tasks.extraction.grammar import ExtractionGrammar
 from odin_slm.tasks.extraction.task import ExtractionTask
 
 TASK = ExtractionTask()
@@ -15,3 +17,13 @@ def make_record(document: Document, **options: Any) -> Record:
     """Return the record of a document, asked for what its corpus annotates."""
     (record,) = TASK.records(document, TASK.instruction(document.source), **options)
     return record
+
+
+def grammar(instruction: str, text: str) -> ExtractionGrammar:
+    """Return the grammar that holds an output to its text."""
+    return TASK.grammar(instruction, text)
+
+
+def question(text: str, source: str = "biored", *, constrained: bool = True) -> Question:
+    """Ask for what a source annotates."""
+    return Question(text, TASK.instruction(source), TASK if constrained else None)

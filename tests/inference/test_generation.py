@@ -16,14 +16,16 @@ import numpy
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from extraction_values import grammar
 from odin_slm.core.errors import AdapterError, GrammarError, RecordTooLongError
 from odin_slm.core.record import render_prompt
+from odin_slm.inference.constraint import Constraint, Vocabulary, next_phase
 from odin_slm.inference.generation import Generator, generate, line_scores, progress
 from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer
 from odin_slm.models.tokens import completion_ids, line_break_counter, prompt_ids
 from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, instruction_for, parse, render
-from odin_slm.tasks.extraction.grammar import Constraint, Grammar, Vocabulary, complete_lines, reachable, up_to_circles
-from odin_slm.tasks.extraction.schema import SCHEMAS, SIGNATURES
+from odin_slm.tasks.extraction.grammar import ExtractionGrammar
+from odin_slm.tasks.extraction.schema import MEDICAL, SCHEMAS
 
 ADE = instruction_for(SCHEMAS["ade"])
 SYNTHETIC = instruction_for(SCHEMAS["synthetic"])
@@ -35,7 +37,7 @@ TEXTS = [
     "A tab\there, a break\nthere, a back\\slash and an arrow --[causes]--> in one text about naproxen.",
 ]
 PROMPTS = [render_prompt(SYNTHETIC, text) for text in TEXTS]
-GRAMMARS = [Grammar.of(SYNTHETIC, text) for text in TEXTS]
+GRAMMARS = [grammar(SYNTHETIC, text) for text in TEXTS]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +97,7 @@ def test_rows_that_join_a_batch_get_what_they_would_get_alone(base: BaseModel) -
 
 
 @pytest.mark.parametrize("grammars", [None, GRAMMARS], ids=["free", "constrained"])
-def test_a_batch_writes_what_single_prompts_get(base: BaseModel, grammars: list[Grammar] | None) -> None:
+def test_a_batch_writes_what_single_prompts_get(base: BaseModel, grammars: list[ExtractionGrammar] | None) -> None:
     together = write(base, grammars=grammars, batch_size=5)
     assert write(base, grammars=grammars, batch_size=1) == together
     assert write(base, grammars=grammars, batch_size=2) == together
@@ -211,7 +213,7 @@ def test_an_output_that_the_budget_cuts_is_not_finished(base: BaseModel) -> None
 
 
 def test_the_end_token_ends_an_output_and_is_no_part_of_it(base: BaseModel) -> None:
-    nothing = Grammar("  ")  # a text without words: only one output is possible
+    nothing = ExtractionGrammar("  ")  # a text without words: only one output is possible
     text = "### Entities:\nNone\n\n### Relations:\nNone"
     tokens = len(completion_ids(load_tokenizer(base), text)) - 1
     [(output, finished, count)] = write(base, prompts=PROMPTS[:1], grammars=[nothing], max_new_tokens=400)
@@ -220,7 +222,9 @@ def test_the_end_token_ends_an_output_and_is_no_part_of_it(base: BaseModel) -> N
 
 
 @pytest.mark.parametrize("grammars", [None, GRAMMARS], ids=["free", "constrained"])
-def test_lines_carry_the_log_probability_of_their_tokens(base: BaseModel, grammars: list[Grammar] | None) -> None:
+def test_lines_carry_the_log_probability_of_their_tokens(
+    base: BaseModel, grammars: list[ExtractionGrammar] | None
+) -> None:
     """Against one forward pass over prompt and output."""
     import torch
 
@@ -263,9 +267,13 @@ def test_line_scores_add_up_tokens_where_they_begin(base: BaseModel) -> None:
 
 def test_a_text_is_cut_where_it_runs_in_circles() -> None:
     circle = "### Entities:\n1. [Drug] a\n2. [Drug] a\n3. [Drug] a\n"
-    assert up_to_circles(circle + "4. [Drug] a\n") == circle
-    assert up_to_circles(circle[:-1]) is None
-    assert up_to_circles("a\n\n\n\n\n") is None
+    heading = "\n### Relations:\n"
+    text, lark, closed = next_phase(grammar(SYNTHETIC, "a"), 0, circle + "4. [Drug] a\n")
+    assert (text, closed) == (circle + heading, False)
+    assert "None" in lark
+    assert next_phase(grammar(SYNTHETIC, "a"), 0, circle[:-1]) == (circle[:-1], "", False)
+    related = circle + heading + "1. a --[causes]--> b\n2. a --[causes]--> b\n3. a --[causes]--> b"
+    assert next_phase(grammar(SYNTHETIC, "a b"), 1, related + "\n4. a", len(circle)) == (related, "", True)
 
 
 def test_a_prompt_near_the_end_of_the_context_leaves_less_room(base: BaseModel) -> None:
@@ -298,7 +306,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("grammars", [None, GRAMMARS], ids=["free", "constrained"])
 def test_a_killed_generation_goes_on_where_it_stopped(
-    base: BaseModel, tmp_path: Path, grammars: list[Grammar] | None
+    base: BaseModel, tmp_path: Path, grammars: list[ExtractionGrammar] | None
 ) -> None:
     journal = tmp_path / "work.jsonl"
     job = {"prompts": PROMPTS * 5, "grammars": grammars and GRAMMARS * 5}
@@ -407,9 +415,13 @@ def test_an_adapter_that_does_not_fit_is_refused(
 # What the grammar allows
 
 
+def accepts(text: str, output: str, instruction: str) -> bool:
+    return grammar(instruction, text).accepts(output)
+
+
 def assert_held(text: str, output: str, instruction: str) -> None:
     """What constrained decoding promises."""
-    schema = Grammar.of(instruction, text).schema
+    schema = grammar(instruction, text).schema
     parsed = parse(output)
     assert parsed.well_formed, output
     types: dict[str, set[str]] = {}
@@ -422,13 +434,13 @@ def assert_held(text: str, output: str, instruction: str) -> None:
         assert relation.type in schema.relations
         assert relation.head != relation.tail
         pairs = {(head, tail) for head in types[relation.head] for tail in types[relation.tail]}
-        assert pairs & SIGNATURES[relation.type]
+        assert pairs & MEDICAL.legal[relation.type]
 
 
 @pytest.mark.parametrize("source", SCHEMAS)
 def test_random_weights_write_only_what_is_promised(base: BaseModel, adapter: Path, source: str) -> None:
     instruction = instruction_for(SCHEMAS[source])
-    grammars = [Grammar.of(instruction, text) for text in TEXTS]
+    grammars = [grammar(instruction, text) for text in TEXTS]
     prompts = [render_prompt(instruction, text) for text in TEXTS]
     for limit in (7, 120):
         outputs = generate(base, adapter, prompts, batch_size=8, max_new_tokens=limit, grammars=grammars)
@@ -442,7 +454,7 @@ def test_any_allowed_tokens_make_only_what_is_promised(vocabulary: Vocabulary, s
     """Choose among the allowed tokens by chance, as no model would."""
     rng = random.Random(seed)
     text, instruction = rng.choice(TEXTS), rng.choice([ADE, SYNTHETIC])
-    constraint = Constraint(vocabulary, Grammar.of(instruction, text))
+    constraint = Constraint(vocabulary, grammar(instruction, text))
     end = vocabulary.tokens.eos_token
     finished = False
     for _ in range(rng.choice([20, 200, 600])):
@@ -455,7 +467,7 @@ def test_any_allowed_tokens_make_only_what_is_promised(vocabulary: Vocabulary, s
         if constraint.closed:
             finished = True
             break
-    assert_held(text, constraint.text if finished else complete_lines(constraint.text), instruction)
+    assert_held(text, constraint.text if finished else constraint.complete_text, instruction)
 
 
 GOLD = Extraction(
@@ -538,8 +550,8 @@ def output(entities: Sequence[tuple[str, str]], relations: Sequence[tuple[str, s
         (TEXTS[0], "", False),
     ],
 )
-def test_reachable(text: str, said: str, expected: bool) -> None:
-    assert reachable(text, said, SYNTHETIC) is expected
+def test_what_the_grammar_accepts(text: str, said: str, expected: bool) -> None:
+    assert accepts(text, said, SYNTHETIC) is expected
 
 
 def test_names_may_hold_any_character_that_the_format_does_not_escape() -> None:
@@ -549,14 +561,14 @@ def test_names_may_hold_any_character_that_the_format_does_not_escape() -> None:
             continue
         drug, symptom = f"a{character}b", f"c{character}d"
         said = output([("Drug", drug), ("Symptom", symptom)], [(drug, "causes", symptom)])
-        assert reachable(f"Then {drug} and {symptom}.", said, SYNTHETIC), hex(ord(character))
+        assert accepts(f"Then {drug} and {symptom}.", said, SYNTHETIC), hex(ord(character))
 
 
-def test_only_types_that_the_instruction_names_are_reachable() -> None:
+def test_only_types_that_the_instruction_names_are_accepted() -> None:
     disease = output([("Disease", "nausea")])
-    assert reachable(TEXTS[0], disease, instruction_for(SCHEMAS["bc5cdr"]))
-    assert not reachable(TEXTS[0], disease, ADE)
-    assert reachable(TEXTS[0], disease, "List what you find.")  # unknown wording: the whole closed sets
+    assert accepts(TEXTS[0], disease, instruction_for(SCHEMAS["bc5cdr"]))
+    assert not accepts(TEXTS[0], disease, ADE)
+    assert accepts(TEXTS[0], disease, "List what you find.")  # unknown wording: the whole closed sets
     treats = output([("Drug", "Aspirin"), ("Symptom", "nausea")], [("Aspirin", "treats", "nausea")])
-    assert reachable(TEXTS[0], treats, SYNTHETIC)
-    assert not reachable(TEXTS[0], treats, ADE)
+    assert accepts(TEXTS[0], treats, SYNTHETIC)
+    assert not accepts(TEXTS[0], treats, ADE)

@@ -8,49 +8,56 @@ from typing import Any
 
 import pytest
 
+from extraction_values import TASK, question
 from odin_slm.core.errors import GrammarError, OdinError, RecordTooLongError
 from odin_slm.inference import reading as extraction
-from odin_slm.inference.reading import DocumentExtraction, Extractor
+from odin_slm.inference.reading import DocumentExtraction, Reader
 from odin_slm.models.base_model import BaseModel, model_digest
-from odin_slm.tasks.extraction.grammar import Grammar
-from odin_slm.tasks.extraction.schema import Schema
+from odin_slm.tasks.extraction.grammar import ExtractionGrammar
 
 SENTENCES = [f"Patient {n} took enalapril and aspirin, then had a cough, fever and rash." for n in range(12)]
 
 
-def extractor(base: Path, **options: Any) -> Extractor:
-    given = {"schema": "all", "constrained": True, "batch_size": 4, "max_new_tokens": 48, "window_tokens": 128}
-    return Extractor(BaseModel("tiny", base), None, **{**given, "overlap": 1, **options})
+def extractor(base: Path, **options: Any) -> Reader:
+    given = {
+        "task": TASK,
+        "source": "all",
+        "constrained": True,
+        "batch_size": 4,
+        "max_new_tokens": 48,
+        "window_tokens": 128,
+    }
+    return Reader(BaseModel("tiny", base), None, **{**given, "overlap": 1, **options})
 
 
 @pytest.fixture(scope="module")
-def reader(tiny_base: Path) -> Extractor:
+def reader(tiny_base: Path) -> Reader:
     return extractor(tiny_base)
 
 
-def test_a_long_document_is_read_in_windows_and_every_offset_fits(reader: Extractor) -> None:
+def test_a_long_document_is_read_in_windows_and_every_offset_fits(reader: Reader) -> None:
     text = " ".join(SENTENCES)
     (found,) = reader.extract([text])
     assert isinstance(found, DocumentExtraction)
     assert len(found.windows) > 2
     assert (found.windows[0].begin, found.windows[-1].end) == (0, len(text))
-    assert found.grounded.entities, "held to the text, even random weights name something"
-    for entity in found.grounded.entities:
+    assert found.reading.entities, "held to the text, even random weights name something"
+    for entity in found.reading.entities:
         assert entity.occurrences
         assert all(text[o.begin : o.end] == o.text for o in entity.occurrences)
 
 
-def test_what_a_document_gives_does_not_depend_on_its_neighbours(reader: Extractor) -> None:
+def test_what_a_document_gives_does_not_depend_on_its_neighbours(reader: Reader) -> None:
     together = reader.extract(SENTENCES[:5])
     assert [reader.extract([text])[0] for text in SENTENCES[:5]] == together
 
 
-def test_a_fault_costs_one_document(reader: Extractor, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lark(self: Grammar) -> str:
+def test_a_fault_costs_one_document(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lark(self: ExtractionGrammar) -> str:
         return "start: nonsense" if "Patient 1 " in self.text else original(self)
 
-    original = Grammar.entities_lark
-    monkeypatch.setattr(Grammar, "entities_lark", lark)
+    original = ExtractionGrammar.lark
+    monkeypatch.setattr(ExtractionGrammar, "lark", lark)
     seen: list[int] = []
     found = reader.extract([SENTENCES[0], " \n", SENTENCES[1], "half \ud800", SENTENCES[2]], seen.append)
     assert [isinstance(one, DocumentExtraction) for one in found] == [True, False, False, False, True]
@@ -63,7 +70,7 @@ def test_a_fault_costs_one_document(reader: Extractor, monkeypatch: pytest.Monke
 def test_free_decoding_is_offered(tiny_base: Path) -> None:
     (found,) = extractor(tiny_base, constrained=False).extract([SENTENCES[0]])
     assert isinstance(found, DocumentExtraction)
-    assert found.grounded.malformed > 0, "random weights do not follow the format by themselves"
+    assert found.reading.malformed > 0, "random weights do not follow the format by themselves"
 
 
 def test_a_context_without_room_is_refused(tiny_base: Path) -> None:
@@ -72,9 +79,9 @@ def test_a_context_without_room_is_refused(tiny_base: Path) -> None:
 
 
 def test_every_schema_that_can_be_asked_for_has_a_prompt() -> None:
-    prompts = {extraction.Task("x", name).prompt for name in extraction.REQUEST_SCHEMAS}
+    prompts = {question("x", name).prompt for name in TASK.sources}
     assert all(prompt.startswith("### Instruction:\nExtract entities: Drug") for prompt in prompts)
-    assert extraction.REQUEST_SCHEMAS["ade"] == Schema(("Drug", "Symptom"), ("causes",))
+    assert TASK.describe_source("ade") == {"entities": ["Drug", "Symptom"], "relations": ["causes"]}
 
 
 def test_the_digest_is_of_the_content(tiny_base: Path, tmp_path: Path) -> None:

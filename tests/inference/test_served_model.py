@@ -10,6 +10,7 @@ import mlflow
 import pandas
 import pytest
 
+from extraction_values import TASK
 from inference.test_generation import make_adapter
 from odin_slm.core.errors import ExtractionError, OdinError, ServingError
 from odin_slm.inference.packaged_model import PackagedModel
@@ -66,7 +67,7 @@ def test_a_release_carries_its_base(adapter: Path, tiny_base: Path, tmp_path: Pa
 def test_a_packaged_model_reads_one_text_and_names_what_it_cannot_read(tiny_base: Path) -> None:
     instructions = {"ade": instruction_for(SCHEMAS["ade"])}
     base = BaseModel("tiny", tiny_base)
-    model = PackagedModel(ServedModel("tiny", base, None, "", 0.0, instructions=instructions, schema="ade"))
+    model = PackagedModel(ServedModel("tiny", base, None, "", 0.0, TASK, instructions=instructions, schema="ade"))
     text = "Aspirin caused a rash."
     assert model.predict(text, {"max_new_tokens": 8}).equals(model.predict([text], {"max_new_tokens": 8}))
     for texts, options, where in (

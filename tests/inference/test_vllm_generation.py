@@ -10,14 +10,16 @@ from typing import Any
 import numpy
 import pytest
 
+from extraction_values import grammar
 from odin_slm.core.errors import AdapterError, BackendError
 from odin_slm.core.record import render_prompt
+from odin_slm.inference.constraint import Vocabulary
 from odin_slm.inference.generation import Generation, generate, prompt_rows
 from odin_slm.inference.vllm import Answer, Output, Request, _rank, answer_of, write
 from odin_slm.inference.vllm import generate as generate_by_vllm
 from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer, resolve_base_model
 from odin_slm.tasks.extraction.format import instruction_for
-from odin_slm.tasks.extraction.grammar import Grammar, Vocabulary
+from odin_slm.tasks.extraction.grammar import ExtractionGrammar
 from odin_slm.tasks.extraction.schema import SCHEMAS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +30,7 @@ TEXTS = [
     "We saw no harm.",
 ]
 PROMPTS = [render_prompt(INSTRUCTION, text) for text in TEXTS]
-GRAMMARS = [Grammar.of(INSTRUCTION, text) for text in TEXTS]
+GRAMMARS = [grammar(INSTRUCTION, text) for text in TEXTS]
 
 
 class Reference:
@@ -96,7 +98,7 @@ def embedded() -> BaseModel:
 @pytest.mark.parametrize("limit", [9, 60])
 @pytest.mark.parametrize("grammars", [[None] * 3, GRAMMARS], ids=["free", "constrained"])
 def test_two_requests_give_what_our_own_decoding_gives(
-    embedded: BaseModel, grammars: list[Grammar | None], limit: int
+    embedded: BaseModel, grammars: list[ExtractionGrammar | None], limit: int
 ) -> None:
     reference = Reference(embedded)
     found = write(outputs(reference.tokenizer, limit), grammars, reference, reference.tokenizer)
@@ -111,7 +113,7 @@ def test_the_second_request_continues_the_first_and_names_the_listed_entities(em
     reference = Reference(embedded)
     write(outputs(reference.tokenizer, 60), GRAMMARS, reference, reference.tokenizer)
     first, second = reference.asked[:3], reference.asked[3:]
-    assert [request.lark for request in first] == [grammar.entities_lark() for grammar in GRAMMARS]
+    assert [request.lark for request in first] == [grammar.lark() for grammar in GRAMMARS]
     assert len(second) == 3
     for one, two in zip(first, second, strict=True):
         assert two.tokens[: len(one.tokens)] == one.tokens

@@ -17,7 +17,7 @@ from kedro.io import DatasetError
 
 from odin_slm.core.document import GivenDocument
 from odin_slm.datasets.documents import DocumentsDataset, ExtractionShardsDataset
-from odin_slm.inference.reading import Extractor
+from odin_slm.inference.reading import Reader
 
 TEXTS = [f"Patient {n} took enalapril 😀 and then had a cough, fever and rash." for n in range(7)]
 PUBMED = """<?xml version="1.0" encoding="UTF-8"?>
@@ -166,7 +166,7 @@ def test_a_job_that_was_killed_goes_on_and_ends_in_the_same_files(
 ) -> None:
     documents = jsonl(tmp_path / "notes.jsonl")
     whole = contents(extract(documents, "whole"))
-    original, calls = Extractor.extract, 0
+    original, calls = Reader.extract, 0
 
     def dies(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
@@ -175,7 +175,7 @@ def test_a_job_that_was_killed_goes_on_and_ends_in_the_same_files(
             raise KeyboardInterrupt
         return original(*arguments, **options)
 
-    monkeypatch.setattr(Extractor, "extract", dies)
+    monkeypatch.setattr(Reader, "extract", dies)
     with pytest.raises(KeyboardInterrupt):
         extract(documents, "killed")
     assert calls == 3

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import release_values as values
+from extraction_values import TASK
 from odin_slm.dataprep.quality import assess
 from odin_slm.hub.licensing import base_terms
 from odin_slm.release.cards import (
@@ -19,7 +20,6 @@ from odin_slm.release.cards import (
     read_front_matter,
 )
 from odin_slm.release.checks import validate_card
-from odin_slm.tasks.extraction.format import SHARED_INSTRUCTION
 from odin_slm.tasks.extraction.metrics import evaluate
 
 
@@ -135,7 +135,7 @@ def test_the_reports_of_the_other_pipelines_fill_a_card() -> None:
     base = [{**row, "prediction": "nothing useful"} for row in rows]
     results = evaluate(rows, base, parts["train"], experiment="demo", resamples=20)
     leaks: dict[str, list[Any]] = {"exact_inputs": [], "pmids": [], "near_duplicates": []}
-    quality = assess(parts, leaks, profile="exploration")
+    quality = assess(parts, leaks, TASK, profile="exploration")
     card = model_card(_model_facts(results=results, quality=quality))
     assert validate_card(read_front_matter(card), "model") == []
     assert "| fine-tuned | 1.000 | 1.000 |" in card
@@ -161,7 +161,7 @@ def test_the_prompt_of_the_snippet_is_the_one_of_training() -> None:
     assert "Extract entities: Drug, Symptom. Relations: causes." in model_card(_model_facts())
     parts = values.splits(synthetic=True)
     shared = model_card(_model_facts(manifest=values.manifest(parts, synthetic=True, instruction="shared")))
-    assert SHARED_INSTRUCTION in shared
+    assert TASK.shared_instruction in shared
     assert "Extract entities: Drug, Symptom. Relations: causes." not in shared
 
 

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 import release_values as values
+from extraction_values import TASK
 from odin_slm.config.parameters import PublishingParams
 from odin_slm.core.errors import ReleaseError
 from odin_slm.release.gates import Gate, card_gate, data_gate, model_gate, pass_gates
@@ -21,6 +22,7 @@ def judged(**changes: Any) -> Gate:
         "maximum_parse_failure_rate": 0.1,
         "promotion": None,
         "replayed": [{"id": "a", "reproduced": True}],
+        "task": TASK,
     }
     results = changes.pop("results", values.evaluation_results(synthetic=True))
     return model_gate(results, **{**options, **changes})

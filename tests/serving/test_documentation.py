@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from prometheus_client import Gauge
 
 from conftest import ROOT
-from odin_slm.inference.reading import REQUEST_SCHEMAS
+from extraction_values import TASK
 from odin_slm.inference.served_model import ServedModel
 from odin_slm.models.base_model import BaseModel
-from odin_slm.serving import schemas as messages
+from odin_slm.serving import api_schemas
 from odin_slm.serving.__main__ import build
 from odin_slm.serving.metrics import Metrics
 from odin_slm.serving.middleware import WORDS
 from odin_slm.serving.settings import ApiKeys, ServingSettings
+from odin_slm.tasks.extraction.answer import Occurrence
 
 
 def document(name: str) -> str:
@@ -39,7 +40,7 @@ def code(cell: str) -> str:
 @pytest.fixture(scope="module")
 def metrics() -> Metrics:
     scores = {"entity_f1_micro": 0.1, "relation_f1_micro": 0.1}
-    return Metrics(ServedModel("x", BaseModel("y"), None, "sha256:0", 0.0, scores), 1)
+    return Metrics(ServedModel("x", BaseModel("y"), None, "sha256:0", 0.0, TASK, scores), 1)
 
 
 def test_every_setting_is_described_and_no_other() -> None:
@@ -94,7 +95,7 @@ def test_the_api_is_described(tiny_base: Path) -> None:
 
     model = resolve_model(str(tiny_base), root=tiny_base.parent)
     app = build(ServingSettings(max_new_tokens=32, decoders="threads"), ApiKeys(), model)
-    text = document("api.md")
+    text, api = document("api.md"), api_schemas.api_of(model)
     operations = {
         f"{method.upper()} {path}" for path, item in app.openapi()["paths"].items() for method in item if method != "x"
     }
@@ -107,10 +108,11 @@ def test_the_api_is_described(tiny_base: Path) -> None:
     }
     assert errors == WORDS
     named = {code(row[0]) for row in rows}
-    fields = {field.alias or name for name, field in messages.PredictRequest.model_fields.items()}
-    assert fields | set(messages.Prediction.model_fields) <= named
+    fields = {field.alias or name for name, field in api.predict_request.model_fields.items()}
+    assert fields | set(get_args(api.predict_response.model_fields["results"].annotation)[0].model_fields) <= named
     asked = next(row for row in rows if code(row[0]) == "schema")
-    assert re.findall(r"`(\w+)`", asked[1]) == list(REQUEST_SCHEMAS)
-    for name in ("PredictResponse", "ExtractResponse", "Window", "Occurrence", "ErrorBody"):
-        for field in getattr(messages, name).model_fields:
-            assert f"`{field}`" in text or f'"{field}"' in text, f"{name}.{field}"
+    assert re.findall(r"`(\w+)`", asked[1]) == list(model.task.sources)
+    answers = (api.predict_response, api.extract_response, api_schemas.Window, Occurrence, api_schemas.ErrorBody)
+    for answer in answers:
+        for field in answer.model_fields:
+            assert f"`{field}`" in text or f'"{field}"' in text, f"{answer.__name__}.{field}"

@@ -18,14 +18,15 @@ import httpx
 import psutil
 import pytest
 
+from extraction_values import TASK
 from odin_slm.core import errors
 from odin_slm.models.base_model import BaseModel, load_tokenizer
 from odin_slm.serving import processes
 from odin_slm.serving.__main__ import _in_processes
-from odin_slm.serving.schemas import EXAMPLE
 from odin_slm.serving.settings import ServingSettings
 from serving_service import metric, service, service_process, wait_for
 
+EXAMPLE = TASK.example
 TEXTS = [f"{EXAMPLE} Case {number}." for number in range(12)]
 
 

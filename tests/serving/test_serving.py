@@ -27,22 +27,23 @@ import pytest
 from click.testing import CliRunner
 
 from conftest import ROOT
+from extraction_values import TASK, question
 from odin_slm.core.errors import ServingError
 from odin_slm.inference.generation import Generator
-from odin_slm.inference.reading import Task, TokenBudget
+from odin_slm.inference.reading import TokenBudget
 from odin_slm.inference.served_model import resolve_model
 from odin_slm.serving.__main__ import build, main
 from odin_slm.serving.engine import LocalEngine
 from odin_slm.serving.logs import text_hash
 from odin_slm.serving.metrics import Metrics
 from odin_slm.serving.middleware import RateLimit
-from odin_slm.serving.schemas import EXAMPLE
 from odin_slm.serving.settings import ApiKeys, ServingSettings, hash_key
 from odin_slm.serving.tracing import trace
-from odin_slm.tasks.extraction.grammar import Grammar
+from odin_slm.tasks.extraction.grammar import ExtractionGrammar
 from serving_service import SMALL, metric, running, service, service_process, wait_for
 
 LONG = " ".join(f"Patient {n} took enalapril 😀 and aspirin, then had a cough, fever and rash." for n in range(8))
+EXAMPLE = TASK.example
 KEY = "k" * 43
 
 
@@ -185,9 +186,9 @@ def test_other_errors_have_the_same_form(client: httpx.Client) -> None:
 def test_a_text_without_grammar_is_refused_and_its_neighbours_are_not(
     tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Grammar.entities_lark
+    original = ExtractionGrammar.lark
     monkeypatch.setattr(
-        Grammar, "entities_lark", lambda self: "start: nonsense" if "bad" in self.text else original(self)
+        ExtractionGrammar, "lark", lambda self: "start: nonsense" if "bad" in self.text else original(self)
     )
     with service(tiny_base, workers=1, batch_wait_ms=200) as client, ThreadPoolExecutor(4) as pool:
         texts = [EXAMPLE, "bad text", f"{EXAMPLE} Again."]
@@ -394,7 +395,7 @@ def test_a_row_that_nobody_waits_for_leaves_its_batch(tiny_base: Path) -> None:
         tokens += 1
         return tokens < 5
 
-    tasks, seen = [Task(EXAMPLE), Task(f"{EXAMPLE} Again.")], []
+    tasks, seen = [question(EXAMPLE), question(f"{EXAMPLE} Again.")], []
     rows = generator.rows(
         [task.prompt for task in tasks],
         max_new_tokens=30,
@@ -450,7 +451,7 @@ def test_a_batch_that_never_ends_keeps_nothing_of_those_that_left(tiny_base: Pat
         engine.start()
         asked: deque[asyncio.Task[Any]] = deque()
         for number in range(100):
-            asked.append(asyncio.create_task(engine.write([Task(EXAMPLE)], timeout=60)))
+            asked.append(asyncio.create_task(engine.write([question(EXAMPLE)], timeout=60)))
             while generator.begun <= number and not asked[-1].done():
                 await asyncio.sleep(0.001)
             if len(asked) > 1:  # the one before keeps the batch under way

@@ -18,10 +18,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from extraction_values import question
 from inference.test_vllm_generation import Reference
 from odin_slm.core.errors import GrammarError, RecordTooLongError
+from odin_slm.inference.constraint import Vocabulary
 from odin_slm.inference.generation import Generator
-from odin_slm.inference.reading import Task
+from odin_slm.inference.reading import Question
 from odin_slm.inference.served_model import resolve_model
 from odin_slm.inference.vllm import Answer, AsyncVllm, Request
 from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer
@@ -30,9 +32,8 @@ from odin_slm.serving.engine import QueueFullError, UnavailableError
 from odin_slm.serving.metrics import Metrics
 from odin_slm.serving.vllm import VllmEngine, VllmServerEngine
 from odin_slm.tasks.extraction.format import parse
-from odin_slm.tasks.extraction.grammar import Vocabulary
 
-TASKS = [Task(f"Case {n}: cough and rash followed enalapril.") for n in range(3)]
+TASKS = [question(f"Case {n}: cough and rash followed enalapril.") for n in range(3)]
 
 
 class Server(ThreadingHTTPServer):
@@ -111,7 +112,7 @@ def metrics(tiny_base: Path) -> Metrics:
     return Metrics(resolve_model(str(tiny_base), root=tiny_base.parent), 4)
 
 
-def ask(server: Server, metrics: Metrics, tasks: list[Task], timeout: float = 60, budget: int = 60) -> Any:
+def ask(server: Server, metrics: Metrics, tasks: list[Question], timeout: float = 60, budget: int = 60) -> Any:
     async def once() -> Any:
         address = f"http://127.0.0.1:{server.server_port}/"
         engine = VllmServerEngine(address, "odin", metrics, queue_size=4, max_new_tokens=budget)
@@ -137,7 +138,7 @@ def test_constrained_outputs_take_both_phases(server: Server, metrics: Metrics, 
 
 
 def test_free_outputs_equal_those_of_the_local_engine(server: Server, metrics: Metrics, tiny_base: Path) -> None:
-    tasks = [Task(task.text, constrained=False) for task in TASKS]
+    tasks = [question(one.text, constrained=False) for one in TASKS]
     seen: list[Any] = []
     generator = Generator(BaseModel("tiny", tiny_base))
     generator.write_all(generator.rows([t.prompt for t in tasks], max_new_tokens=20), seen.append, 4)
@@ -190,7 +191,7 @@ class InPlace:
         self.closed = True
 
 
-def ask_in_place(vllm: Any, metrics: Metrics, tasks: list[Task], budget: int = 40) -> Any:
+def ask_in_place(vllm: Any, metrics: Metrics, tasks: list[Question], budget: int = 40) -> Any:
     async def once() -> Any:
         tokenizer = vllm.reference.tokenizer
         engine = VllmEngine(vllm, tokenizer, 1024, metrics, queue_size=4, max_new_tokens=budget)
@@ -204,7 +205,7 @@ def ask_in_place(vllm: Any, metrics: Metrics, tasks: list[Task], budget: int = 4
 
 
 def test_outputs_of_this_process_equal_those_of_the_local_engine(metrics: Metrics, tiny_base: Path) -> None:
-    tasks = [*TASKS, Task(TASKS[0].text, constrained=False)]
+    tasks = [*TASKS, question(TASKS[0].text, constrained=False)]
     vllm = InPlace(tiny_base)
     found = ask_in_place(vllm, metrics, tasks)
     seen: list[Any] = []
@@ -220,12 +221,12 @@ def test_outputs_of_this_process_equal_those_of_the_local_engine(metrics: Metric
 
 def test_faults_of_this_process_are_named(metrics: Metrics, tiny_base: Path) -> None:
     vllm = InPlace(tiny_base)
-    free = [Task(TASKS[0].text, constrained=False)]
+    free = [question(TASKS[0].text, constrained=False)]
     for fault, tasks, error in (
         (ValueError("the grammar quotes the text"), TASKS[:1], GrammarError),
         (ValueError("no"), free, UnavailableError),
         (RuntimeError("EngineDeadError"), TASKS[:1], UnavailableError),
-        (None, [Task("word " * 2000)], RecordTooLongError),
+        (None, [question("word " * 2000)], RecordTooLongError),
     ):
         vllm.fault = fault
         with pytest.raises(error) as raised:

@@ -12,6 +12,7 @@ import numpy
 import pytest
 from kedro.io import DatasetError
 
+from extraction_values import TASK
 from odin_slm.core.errors import PredictionsError
 from odin_slm.datasets.registry import ChampionDataset
 from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, render
@@ -42,30 +43,30 @@ def rows(right: float, seed: int, size: int = 80, *, relations: bool = True) -> 
 
 def test_a_clear_gain_is_promoted_and_the_same_model_is_not() -> None:
     worse, better = rows(0.4, 1), rows(0.9, 2)
-    gain = decide(better, worse, **OPTIONS)
+    gain = decide(better, worse, TASK, **OPTIONS)
     assert gain["decision"] == "promote"
     assert gain["why"] == "significantly better in entity F1 and relation F1"
     assert gain["metrics"]["entity_f1_micro"]["p_value"] < 0.05
-    assert decide(worse, better, **OPTIONS)["decision"] == "keep"
-    same = decide(better, better, **OPTIONS)
+    assert decide(worse, better, TASK, **OPTIONS)["decision"] == "keep"
+    same = decide(better, better, TASK, **OPTIONS)
     assert same["decision"] == "keep"
     assert same["metrics"]["entity_f1_micro"]["p_value"] == 1.0
     assert "champion stays" in same["why"]
 
 
 def test_a_gain_that_costs_the_other_figure_is_not_promoted() -> None:
-    found = decide(rows(0.9, 2, relations=False), rows(0.4, 1), **OPTIONS)
+    found = decide(rows(0.9, 2, relations=False), rows(0.4, 1), TASK, **OPTIONS)
     assert found["metrics"]["entity_f1_micro"]["value"] > 0
     assert (found["decision"], found["why"]) == ("keep", "significantly worse in relation F1")
 
 
 def test_the_first_model_needs_no_test() -> None:
-    assert decide(rows(0.1, 1), [], **OPTIONS)["decision"] == "promote"
+    assert decide(rows(0.1, 1), [], TASK, **OPTIONS)["decision"] == "promote"
 
 
 def test_other_examples_are_refused_by_their_digests() -> None:
     with pytest.raises(PredictionsError, match=r"other examples \(sha256 .*here"):
-        decide(rows(0.5, 1), rows(0.5, 1, size=79), **OPTIONS)
+        decide(rows(0.5, 1), rows(0.5, 1, size=79), TASK, **OPTIONS)
 
 
 def test_other_data_are_refused_by_the_digest_of_their_manifest() -> None:
@@ -74,10 +75,10 @@ def test_other_data_are_refused_by_the_digest_of_their_manifest() -> None:
     with pytest.raises(
         PredictionsError, match=r"champion's predictions are of other data \(manifest sha256 bbbbbbbbbbbb…"
     ):
-        decide(mine, theirs, **OPTIONS)
+        decide(mine, theirs, TASK, **OPTIONS)
     with pytest.raises(PredictionsError, match="manifest sha256 unknown"):
-        decide(mine, rows(0.4, 2), **OPTIONS)
-    assert decide(mine, [{**row, "manifest_sha256": "a" * 64} for row in theirs], **OPTIONS)["metrics"]
+        decide(mine, rows(0.4, 2), TASK, **OPTIONS)
+    assert decide(mine, [{**row, "manifest_sha256": "a" * 64} for row in theirs], TASK, **OPTIONS)["metrics"]
 
 
 @pytest.mark.parametrize("field", ["input", "gold"])
@@ -85,13 +86,13 @@ def test_a_changed_example_is_another_test_set(field: str) -> None:
     mine, theirs = rows(0.5, 1), rows(0.4, 2)
     theirs[7][field] += " "
     with pytest.raises(PredictionsError, match="other examples"):
-        decide(mine, theirs, **OPTIONS)
+        decide(mine, theirs, TASK, **OPTIONS)
 
 
 def test_a_model_is_never_told_apart_from_itself() -> None:
     for seed in range(20):
         same = random_rows(seed, 30)
-        found = decide(same, random.Random(seed).sample(same, 30), **OPTIONS)
+        found = decide(same, random.Random(seed).sample(same, 30), TASK, **OPTIONS)
         assert found["decision"] == "keep"
         assert all(m["value"] == 0 and m["p_value"] == 1 and m["interval"] == [0, 0] for m in found["metrics"].values())
 
@@ -112,7 +113,7 @@ def test_the_same_gain_is_promoted_on_enough_documents_only() -> None:
     def gain(size: int) -> dict[str, Any]:
         champion = rows(0.5, 3, size=size)
         better = [{**r, "prediction": r["gold"]} if n // 2 % 10 == 0 else r for n, r in enumerate(champion)]
-        return decide(better, champion, **OPTIONS)
+        return decide(better, champion, TASK, **OPTIONS)
 
     few, many = gain(30), gain(600)
     assert (few["decision"], many["decision"]) == ("keep", "promote")

@@ -24,6 +24,7 @@ from click.testing import CliRunner
 from pyarrow.parquet import read_table
 
 from conftest import ROOT
+from extraction_values import TASK
 from odin_slm.cli import commands as cli
 from odin_slm.core.errors import ExtractionError, RegistryError
 from odin_slm.inference.packaged_model import _load_pyfunc
@@ -32,7 +33,7 @@ from odin_slm.inference.served_model import resolve_model
 from odin_slm.models.base_model import BaseModel
 from odin_slm.serving.__main__ import build
 from odin_slm.serving.settings import ApiKeys, ServingSettings
-from odin_slm.tasks.extraction.format import SHARED_INSTRUCTION, Entity, Extraction, instruction_for, parse, render
+from odin_slm.tasks.extraction.format import Entity, Extraction, instruction_for, parse, render
 from odin_slm.tasks.extraction.schema import SCHEMAS
 from odin_slm.tracking.registry import CHALLENGER, CHAMPION, CHAMPION_PREDICTIONS, Candidate, Registry
 from odin_slm.tracking.rescoring import rescore
@@ -93,6 +94,7 @@ def candidate(adapter: Path, tiny_base: Path) -> Callable[..., Candidate]:
             "metrics": {"entity_f1_micro": 0.5},
             "experiment": "test",
             "manifest_sha256": "0" * 64,
+            "task": TASK,
             "test": TEST,
         }
         return Candidate(**{**values, **changes})
@@ -108,7 +110,7 @@ def register(candidate: Candidate) -> str:
 def bare_version(predictions: list[dict[str, Any]], manifest: str = "0" * 64) -> str:
     """A version that only the registry's rules meet: its predictions, and no model."""
     client = mlflow.MlflowClient()
-    Registry(NAME)._make()
+    Registry(NAME)._make(TASK)
     with mlflow.start_run() as run:
         client.log_text(run.info.run_id, "".join(json.dumps(row) + "\n" for row in predictions), _PREDICTIONS)
         made = client.create_model_version(NAME, f"runs:/{run.info.run_id}/model", run.info.run_id)
@@ -265,7 +267,7 @@ def test_registered_model_service_and_batch_pipeline_say_the_same(
     number = register(candidate(rows(0.5, 1), **real, calibrator=CALIBRATOR))
     assert number != raw, "with a calibrator it is another version"
     assert register(candidate(rows(0.5, 1), **real, calibrator=CALIBRATOR)) == number
-    registry.promote(number, test=TEST)
+    registry.promote(number, task=TASK, test=TEST)
     uri = f"models:/{NAME}@{CHAMPION}"
     texts = [*TEXTS, "The treatment with captopril induced renal failure in two patients.", LONG_TEXT]
 
@@ -315,11 +317,13 @@ def test_registered_model_service_and_batch_pipeline_say_the_same(
 def test_a_model_of_one_shared_instruction_is_asked_with_it(
     store: str, candidate: Callable[..., Candidate], tmp_path: Path
 ) -> None:
-    number = register(candidate(rows(0.5, 1), instructions={"ade": SHARED_INSTRUCTION}))
+    number = register(candidate(rows(0.5, 1), instructions={"ade": TASK.shared_instruction}))
     served = resolve_model(f"models:/{NAME}/{number}", root=tmp_path)
-    asked = {schema: instruction_of(served.instructions, schema) for schema in ("ade", "biored")}
-    assert asked == dict.fromkeys(asked, SHARED_INSTRUCTION)
-    assert instruction_of({"ade": instruction_for(SCHEMAS["ade"])}, "biored") == instruction_for(SCHEMAS["biored"])
+    asked = {schema: instruction_of(TASK, served.instructions, schema) for schema in ("ade", "biored")}
+    assert asked == dict.fromkeys(asked, TASK.shared_instruction)
+    assert instruction_of(TASK, {"ade": instruction_for(SCHEMAS["ade"])}, "biored") == instruction_for(
+        SCHEMAS["biored"]
+    )
 
 
 def test_a_version_from_before_still_loads(store: str, candidate: Callable[..., Candidate], tmp_path: Path) -> None:
@@ -463,22 +467,22 @@ def test_the_commands_promote_demote_and_roll_back(project: Path) -> None:
 def test_the_first_is_champion_the_better_takes_its_place_and_the_worse_does_not(store: str) -> None:
     registry = Registry(NAME)
     first, better, worse = (bare_version(rows(right, seed)) for right, seed in ((0.4, 1), (0.9, 2), (0.2, 3)))
-    assert registry.promote(first, test=TEST)["decision"] == "promote"
-    decision = registry.promote(better, test=TEST)
+    assert registry.promote(first, task=TASK, test=TEST)["decision"] == "promote"
+    decision = registry.promote(better, task=TASK, test=TEST)
     assert (decision["decision"], decision["champion"]) == ("promote", first)
-    assert registry.promote(worse, test=TEST)["decision"] == "keep"
+    assert registry.promote(worse, task=TASK, test=TEST)["decision"] == "keep"
     assert holder() == better
     assert [event["version"] for event in registry.history()] == [first, better]
     assert registry.version(worse).tags["promotion_why"] == "significantly worse in entity F1 and relation F1"
-    assert registry.promote(better, test=TEST)["why"] == "it is the champion already"
+    assert registry.promote(better, task=TASK, test=TEST)["why"] == "it is the champion already"
 
 
 def test_other_data_are_not_compared(store: str) -> None:
     registry = Registry(NAME)
     first = bare_version(rows(0.4, 1))
-    registry.promote(first, test=TEST)
+    registry.promote(first, task=TASK, test=TEST)
     for other in (bare_version(rows(0.9, 2), manifest="1" * 64), bare_version(rows(0.9, 2, size=79))):
-        decision = registry.promote(other, test=TEST)
+        decision = registry.promote(other, task=TASK, test=TEST)
         assert decision["decision"] == "keep"
         assert "other data" in decision["why"] or "other examples" in decision["why"]
     assert holder() == first
@@ -505,9 +509,9 @@ def test_a_champion_of_other_data_is_asked_for_this_test_set(
     mlflow.set_experiment("registry")
     registry = Registry(NAME)
     synthetic = register(candidate(rows(0.9, 1)))
-    registry.promote(synthetic, test=TEST)
+    registry.promote(synthetic, task=TASK, test=TEST)
     real = register(told(candidate, "a" * 64, experiment="nano"))
-    decision = registry.promote(real, test=TEST)
+    decision = registry.promote(real, task=TASK, test=TEST)
     assert (decision["decision"], decision["metrics"]) == ("keep", None)
     assert decision["why"].startswith(f"champion {synthetic} was made of other data (manifest 000000000000, here aaaa")
 
@@ -534,13 +538,13 @@ def test_a_champion_of_other_data_is_asked_for_this_test_set(
 
     # Answers of a champion that is none any more decide nothing; nor is one asked whose predictions will do.
     other = register(told(candidate, "b" * 64, experiment="v15"))
-    decision = registry.promote(other, test=TEST, champion_predictions=answers)
+    decision = registry.promote(other, task=TASK, test=TEST, champion_predictions=answers)
     assert (decision["decision"], decision["rescored"]) == ("keep", False)
     options = {"batch_size": 8, "max_new_tokens": "auto"}
     assert rescore(registry.as_champion(), registry.predictions(real), "a" * 64, **options) == []
     worse = register(told(candidate, "c" * 64, right=0, experiment="v16"))
     answers = rescore(registry.as_champion(), registry.predictions(worse), "c" * 64, **options)
-    decision = registry.promote(worse, test=TEST, champion_predictions=answers)
+    decision = registry.promote(worse, task=TASK, test=TEST, champion_predictions=answers)
     assert (decision["decision"], decision["rescored"], decision["champion"]) == ("keep", True, real)
 
 
@@ -570,19 +574,19 @@ def test_a_checkpoint_is_not_judged_by_the_predictions_of_the_final_adapter(
     with mlflow.start_run() as active:
         mlflow.log_text(json.dumps(rows(0.9, 1)[0]) + "\n", _PREDICTIONS)
         number = Registry(NAME).register(candidate([], metrics={}), active.info.run_id)
-    decision = Registry(NAME).promote(number, test=TEST)
+    decision = Registry(NAME).promote(number, task=TASK, test=TEST)
     assert (decision["decision"], decision["why"]) == ("keep", f"version {number} has no predictions")
-    assert Registry(NAME).promote(number, test=TEST, force=True, reason="a trial")["decision"] == "promote"
+    assert Registry(NAME).promote(number, task=TASK, test=TEST, force=True, reason="a trial")["decision"] == "promote"
 
 
 def test_force_needs_a_reason_and_the_reason_is_kept(store: str) -> None:
     registry = Registry(NAME)
     for right in (0.9, 0.2):
         number = bare_version(rows(right, 1))
-        registry.promote(number, test=TEST)
+        registry.promote(number, task=TASK, test=TEST)
     with pytest.raises(RegistryError, match=r"needs a reason"):
-        registry.promote(number, test=TEST, force=True, reason="  ")
-    decision = registry.promote(number, test=TEST, force=True, reason="smaller, for the ward's tablets")
+        registry.promote(number, task=TASK, test=TEST, force=True, reason="  ")
+    decision = registry.promote(number, task=TASK, test=TEST, force=True, reason="smaller, for the ward's tablets")
     assert decision["metrics"]["entity_f1_micro"]["value"] < 0, "what the test said is kept beside it"
     last = registry.history()[-1]
     assert (last["version"], last["previous"], last["forced"]) == (number, "1", True)
@@ -596,7 +600,7 @@ def test_demotion_and_rollback(store: str) -> None:
         registry.demote()
     one, two, three = (bare_version(rows(right, 1)) for right in (0.2, 0.5, 0.9))
     for number in (one, two, three):
-        assert registry.promote(number, test=TEST)["decision"] == "promote"
+        assert registry.promote(number, task=TASK, test=TEST)["decision"] == "promote"
     assert registry.rollback("wrong on dosages") == two
     assert registry.demote() == two
     assert registry.champion() is None
@@ -611,22 +615,25 @@ def test_demotion_and_rollback(store: str) -> None:
 def test_the_place_of_a_demoted_champion_is_taken_by_nobody_unasked(store: str) -> None:
     registry = Registry(NAME)
     bad, other = (bare_version(rows(right, 1)) for right in (0.5, 0.9))
-    assert registry.promote(bad, test=TEST)["decision"] == "promote"
+    assert registry.promote(bad, task=TASK, test=TEST)["decision"] == "promote"
     registry.demote("it harms")
     for number in (bad, other):  # the next run of the recalled model, and of any other
-        decision = registry.promote(number, test=TEST)
+        decision = registry.promote(number, task=TASK, test=TEST)
         assert decision["decision"] == "keep"
         assert "demoted (it harms)" in decision["why"]
         assert holder() is None
-    assert registry.promote(other, test=TEST, force=True, reason="looked at by the ward")["decision"] == "promote"
+    assert (
+        registry.promote(other, task=TASK, test=TEST, force=True, reason="looked at by the ward")["decision"]
+        == "promote"
+    )
     assert holder() == other
 
 
 def test_a_rollback_goes_below_an_alias_that_was_set_elsewhere(store: str) -> None:
     registry = Registry(NAME)
     one, two, three = (bare_version(rows(right, 1)) for right in (0.2, 0.5, 0.9))
-    registry.promote(one, test=TEST)
-    registry.promote(two, test=TEST)
+    registry.promote(one, task=TASK, test=TEST)
+    registry.promote(two, task=TASK, test=TEST)
     mlflow.MlflowClient().set_registered_model_alias(NAME, CHAMPION, three)  # as on MLflow's page
     assert registry.rollback() == two
     assert registry.rollback() == one
@@ -658,10 +665,10 @@ def test_line_separators_in_a_text_end_no_row(store: str, candidate: Callable[..
 def test_a_champion_whose_predictions_are_gone_stays(store: str) -> None:
     registry = Registry(NAME)
     first = bare_version(rows(0.2, 1))
-    registry.promote(first, test=TEST)
+    registry.promote(first, task=TASK, test=TEST)
     uri = mlflow.get_run(registry.version(first).run_id).info.artifact_uri
     (Path(uri.removeprefix("file://")) / _PREDICTIONS).unlink()
-    decision = registry.promote(bare_version(rows(0.9, 2)), test=TEST)
+    decision = registry.promote(bare_version(rows(0.9, 2)), task=TASK, test=TEST)
     assert decision["decision"] == "keep"
     assert "cannot be read" in decision["why"]
 
@@ -669,8 +676,10 @@ def test_a_champion_whose_predictions_are_gone_stays(store: str) -> None:
 PROMOTE_AT_ONCE = """
 import os, pathlib, time
 import mlflow
+from odin_slm.tasks import load
 from odin_slm.tracking.registry import Registry
 
+task = load({{"name": "extraction"}})
 children = []
 start = time.monotonic() + 3
 for number in {numbers}:
@@ -680,8 +689,8 @@ for number in {numbers}:
         registry = Registry({name!r})
         registry.versions()
         time.sleep(max(0, start - time.monotonic()))
-        said = registry.promote(number, test={test}, run_id="run-" + number)["decision"]
-        pathlib.Path("said-" + number).write_text(said)
+        decided = registry.promote(number, task=task, test={test}, run_id="run-" + number)
+        pathlib.Path("said-" + number).write_text(decided["decision"])
         os._exit(0)
 assert all(os.waitpid(child, 0)[1] == 0 for child in children)
 """

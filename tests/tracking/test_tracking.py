@@ -19,7 +19,7 @@ from conftest import runner_in
 from odin_slm.config.parameters import PublishingParams, TrainingParams
 from odin_slm.core.redaction import Portable
 from odin_slm.datasets.json_files import JsonFileDataset
-from odin_slm.hooks.run_hooks import evaluation_metrics
+from odin_slm.tasks.extraction.tracked import tracked_metrics
 
 RESULTS = {
     "test_set": {"description": "test split", "examples": 9, "documents": 8, "synthetic": True, "sources": {"ade": 9}},
@@ -389,7 +389,7 @@ def test_results_become_metrics_with_the_ends_of_their_intervals(
 
 def test_metrics_need_no_base() -> None:
     results = {key: value for key, value in RESULTS.items() if key not in ("base", "difference")}
-    assert not [name for name in evaluation_metrics(results) if name.startswith(("base_", "difference_"))]
+    assert not [name for name in tracked_metrics(results) if name.startswith(("base_", "difference_"))]
 
 
 def test_files_and_folders_that_ask_for_it_become_artifacts(bare_project: Path, register: Callable[..., None]) -> None:

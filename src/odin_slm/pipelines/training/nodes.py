@@ -10,6 +10,7 @@ from odin_slm.core.errors import MissingInputError
 from odin_slm.core.hashing import sha256_of
 from odin_slm.core.record import Record
 from odin_slm.models.base_model import BaseModel
+from odin_slm.models.conversion import provenance_of
 from odin_slm.release.provenance import splits_learned
 
 
@@ -49,9 +50,9 @@ def train_adapter(
         params: Hyper-parameters.
 
     Returns:
-        Folder of the adapter and its tokenizer; the state of training: history, best step, time, tokens, settings, and
-        the sha256 of the splits (``data``) and of the adapter's weights (``adapter_sha256``), which tell later what
-        belongs together.
+        Folder of the adapter and its tokenizer; the state of training: history, best step, time, tokens, settings,
+        what the base was converted from (``base_conversion``; None for one that was not), and the sha256 of the splits
+        (``data``) and of the adapter's weights (``adapter_sha256``), which tell later what belongs together.
 
     Raises:
         MissingInputError: A split is empty.
@@ -76,6 +77,7 @@ def train_adapter(
         **state,
         "data": splits_learned(train, val),
         "adapter_sha256": sha256_of(adapter / "adapter_model.safetensors"),
+        "base_conversion": provenance_of(base_model.path) if base_model.path else None,
     }
 
 

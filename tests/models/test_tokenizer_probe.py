@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from odin_slm.config.parameters import TrainingParams
 from odin_slm.core.errors import BaseModelError
 from odin_slm.core.record import render_prompt
 from odin_slm.inference.constraint import Vocabulary
 from odin_slm.inference.generation import Generator
 from odin_slm.models.base_model import BaseModel, load_tokenizer
+from odin_slm.pipelines.training.nodes import check_training
 from odin_slm.tasks.extraction.grammar import ExtractionGrammar
 
 TEXT = "Aspirin caused nausea."
@@ -48,6 +50,12 @@ def test_it_is_refused_before_anything_is_generated(converted: BaseModel) -> Non
     assert "decoding=free" in caught.value.fix
     generator.write(generator.rows(prompts, max_new_tokens=4), outputs.append)
     assert len(outputs) == 1, "free decoding asks no grammar"
+
+
+def test_a_training_warns_before_it_starts(converted: BaseModel, caplog: pytest.LogCaptureFixture) -> None:
+    assert check_training(converted, TrainingParams())["parameters"] > 0
+    [warning] = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "The evaluation will be free or fail" in warning.message
 
 
 def test_the_tokenizers_in_use_pass(tiny_base: Path) -> None:

@@ -16,7 +16,7 @@ _EXAMPLE = (
 _LARK = f'start: {literal(_HEADING)} LINE+\nLINE: /[1-9][0-9]{{0,2}}\\. / /[^\\n]+/ "\\n"\n'
 
 
-def probe_tokenizer(tokenizer: Any, tokens: Any) -> None:
+def probe_tokenizer(tokenizer: Any, tokens: Any = None) -> None:
     """Compare tokens byte by byte, and hold an example output to a grammar token by token.
 
     llguidance guesses from a tokenizer's decoder how its tokens are to be read. Of a byte-level tokenizer with the
@@ -25,11 +25,15 @@ def probe_tokenizer(tokenizer: Any, tokens: Any) -> None:
 
     Args:
         tokenizer: A fast tokenizer of transformers.
-        tokens: The same as llguidance has it (``LLTokenizer``).
+        tokens: The same as llguidance has it (``LLTokenizer``); None makes it, which takes up to a second.
 
     Raises:
         BaseModelError: They differ; it names the tokenizer and a token.
     """
+    if tokens is None:
+        from llguidance.hf import from_tokenizer
+
+        tokens = from_tokenizer(tokenizer)
     anchor, *_ = tokenizer("a", add_special_tokens=False)["input_ids"]  # some decoders strip the first token
     written: list[int] = tokenizer(_EXAMPLE, add_special_tokens=False)["input_ids"]
     known = len(tokenizer)

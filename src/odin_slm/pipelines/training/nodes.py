@@ -1,21 +1,26 @@
 """Nodes of the training pipeline."""
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from odin_slm.config.parameters import TaskParams, TrainingParams
-from odin_slm.core.errors import MissingInputError
+from odin_slm.core.errors import BaseModelError, MissingInputError
 from odin_slm.core.hashing import sha256_of
 from odin_slm.core.record import Record
 from odin_slm.models.base_model import BaseModel
 from odin_slm.models.conversion import provenance_of
 from odin_slm.release.provenance import splits_learned
 
+logger = logging.getLogger(__name__)
+
 
 def check_training(base_model: BaseModel, params: TrainingParams) -> dict[str, Any]:
-    """Check, and show, whether the training can run here, from the base's configuration alone.
+    """Check, and show, whether the training can run here, from the base's configuration and tokenizer.
+
+    A tokenizer that no grammar can hold is a warning: evaluation would be the first to say so, after the training.
 
     Args:
         base_model: The base.
@@ -25,9 +30,15 @@ def check_training(base_model: BaseModel, params: TrainingParams) -> dict[str, A
         Architecture, licence, sizes, the machine, and the memory that each part takes, in bytes.
     """
     from odin_slm.models import preflight
+    from odin_slm.models.base_model import load_tokenizer
+    from odin_slm.models.tokenizer_probe import probe_tokenizer
 
     found = preflight.check(base_model, params)
     preflight.show(found)
+    try:
+        probe_tokenizer(load_tokenizer(base_model))
+    except BaseModelError as error:  # its outputs can still be scored as the model likes to write them
+        logger.warning("The evaluation will be free or fail: %s", error)
     return found.report()
 
 

@@ -23,12 +23,15 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env run test viz ui serve sample notebooks
+.PHONY: help env base run test viz ui serve sample notebooks
 
 help: ## List the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
 
 env: $(VENV)/.installed ## Make the environment in .venv from the pinned versions
+
+base: env ## Fetch the pretrained base of `--env smollm2-135m`, once
+	@$(BIN)/kedro base fetch smollm2-135m-instruct $(ARGS)
 
 run: env ## Run all pipelines on the embedded sample, to a staged release
 	@$(BIN)/kedro run $(ARGS)

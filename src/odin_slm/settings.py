@@ -34,6 +34,7 @@ CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "local",
     "custom_resolvers": {"project": _project},
+    "config_patterns": {"bases": ["bases*"]},
     # An environment changes single keys; the default would drop the rest of the file's top-level key.
     "merge_strategy": {"parameters": "soft", "mlflow": "soft", "globals": "soft"},
 }

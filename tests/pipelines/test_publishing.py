@@ -246,6 +246,26 @@ def test_an_adapter_of_llama_carries_its_licence_notice_and_name(
     assert b"**Built with Llama**" in files["README.md"]
 
 
+def test_a_converted_base_goes_with_the_adapter_and_says_what_it_was_made_of(
+    stage: Callable[..., dict[str, Path]], trained: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "smol"
+    shutil.copytree(trained["base"], folder)
+    made_of = {"file": "Smol.Q4_1.gguf", "sha256": "ab" * 32, "formats": {"Q4_1": 210, "F32": 61}}
+    stated = {"derived_from": "maker/Smol", "license": "apache-2.0", "gguf": made_of}
+    (folder / "conversion.json").write_text(json.dumps(stated), encoding="utf-8")
+    base = BaseModel("data/06_models/smol", folder)
+    files = _content(stage(base=base, base_model_id=None)["model"])
+    assert json.loads(files["base/conversion.json"]) == stated
+    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "maker/Smol"
+    card = files["README.md"].decode()
+    assert "\nbase_model: maker/Smol\n" in card
+    assert "trained on the weights of `Smol.Q4_1.gguf` (sha256 `abababababababab…`)" in card
+    assert "which holds `maker/Smol` as Q4_1, F32" in card
+    with pytest.raises(ReleaseError, match="found 'other/Smol' for a base in the folder 'smol'"):
+        stage(base=base, base_model_id="other/Smol")
+
+
 def test_the_licence_of_a_base_on_the_hub_has_to_be_given(
     stage: Callable[..., dict[str, Path]], tmp_path: Path
 ) -> None:

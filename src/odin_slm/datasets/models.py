@@ -17,25 +17,35 @@ from odin_slm.core.errors import BaseModelError, HubError, MissingInputError
 from odin_slm.datasets.files import new_folder, replace_folder
 from odin_slm.inference.served_model import ServedModel, resolve_model
 from odin_slm.models.base_model import BaseModel, check_folder, resolve_base_model
+from odin_slm.models.gguf_source import SUFFIX, base_of_gguf, only_gguf
 
 _log = logging.getLogger(__name__)
 
 
 class BaseModelDataset(AbstractDataset[Mapping[str, Path | str], BaseModel]):
-    """The base model by folder or Hub id; loads as a checked :class:`BaseModel`, saves the files of a new one.
+    """The base by folder, GGUF file or Hub id; loads as a checked :class:`BaseModel`, saves the files of a new one.
 
     Args:
-        source: Folder, relative to the project or absolute, or Hub id ``owner/name``.
+        source: Folder or GGUF file, relative to the project or absolute, or Hub id ``owner/name``, with a GGUF file
+            behind it where the repository has several.
         revision: Commit or tag of a Hub id.
         root: The project's folder.
+        models: Folder, relative to the project, where a GGUF file becomes a base.
     """
 
     def __init__(
-        self, *, source: str, root: str = ".", revision: str | None = None, metadata: dict[str, Any] | None = None
+        self,
+        *,
+        source: str,
+        root: str = ".",
+        revision: str | None = None,
+        models: str = "data/06_models",
+        metadata: dict[str, Any] | None = None,
     ) -> None:
         self._source = source
         self._root = Path(root)
         self._revision = revision
+        self._models = models
         self.metadata = metadata
 
     def load(self) -> BaseModel:
@@ -44,10 +54,16 @@ class BaseModelDataset(AbstractDataset[Mapping[str, Path | str], BaseModel]):
         Raises:
             BaseModelError: It will not do as a base.
         """
+        if self._source.endswith(SUFFIX):
+            return self._converted(self._source)
         base = resolve_base_model(self._source, root=self._root, revision=self._revision)
-        if base.path is None:
-            check_hub_base(base)
+        if base.path is None and (file := check_hub_base(base)):
+            return self._converted(file)
         return base
+
+    def _converted(self, source: str) -> BaseModel:
+        models = self._root / self._models
+        return base_of_gguf(source, root=self._root, models=models, revision=self._revision)
 
     def save(self, data: Mapping[str, Path | str]) -> None:
         """Write a base, given as file name -> file or text, in the place of the source folder."""
@@ -66,11 +82,14 @@ class BaseModelDataset(AbstractDataset[Mapping[str, Path | str], BaseModel]):
         return {"source": self._source, "revision": self._revision}
 
 
-def check_hub_base(base: BaseModel) -> None:
+def check_hub_base(base: BaseModel) -> str | None:
     """Ask what ``kedro hub check`` asks, before gigabytes are downloaded; a Hub that cannot be asked stops nothing.
 
+    Returns:
+        The GGUF file that the repository has instead of safetensors, as ``owner/name/FILE.gguf``; None for a base.
+
     Raises:
-        BaseModelError: Names the first check that fails.
+        BaseModelError: Names the first check that fails, or the GGUF files where there are several.
     """
     from odin_slm.hub.client import Hub
     from odin_slm.hub.credentials import find_token
@@ -82,12 +101,15 @@ def check_hub_base(base: BaseModel) -> None:
         model = browsing.info(hub, MetadataCache(browsing.default_cache()), base.source, base.revision or "main")
     except HubError as error:
         _log.warning("The base %s was not checked: %s", base.source, error)
-        return
+        return None
+    if file := only_gguf(model):
+        return file
     for check in browsing.check(model, memory=browsing.memory_of_this_machine()[0]):
         if check.verdict == "failure":
             raise BaseModelError(f"{check.name}: {check.found.rstrip('.')}.", where=base.source, fix=check.fix)
         if check.verdict == "warning":
             _log.warning("%s: %s: %s. %s", base.source, check.name, check.found, check.fix)
+    return None
 
 
 class BaseFolderDataset(AbstractDataset[Path, Path]):

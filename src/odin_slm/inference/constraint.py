@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from odin_slm.models.tokenizer_probe import probe_tokenizer
 from odin_slm.tasks.base import Grammar
 from odin_slm.tasks.lark import check_matcher, literal, make_matcher
 
@@ -20,6 +21,9 @@ class Vocabulary:
         tokenizer: A fast tokenizer of transformers.
         size: Number of the model's logits.
         end_tokens: Ids that end a text.
+
+    Raises:
+        BaseModelError: llguidance reads the tokenizer otherwise than it writes.
     """
 
     def __init__(self, tokenizer: Any, size: int, end_tokens: Sequence[int]) -> None:
@@ -27,6 +31,7 @@ class Vocabulary:
         from llguidance.hf import from_tokenizer
 
         self.tokens = from_tokenizer(tokenizer, n_vocab=max(size, len(tokenizer)), eos_token=list(end_tokens))
+        probe_tokenizer(tokenizer, self.tokens)
         self.size = size
         self.newlines = frozenset(
             token for token in range(len(tokenizer)) if b"\n" in self.tokens.decode_bytes([token])

@@ -24,6 +24,7 @@ from odin_slm.core.errors import BackendError
 from odin_slm.inference.constraint import next_phase
 from odin_slm.inference.generation import Generation, check_config, line_scores, open_journal, prompt_rows
 from odin_slm.models.base_model import BaseModel, load_tokenizer
+from odin_slm.models.tokenizer_probe import probe_tokenizer
 from odin_slm.models.tokens import completion_ids, line_break_counter
 from odin_slm.tasks import Grammar
 
@@ -116,6 +117,8 @@ def generate(
     config = AutoConfig.from_pretrained(base.location, revision=base.revision, trust_remote_code=False)
     tokenizer = load_tokenizer(base)
     grammars = grammars or [None] * len(prompts)
+    if any(grammar is not None for grammar in grammars):
+        probe_tokenizer(tokenizer)
     rows = prompt_rows(tokenizer, getattr(config, "max_position_embeddings", None), prompts, names, max_new_tokens)
     book, done = open_journal(journal, base, adapter, prompts, max_new_tokens, grammars, "vllm")
     kept = {generation.index for generation in done}

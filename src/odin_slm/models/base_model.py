@@ -13,7 +13,12 @@ from odin_slm.core.errors import BaseModelError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FOLDER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
-_FIX = "Restore the folder (git checkout -- data/06_models/odin-nano for the embedded base) or name another base_model."
+_PADDING = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>")
+"""Tokens that bases reserve for padding without naming them in their configuration."""
+_FIX = (
+    "Restore the folder (git checkout -- data/06_models/odin-nano for the embedded base, kedro base fetch NAME for one "
+    "of kedro base list), or name another base_model."
+)
 
 _DECISIVE = frozenset(
     {"adapter_config.json", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
@@ -92,10 +97,13 @@ def check_folder(folder: Path) -> None:
 
 
 def load_tokenizer(base: BaseModel) -> Any:
-    """Load the base's tokenizer, with a pad token that is not the end-of-sequence token.
+    """Load the base's tokenizer, with an end-of-sequence token and one to pad with.
+
+    The two may be one token, as in SmolLM2 and Qwen 2.5: what is padding is told by its place everywhere, never by its
+    id, so that the end of an output carries its loss and the model learns to stop.
 
     Raises:
-        BaseModelError: The tokenizer cannot be loaded, or offers no token to pad with.
+        BaseModelError: The tokenizer cannot be loaded, or names no end-of-sequence token.
     """
     from transformers import AutoTokenizer
 
@@ -103,18 +111,15 @@ def load_tokenizer(base: BaseModel) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(base.location, revision=base.revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise _loading_error(base, error) from error
-    if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
-        # Padding with EOS would mask EOS out of the loss, and the model would never learn to stop.
-        spare = next(
-            (t for t in ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "<unk>") if t in tokenizer.get_vocab()), None
+    if tokenizer.eos_token_id is None:
+        raise BaseModelError(
+            "the tokenizer names no end-of-sequence token, so a model could not learn to stop.",
+            where=base.source,
+            fix="Set eos_token in its tokenizer_config.json, or choose another base.",
         )
-        if spare is None:
-            raise BaseModelError(
-                "the tokenizer has no token to pad with besides the end-of-sequence token.",
-                where=base.source,
-                fix="Choose a base whose tokenizer reserves one.",
-            )
-        tokenizer.pad_token = spare
+    if tokenizer.pad_token_id is None:
+        known = tokenizer.get_vocab()
+        tokenizer.pad_token = next((token for token in _PADDING if token in known), tokenizer.eos_token)
     return tokenizer
 
 

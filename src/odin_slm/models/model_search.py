@@ -272,6 +272,9 @@ def _files(model: Mapping[str, Any]) -> Check:
         fix = f"Take its base: {model['base_model']}." if model["base_model"] else "Take its base."
         return Check("files", "failure", "an adapter, not a base", fix)
     if not any(name.endswith(".safetensors") for name in names):
+        if gguf := next((name for name in sorted(names) if name.endswith(".gguf")), None):
+            fix = f"Name one of its files, which is converted once: base_model={model['id']}/{gguf}."
+            return Check("files", "failure", "weights as GGUF alone", fix)
         return Check(
             "files", "failure", "no weights as safetensors", "Choose one with safetensors; pickles are not read."
         )

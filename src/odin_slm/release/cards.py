@@ -55,6 +55,7 @@ class ModelFacts:
         base_id: Hub id of the base model.
         base_revision: Commit of the base on the Hub, where it is known.
         base_included: Whether the base lies in the release under ``base/``.
+        base_conversion: What the base was converted from (``conversion.json``); None for one as its maker published it.
         license: Hub licence id of the adapter.
         base_terms: What the base's licence asks for, or None.
         results: ``evaluation_results``; None for a checkpoint that was not evaluated.
@@ -84,6 +85,7 @@ class ModelFacts:
     leakage: Mapping[str, Any]
     quality: Mapping[str, Any]
     checksums: Mapping[str, str]
+    base_conversion: Mapping[str, Any] | None = None
     dataset_revision: str | None = None
     checkpoint: str | None = None
     failures: Sequence[Mapping[str, str]] = ()

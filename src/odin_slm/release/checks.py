@@ -40,7 +40,7 @@ _WHOLE_MODEL = (
     "NOTICE",
     *TOKENIZER_FILES,
 )
-BASE_FILES = (*_WHOLE_MODEL, "pretraining.json", "training_documents.json")
+BASE_FILES = (*_WHOLE_MODEL, "pretraining.json", "training_documents.json", "conversion.json")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "model": (
         "adapter_config.json",

@@ -96,6 +96,7 @@ def serve(settings: ServingSettings, keys: ApiKeys) -> None:
 def build(settings: ServingSettings, keys: ApiKeys, model: Any) -> Any:
     """Return the application for a model, with the engine that the settings name."""
     from odin_slm.inference.reading import TokenBudget, all_instructions
+    from odin_slm.models.tokenizer_probe import probe_tokenizer
     from odin_slm.serving.app import make_app
     from odin_slm.serving.engine import Engine, LocalEngine
     from odin_slm.serving.metrics import Metrics
@@ -129,6 +130,8 @@ def build(settings: ServingSettings, keys: ApiKeys, model: Any) -> Any:
             generator = Generator(model.base, model.adapter)
             tokenizer, context = generator.tokenizer, generator.context
             engine = LocalEngine(generator, metrics, batch_wait=wait, **sizes)
+    if model.task.grammar(model.task.shared_instruction, model.task.example) is not None:
+        probe_tokenizer(tokenizer)  # now, and not at the first request
     asked = all_instructions(model.task, model.instructions)
     budget = TokenBudget(tokenizer, context, settings.max_new_tokens, settings.window_tokens, asked)
     return make_app(model, engine, budget, metrics, settings, keys)

@@ -25,6 +25,7 @@ from odin_slm.hub.licensing import (
 from odin_slm.hub.upload import Plan, Request
 from odin_slm.inference.served_model import instructions
 from odin_slm.models.base_model import BaseModel
+from odin_slm.models.conversion import provenance_of
 from odin_slm.release.cards import (
     DatasetFacts,
     ModelFacts,
@@ -185,6 +186,7 @@ def stage_model_release(
         base_id=base_id,
         base_revision=base_model.revision,
         base_included=bool(base_files),
+        base_conversion=provenance_of(base_model.path) if base_model.path else None,
         license=params.license,
         base_terms=terms,
         results=results,
@@ -459,6 +461,9 @@ def _base_id(base_model: BaseModel, params: PublishingParams) -> str:
     """Return the Hub id that stands for the base; a local folder must not pass for another model by oversight."""
     if base_model.path is None:
         return base_model.source
+    derived_from = (provenance_of(base_model.path) or {}).get("derived_from")
+    if derived_from and params.base_model_id in (None, derived_from):
+        return str(derived_from)
     if params.base_model_id is None or params.base_model_id.rpartition("/")[2] != base_model.path.name:
         raise ReleaseError(
             f"found {params.base_model_id!r} for a base in the folder {base_model.path.name!r}; expected owner/name "

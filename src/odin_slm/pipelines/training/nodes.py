@@ -1,20 +1,26 @@
 """Nodes of the training pipeline."""
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from odin_slm.config.parameters import TaskParams, TrainingParams
-from odin_slm.core.errors import MissingInputError
+from odin_slm.core.errors import BaseModelError, MissingInputError
 from odin_slm.core.hashing import sha256_of
 from odin_slm.core.record import Record
 from odin_slm.models.base_model import BaseModel
+from odin_slm.models.conversion import provenance_of
 from odin_slm.release.provenance import splits_learned
+
+logger = logging.getLogger(__name__)
 
 
 def check_training(base_model: BaseModel, params: TrainingParams) -> dict[str, Any]:
-    """Check, and show, whether the training can run here, from the base's configuration alone.
+    """Check, and show, whether the training can run here, from the base's configuration and tokenizer.
+
+    A tokenizer that no grammar can hold is a warning: evaluation would be the first to say so, after the training.
 
     Args:
         base_model: The base.
@@ -24,9 +30,15 @@ def check_training(base_model: BaseModel, params: TrainingParams) -> dict[str, A
         Architecture, licence, sizes, the machine, and the memory that each part takes, in bytes.
     """
     from odin_slm.models import preflight
+    from odin_slm.models.base_model import load_tokenizer
+    from odin_slm.models.tokenizer_probe import probe_tokenizer
 
     found = preflight.check(base_model, params)
     preflight.show(found)
+    try:
+        probe_tokenizer(load_tokenizer(base_model))
+    except BaseModelError as error:  # its outputs can still be scored as the model likes to write them
+        logger.warning("The evaluation will be free or fail: %s", error)
     return found.report()
 
 
@@ -49,9 +61,9 @@ def train_adapter(
         params: Hyper-parameters.
 
     Returns:
-        Folder of the adapter and its tokenizer; the state of training: history, best step, time, tokens, settings, and
-        the sha256 of the splits (``data``) and of the adapter's weights (``adapter_sha256``), which tell later what
-        belongs together.
+        Folder of the adapter and its tokenizer; the state of training: history, best step, time, tokens, settings,
+        what the base was converted from (``base_conversion``; None for one that was not), and the sha256 of the splits
+        (``data``) and of the adapter's weights (``adapter_sha256``), which tell later what belongs together.
 
     Raises:
         MissingInputError: A split is empty.
@@ -76,6 +88,7 @@ def train_adapter(
         **state,
         "data": splits_learned(train, val),
         "adapter_sha256": sha256_of(adapter / "adapter_model.safetensors"),
+        "base_conversion": provenance_of(base_model.path) if base_model.path else None,
     }
 
 

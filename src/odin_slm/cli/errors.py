@@ -103,7 +103,7 @@ def _say(error: OdinError) -> None:
 
 def _end_run(status: str) -> None:
     if "mlflow" in sys.modules:
-        from odin_slm.hooks.run_hooks import end_active_run
+        from odin_slm.hooks.errors import end_active_run
 
         end_active_run(status)
 

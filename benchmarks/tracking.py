@@ -60,12 +60,12 @@ def run(env: str | None) -> float:
     from kedro_mlflow.framework.hooks.mlflow_hook import MlflowHook
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
+    from odin_slm import hooks
     from odin_slm.datasets.registry import ChampionDataset, RegisteredModelDataset
-    from odin_slm.hooks import run_hooks as hooks
 
     for owner, names in {
-        MlflowHook: ("before_pipeline_run", "after_pipeline_run"),
-        hooks.TrackingHook: ("after_context_created", "before_node_run", "after_dataset_saved", "_tag_run"),
+        MlflowHook: ("after_pipeline_run",),
+        hooks.TrackingHook: ("after_context_created", "before_pipeline_run", "before_node_run", "after_dataset_saved"),
         hooks.ArtifactsHook: ("after_dataset_saved",),
         hooks.EvaluationMetricsHook: ("after_dataset_saved",),
         RegisteredModelDataset: ("save",),

@@ -11,7 +11,7 @@ from kedro.framework.project import configure_project
 def main(*args: Any, **kwargs: Any) -> Any:
     """Run pipelines with the options of ``kedro run``."""
     configure_project("odin_slm")
-    from odin_slm.cli.commands import run
+    from odin_slm.cli.run import run
 
     return run(*args, **kwargs)
 

@@ -8,7 +8,16 @@ from pathlib import Path
 
 from odin_slm.config.loader import ProjectConfigLoader
 from odin_slm.core.runtime_environment import prepare_process
-from odin_slm.hooks.run_hooks import ArtifactsHook, EvaluationMetricsHook, PublicationHook, SummaryHook, TrackingHook
+from odin_slm.hooks import (
+    ArtifactsHook,
+    ErrorsHook,
+    EvaluationMetricsHook,
+    PreflightHook,
+    PublicationHook,
+    SummaryHook,
+    TrackingHook,
+    WorkFolderHook,
+)
 
 # omegaconf 2.4 deprecates the call that kedro 1.7 and kedro-mlflow 2.0.3 still make.
 warnings.filterwarnings("ignore", message=r"register_new_resolver\(\) is deprecated", category=UserWarning)
@@ -25,7 +34,17 @@ def _project(relative: str = "") -> str:
     return (Path(root) / relative).as_posix()
 
 
-HOOKS = (ArtifactsHook(), EvaluationMetricsHook(), PublicationHook(), SummaryHook(), TrackingHook())
+# Kedro calls the last one first, where it has a choice.
+HOOKS = (
+    ArtifactsHook(),
+    EvaluationMetricsHook(),
+    PublicationHook(),
+    PreflightHook(),
+    SummaryHook(),
+    WorkFolderHook(),
+    TrackingHook(),
+    ErrorsHook(),
+)
 # TrackingHook drives kedro-mlflow's own hook.
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-mlflow", "kedro_mlflow")
 

@@ -20,7 +20,8 @@ from kedro.io import DatasetError
 from kedro.pipeline import Node, Pipeline
 
 from conftest import ROOT, runner_in
-from odin_slm.cli import commands as cli
+from odin_slm import cli
+from odin_slm.cli.errors import explain
 from odin_slm.config.loader import environments
 from odin_slm.config.parameters import TrainingParams
 from odin_slm.core.errors import CorpusFormatError, UnknownEnvironmentError, UnknownParameterError
@@ -166,8 +167,8 @@ def test_an_explanation_is_found_behind_kedros_own_error() -> None:
     cause = CorpusFormatError("no header.", where="x.txt:1")
     failure = DatasetError("Failed while loading")
     failure.__cause__ = cause
-    assert cli.explain(failure) is cause
-    assert cli.explain(DatasetError("a defect of a dataset")) is None
+    assert explain(failure) is cause
+    assert explain(DatasetError("a defect of a dataset")) is None
 
 
 def test_a_session_without_command_line_refuses_too(bare_project: Path) -> None:
@@ -213,7 +214,7 @@ def test_a_terminated_run_is_closed_as_killed(bare_project: Path) -> None:
     )
     program = (
         "from kedro.framework.project import configure_project, pipelines; configure_project('odin_slm');"
-        "pipelines.configure('waiting'); from odin_slm.cli.commands import run; run([])"
+        "pipelines.configure('waiting'); from odin_slm.cli.run import run; run([])"
     )
     paths = os.pathsep.join([str(ROOT / "src"), str(package)])
     process = subprocess.Popen(

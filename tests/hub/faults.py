@@ -30,7 +30,7 @@ from kedro.io import DatasetError
 from canary import TOKEN
 from hub.releases import dataset_files, model_files, published, stage, visible
 from hub_server import Fault, HubServer, Request, Store, XetStorage
-from odin_slm.cli.commands import explain
+from odin_slm.cli.errors import explain
 from odin_slm.config.parameters import PublishingParams
 from odin_slm.core.errors import OdinError
 from odin_slm.datasets.hub import HubRepositoryDataset, PublicationDataset

@@ -20,7 +20,8 @@ from canary import TOKEN
 from conftest import ROOT
 from hub.conftest import STRANGER
 from hub_server import Fault, HubServer
-from odin_slm.cli import commands as cli
+from odin_slm import cli
+from odin_slm.cli.errors import explain
 from odin_slm.core.errors import BaseModelError
 from odin_slm.datasets.models import BaseModelDataset
 from odin_slm.models import model_search as browsing
@@ -229,7 +230,7 @@ def test_training_looks_at_a_base_before_it_is_loaded(
     for name, expected in (("bert/pictures", "no causal language model"), ("bert/llama-adapter", "an adapter")):
         with pytest.raises(Exception, match=expected) as refusal:
             BaseModelDataset(source=name, root=str(tmp_path)).load()
-        assert isinstance(cli.explain(refusal.value), BaseModelError)
+        assert isinstance(explain(refusal.value), BaseModelError)
     models.faults = [Fault(lambda request: True, "cut", times=None)]
     assert BaseModelDataset(source="anna/unseen", root=str(tmp_path)).load().source == "anna/unseen"
     assert "was not checked" in caplog.text

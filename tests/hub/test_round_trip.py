@@ -19,7 +19,7 @@ import release_values as values
 from canary import TOKEN
 from hub.releases import published, visible
 from hub_server import Fault, HubServer
-from odin_slm.cli.commands import explain
+from odin_slm.cli.errors import explain
 from odin_slm.core.errors import HubError, MissingInputError, ReleaseError
 from staging import continue_locally, make_adapter, predict, publish_from, snippets
 

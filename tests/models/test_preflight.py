@@ -216,7 +216,7 @@ def test_the_licence_is_what_is_known_of_it(tiny_base: Path, name: str, licence:
 
 
 def test_the_table_shows_every_part(tiny_base: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    preflight.show(check(BaseModel("tiny", tiny_base), TrainingParams()))
+    preflight.show(check(BaseModel("tiny", tiny_base), TrainingParams()).report())
     shown = capsys.readouterr().err
     for word in ("weights", "adapter", "gradients", "optimizer", "activations", "workspace", "at the peak", "llama"):
         assert word in shown

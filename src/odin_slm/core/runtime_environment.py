@@ -15,6 +15,8 @@ def prepare_process() -> None:
         # Nothing reports its use to anybody.
         "DO_NOT_TRACK": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # A connection to SQLite must not be carried into the worker processes of ParallelRunner.
+        "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }.items():

@@ -1,5 +1,19 @@
-"""What happens around a run: tracking, artifacts, metrics, the closing summary."""
+"""What happens around a run: tracking, artifacts, metrics, failures, the closing summary."""
 
-from odin_slm.hooks.run_hooks import ArtifactsHook, EvaluationMetricsHook, PublicationHook, SummaryHook, TrackingHook
+from odin_slm.hooks.artifacts import ArtifactsHook
+from odin_slm.hooks.errors import ErrorsHook
+from odin_slm.hooks.results import EvaluationMetricsHook, PublicationHook
+from odin_slm.hooks.summary import PreflightHook, SummaryHook
+from odin_slm.hooks.tracking import TrackingHook
+from odin_slm.hooks.work import WorkFolderHook
 
-__all__ = ["ArtifactsHook", "EvaluationMetricsHook", "PublicationHook", "SummaryHook", "TrackingHook"]
+__all__ = [
+    "ArtifactsHook",
+    "ErrorsHook",
+    "EvaluationMetricsHook",
+    "PreflightHook",
+    "PublicationHook",
+    "SummaryHook",
+    "TrackingHook",
+    "WorkFolderHook",
+]

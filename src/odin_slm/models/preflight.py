@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -294,35 +295,35 @@ def stated_license(base: BaseModel) -> str | None:
     return str(stated[0] if isinstance(stated, list) else stated) if stated else None
 
 
-def show(found: Preflight) -> None:
-    """Print the table."""
+def show(found: Mapping[str, Any]) -> None:
+    """Print the table of a report, as :meth:`Preflight.report` gives it."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    machine, job = found.machine, found.job
+    machine, job = found["machine"], found["job"]
     table = Table(title="Training, before it starts", title_justify="left", box=box.SIMPLE, show_header=False)
     table.add_column()
     table.add_column(justify="right")
     table.add_column()
-    kind = "NF4" if job.four_bit else {2: "16 bit", 4: "32 bit"}[round(job.weight_bytes)]
+    kind = "NF4" if job["four_bit"] else {2: "16 bit", 4: "32 bit"}[round(job["weight_bytes"])]
     notes = {
-        "weights": f"{found.parameters:,} in {kind}",
-        "adapter": f"{found.trainable:,} at rank {job.rank}",
+        "weights": f"{found['parameters']:,} in {kind}",
+        "adapter": f"{found['trainable']:,} at rank {job['rank']}",
         "gradients": "",
-        "optimizer": job.optimizer,
-        "activations": f"{job.batch_size} x {job.length} tokens"
-        + (", computed twice" if job.checkpointing else f", {job.tokens} at a time" if job.workers else ""),
+        "optimizer": job["optimizer"],
+        "activations": f"{job['batch_size']} x {job['length']} tokens"
+        + (", computed twice" if job["checkpointing"] else f", {job['tokens']} at a time" if job["workers"] else ""),
         "workspace": "",
         "runtime": "",
     }
-    for name, size in asdict(found.estimate).items():
+    for name, size in found["estimate"].items():
         table.add_row(name, memory.written(size), notes[name])
     table.add_section()
-    table.add_row("at the peak", memory.written(found.estimate.total), f"of {memory.written(machine.free)} free")
-    table.add_row("machine", memory.written(machine.total), machine.name)
-    table.add_row("base", "", f"{found.architecture}; licence: {found.licence}")
-    table.add_row("backend", "", found.backend)
+    table.add_row("at the peak", memory.written(found["total"]), f"of {memory.written(machine['free'])} free")
+    table.add_row("machine", memory.written(machine["total"]), machine["name"])
+    table.add_row("base", "", f"{found['architecture']}; licence: {found['licence']}")
+    table.add_row("backend", "", found["backend"])
     Console(stderr=True).print(table)
 
 

@@ -9,6 +9,7 @@ import yaml
 
 from odin_slm.config.parameters import SweepParams, TrainingParams, changed
 from odin_slm.core.record import Record
+from odin_slm.core.tracker import tracker
 from odin_slm.models.base_model import BaseModel
 
 
@@ -20,13 +21,13 @@ def compare_trainings(
     training: TrainingParams,
     params: SweepParams,
 ) -> dict[str, Any]:
-    """Train with every drawn combination of values, each in an MLflow run below the sweep's.
+    """Train with every drawn combination of values, each tracked as a run below the sweep's.
 
     Args:
         base_model: The frozen base.
         train: Training records.
         val: Validation records.
-        sweep_work: Folder for the journal and the checkpoints.
+        sweep_work: Folder for the study and the checkpoints.
         training: The parameters that are not varied.
         params: What is varied.
 
@@ -35,7 +36,7 @@ def compare_trainings(
     """
     from odin_slm.training.sweep import sweep
 
-    return sweep(base_model, train, val, sweep_work, training, params, _child_run)
+    return sweep(base_model, train, val, sweep_work, training, params, _trial)
 
 
 def write_environment(
@@ -69,17 +70,7 @@ def write_environment(
 
 
 @contextmanager
-def _child_run(number: int, values: dict[str, Any]) -> Iterator[Callable[[int, dict[str, float]], None]]:
-    import mlflow
-
-    if not mlflow.active_run():
-        yield lambda *_: None
-        return
-    with mlflow.start_run(run_name=f"trial-{number}", nested=True):
-        mlflow.log_params({f"training.{key}": value for key, value in values.items()})
-
-        def log(step: int, figures: dict[str, float]) -> None:
-            names = {"loss": "train_loss", "grad_norm": "gradient_norm"}
-            mlflow.log_metrics({names.get(name, name): value for name, value in figures.items()}, step=step)
-
-        yield log
+def _trial(number: int, values: dict[str, Any]) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """Report a training as a run of its own."""
+    with tracker().trial(f"trial-{number}", {f"training.{key}": value for key, value in values.items()}):
+        yield tracker().log_metrics

@@ -1,8 +1,6 @@
 """Nodes of the training pipeline."""
 
 import logging
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ from odin_slm.config.parameters import TaskParams, TrainingParams
 from odin_slm.core.errors import BaseModelError, MissingInputError
 from odin_slm.core.hashing import sha256_of
 from odin_slm.core.record import Record
+from odin_slm.core.tracker import tracker
 from odin_slm.models.base_model import BaseModel
 from odin_slm.models.conversion import provenance_of
 from odin_slm.release.provenance import splits_learned
@@ -18,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_training(base_model: BaseModel, params: TrainingParams) -> dict[str, Any]:
-    """Check, and show, whether the training can run here, from the base's configuration and tokenizer.
+    """Check whether the training can run here, from the base's configuration and tokenizer.
 
     A tokenizer that no grammar can hold is a warning: evaluation would be the first to say so, after the training.
 
@@ -34,7 +33,6 @@ def check_training(base_model: BaseModel, params: TrainingParams) -> dict[str, A
     from odin_slm.models.tokenizer_probe import probe_tokenizer
 
     found = preflight.check(base_model, params)
-    preflight.show(found)
     try:
         probe_tokenizer(load_tokenizer(base_model))
     except BaseModelError as error:  # its outputs can still be scored as the model likes to write them
@@ -70,6 +68,7 @@ def train_adapter(
     """
     from odin_slm.models.tokens import record_counter
     from odin_slm.training.lora import train_lora
+    from odin_slm.training.throughput import with_throughput
 
     for split, records in (("train.json", train), ("val.json", val)):
         if not records:
@@ -83,7 +82,8 @@ def train_adapter(
         job = training_preflight["job"]
         batch = {"batch_size": job["batch_size"], "gradient_accumulation_steps": job["accumulation"]}
         params = params.model_copy(update=batch)
-    adapter, state = train_lora(base_model, train, val, training_work, params, _curve(tokens))
+    on_log = with_throughput(tokens, tracker().log_metrics)
+    adapter, state = train_lora(base_model, train, val, training_work, params, on_log)
     return adapter, {
         **state,
         "data": splits_learned(train, val),
@@ -105,30 +105,3 @@ def describe_task(adapter: Path, train: list[Record], task: TaskParams) -> dict[
     """
     asked = {record["source"]: record["instruction"] for record in train}
     return {**task.task().to_dict(), "instructions": dict(sorted(asked.items()))}
-
-
-def _curve(tokens: int) -> Callable[[int, dict[str, float]], None]:
-    """Return a function that logs the figures of a step to the active run, with the tokens per second since the last.
-
-    Args:
-        tokens: Tokens of the training split; figures name the passes over it so far as ``epoch``.
-    """
-    since: float | None = None
-    passes = 0.0
-
-    def log(step: int, figures: dict[str, float]) -> None:
-        nonlocal since, passes
-        import mlflow
-
-        now = time.monotonic()
-        if "eval_loss" in figures:  # the time since the last line was validation's
-            since = None if since is None else since + figures.get("eval_runtime", 0.0)
-        elif "epoch" in figures:
-            if since is not None and now > since and figures["epoch"] > passes:
-                figures = figures | {"tokens_per_second": (figures["epoch"] - passes) * tokens / (now - since)}
-            since, passes = now, figures["epoch"]
-        if mlflow.active_run():
-            names = {"loss": "train_loss", "grad_norm": "gradient_norm"}
-            mlflow.log_metrics({names.get(name, name): value for name, value in figures.items()}, step=step)
-
-    return log

@@ -1,0 +1,50 @@
+"""From adapter and test set to predictions, scores and a report."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from odin_slm.config.parameters.base import Parameters
+
+
+class EvaluationParams(Parameters):
+    """From adapter and test set to predictions, scores and a report."""
+
+    experiment: str = Field(min_length=1)
+    """Name of the experiment, as the results give it."""
+    decoding: Literal["free", "constrained", "both"] = "both"
+    """Greedy decoding as the model likes, held to the input by a grammar, or both; the grammar's scores lead."""
+    batch_size: int = Field(default=32, ge=1)
+    """Outputs decoded together."""
+    max_new_tokens: int | Literal["auto"] = "auto"
+    """Budget of an output in tokens; auto is 1.25 times the longest gold output of the test set, plus 16."""
+    num_samples: int | None = Field(default=None, ge=1)
+    """Evaluate at most this many test records, drawn by the seed."""
+    backend: Literal["transformers", "vllm"] = "transformers"
+    """What generates: our own batched decoding (CPU or one GPU), or vLLM, which has to be installed and needs a GPU."""
+    calibration: Literal["isotonic", "temperature", "none"] = "isotonic"
+    """How the probability of an output line becomes the chance that it is right; fitted on the validation split."""
+    calibration_samples: int = Field(default=150, ge=1)
+    """Extract from at most this many validation records for it, drawn by the seed."""
+    significance: float = Field(default=0.05, gt=0.0, lt=1.0)
+    """p-value below which a difference from the champion counts."""
+    bootstrap_resamples: int = Field(default=1000, ge=100)
+    """Resamples behind every interval."""
+    seed: int = 42
+    """Seed of the sample and of the bootstrap."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_penalties(cls, values: Any) -> Any:
+        for name in ("repetition_penalty", "no_repeat_ngram_size"):
+            if isinstance(values, dict) and name in values:
+                raise ValueError(f"{name} is not offered: an extraction must repeat the words of its input.")
+        return values
+
+    @model_validator(mode="after")
+    def _positive_budget(self) -> EvaluationParams:
+        if isinstance(self.max_new_tokens, int) and self.max_new_tokens < 1:
+            raise ValueError("max_new_tokens must be at least 1, or auto.")
+        return self

@@ -1,0 +1,41 @@
+"""What the model is taught."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from odin_slm import corpora
+from odin_slm.config.parameters.base import Parameters
+from odin_slm.tasks import Task, load
+
+
+@lru_cache(maxsize=8)
+def _task(name: str, options: str) -> Task:
+    return load({"name": name, "options": json.loads(options)}, corpora.annotated())
+
+
+class TaskParams(Parameters):
+    """What the model is taught."""
+
+    name: str = "extraction"
+    """The task: a package of odin_slm.tasks, or one that an installed package offers."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """The task's own options; extraction takes entities, relations, synonyms, sources and default_source."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, values: Any) -> Any:
+        return {"name": values} if isinstance(values, str) else values
+
+    @model_validator(mode="after")
+    def _task_exists(self) -> TaskParams:
+        self.task()
+        return self
+
+    def task(self) -> Task:
+        """Return the task; its sources are the project's corpora."""
+        return _task(self.name, json.dumps(self.options, sort_keys=True))

@@ -1,0 +1,43 @@
+"""What the hooks know of a run, in whichever process or thread a node runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kedro.io import MemoryDataset
+
+from odin_slm.core.redaction import Portable
+
+_ENTRY = "run_state"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run.
+
+    Attributes:
+        root: The project's folder.
+        experiment: Name of the experiment.
+        run_id: The MLflow run; None where the pipeline is not tracked.
+        owned: Whether the run is closed at the end; an orchestrator's is not.
+        portable: Takes paths of this machine and secrets out of what is tracked.
+    """
+
+    root: Path
+    experiment: str
+    run_id: str | None
+    owned: bool
+    portable: Portable
+
+
+def put_state(catalog: Any, state: RunState) -> None:
+    """Add the state to the catalog, which is all of a session that ParallelRunner hands to its worker processes."""
+    catalog[_ENTRY] = MemoryDataset(state, copy_mode="assign")
+
+
+def state_of(catalog: Any) -> RunState | None:
+    """Return the state, or None before the run is opened."""
+    dataset = catalog.get(_ENTRY)
+    return dataset.load() if isinstance(dataset, MemoryDataset) else None

@@ -486,7 +486,7 @@ def test_workers_share_a_batch_and_find_the_gradient_of_the_whole(tokenizer: Any
 
     from odin_slm.pretraining.muon import Muon
     from odin_slm.pretraining.trainer import _loss, _new_model
-    from odin_slm.training.data_parallel import Workers
+    from odin_slm.training.data_parallel import DataParallel
 
     ids = torch.randint(10, 600, (5, 40), generator=torch.Generator().manual_seed(3))
     scored = torch.rand(ids.shape, generator=torch.Generator().manual_seed(4)).round(decimals=1)
@@ -494,7 +494,7 @@ def test_workers_share_a_batch_and_find_the_gradient_of_the_whole(tokenizer: Any
     found = []
     for number in (1, 3):
         model = _new_model(SHAPE, tokenizer, seed=1)
-        workers = Workers(model, number)
+        workers = DataParallel(model, number)
         loss = workers.backward(lambda m, i, s: _loss(m, i, s, count), ids, scored)
         gradients = [p.grad.clone() for p in model.parameters()]
         matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from odin_slm.pretraining.curriculum import Example, Sources, draw
-from odin_slm.training.data_parallel import Workers
+from odin_slm.training.data_parallel import DataParallel
 
 if TYPE_CHECKING:
     import torch
@@ -205,7 +205,7 @@ def pretrain(
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = _new_model(architecture, tokenizer, schedule.seed).to(device)
-    workers = Workers(model, 1 if device.type == "cuda" else torch.get_num_threads())
+    workers = DataParallel(model, 1 if device.type == "cuda" else torch.get_num_threads())
     optimizers = _optimizers(model, schedule, workers)
     peaks = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
     encode = _encoder(tokenizer, architecture.context)
@@ -329,7 +329,7 @@ def _new_model(shape: Architecture, tokenizer: Any, seed: int) -> Any:
     return model
 
 
-def _optimizers(model: Any, schedule: Schedule, workers: Workers) -> list[torch.optim.Optimizer]:
+def _optimizers(model: Any, schedule: Schedule, workers: DataParallel) -> list[torch.optim.Optimizer]:
     import torch
 
     from odin_slm.pretraining.copy_heads import circuit_parameters

@@ -41,7 +41,7 @@ from odin_slm.models.backends import with_adapter
 from odin_slm.models.base_model import BaseModel, load_tokenizer
 from odin_slm.training import lm_head
 from odin_slm.training.collation import Collator, dataset_of, tokenise
-from odin_slm.training.data_parallel_steps import threads_of, with_threads
+from odin_slm.training.data_parallel_steps import data_parallel_of, with_data_parallel
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = BaseModel("odin-nano", ROOT / "data/06_models/odin-nano")
@@ -93,11 +93,11 @@ def measure(
     set_seed(42)
     params = TrainingParams(batch_size=batch, gradient_accumulation_steps=accumulation)
     model = with_adapter("transformers", BASE, params)
-    workers = threads_of(model, params) if own else None
+    workers = data_parallel_of(model, params) if own else None
     pairs = [dict(zip(("prompt", "completion"), full_text(record), strict=True)) for record in train]
     prepared: dict[str, Any] = {"dataset_kwargs": {"skip_prepare_dataset": True}, "remove_unused_columns": False}
     with tempfile.TemporaryDirectory() as folder:
-        trainer = with_threads(SFTTrainer, workers)(
+        trainer = with_data_parallel(SFTTrainer, workers)(
             model=model,
             args=SFTConfig(
                 output_dir=folder,

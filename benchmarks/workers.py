@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from odin_slm.training.data_parallel import Workers
+from odin_slm.training.data_parallel import DataParallel
 
 ROWS, LENGTH, STEPS = 16, 256, 5
 
@@ -47,8 +47,8 @@ def main() -> None:
     )  # fmt: skip
     ids = torch.randint(5120, (ROWS, LENGTH))
     cores = torch.get_num_threads()
-    operations = tokens_per_second(lambda: Workers(model, 1).backward(loss_of, ids))
-    workers = Workers(model, cores)
+    operations = tokens_per_second(lambda: DataParallel(model, 1).backward(loss_of, ids))
+    workers = DataParallel(model, cores)
     examples = tokens_per_second(lambda: workers.backward(loss_of, ids))
     workers.close()
     print(f"{cores} threads share every operation  {operations:8.0f} tokens/s")

@@ -181,7 +181,7 @@ def test_a_check_judges_licence_architecture_size_and_name(kedro_hub: Command) -
         bad = kedro_hub("check", name, "--json")
         assert bad.exit_code == 1
         assert verdicts(bad)[failing] == "failure"
-    assert "Take its base: TinyLlama/small" in kedro_hub("check", "bert/llama-adapter").stdout
+    assert "Use its base: TinyLlama/small" in kedro_hub("check", "bert/llama-adapter").stdout
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_a_model_that_does_not_fit_is_told(memory: float, verdict: str, fix: str
     assert fix in size.fix
     assert "8.0 B parameters" in size.found
     custom = browsing.check({**model, "parameters": 1, "tags": ["custom_code"]}, memory=10**9)
-    assert [c.found for c in custom if c.verdict == "failure"] == ["L: runs code of its repository"]
+    assert [c.found for c in custom if c.verdict == "failure"] == ["L: runs code from its repository"]
 
 
 def test_a_download_is_whole_and_holds_no_pickle(
@@ -227,7 +227,7 @@ def test_training_looks_at_a_base_before_it_is_loaded(
     models: HubServer, kedro_hub: Command, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert BaseModelDataset(source="TinyLlama/small", root=str(tmp_path)).load().source == "TinyLlama/small"
-    for name, expected in (("bert/pictures", "no causal language model"), ("bert/llama-adapter", "an adapter")):
+    for name, expected in (("bert/pictures", "not a causal language model"), ("bert/llama-adapter", "an adapter")):
         with pytest.raises(Exception, match=expected) as refusal:
             BaseModelDataset(source=name, root=str(tmp_path)).load()
         assert isinstance(explain(refusal.value), BaseModelError)

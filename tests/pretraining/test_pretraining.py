@@ -1,4 +1,4 @@
-"""Pretraining: the curriculum asks for what the text holds, the tokenizer never fails, a killed run goes on."""
+"""Pretraining: exercises ask only for what is in the text, every text is tokenised, a killed run resumes."""
 
 import json
 import random
@@ -12,13 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from odin_slm.config.parameters import ArchitectureParams, PretrainingParams, ScheduleParams
+from odin_slm.config.parameters import ArchitectureParams, MixtureParams, PhaseParams, PretrainingParams, ScheduleParams
 from odin_slm.core.document import Document, Mention, Relation, surface_concept
 from odin_slm.core.errors import BackendError, CorpusFormatError
 from odin_slm.corpora.iob import parse_iob
+from odin_slm.pretraining.batches import decisions, encoder, tensors
 from odin_slm.pretraining.curriculum import EXERCISES, Example, Sources, draw
 from odin_slm.pretraining.name_generator import invent_name
-from odin_slm.pretraining.trainer import MARKERS, Architecture, Phase, Schedule, decisions, pretrain, train_tokenizer
+from odin_slm.pretraining.tokenizer import MARKERS, train_tokenizer
+from odin_slm.pretraining.trainer import new_model, pretrain, weighted_loss
 from odin_slm.tasks.extraction.format import parse
 
 IOB = "Mutations\tO\nin\tO\nBRCA1\tB-Gene\n-\tO\nlinked\tO\ncancer\tB-Disease\n(\tO\nbreast\tB-Disease\n)\tO\n.\tO\n"
@@ -45,9 +47,14 @@ SOURCES = Sources(
     ["A first sentence of plain text. A second one follows it.", "Another paragraph about nothing much."],
 )
 MIXTURE = dict.fromkeys(EXERCISES, 1.0)
-PHASES = (Phase(0.4, MIXTURE, 0.3, 1.0), Phase(1.0, {**MIXTURE, "language": 0.0}, 0.0, 4.0))
-SHAPE = Architecture(vocabulary=600, hidden=32, layers=2, heads=4, feed_forward=64, context=512)
-SCHEDULE = Schedule(
+PHASES = (
+    PhaseParams(until=0.4, mixture=MixtureParams(**MIXTURE)),
+    PhaseParams(
+        until=1.0, mixture=MixtureParams(**{**MIXTURE, "language": 0.0}), prompt_share=0.0, decision_weight=4.0
+    ),
+)
+SHAPE = ArchitectureParams(vocabulary=600, hidden=32, layers=2, heads=4, feed_forward=64, context=512)
+SCHEDULE = ScheduleParams(
     tokens=6000,
     batch_tokens=1024,
     learning_rate=0.02,
@@ -226,13 +233,11 @@ def test_names_that_are_glued_are_listed_without_what_touches_them() -> None:
 
 
 def test_what_slipped_is_read_but_not_learned(tokenizer: Any) -> None:
-    from odin_slm.pretraining.trainer import _batch, _encoder
-
-    encode, rng, lines = _encoder(tokenizer, 4096), random.Random(4), 0
+    encode, rng, lines = encoder(tokenizer, 4096), random.Random(4), 0
     for _ in range(200):
         example = EXERCISES["slips"](SOURCES, rng)
         encoded = encode(example)
-        ids, weights = _batch([encoded], 0, 0.0, 3.0)
+        ids, weights = tensors([encoded], 0, 0.0, 3.0)
         assert ids[0].tolist() == encoded.ids
         assert set(weights[0].tolist()) <= {0.0, 1.0, 3.0}
         assert not weights[0, : encoded.prompt].any()
@@ -321,18 +326,22 @@ def test_the_formats_markers_are_one_token_each(tokenizer: Any) -> None:
 def _train(
     work: Path,
     tokenizer: Path,
-    schedule: Schedule = SCHEDULE,
-    phases: tuple[Phase, ...] = PHASES,
+    schedule: ScheduleParams = SCHEDULE,
+    phases: tuple[PhaseParams, ...] = PHASES,
     stop_at: int | None = None,
-    shape: Architecture = SHAPE,
+    shape: ArchitectureParams = SHAPE,
 ) -> dict:
     def on_log(step: int, _: dict[str, float]) -> None:
         if step == stop_at:
             raise KeyboardInterrupt
 
-    return pretrain(
-        SOURCES, SOURCES, tokenizer, work, architecture=shape, schedule=schedule, phases=phases, on_log=on_log
-    )
+    params = PretrainingParams(experiment="x", architecture=shape, schedule=schedule, phases=phases)
+    return pretrain(SOURCES, SOURCES, tokenizer, work, params, on_log)
+
+
+def changed(params: Any, **values: Any) -> Any:
+    """Return parameters with other values, checked again."""
+    return type(params)(**{**params.model_dump(), **values})
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(tokenizer_folder: Path, tmp_path: Path) -> None:
@@ -361,20 +370,16 @@ def test_a_run_killed_while_it_replaced_its_checkpoint_goes_on(tokenizer_folder:
 
 
 def test_a_checkpoint_of_other_settings_is_not_continued(tokenizer_folder: Path, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     _train(tmp_path, tokenizer_folder)
     with pytest.raises(BackendError, match="another schedule"):
-        _train(tmp_path, tokenizer_folder, schedule=replace(SCHEDULE, learning_rate=0.01))
+        _train(tmp_path, tokenizer_folder, schedule=changed(SCHEDULE, learning_rate=0.01))
 
 
 def test_a_checkpoint_of_another_architecture_is_not_continued(tokenizer_folder: Path, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     first = _train(tmp_path, tokenizer_folder)
     for change in ({"context": 256}, {"layers": 3}, {"vocabulary": 700}):
         with pytest.raises(BackendError, match="another architecture"):
-            _train(tmp_path, tokenizer_folder, shape=replace(SHAPE, **change))
+            _train(tmp_path, tokenizer_folder, shape=changed(SHAPE, **change))
     progress = tmp_path / "checkpoint/progress.json"
     saved = json.loads(progress.read_text())
     del saved["settings"]["architecture"]  # as in checkpoints from before it was noted
@@ -383,14 +388,12 @@ def test_a_checkpoint_of_another_architecture_is_not_continued(tokenizer_folder:
 
 
 def test_a_finished_run_is_prolonged_by_a_phase_that_restarts_the_rates(tokenizer_folder: Path, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     first = _train(tmp_path, tokenizer_folder)
-    longer = replace(SCHEDULE, tokens=SCHEDULE.tokens * 2)
-    before = tuple(replace(phase, until=phase.until / 2) for phase in PHASES)
+    longer = changed(SCHEDULE, tokens=SCHEDULE.tokens * 2)
+    before = tuple(changed(phase, until=phase.until / 2) for phase in PHASES)
     with pytest.raises(BackendError, match="another schedule"):
-        _train(tmp_path, tokenizer_folder, longer, (*before, replace(PHASES[-1], until=1.0)))
-    second = _train(tmp_path, tokenizer_folder, longer, (*before, replace(PHASES[-1], until=1.0, restart=0.5)))
+        _train(tmp_path, tokenizer_folder, longer, (*before, changed(PHASES[-1], until=1.0)))
+    second = _train(tmp_path, tokenizer_folder, longer, (*before, changed(PHASES[-1], until=1.0, restart=0.5)))
     added = second["history"][len(first["history"]) :]
     assert second["history"][: len(first["history"])] == first["history"]
     rates = [row["learning_rate"] for row in added]
@@ -400,13 +403,11 @@ def test_a_finished_run_is_prolonged_by_a_phase_that_restarts_the_rates(tokenize
 
 
 def test_the_base_is_the_mean_of_the_last_ends(tokenizer_folder: Path, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     from safetensors.torch import load_file
 
-    before = tuple(replace(phase, until=phase.until / 3) for phase in PHASES)
-    phases = (*before, replace(PHASES[-1], until=0.6, restart=0.5), replace(PHASES[-1], until=1.0, restart=0.5))
-    mean = replace(SCHEDULE, average=2)
+    before = tuple(changed(phase, until=phase.until / 3) for phase in PHASES)
+    phases = (*before, changed(PHASES[-1], until=0.6, restart=0.5), changed(PHASES[-1], until=1.0, restart=0.5))
+    mean = changed(SCHEDULE, average=2)
     with pytest.raises(KeyboardInterrupt):
         _train(tmp_path / "one", tokenizer_folder, mean, phases, stop_at=5)
     _train(tmp_path / "one", tokenizer_folder, mean, phases)
@@ -419,12 +420,12 @@ def test_the_base_is_the_mean_of_the_last_ends(tokenizer_folder: Path, tmp_path:
     last = load_file(tmp_path / "one/base/model.safetensors")
     assert all((last[name] == ends[2][name].bfloat16()).all() for name in last)
     (tmp_path / "one/ends/2.safetensors").unlink()
-    with pytest.raises(BackendError, match="end of phase 3 are not there"):
+    with pytest.raises(BackendError, match="end of phase 3 are missing"):
         _train(tmp_path / "one", tokenizer_folder, mean, phases)
-    longer = tuple(replace(phase, until=phase.until / 2) for phase in phases)
-    added = (*longer, replace(PHASES[-1], until=1.0, restart=0.5))
-    with pytest.raises(BackendError, match="end of phase 3 are not there"):  # and not after the tokens that are added
-        _train(tmp_path / "one", tokenizer_folder, replace(mean, tokens=2 * mean.tokens, average=3), added, stop_at=1)
+    longer = tuple(changed(phase, until=phase.until / 2) for phase in phases)
+    added = (*longer, changed(PHASES[-1], until=1.0, restart=0.5))
+    with pytest.raises(BackendError, match="end of phase 3 are missing"):  # and not after the tokens that are added
+        _train(tmp_path / "one", tokenizer_folder, changed(mean, tokens=2 * mean.tokens, average=3), added, stop_at=1)
     with pytest.raises(ValidationError, match=r"schedule\.average: the rates fall to zero 1 times, not 2"):
         PretrainingParams(experiment="x", schedule=ScheduleParams(average=2))
 
@@ -447,10 +448,8 @@ def test_no_weights_are_pickled(tokenizer_folder: Path, tmp_path: Path) -> None:
 def test_the_starting_weights_copy(tokenizer: Any) -> None:
     import torch
 
-    from odin_slm.pretraining.trainer import _new_model
-
-    shape = Architecture(vocabulary=600, hidden=256, layers=2, heads=4, feed_forward=64, context=512)
-    model = _new_model(shape, tokenizer, seed=1).eval()
+    shape = ArchitectureParams(vocabulary=600, hidden=256, layers=2, heads=4, feed_forward=64, context=512)
+    model = new_model(shape, tokenizer, seed=1).eval()
     once = torch.randint(10, 600, (8, 60), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         guesses = model(torch.cat([once, once], dim=1)).logits.argmax(-1)
@@ -460,13 +459,11 @@ def test_the_starting_weights_copy(tokenizer: Any) -> None:
 
 
 def test_shapes_that_cannot_begin_with_copying_are_refused(tokenizer: Any) -> None:
-    from odin_slm.pretraining.trainer import _new_model
-
     for shape in ({"layers": 1}, {"heads": 2}, {"heads": 16}):
         with pytest.raises(ValidationError, match=r"layers|heads"):
             ArchitectureParams(hidden=64, **shape)
     least = ArchitectureParams(vocabulary=600, hidden=18, heads=3, layers=2, feed_forward=16, context=128)
-    assert _new_model(Architecture(**least.model_dump()), tokenizer, seed=1)
+    assert new_model(least, tokenizer, seed=1)
 
 
 def test_the_closing_test_passes_over_what_exceeds_the_context() -> None:
@@ -485,21 +482,22 @@ def test_workers_share_a_batch_and_find_the_gradient_of_the_whole(tokenizer: Any
     import torch
 
     from odin_slm.pretraining.muon import Muon
-    from odin_slm.pretraining.trainer import _loss, _new_model
-    from odin_slm.training.data_parallel import Workers
+    from odin_slm.training.data_parallel import DataParallel
 
     ids = torch.randint(10, 600, (5, 40), generator=torch.Generator().manual_seed(3))
     scored = torch.rand(ids.shape, generator=torch.Generator().manual_seed(4)).round(decimals=1)
     count = scored[:, 1:].sum().item()
     found = []
     for number in (1, 3):
-        model = _new_model(SHAPE, tokenizer, seed=1)
-        workers = Workers(model, number)
-        loss = workers.backward(lambda m, i, s: _loss(m, i, s, count), ids, scored)
+        model = new_model(SHAPE, tokenizer, seed=1)
+        workers = DataParallel(model, number)
+        loss = workers.backward(lambda m, i, s: weighted_loss(m, i, s, count), ids, scored)
         gradients = [p.grad.clone() for p in model.parameters()]
         matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
         Muon(matrices, lr=0.1, pool=workers.pool).step()
-        losses = workers.evaluate(lambda m, share: _loss(m, *share).item(), [(ids[:n], scored[:n]) for n in (2, 4, 5)])
+        losses = workers.evaluate(
+            lambda m, share: weighted_loss(m, *share).item(), [(ids[:n], scored[:n]) for n in (2, 4, 5)]
+        )
         workers.close()
         found.append((loss, gradients, [p.detach().clone() for p in matrices], losses))
     (one, one_gradients, one_weights, one_losses), (many, many_gradients, many_weights, many_losses) = found

@@ -78,7 +78,7 @@ def test_an_error_of_a_process_is_the_runs(base: BaseModel, tmp_path: Path) -> N
 
 def test_what_the_launcher_cannot_do_is_said(base: BaseModel, tmp_path: Path) -> None:
     missing = TWO.model_copy(update={"accelerate_config": tmp_path / "none.yaml"})
-    with pytest.raises(BackendError, match=r"no such file") as caught:
+    with pytest.raises(BackendError, match=r"does not exist") as caught:
         train_lora(base, records(2), records(2), tmp_path, missing, lambda *_: None)
     assert "accelerate config" in caught.value.fix
     with pytest.raises(ValidationError, match="need launcher"):

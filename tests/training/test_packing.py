@@ -16,7 +16,7 @@ from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer
 from odin_slm.training import lora as training
 from odin_slm.training.collation import Collator, tokenise
 from odin_slm.training.lora import train_lora
-from odin_slm.training.packing import best_fit, keeps_apart, pack, packs
+from odin_slm.training.packing import best_fit_decreasing, keeps_apart, pack, packs
 from training.test_training import records
 
 PARAMS = TrainingParams(
@@ -178,7 +178,7 @@ def test_a_refusal_ends_the_run_before_the_first_step(
 
 @given(lengths=st.lists(st.integers(1, 600), min_size=1, max_size=40), capacity=st.integers(1, 1000))
 def test_every_example_lies_in_one_row_and_no_two_rows_fit_into_one(lengths: list[int], capacity: int) -> None:
-    bins = best_fit(lengths, capacity)
+    bins = best_fit_decreasing(lengths, capacity)
     assert sorted(row for members in bins for row in members) == list(range(len(lengths)))
     filled = [sum(lengths[row] for row in members) for members in bins]
     assert all(total <= capacity or len(members) == 1 for total, members in zip(filled, bins, strict=True))

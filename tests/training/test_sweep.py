@@ -101,7 +101,7 @@ def test_optuna_draws_from_ranges(base: BaseModel, tmp_path: Path) -> None:
 
 def test_a_sweep_of_which_every_trial_fails_says_why(base: BaseModel, tmp_path: Path) -> None:
     params = SweepParams(experiment="tiny", space={"load_in_4bit": (True,)})
-    with pytest.raises(BackendError, match=r"sweep.space.*none of 1 trials.*4-bit loading needs a CUDA device"):
+    with pytest.raises(BackendError, match=r"sweep.space.*all 1 trials failed.*4-bit loading needs a CUDA device"):
         sweep(base, records(4), records(2), tmp_path, TRAINING, params, unwatched)
 
 

@@ -24,7 +24,7 @@ from odin_slm.models.backends import with_adapter
 from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer, resolve_base_model
 from odin_slm.models.tokens import completion_ids
 from odin_slm.training.collation import IGNORED, check_mask, tokenise
-from odin_slm.training.data_parallel_steps import share_rows, threads_of
+from odin_slm.training.data_parallel_steps import data_parallel_of, share_rows
 from odin_slm.training.lora import total_steps, train_lora
 
 PARAMS = TrainingParams(
@@ -137,11 +137,11 @@ def test_examples_shared_among_threads_train_as_trl_does(
     params = PARAMS.model_copy(update={"max_steps": 5, "evaluations": 1, "gradient_accumulation_steps": 2})
     used = []
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(training, "threads_of", lambda *a: used.append(threads_of(*a)) or used[-1])
+    monkeypatch.setattr(training, "data_parallel_of", lambda *a: used.append(data_parallel_of(*a)) or used[-1])
     shared, state = train_lora(base, varied, records(2, 100), tmp_path / "shared", params, lambda *_: None)
     assert used[0] is not None
     assert len(used[0].replicas) == 2
-    monkeypatch.setattr(training, "threads_of", lambda *_: None)
+    monkeypatch.setattr(training, "data_parallel_of", lambda *_: None)
     alone, expected = train_lora(base, varied, records(2, 100), tmp_path / "alone", params, lambda *_: None)
     for key in ("loss", "grad_norm"):
         mine, theirs = ([e[key] for e in s["history"] if key in e] for s in (state, expected))
@@ -149,7 +149,7 @@ def test_examples_shared_among_threads_train_as_trl_does(
     one, two = (load_file(folder / "adapter_model.safetensors") for folder in (shared, alone))
     torch.testing.assert_close(one, two, atol=2e-3, rtol=1e-2)
     noisy = params.model_copy(update={"lora": LoraParams(r=4, dropout=0.1)})
-    assert threads_of(with_adapter("transformers", base, noisy), noisy) is None
+    assert data_parallel_of(with_adapter("transformers", base, noisy), noisy) is None
 
 
 @given(
@@ -487,10 +487,10 @@ def smaller_memory(rows: int, used: list[int]) -> Any:
     """Make steps of more rows run out of memory, as a device does: with its error, in the middle of a step."""
     import torch
 
-    from odin_slm.training.data_parallel_steps import with_threads
+    from odin_slm.training.data_parallel_steps import with_data_parallel
 
     def trainer_class(trainer: type[Any], workers: Any, packing: bool) -> type[Any]:
-        class Small(with_threads(trainer, workers, packing)):
+        class Small(with_data_parallel(trainer, workers, packing)):
             def training_step(self, model: Any, inputs: dict[str, Any], *more: Any, **options: Any) -> Any:
                 used.append(len(inputs["input_ids"]))
                 if used[-1] > rows:
@@ -508,7 +508,7 @@ def test_out_of_memory_halves_the_batch_once_and_keeps_the_course(
     from odin_slm.training import lora as training
 
     used: list[int] = []
-    monkeypatch.setattr(training, "with_threads", smaller_memory(2, used))
+    monkeypatch.setattr(training, "with_data_parallel", smaller_memory(2, used))
     halving = SHORT.model_copy(update={"oom": "halve"})
     _, state = train_lora(base, records(8), records(4, 100), tmp_path, halving, lambda *_: None)
     assert used == [4] + [2] * 16
@@ -523,7 +523,7 @@ def test_a_run_that_halved_its_batch_resumes_with_the_halved_one(
     from odin_slm.training import lora as training
 
     used: list[int] = []
-    monkeypatch.setattr(training, "with_threads", smaller_memory(2, used))
+    monkeypatch.setattr(training, "with_data_parallel", smaller_memory(2, used))
     halving = SHORT.model_copy(update={"oom": "halve"})
 
     def kill(now: int, _: dict[str, float]) -> None:
@@ -543,7 +543,7 @@ def test_out_of_memory_says_what_to_change(base: BaseModel, tmp_path: Path, monk
     from odin_slm.training import lora as training
 
     for rows, oom, batch in ((2, "fail", 4), (1, "halve", 2)):
-        monkeypatch.setattr(training, "with_threads", smaller_memory(rows, []))
+        monkeypatch.setattr(training, "with_data_parallel", smaller_memory(rows, []))
         params = PARAMS.model_copy(update={"oom": oom})
         with pytest.raises(DeviceMemoryError, match=rf"batch_size={batch}.*CUDA out of memory") as caught:
             train_lora(base, records(8), records(2, 100), tmp_path, params, lambda *_: None)

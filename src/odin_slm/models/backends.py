@@ -1,6 +1,6 @@
-"""What loads a base and puts an adapter on it: transformers with PEFT anywhere, unsloth on CUDA.
+"""Backends that load a base and add an adapter: transformers with PEFT on any device, unsloth on CUDA.
 
-Both give back a PEFT model, so that the loop, the adapter on disk, the state and the metrics are the same.
+Both return a PEFT model, so training loop, saved adapter, state and metrics do not depend on the backend.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ Name = Literal["transformers", "unsloth"]
 
 
 def choose(params: TrainingParams) -> Name:
-    """Return the backend that runs here.
+    """Return the backend to use on this machine.
 
     Raises:
-        BackendError: ``unsloth`` is asked for, and the machine or the environment lacks what it needs.
+        BackendError: The parameters ask for ``unsloth``, but it is not installed or there is no CUDA device.
     """
     missing = _unsloth_lacks()
     if params.backend == "unsloth" and missing:
@@ -33,21 +33,21 @@ def choose(params: TrainingParams) -> Name:
 
 
 def needs_process(name: Name) -> bool:
-    """Tell whether a backend has to run in a process of its own.
+    """Tell whether a backend needs a separate process.
 
-    unsloth rewrites transformers, PEFT and TRL while it is imported, and has to be the first of them.
+    unsloth patches transformers, PEFT and TRL on import, and has to be imported before them.
     """
     return name == "unsloth" and "unsloth" not in sys.modules and "transformers" in sys.modules
 
 
 def prepare(name: Name) -> None:
-    """Import what a backend must import before transformers, and switch off what it must not do.
+    """Import unsloth, which has to come before transformers, and disable its fallback to the CPU.
 
     Raises:
-        BackendError: unsloth does not find what it needs.
+        BackendError: unsloth cannot be imported.
     """
     if name == "unsloth":
-        # without a driver it would train on the CPU, and call that a run
+        # Without a driver it would silently train on the CPU.
         os.environ["UNSLOTH_DISABLE_CPU_FALLBACK"] = "1"
         os.environ.pop("UNSLOTH_ALLOW_CPU", None)
         try:
@@ -56,15 +56,15 @@ def prepare(name: Name) -> None:
             raise BackendError(
                 f"unsloth cannot be loaded ({str(error).splitlines()[0] if str(error) else type(error).__name__}).",
                 where="training.backend",
-                fix="Install it again with: pip install -e '.[gpu]', or set training.backend=transformers.",
+                fix="Reinstall it with: pip install -e '.[gpu]', or set training.backend=transformers.",
             ) from error
 
 
 def with_adapter(name: Name, base: BaseModel, params: TrainingParams) -> Any:
-    """Return the frozen base with a fresh adapter on its target modules, as a PEFT model.
+    """Return the frozen base with a new adapter on its target modules, as a PEFT model.
 
     Raises:
-        BackendError: The base lacks a target module, or the machine cannot quantise.
+        BackendError: The base lacks a target module, or 4-bit loading is asked for without CUDA.
         BaseModelError: The base cannot be loaded.
     """
     return (_with_unsloth if name == "unsloth" else _with_transformers)(base, params)
@@ -78,7 +78,7 @@ def cuda() -> bool:
 
 
 def precision(params: TrainingParams) -> str:
-    """Return the arithmetic of the forward pass: fp32, bf16 or fp16."""
+    """Return the precision of the forward pass: fp32, bf16 or fp16."""
     if params.precision != "auto":
         return params.precision
     import torch
@@ -87,7 +87,7 @@ def precision(params: TrainingParams) -> str:
 
 
 def weights_dtype(params: TrainingParams) -> str:
-    """Return the type of the frozen weights that are not quantised, as torch names it."""
+    """Return the torch data type of the frozen weights, unless they are quantised."""
     if params.dtype != "auto":
         return params.dtype
     import torch
@@ -96,21 +96,21 @@ def weights_dtype(params: TrainingParams) -> str:
 
 
 def optimizer(params: TrainingParams) -> str:
-    """Return the optimizer's name, as transformers knows it."""
+    """Return the name of the optimizer in transformers."""
     if params.optimizer != "auto":
         return params.optimizer
-    if params.load_in_4bit:  # bitsandbytes is there then
+    if params.load_in_4bit:  # which needs bitsandbytes anyway
         return "adamw_8bit"
     return "adamw_torch_fused" if cuda() else "adamw_torch"
 
 
-def may_thread(model_type: str, params: TrainingParams) -> bool:
-    """Tell whether a step on a CPU may share its rows among threads that compute by groups.
+def may_run_data_parallel(model_type: str, params: TrainingParams) -> bool:
+    """Tell whether a training step on a CPU may be data-parallel.
 
-    What draws random numbers in the forward pass may not: threads would draw them in any order.
+    A forward pass that draws random numbers rules it out, because the threads would draw them in no fixed order.
     """
     random_forward = params.lora.dropout > 0 or params.neftune_noise_alpha is not None
-    plain = model_type in ("llama", "qwen2", "qwen3", "mistral")  # logits are the head's, unscaled
+    plain = model_type in ("llama", "qwen2", "qwen3", "mistral")  # their logits are the head's output, unscaled
     return plain and not (random_forward or params.gradient_checkpointing)
 
 
@@ -166,7 +166,7 @@ def _with_transformers(base: BaseModel, params: TrainingParams) -> Any:
 
 
 def _with_unsloth(base: BaseModel, params: TrainingParams) -> Any:
-    """See ``unsloth/models/loader.py`` and ``llama.py`` of unsloth 2026.10 for the arguments."""
+    """The arguments are those of ``unsloth/models/loader.py`` and ``llama.py`` in unsloth 2026.10."""
     import torch
     from unsloth import FastLanguageModel
 
@@ -181,7 +181,7 @@ def _with_unsloth(base: BaseModel, params: TrainingParams) -> Any:
         random_state=params.seed,
         trust_remote_code=False,
         use_safetensors=True,
-        use_exact_model_name=True,  # otherwise it takes another repository's weights where it knows smaller ones
+        use_exact_model_name=True,  # otherwise it may load a quantised copy from another repository
     )
     check_target_modules([name for name, _ in model.named_modules()], params)
     targets = params.lora.target_modules
@@ -203,7 +203,7 @@ def check_target_modules(modules: list[str], params: TrainingParams) -> None:
     """Check that the base has every target module.
 
     Raises:
-        BackendError: Names those that it lacks, and the linear layers that it has.
+        BackendError: A module is missing; the message names it and the linear layers that the base has.
     """
     if isinstance(params.lora.target_modules, str):
         return
@@ -214,12 +214,12 @@ def check_target_modules(modules: list[str], params: TrainingParams) -> None:
         raise BackendError(
             f"the base has no module {', '.join(missing)}.",
             where="training.lora.target_modules",
-            fix=f"Choose among its linear layers: {', '.join(linear)}; or all-linear.",
+            fix=f"Choose from its linear layers: {', '.join(linear)}; or set all-linear.",
         )
 
 
 def _attention(params: TrainingParams) -> str | None:
-    """Return the attention kernel to ask for; None leaves the choice to the base."""
+    """Return the attention kernel to request; None uses the default of the base."""
     if params.attention != "auto":
         return params.attention
     return "flash_attention_2" if cuda() and importlib.util.find_spec("flash_attn") else None

@@ -1,9 +1,9 @@
-"""How much memory a LoRA training takes, from the shape of the base and the settings alone.
+"""Estimate of the memory that LoRA training needs, from the shape of the base and the settings alone.
 
-The parts are those of Korthikanti et al. (2022, "Reducing Activation Recomputation in Large Transformer Models"), for a
-pre-norm block with a gated feed-forward layer, a frozen base and adapters on some of its linear layers: a frozen layer
-keeps no input for its weights, an adapter keeps its input and its inner features.
-``benchmarks/memory.py`` compares the estimate with the real peak.
+The terms follow Korthikanti et al. (2022, "Reducing Activation Recomputation in Large Transformer Models"), for
+pre-norm blocks with a gated feed-forward layer, a frozen base and adapters on some of its linear layers. A frozen layer
+does not keep its input for the backward pass; an adapter keeps its input and its inner features.
+``benchmarks/memory.py`` compares the estimate with the measured peak.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ MIB = 2**20
 GIB = 2**30
 
 _NF4_BYTES = 0.5 + 4 / 64
-"""Bytes of a weight in NF4: four bits, and a float32 scale for every 64 (Dettmers et al., 2023, QLoRA)."""
+"""Bytes of a weight in NF4: four bits, and one float32 scale per 64 weights (Dettmers et al., 2023, QLoRA)."""
 _OPTIMIZER_BYTES = {"adamw_8bit": 2, "paged_adamw_8bit": 2, "adafactor": 1, "sgd": 0, "lion": 4}
-"""Bytes of state for a trained weight; AdamW has two moments in float32."""
+"""Bytes of optimizer state per trained weight; AdamW keeps two moments in float32."""
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A kind of linear layer inside the blocks: its name, features in and out, and how often it occurs."""
+    """A kind of linear layer inside the blocks: its name, input and output features, and number of occurrences."""
 
     name: str
     inputs: int
@@ -32,10 +32,10 @@ class Linear:
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a base decides on memory.
+    """The properties of a base on which memory depends.
 
     Attributes:
-        parameters: All weights, tied ones once.
+        parameters: Number of weights; tied weights count once.
         linear: Linear layers inside the blocks.
         layers: Blocks.
         hidden: Features of a position.
@@ -44,7 +44,7 @@ class Shape:
         key: Features of all key heads.
         feed_forward: Features inside a feed-forward layer.
         vocabulary: Entries of the head.
-        context: Longest input in tokens, or None where there is no bound.
+        context: Longest input in tokens, or None if it is not limited.
     """
 
     parameters: int
@@ -61,23 +61,23 @@ class Shape:
 
 @dataclass(frozen=True)
 class Job:
-    """The settings that decide on memory.
+    """The settings on which memory depends.
 
     Attributes:
         batch_size: Rows of a forward pass.
-        accumulation: Forward passes of a step.
+        accumulation: Forward passes per optimizer step.
         length: Tokens of the longest row.
         rank: Rank of the adapter.
-        targets: Names of the layers with an adapter; empty for all.
-        weight_bytes: Bytes of a frozen weight that is not quantised.
+        targets: Names of the layers with an adapter; empty means all.
+        weight_bytes: Bytes of a frozen weight, unless it is quantised.
         compute_bytes: Bytes of an activation.
-        four_bit: Whether linear layers are in NF4.
-        checkpointing: Whether activations are computed again in the backward pass.
+        four_bit: Whether the linear layers are quantised to NF4.
+        checkpointing: Whether activations are recomputed in the backward pass.
         optimizer: Name of the optimizer.
         device: ``cuda`` or ``cpu``.
-        workers: Threads that share a batch by groups of rows; 0 where one model computes it as one rectangle.
-        labelled: Share of the tokens that carry a loss.
-        fused_attention: Whether the attention matrix is never kept.
+        workers: Threads of a data-parallel step; 0 if the model computes the batch as one padded tensor.
+        labelled: Share of tokens that carry a loss.
+        fused_attention: Whether the attention kernel never stores the attention matrix.
     """
 
     batch_size: int
@@ -97,7 +97,7 @@ class Job:
 
     @property
     def tokens(self) -> int:
-        """Tokens whose activations are kept at the same time."""
+        """Tokens whose activations are in memory at the same time."""
         if not self.workers:
             return self.batch_size * self.length
         share = self.batch_size * self.length // self.workers
@@ -106,7 +106,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes of each part of a training's memory.
+    """Bytes of each part of the memory.
 
     Attributes:
         weights: The frozen base.
@@ -114,8 +114,8 @@ class Estimate:
         gradients: Their gradients.
         optimizer: The optimizer's state.
         activations: What the forward pass keeps for the backward pass.
-        workspace: The larger of the logits with what the loss makes of them, and a block's own backward pass.
-        runtime: The device's context and the libraries' working space.
+        workspace: The larger of two peaks: logits and their gradients, or the backward pass of one block.
+        runtime: The device's context and the workspaces of the libraries.
     """
 
     weights: int
@@ -133,42 +133,42 @@ class Estimate:
 
 
 def estimate(shape: Shape, job: Job) -> Estimate:
-    """Return the memory that a training takes at its peak, in bytes."""
+    """Return the peak memory of a training, in bytes."""
     adapted = [layer for layer in shape.linear if not job.targets or layer.name in job.targets]
     trained = sum(layer.count * job.rank * (layer.inputs + layer.outputs) for layer in adapted)
     inside = sum(layer.count * layer.inputs * layer.outputs for layer in shape.linear)
     quantised = inside if job.four_bit else 0
     kept = _kept_by_a_block(shape, job, adapted)
-    # while a block goes backward: gradients of its widest features, and of the position's own
+    # Gradients during the backward pass of one block: its widest features, and the residual stream.
     passing = job.compute_bytes * (3 * shape.feed_forward + 2 * shape.hidden)
     return Estimate(
         weights=round((shape.parameters - quantised) * job.weight_bytes + quantised * _NF4_BYTES),
         adapter=trained * 4,
-        gradients=trained * 4 * (1 + job.workers),  # every thread adds up its own
+        gradients=trained * 4 * (1 + job.workers),  # every thread accumulates its own
         optimizer=trained * next((n for name, n in _OPTIMIZER_BYTES.items() if job.optimizer.startswith(name)), 8),
         activations=job.tokens * shape.layers * (shape.hidden * job.compute_bytes if job.checkpointing else kept),
         workspace=max(_logits(shape, job), job.tokens * (passing + (kept if job.checkpointing else 0)))
-        // max(1, job.workers),  # threads come to it at different times
+        // max(1, job.workers),  # the threads reach their peaks at different times
         runtime=_runtime(shape, job),
     )
 
 
 def _kept_by_a_block(shape: Shape, job: Job, adapted: Sequence[Linear]) -> int:
-    """Return the bytes that a block keeps for each token."""
+    """Return the bytes per token that a block keeps for the backward pass."""
     per_block = [layer for layer in adapted if layer.count >= shape.layers]
     sources = {_source(layer, shape) for layer in per_block}
     norms = 2 * shape.hidden * 4  # norms compute in float32
-    attention = shape.query + 2 * shape.query + shape.query  # queries, keys and values spread to all heads, output
+    attention = shape.query + 2 * shape.query + shape.query  # queries, keys and values repeated for all heads, output
     gate = 3 * shape.feed_forward  # gate, its activation, up
     inputs = sum({"norm": 2 * shape.hidden, "attention": shape.query, "gate": shape.feed_forward}[s] for s in sources)
     inner = job.rank * len(per_block)
     matrix = 0 if job.fused_attention else 2 * job.length * shape.heads
-    mask = 4 * job.length if job.device == "cpu" else 0  # PyTorch's CPU kernel keeps it, as numbers, for every block
+    mask = 4 * job.length if job.device == "cpu" else 0  # PyTorch's CPU kernel keeps it in float32 for every block
     return norms + mask + job.compute_bytes * (attention + gate + inputs + inner + matrix)
 
 
 def _source(layer: Linear, shape: Shape) -> str:
-    """Return where a layer's input comes from: a norm, the attention, or the gate."""
+    """Return what a layer's input is the output of: a norm, the attention, or the gate."""
     if layer.inputs == shape.feed_forward:
         return "gate"
     return "attention" if layer.name.startswith(("o_", "out", "dense", "wo", "c_proj")) else "norm"
@@ -176,16 +176,16 @@ def _source(layer: Linear, shape: Shape) -> str:
 
 def _logits(shape: Shape, job: Job) -> int:
     positions, columns = round(job.tokens * job.labelled), shape.vocabulary
-    if job.device == "cuda":  # TRL's kernel makes no more at once than a tile, in trl/kernels/chunked_logprob.py
+    if job.device == "cuda":  # TRL's kernel computes one tile at a time (trl/kernels/chunked_logprob.py)
         positions, columns = min(positions, 4096), min(columns, 32768)
-    # logits, log-probabilities, gradient; what stands in for TRL's kernels (engines/lm_head.py) adds two gradients up
+    # Logits, log-probabilities and gradient; the replacement of TRL's kernel (training/lm_head.py) adds two gradients.
     copies = 4 if job.device == "cpu" and not job.workers else 3
     return copies * positions * columns * 4
 
 
 def _runtime(shape: Shape, job: Job) -> int:
     if job.device == "cuda":
-        # context and workspaces; a quantised layer is spread out to compute with it
+        # Context and workspaces; a quantised layer is dequantised to compute with it.
         widest = max((layer.inputs * layer.outputs for layer in shape.linear), default=0)
         return 700 * MIB + (widest * 2 if job.four_bit else 0)
     return 8 * MIB
@@ -193,7 +193,7 @@ def _runtime(shape: Shape, job: Job) -> int:
 
 @dataclass(frozen=True)
 class Alternative:
-    """Settings that fit: parameter -> value, and what the job then takes."""
+    """Settings that fit: parameter -> value, and the resulting estimate."""
 
     changes: dict[str, int | bool]
     estimate: Estimate
@@ -204,13 +204,13 @@ class Alternative:
 
 
 def alternatives(shape: Shape, job: Job, budget: int, count: int = 2) -> list[Alternative]:
-    """Return the first few settings that fit, from those that change nothing of the result to those that do.
+    """Return some settings that fit; those that do not change the trained adapter come first.
 
     Args:
         shape: The base.
         job: The job that does not fit.
-        budget: Bytes that it may take.
-        count: How many to find.
+        budget: Bytes that are available.
+        count: How many to return at most.
     """
     found: list[Alternative] = []
     for changes, changed in _ways(job):
@@ -225,7 +225,7 @@ def alternatives(shape: Shape, job: Job, budget: int, count: int = 2) -> list[Al
 
 
 def _ways(job: Job) -> Iterator[tuple[dict[str, int | bool], Job]]:
-    """Yield other settings, each to be tried with the largest batch that fits, the least costly first."""
+    """Yield other settings, least costly first; each is to be tried with the largest batch that fits."""
     yield {}, job
     ways: list[tuple[dict[str, int | bool], Job]] = []
     if not job.checkpointing:
@@ -240,9 +240,9 @@ def _ways(job: Job) -> Iterator[tuple[dict[str, int | bool], Job]]:
 
 
 def largest_batch(shape: Shape, job: Job, budget: int) -> Job:
-    """Return the job with the largest divisor of its batch that fits and the accumulation that makes up for it.
+    """Return the job with the largest batch that fits, and accumulation raised so that a step sees as many examples.
 
-    Where none fits, the batch is one row.
+    The batch is a divisor of the job's own; it is one row if none fits.
     """
     for size in range(job.batch_size, 0, -1):
         if job.batch_size % size == 0:
@@ -253,7 +253,7 @@ def largest_batch(shape: Shape, job: Job, budget: int) -> Job:
 
 
 def written(size: float) -> str:
-    """Return a number of bytes for people, in MiB or GiB."""
+    """Return a number of bytes in MiB or GiB, for messages."""
     return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / MIB:.0f} MiB"
 
 

@@ -1,4 +1,4 @@
-"""Looking for a base model on the Hub: search, read what is known of one, judge whether it will do, fetch it."""
+"""Finding a base model on the Hub: search, read the metadata of a model, check whether it is suitable, download it."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ _BASE_PATTERNS = (
     "NOTICE*",
     "USE_POLICY*",
 )
-# Bytes per parameter of a frozen base, and a fifth more for adapter, activations and buffers.
+# Bytes per parameter of a frozen base, plus 20 % for adapter, activations and buffers.
 _SIZES = (("fp32", 4 * 1.2), ("bf16", 2 * 1.2), ("4 bits", 0.6 * 1.2))
 
 
 @dataclass(frozen=True)
 class Check:
-    """One question about a base: ``ok``, ``warning`` or ``failure``, what was found, and what to do."""
+    """One check of a base: its verdict, what was found, and what to do."""
 
     name: str
     verdict: Literal["ok", "warning", "failure"]
@@ -60,18 +60,18 @@ def search(
     sort: str = "downloads",
     limit: int = 20,
 ) -> list[dict[str, Any]]:
-    """Search models. Results are not cached: they are short of files, licence and architecture.
+    """Search models. The results are not cached, because they lack files and architecture.
 
     Args:
         hub: The Hub.
-        words: What the id contains.
-        task: A task of the Hub, as text-generation.
-        author: Owner.
+        words: Text that the id contains.
+        task: A task of the Hub, such as text-generation.
+        author: Owner of the model.
         sort: One of :data:`SORTS`, largest first.
-        limit: How many, at most.
+        limit: Most results to return.
 
     Raises:
-        HubError: The Hub cannot be asked. Nothing found is an empty list.
+        HubError: The Hub cannot be reached, or refuses. A search without results returns an empty list.
     """
     found = hub.ask(
         f"search {words}",
@@ -96,16 +96,16 @@ def search(
 
 
 def info(hub: Hub, cache: MetadataCache, repo_id: str, revision: str = "main") -> dict[str, Any]:
-    """Return what is known of a model, from the cache where that is fresh.
+    """Return the metadata of a model, from the cache if that is fresh.
 
     Returns:
         ``id``, ``revision`` (commit), ``license``, ``task``, ``library``, ``base_model``, ``parameters``,
         ``architectures``, ``model_type``, ``files`` (name -> bytes), ``bytes``, ``gated``, ``private``, ``downloads``,
-        ``likes``, ``modified``, ``tags``, ``fetched_at`` (ISO 8601), and ``stale``, which is True only where the Hub
-        cannot be reached and the answer is an old one.
+        ``likes``, ``modified``, ``tags``, ``fetched_at`` (ISO 8601), and ``stale``, which is True only if the Hub
+        cannot be reached and the cached answer has expired.
 
     Raises:
-        HubError: The Hub refuses, or cannot be reached and nothing is cached.
+        HubError: The Hub refuses, or it cannot be reached and nothing is cached.
     """
     user = hashlib.sha256(hub.token.reveal().encode()).hexdigest()[:16] if hub.token else "stranger"
     key = Key(hub.endpoint, "model", repo_id, revision, user)
@@ -115,7 +115,7 @@ def info(hub: Hub, cache: MetadataCache, repo_id: str, revision: str = "main") -
     what = f"read {repo_id}"
     failure: HubError
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        failure = HubError("HF_HUB_OFFLINE is set, and nothing is cached.", where=what, fix="Unset it, and ask again.")
+        failure = HubError("HF_HUB_OFFLINE is set, and nothing is cached.", where=what, fix="Unset it and try again.")
     else:
         try:
             value = _described(hub.ask(what, lambda api: _read(api, repo_id, revision), attempts=_ATTEMPTS))
@@ -128,29 +128,29 @@ def info(hub: Hub, cache: MetadataCache, repo_id: str, revision: str = "main") -
             return _dated(value, stored.fetched_at, stale=False)
     if found is None:
         raise failure
-    logger.warning("%s: %s The answer is an old one.", what, failure.what)
+    logger.warning("%s: %s Using an expired answer from the cache.", what, failure.what)
     return _dated(found.value, found.fetched_at, stale=True)
 
 
 def check(model: Mapping[str, Any], *, memory: int) -> list[Check]:
-    """Judge whether a model will do as a base here.
+    """Check whether a model is suitable as a base on this machine.
 
     Args:
         model: What :func:`info` returns.
-        memory: Bytes that this machine can hold a model in.
+        memory: Bytes of memory in which a model can be trained.
     """
     return [_license(model), _naming(model), _files(model), _architecture(model), _size(model, memory), _access(model)]
 
 
 def download(hub: Hub, repo_id: str, revision: str = "main") -> Path:
-    """Fetch a base into the Hub's cache, at one commit: weights as safetensors, tokenizer, configuration, licence.
+    """Download a base into the Hub's cache, at one commit: safetensors, tokenizer, configuration and licence.
 
     Returns:
-        The folder.
+        Folder of the base.
 
     Raises:
         HubError: The Hub refuses or fails.
-        BaseModelError: What came is no whole base.
+        BaseModelError: The download is not a complete base.
     """
     commit = hub.ask(
         f"read {repo_id}", lambda api: str(api.model_info(repo_id, revision=revision).sha), attempts=_ATTEMPTS
@@ -165,7 +165,7 @@ def download(hub: Hub, repo_id: str, revision: str = "main") -> Path:
 
 
 def memory_of_this_machine() -> tuple[int, str]:
-    """Return bytes and name of the memory that models are trained in: the GPU's, or else the main memory."""
+    """Return bytes and name of the memory in which models are trained: the GPU's, or else the main memory."""
     import psutil
     import torch
 
@@ -217,7 +217,7 @@ def _dated(value: Mapping[str, Any], fetched_at: float, *, stale: bool) -> dict[
 
 
 def _license_of(named: Any, tags: Any) -> str | None:
-    """Return the licence id: the card's, or the tag's; the Hub's listing has no field of its own for it."""
+    """Return the licence id from the card or from the tags; the Hub's listing has no field for it."""
     if isinstance(named, list):
         named = named[0] if named else None
     return named or next((tag.removeprefix("license:") for tag in tags or [] if tag.startswith("license:")), None)
@@ -230,21 +230,19 @@ def _day(moment: Any) -> str | None:
 def _license(model: Mapping[str, Any]) -> Check:
     found = model["license"]
     if not found or found not in LICENSES:
-        fix = "Read its page on the Hub before anything of it is published."
-        return Check("licence", "warning", f"{found or 'none given'}: unknown terms", fix)
+        fix = "Read its page on the Hub before you publish anything derived from it."
+        return Check("licence", "warning", f"{found or 'not stated'}: unknown terms", fix)
     if found in OPEN_LICENSES:
         return Check("licence", "ok", f"{found}: open")
-    fix = f"Read it; the adapter carries publishing.license={found}, and publishing.license_file=FILE its text."
-    return Check("licence", "warning", f"{found}: with conditions of its own", fix)
+    fix = f"Read it, and set publishing.license={found} and publishing.license_file=FILE for the adapter."
+    return Check("licence", "warning", f"{found}: has special conditions", fix)
 
 
 def _naming(model: Mapping[str, Any]) -> Check:
     try:
         terms = base_terms(model["id"])
     except ReleaseError as error:
-        return Check(
-            "adapter's name", "warning", error.what.rstrip("."), "A release of it will be refused. " + error.fix
-        )
+        return Check("adapter's name", "warning", error.what.rstrip("."), "Its release will be refused. " + error.fix)
     if terms is None:
         return Check("adapter's name", "ok", "free")
     prefix = terms.name_prefix.replace(" ", "-")
@@ -258,40 +256,40 @@ def _architecture(model: Mapping[str, Any]) -> Check:
     kind, named = model["model_type"], ", ".join(model["architectures"]) or "unknown"
     if "custom_code" in model["tags"]:
         return Check(
-            "architecture", "failure", f"{named}: runs code of its repository", "Choose one without custom code."
+            "architecture", "failure", f"{named}: runs code from its repository", "Choose one without custom code."
         )
     if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return Check("architecture", "ok", named)
-    found = f"{named} ({kind or 'no config.json'}): no causal language model that transformers knows"
-    return Check("architecture", "failure", found, "Choose a decoder for text-generation.")
+    found = f"{named} ({kind or 'no config.json'}): not a causal language model in transformers"
+    return Check("architecture", "failure", found, "Choose a decoder model for text-generation.")
 
 
 def _files(model: Mapping[str, Any]) -> Check:
     names = model["files"]
     if "adapter_config.json" in names:
-        fix = f"Take its base: {model['base_model']}." if model["base_model"] else "Take its base."
+        fix = f"Use its base: {model['base_model']}." if model["base_model"] else "Use its base."
         return Check("files", "failure", "an adapter, not a base", fix)
     if not any(name.endswith(".safetensors") for name in names):
         if gguf := next((name for name in sorted(names) if name.endswith(".gguf")), None):
             fix = f"Name one of its files, which is converted once: base_model={model['id']}/{gguf}."
             return Check("files", "failure", "weights as GGUF alone", fix)
         return Check(
-            "files", "failure", "no weights as safetensors", "Choose one with safetensors; pickles are not read."
+            "files", "failure", "no safetensors weights", "Choose one with safetensors; pickles are never loaded."
         )
     if "tokenizer.json" not in names:
         return Check("files", "failure", "no tokenizer.json", "Choose one with a fast tokenizer.")
-    return Check("files", "ok", f"safetensors and tokenizer, {_bytes(model['bytes'])} in all")
+    return Check("files", "ok", f"safetensors and tokenizer, {_bytes(model['bytes'])} in total")
 
 
 def _size(model: Mapping[str, Any], memory: int) -> Check:
     parameters = model["parameters"]
     if not parameters:
-        return Check("size", "warning", "number of parameters unknown", "Compare the files' size with your memory.")
+        return Check("size", "warning", "unknown number of parameters", "Compare the files' size with your memory.")
     fitting = [name for name, size in _SIZES if parameters * size <= memory]
     needs = ", ".join(f"{_bytes(parameters * size)} in {name}" for name, size in _SIZES)
-    found = f"{_count(parameters)} parameters need about {needs}; there are {_bytes(memory)}"
+    found = f"{_count(parameters)} parameters need about {needs}; {_bytes(memory)} are available"
     if not fitting:
-        return Check("size", "failure", found, "Choose a smaller one, or a larger machine.")
+        return Check("size", "failure", found, "Choose a smaller model or a larger machine.")
     if "fp32" in fitting:
         return Check("size", "ok", found)
     fix = "Set training.load_in_4bit=true (CUDA)." if fitting == ["4 bits"] else "Fits in bf16 on a GPU, or in 4 bits."
@@ -300,7 +298,7 @@ def _size(model: Mapping[str, Any], memory: int) -> Check:
 
 def _access(model: Mapping[str, Any]) -> Check:
     if model["gated"]:
-        fix = "Accept its conditions on the Hub, and log in with `hf auth login`."
+        fix = "Accept its conditions on the Hub, then log in with `hf auth login`."
         return Check("access", "warning", "gated", fix)
     return Check("access", "ok", "private" if model["private"] else "open")
 

@@ -1,4 +1,4 @@
-"""What a training would take and whether it can run, from the base's configuration alone: no weight is read."""
+"""Preflight check: whether a training can run here, from the base's configuration alone. No weights are read."""
 
 from __future__ import annotations
 
@@ -19,22 +19,21 @@ from odin_slm.models.memory import Estimate, Job, Linear, Shape
 logger = logging.getLogger(__name__)
 
 SPARE = {"cuda": 0.92, "cpu": 0.5}
-"""Share of the free memory that a job may plan with; the rest is what allocators keep of freed blocks."""
-
+"""Share of the free memory that a training may use; allocators keep the rest in freed blocks."""
 
 CGROUP = Path("/sys/fs/cgroup")
-"""Where a container sees its own limits."""
+"""Where a container finds its own limits."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The memory that a job has.
+    """The machine that trains, and its memory.
 
     Attributes:
         device: ``cuda`` or ``cpu``.
-        name: The accelerator's name, or how many cores there are.
+        name: Name of the GPU, or the number of CPU cores.
         total: Bytes.
-        free: Bytes that nobody uses now.
+        free: Bytes that are not in use.
     """
 
     device: str
@@ -45,17 +44,17 @@ class Machine:
 
 @dataclass(frozen=True)
 class Preflight:
-    """What is known before anything is downloaded.
+    """What is known of a training before any weights are downloaded.
 
     Attributes:
         architecture: The base's model type.
-        licence: What is known of the base's licence.
-        parameters: Weights of the base.
-        trainable: Weights of the adapter.
-        backend: What trains.
-        machine: Where.
-        job: The settings that decide on memory, with what ``auto`` came to.
-        estimate: Bytes of each part.
+        licence: Licence of the base, as far as it is known.
+        parameters: Number of weights of the base.
+        trainable: Number of weights of the adapter.
+        backend: The backend that trains.
+        machine: The machine that trains.
+        job: The settings on which memory depends, with ``auto`` resolved.
+        estimate: Bytes of each part of the memory.
     """
 
     architecture: str
@@ -69,7 +68,8 @@ class Preflight:
 
     def report(self) -> dict[str, Any]:
         """Return everything as plain values."""
-        return {**asdict(self), "total": self.estimate.total}
+        job = {**asdict(self.job), "tokens": self.job.tokens}
+        return {**asdict(self), "job": job, "total": self.estimate.total}
 
 
 def check(base: BaseModel, params: TrainingParams, machine: Machine | None = None) -> Preflight:
@@ -78,22 +78,50 @@ def check(base: BaseModel, params: TrainingParams, machine: Machine | None = Non
     Args:
         base: The base; of a Hub id only ``config.json`` is fetched.
         params: Hyper-parameters.
-        machine: Where it runs; None looks.
+        machine: The machine; None means this one.
 
     Raises:
-        BaseModelError: The configuration cannot be read, or is of no architecture that transformers knows.
-        BackendError: A target module is not there, a row is longer than the base reads, the machine cannot quantise, a
-            tracker is not installed.
-        DeviceMemoryError: The job does not fit; says which settings would.
+        BaseModelError: The configuration cannot be read, or transformers does not know its architecture.
+        BackendError: A target module is missing, ``max_seq_length`` exceeds the base's context, the machine cannot
+            quantise, or a tracker is not installed.
+        DeviceMemoryError: The training does not fit; the message names settings that would.
     """
     backend = backends.choose(params)
     machine = machine or this_machine()
     config = read_config(base)
     shape, modules = shape_of(config, base)
     backends.check_target_modules(modules, params)
+    _check_settings(params, shape, machine)
+    job = job_of(params, config, backend, machine)
+    budget = round(machine.free * SPARE[machine.device])
+    if params.batch_size == "auto":
+        job = memory.largest_batch(shape, job, budget)
+    taken = memory.estimate(shape, job)
+    if taken.total > budget:
+        ways = memory.alternatives(shape, job, budget)
+        fitting = " or ".join(str(way) for way in ways)
+        raise DeviceMemoryError(
+            f"the training needs about {memory.written(taken.total)}, but only {memory.written(budget)} of "
+            f"{machine.name} can be used: {_parts(taken)}.",
+            where="training",
+            fix=f"These settings would fit: {fitting}." if ways else "No settings would fit; choose a smaller base.",
+        )
+    return Preflight(
+        config.model_type,
+        licence_of(base),
+        shape.parameters,
+        taken.adapter // 4,
+        backend,
+        machine,
+        job,
+        taken,
+    )
+
+
+def _check_settings(params: TrainingParams, shape: Shape, machine: Machine) -> None:
     if shape.context and params.max_seq_length > shape.context:
         raise BackendError(
-            f"the base reads {shape.context} tokens at most.",
+            f"the base reads at most {shape.context} tokens.",
             where=f"training.max_seq_length={params.max_seq_length}",
             fix=f"Set it to {shape.context} or less.",
         )
@@ -108,39 +136,15 @@ def check(base: BaseModel, params: TrainingParams, machine: Machine | None = Non
             raise BackendError(
                 f"the package {tracker} is not installed.",
                 where="training.report_to",
-                fix=f"pip install {tracker}, or leave it out: MLflow tracks every run.",
+                fix=f"Run pip install {tracker}, or remove it: MLflow tracks every run.",
             )
-    job = job_of(params, config, backend, machine)
-    budget = round(machine.free * SPARE[machine.device])
-    if params.batch_size == "auto":
-        job = memory.largest_batch(shape, job, budget)
-    taken = memory.estimate(shape, job)
-    if taken.total > budget:
-        ways = memory.alternatives(shape, job, budget)
-        fitting = " or ".join(str(way) for way in ways)
-        raise DeviceMemoryError(
-            f"the training would take about {memory.written(taken.total)}, and {memory.written(budget)} of "
-            f"{machine.name} can be planned with: {_parts(taken)}.",
-            where="training",
-            fix=f"Would fit: {fitting}." if ways else "No setting of it would fit: choose a smaller base.",
-        )
-    return Preflight(
-        config.model_type,
-        licence_of(base),
-        shape.parameters,
-        taken.adapter // 4,
-        backend,
-        machine,
-        job,
-        taken,
-    )
 
 
 def read_config(base: BaseModel) -> Any:
     """Return the base's configuration.
 
     Raises:
-        BaseModelError: It cannot be read, or transformers has no causal language model for it.
+        BaseModelError: It cannot be read, or transformers has no causal language model of that architecture.
     """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
@@ -155,7 +159,7 @@ def read_config(base: BaseModel) -> Any:
         ) from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise BaseModelError(
-            f"{config.model_type} is no causal language model that transformers knows by itself.",
+            f"{config.model_type} is not a causal language model that transformers supports without custom code.",
             where=base.source,
             fix="Choose a base of another architecture, for example Llama, Qwen, Gemma, Mistral or Phi.",
         )
@@ -163,7 +167,7 @@ def read_config(base: BaseModel) -> Any:
 
 
 def shape_of(config: Any, base: BaseModel) -> tuple[Shape, list[str]]:
-    """Return the shape of a model and the names of its modules, from a model without storage.
+    """Return the shape of a model and the names of its modules, from a model on the meta device.
 
     Raises:
         BaseModelError: The configuration contradicts itself.
@@ -182,7 +186,7 @@ def shape_of(config: Any, base: BaseModel) -> tuple[Shape, list[str]]:
             model = AutoModelForCausalLM.from_config(plain, trust_remote_code=False)
     except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, ArithmeticError) as error:
         raise BaseModelError(
-            f"no model can be made of the base's configuration ({error}).",
+            f"the base's configuration does not describe a valid model ({error}).",
             where=base.source,
             fix="Restore its config.json.",
         ) from error
@@ -190,12 +194,12 @@ def shape_of(config: Any, base: BaseModel) -> tuple[Shape, list[str]]:
     head = model.get_output_embeddings()
     found: dict[tuple[str, int, int], int] = {}
     for name, module in model.named_modules():
-        # PEFT adapts both; Conv1D, of GPT-2 and its kin, is a linear layer whose weight lies the other way round
+        # PEFT adapts both. Conv1D, used by GPT-2 and its relatives, is a linear layer with a transposed weight.
         if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head:
             outputs, inputs = module.weight.shape[:: -1 if isinstance(module, Conv1D) else 1]
             key = (name.rsplit(".", 1)[-1], inputs, outputs)
             found[key] = found.get(key, 0) + 1
-    heads = getattr(text, "num_attention_heads", None) or 1  # a model without attention has no heads
+    heads = getattr(text, "num_attention_heads", None) or 1  # models without attention have no heads
     size = getattr(text, "head_dim", None) or text.hidden_size // heads
     shape = Shape(
         parameters=sum(p.numel() for p in model.parameters()),
@@ -213,7 +217,7 @@ def shape_of(config: Any, base: BaseModel) -> tuple[Shape, list[str]]:
 
 
 def job_of(params: TrainingParams, config: Any, backend: str, machine: Machine) -> Job:
-    """Return the settings that decide on memory, as training would resolve them."""
+    """Return the settings on which memory depends, resolved as training resolves them."""
     import torch
 
     targets = params.lora.target_modules
@@ -233,13 +237,13 @@ def job_of(params: TrainingParams, config: Any, backend: str, machine: Machine) 
         device=machine.device,
         fused_attention=params.attention != "eager",
     )
-    if machine.device == "cpu" and backends.may_thread(config.model_type, params):
+    if machine.device == "cpu" and backends.may_run_data_parallel(config.model_type, params):
         return replace(job, workers=min(torch.get_num_threads(), batch))
     return job
 
 
 def this_machine() -> Machine:
-    """Return the CUDA device that training would take, or the computer's memory within its container's limit."""
+    """Return the CUDA device that training would use, or else the main memory within the container's limit."""
     if backends.cuda():
         import torch
 
@@ -256,34 +260,34 @@ def this_machine() -> Machine:
 
 
 def licence_of(base: BaseModel) -> str:
-    """Return what is known of the base's licence without asking the network."""
+    """Return what is known of the licence of the base, without network access for a known or local base."""
     try:
         terms = base_terms(base.source)
     except ReleaseError as error:
         return f"unknown: {error.what}"
     if terms:
-        return f"{terms.license}; a release must be named {terms.name_prefix}… and carry that licence"
+        return f"{terms.license}; a release must be named {terms.name_prefix}… and have that licence"
     if base.path and (stated := stated_license(base)):
-        return f"{stated}, says its card"
-    return "not stated here; read the base's card before you publish"
+        return f"{stated}, according to its card"
+    return "unknown; read the card of the base before you publish"
 
 
 def stated_license(base: BaseModel) -> str | None:
-    """Return the Hub licence id that a base's card states: the one in its folder, or the Hub's; None for none.
+    """Return the Hub licence id on a base's card, from its folder or from the Hub; None if there is none.
 
-    A Hub that cannot be asked states nothing, and a warning says so.
+    If the Hub cannot be asked, a warning is logged and the result is None.
     """
     if base.path is None:
         from odin_slm.hub.client import Hub
         from odin_slm.hub.credentials import find_token
         from odin_slm.hub.metadata_cache import MetadataCache
-        from odin_slm.models import model_search as browsing
+        from odin_slm.models import model_search
 
         try:
-            cache = MetadataCache(browsing.default_cache())
-            model = browsing.info(Hub(token=find_token()), cache, base.source, base.revision or "main")
+            cache = MetadataCache(model_search.default_cache())
+            model = model_search.info(Hub(token=find_token()), cache, base.source, base.revision or "main")
         except HubError as error:
-            logger.warning("The licence of %s is not known: %s", base.source, error)
+            logger.warning("The licence of %s is unknown: %s", base.source, error)
             return None
         return str(model["license"]) if model["license"] else None
     card = base.path / "README.md"
@@ -302,7 +306,7 @@ def show(found: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     machine, job = found["machine"], found["job"]
-    table = Table(title="Training, before it starts", title_justify="left", box=box.SIMPLE, show_header=False)
+    table = Table(title="Preflight check", title_justify="left", box=box.SIMPLE, show_header=False)
     table.add_column()
     table.add_column(justify="right")
     table.add_column()
@@ -313,14 +317,14 @@ def show(found: Mapping[str, Any]) -> None:
         "gradients": "",
         "optimizer": job["optimizer"],
         "activations": f"{job['batch_size']} x {job['length']} tokens"
-        + (", computed twice" if job["checkpointing"] else f", {job['tokens']} at a time" if job["workers"] else ""),
+        + (", recomputed" if job["checkpointing"] else f", {job['tokens']} at a time" if job["workers"] else ""),
         "workspace": "",
         "runtime": "",
     }
     for name, size in found["estimate"].items():
         table.add_row(name, memory.written(size), notes[name])
     table.add_section()
-    table.add_row("at the peak", memory.written(found["total"]), f"of {memory.written(machine['free'])} free")
+    table.add_row("peak", memory.written(found["total"]), f"of {memory.written(machine['free'])} free")
     table.add_row("machine", memory.written(machine["total"]), machine["name"])
     table.add_row("base", "", f"{found['architecture']}; licence: {found['licence']}")
     table.add_row("backend", "", found["backend"])
@@ -328,10 +332,10 @@ def show(found: Mapping[str, Any]) -> None:
 
 
 def _feed_forward(config: Any) -> int:
-    """Return the features inside a feed-forward layer; not every architecture says them, or under the same name."""
+    """Return the features inside a feed-forward layer; architectures name them differently, or not at all."""
     for name in ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner"):
-        if said := getattr(config, name, None):
-            return int(said)
+        if features := getattr(config, name, None):
+            return int(features)
     return int((getattr(config, "expansion_ratio", None) or 4) * config.hidden_size)
 
 
@@ -340,14 +344,14 @@ def _parts(taken: Estimate) -> str:
 
 
 def _cached() -> int:
-    """Return the bytes of files that the container's memory holds and that the kernel drops when memory is asked for.
+    """Return the bytes of cached files in the container's memory, which the kernel frees on demand.
 
-    They count as used: the libraries and weights that were read fill a container until nothing would fit any more. What
-    kubelet takes off for its working set is taken off here (docs.kernel.org/admin-guide/cgroup-v2.html, memory.stat).
+    The container counts them as used, so after reading libraries and weights it seems to be full. Kubelet subtracts the
+    same value from its working set (docs.kernel.org/admin-guide/cgroup-v2.html, memory.stat).
     """
     try:
-        stated = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
-        return int(stated["inactive_file"])
+        values = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        return int(values["inactive_file"])
     except (OSError, ValueError, KeyError):
         return 0
 
@@ -355,5 +359,5 @@ def _cached() -> int:
 def _number(file: Path) -> int | None:
     try:
         return int(file.read_text())
-    except (OSError, ValueError):  # no such limit, or "max"
+    except (OSError, ValueError):  # no limit, or "max"
         return None

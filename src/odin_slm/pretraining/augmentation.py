@@ -1,4 +1,4 @@
-"""The same annotated document with other names in it, or asked for under another schema."""
+"""Augmentation of annotated documents: other names, enumerations, names with affixes, renamed or narrowed schemas."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _RELATION_NAMES = "leads_to helps linked_with acts_on follows precedes affects r
 
 
 def swap_names(document: Document, names: Mapping[str, Sequence[str]], rng: random.Random) -> Document:
-    """Replace every surface by another name of its type or by an invented one; equal surfaces change equally."""
-    if not _apart(document):
+    """Replace every surface with another name of its type or an invented name; equal surfaces get equal names."""
+    if not _disjoint(document):
         return document
     invented = rng.random() < 0.5
     new_names: dict[tuple[str, str], str] = {}
@@ -33,13 +33,14 @@ def swap_names(document: Document, names: Mapping[str, Sequence[str]], rng: rand
     return _renamed_mentions(document, name)
 
 
-def _apart(document: Document) -> bool:
+def _disjoint(document: Document) -> bool:
+    """Tell whether no mentions overlap; nested or overlapping mentions cannot be replaced one by one."""
     return all(one.end <= other.begin for one, other in pairwise(document.mentions))
 
 
 def _renamed_mentions(document: Document, name: Callable[[Mention], str]) -> Document:
-    """Put another name in the place of every mention; nested or overlapping spans cannot be changed one by one."""
-    if not _apart(document):
+    """Replace every mention with another name; a document with overlapping mentions stays as it is."""
+    if not _disjoint(document):
         return document
     text, position = "", 0
     renamed: list[Mention] = []
@@ -53,7 +54,7 @@ def _renamed_mentions(document: Document, name: Callable[[Mention], str]) -> Doc
 
 
 def repeat_names(document: Document, names: Mapping[str, Sequence[str]], rng: random.Random) -> Document:
-    """Name the mentions of a document anew, each by one of a few names of its type; its relations are dropped."""
+    """Replace every mention with one of a few names of its type, and drop the relations."""
     pools: dict[str, list[str]] = {}
     size = rng.randint(1, 4)
 
@@ -69,21 +70,21 @@ def repeat_names(document: Document, names: Mapping[str, Sequence[str]], rng: ra
     return replace(_renamed_mentions(document, name), relations=())
 
 
-_GLUE = (
+_AFFIXES = (
     *[("(", ")"), ("[", "]"), ('"', '"'), ("", "-induced"), ("", "-related"), ("", "-associated"), ("", "/")],
     *[(prefix, "") for prefix in ("anti-", "non-", "post-", "pre-", "pseudo-", "-", "/", "'")],
 )
-"""What touches a name, before and after it."""
+"""Strings that touch a name, before and after it."""
 
 
-def glue(document: Document, rng: random.Random) -> Document:
-    """Put signs or parts of words before or after most of the mentions; the mentions stay what they are."""
-    if not _apart(document):
+def add_affixes(document: Document, rng: random.Random) -> Document:
+    """Put brackets, quotes, prefixes or suffixes around most mentions; the mentions themselves do not change."""
+    if not _disjoint(document):
         return document
     text, position = "", 0
     moved: list[Mention] = []
     for mention in document.mentions:
-        before, after = rng.choice(_GLUE) if rng.random() < 0.7 else ("", "")
+        before, after = rng.choice(_AFFIXES) if rng.random() < 0.7 else ("", "")
         text += document.text[position : mention.begin] + before
         moved.append(replace(mention, begin=len(text), end=len(text) + len(mention.text)))
         text += mention.text + after
@@ -97,14 +98,14 @@ def put_enumeration(
     rng: random.Random,
     concepts: Collection[str] | None = None,
 ) -> Document:
-    """Put an enumeration of names in the place of a mention; those added relate as the mention's concept does.
+    """Extend a mention to an enumeration; the added names take part in the same relations.
 
     Args:
-        document: What to change.
+        document: The document.
         names: Known names of each type.
         rng: Source of the draws.
-        concepts: Those of which a mention is to be one, and then the names are long ones and such as resemble each
-            other; None takes any mention, and names as they come.
+        concepts: Concepts whose mentions may be extended; the added names are then long or similar to each other. None
+            allows any mention, and draws names without regard to length and similarity.
     """
     mentions = document.mentions
     alone = [
@@ -122,7 +123,7 @@ def put_enumeration(
         name = rng.choice(known) if known and rng.random() < 0.6 else invent_name(rng, chosen.type)
         if concepts is not None:
             name = _hard_to_list(name, (added or [chosen.text])[-1], known or [chosen.text], rng)
-        if name.casefold() not in taken:  # what the text has already may be another concept's
+        if name.casefold() not in taken:  # a name from the text may belong to another concept
             added.append(name)
             taken += " " + name.casefold()
     if not added:
@@ -132,7 +133,7 @@ def put_enumeration(
     items = []
     for number, name in enumerate(added):
         text += last if number == len(added) - 1 else ", "
-        # A concept of its own: that of its surface may be one whose mentions have other names by now.
+        # The concept of the surface would be wrong: its mentions may have been renamed.
         items.append(Mention(len(text), len(text) + len(name), name, chosen.type, (f"listed:{name.casefold()}",)))
         text += name
     longer = len(text) - position
@@ -153,7 +154,7 @@ def put_enumeration(
 
 
 def _hard_to_list(name: str, before: str, known: Sequence[str], rng: random.Random) -> str:
-    """Return a name as long as two, or one that shares a part with the name before it; two times in five as it is."""
+    """Return a longer name, or one that shares a part with the name before it; 40 % of names are unchanged."""
     draw = rng.random()
     if draw < 0.2:
         return f"{name}{rng.choice('-/')}{rng.choice(known)}"
@@ -171,7 +172,7 @@ def _overlap(one: Mention, other: Mention) -> bool:
 
 
 def rename(schema: Schema, extraction: Extraction, rng: random.Random) -> tuple[Schema, Extraction]:
-    """Give the types and relations other names, the same ones in instruction and output."""
+    """Rename the types and relations, in the schema and in the extraction alike."""
     types = dict(zip(schema.entities, rng.sample(TYPE_NAMES, len(schema.entities)), strict=True))
     relations = dict(zip(schema.relations, rng.sample(_RELATION_NAMES, len(schema.relations)), strict=True))
     return (
@@ -184,6 +185,6 @@ def rename(schema: Schema, extraction: Extraction, rng: random.Random) -> tuple[
 
 
 def narrow(schema: Schema, extraction: Extraction, rng: random.Random) -> tuple[Schema, Extraction]:
-    """Ask for one entity type alone, without relations."""
+    """Reduce the schema to one entity type, without relations."""
     kind = rng.choice([t for t in ENTITY_TYPES if t in schema.entities])
     return Schema((kind,), ()), Extraction(tuple(e for e in extraction.entities if e.type == kind))

@@ -1,4 +1,4 @@
-"""The card of the embedded base, from the figures of its own training."""
+"""The model card of the embedded base, from the figures of its own training."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ CITATIONS = {
     "anatem": "AnatEM (Pyysalo and Ananiadou, 2014)",
     "linnaeus": "LINNAEUS (Gerner et al., 2010)",
 }
-"""How a text file's name begins -> the collection to cite."""
+"""Prefix of a text file's name -> the collection to cite."""
 
 
 def base_card(state: Mapping[str, Any], evaluation: Mapping[str, Any], *, experiment: str) -> str:
-    """Write the card of a base.
+    """Return the card of a base.
 
     Args:
         state: State of pretraining: history, tokens, seconds, device, sources, parameters of the run.
-        evaluation: What the base could do by itself.
-        experiment: The experiment that made it; its command stands on the card.
+        evaluation: Results of the probes.
+        experiment: The experiment that made the base; the card gives its command.
 
     Returns:
         Markdown with the Hub's front matter.

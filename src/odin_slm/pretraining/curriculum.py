@@ -1,13 +1,13 @@
-"""What the embedded base learns from: language, copying, and reading out what a schema asks for.
+"""Curriculum of the embedded base: exercises in language, in copying, and in extracting what a schema names.
 
-Verbatim copying is what extraction needs and what a small model finds hardest, so most examples make it unavoidable:
-names are swapped for others or for invented words, spans are marked at random, and types and relations are renamed,
-so that neither a memorised name nor a memorised label solves the task. A name that opens a text or stands behind a
-bracket has other tokens than the same name behind a space, and a model has to learn which belong together: such places
-are frequent on purpose. What an output has listed already, and what comes next, is the other difficulty: enumerations,
-names that a text repeats, and outputs that have gone wrong halfway are there for it. Clinical notes of the project's
-own generator, with names of the training documents or invented ones in them, add short texts with several types and
-relations. Everything is drawn from a seeded generator: the same seed and step give the same example.
+Extraction needs verbatim copying, which a small model finds hardest, so most exercises cannot be solved without it:
+names are replaced by other or invented names, spans are marked at random, and types and relations are renamed. Neither
+a memorised name nor a memorised label helps. A name at the start of a text or after a bracket has other tokens than the
+same name after a space, and the model has to learn which tokens belong together; such places are frequent on purpose.
+The other difficulty is to keep track of what an output has already listed. Enumerations, names that a text repeats, and
+corrupted outputs train that. Clinical notes of the project's own generator, with names from the training documents or
+invented ones, add short texts with several types and relations. Everything is drawn from a seeded generator: the same
+seed and step yield the same example.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from odin_slm.corpora.iob import TaggedSentence
 from odin_slm.corpora.synthetic import clinical_note
 from odin_slm.pretraining.augmentation import (
     TYPE_NAMES,
-    glue,
+    add_affixes,
     narrow,
     put_enumeration,
     rename,
     repeat_names,
     swap_names,
 )
-from odin_slm.pretraining.corruption import with_slips
-from odin_slm.pretraining.name_generator import ENDINGS, invent_name, odd_name, random_span
+from odin_slm.pretraining.corruption import corrupt
+from odin_slm.pretraining.name_generator import ENDINGS, invent_name, odd_name, random_span, word_spans
 from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, instruction_for, render
 from odin_slm.tasks.extraction.records import extraction_of
 from odin_slm.tasks.extraction.schema import SCHEMAS, Schema
 
-_WORD = re.compile(r"\w+")
+_ODD_WORD = re.compile(r"\w(?:\S*\w)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Example:
     Attributes:
         kind: Name of the exercise, a key of :data:`EXERCISES`.
         prompt: Text before the completion; empty for plain language modelling.
-        completion: What follows it.
+        completion: Text to learn.
         given: (begin, end) of parts of the completion that are read but not learned, in order.
     """
 
@@ -61,12 +61,14 @@ class Example:
 
 @dataclass(frozen=True)
 class Sources:
-    """The texts that the exercises draw from.
+    """The texts from which the exercises draw.
 
     Attributes:
         documents: Training documents of the corpora.
-        sentences: Sentences with typed spans from further collections.
+        sentences: Sentences with typed spans from other collections.
         paragraphs: Plain text.
+        names: Type -> surfaces of the documents' mentions, sorted.
+        by_source: Corpus -> its documents.
     """
 
     documents: Sequence[Document]
@@ -88,51 +90,50 @@ class Sources:
 
 
 def draw(sources: Sources, mixture: Mapping[str, float], rng: random.Random) -> Example:
-    """Draw one example: first the exercise by its share in ``mixture``, then its material."""
+    """Draw an exercise by its share in ``mixture``, then an example of it."""
     kind = rng.choices(list(mixture), weights=list(mixture.values()))[0]
     return EXERCISES[kind](sources, rng)
 
 
 def language(sources: Sources, rng: random.Random) -> Example:
-    """Plain text: a run of sentences of up to 600 characters."""
+    """Plain text: consecutive sentences of up to 600 characters."""
     text = rng.choice(sources.paragraphs) if sources.paragraphs else rng.choice(sources.documents).text
     begin, end = _sentence_run(text, rng, characters=600)
     return Example("language", "", text[begin:end])
 
 
 def gold(sources: Sources, rng: random.Random) -> Example:
-    """Annotated documents, as they are or with other names in them, under their own or a renamed schema."""
+    """Annotated documents with their own or other names, under their own, a renamed or a narrowed schema."""
     return _under_some_schema("gold", _gold_document(sources, rng), rng)
 
 
 def lists(sources: Sources, rng: random.Random) -> Example:
-    """Annotated documents in which one or two of the names have become enumerations, each with the name's relations.
+    """Annotated documents in which one or two names are extended to enumerations that share the name's relations.
 
-    What an output has listed already, and what comes next, is where a small model loses its way: it repeats an item,
-    and then a relation, without end.
+    A small model loses track of what it has already listed, and then repeats an item or a relation without end.
     """
     return _under_some_schema("lists", _listing_document(sources, rng), rng)
 
 
 def products(sources: Sources, rng: random.Random) -> Example:
-    """Annotated sentences in which both ends of a relation have become enumerations, so that each relates to each.
+    """Annotated sentences in which both arguments of a relation are extended to enumerations: all pairs are related.
 
-    Which pair comes next is to be told from the pair before and from the list, over long names and names alike.
+    The next pair has to be derived from the previous pair and the list, for long names and similar names.
     """
     return _under_some_schema("products", _product_document(sources, rng), rng)
 
 
 def repeats(sources: Sources, rng: random.Random) -> Example:
-    """A few names that a text says again and again, each to be listed once, where it comes first.
+    """Texts that repeat a few names, each of which has to be listed once, in the order of first occurrence.
 
-    Half of the texts are annotated documents whose mentions share a few names, half are plain ones with invented words
-    in them.
+    Half of the texts are annotated documents whose mentions share a few names; half are plain texts with invented
+    words.
     """
     if rng.random() < 0.5:
         document = repeat_names(_cropped(sources, rng, (400, 900, 1600)), sources.names, rng)
         schema = Schema(SCHEMAS[document.source].entities, ())
         return _example("repeats", schema, document.text, replace(extraction_of(document), relations=()))
-    text, words = _text_and_words(sources, rng, _WORD)
+    text, words = _text_and_words(sources, rng)
     if len(words) < 2:
         return _example("repeats", Schema(tuple(ENDINGS), ()), text, Extraction())
     names = [(kind, invent_name(rng, kind)) for kind in rng.choices(list(ENDINGS), k=rng.randint(1, 6))]
@@ -141,49 +142,48 @@ def repeats(sources: Sources, rng: random.Random) -> Example:
 
 
 def slips(sources: Sources, rng: random.Random) -> Example:
-    """Outputs in which something has gone wrong already, to be gone on with rightly.
+    """Corrupted outputs: the model learns to recover from errors in its prefix.
 
-    A name or a relation stands there twice or more, a name is none, or stutters. A model that has only ever seen right
-    beginnings knows no way on from its own mistakes and repeats them without end (exposure bias; Ranzato et al., 2016).
-    What has gone wrong is given, not learned.
+    Names or relations are repeated, wrong, or stutter. A model that has only seen correct prefixes cannot recover from
+    its own errors and repeats them without end (exposure bias; Ranzato et al., 2016). The errors are read, not learned.
     """
     make = rng.choice((_gold_document, _gold_document, _gold_document, _listing_document, _note_document))
     document = make(sources, rng)
     schema, extraction = _some_schema(document, rng)
-    completion, given = with_slips(extraction, schema, document.text, rng)
+    completion, given = corrupt(extraction, schema, document.text, rng)
     return Example("slips", render_prompt(instruction_for(schema), document.text), completion, given)
 
 
 def circles(sources: Sources, rng: random.Random) -> Example:
-    """Long lists of relations that have gone round in circles already, to be gone on with rightly.
+    """Corrupted outputs with repetition loops in long lists of relations, from which the model learns to recover.
 
-    As in :func:`slips`, over the texts of :func:`products`: up to three items come again and again in turn, relations
-    have ends that are cut off, and names stutter for longer.
+    As :func:`slips`, but on the texts of :func:`products`: up to three items repeat in turn, tails of relations are cut
+    off, and names stutter for longer.
     """
     document = _product_document(sources, rng)
     schema, extraction = _some_schema(document, rng)
-    completion, given = with_slips(extraction, schema, document.text, rng, circling=True)
+    completion, given = corrupt(extraction, schema, document.text, rng, looping=True)
     return Example("circles", render_prompt(instruction_for(schema), document.text), completion, given)
 
 
 def glued(sources: Sources, rng: random.Random) -> Example:
-    """Annotated documents some of whose names stand behind a prefix, a bracket or a dash, or before one.
+    """Annotated documents in which a prefix, a bracket or a dash touches some of the names.
 
-    A name has other tokens there than behind the space that an output puts before it.
+    Such a name has other tokens than in the output, where it follows a space.
     """
     document = _cropped_with(sources, rng, lambda document: bool(document.mentions), tries=3)
     if rng.random() < 0.6:
         document = swap_names(document, sources.names, rng)
-    return _under_some_schema("glued", glue(document, rng), rng)
+    return _under_some_schema("glued", add_affixes(document, rng), rng)
 
 
 def notes(sources: Sources, rng: random.Random) -> Example:
-    """Clinical notes of the project's own generator; most with names of the training documents or invented ones."""
+    """Clinical notes of the project's own generator, most with names from the training documents or invented names."""
     return _under_some_schema("notes", _note_document(sources, rng), rng)
 
 
 def tagged(sources: Sources, rng: random.Random) -> Example:
-    """Sentences of other collections with the types that they annotate: genes, chemicals, diseases, anatomy."""
+    """Sentences of other collections with the types annotated there: genes, chemicals, diseases, anatomy."""
     sentence = rng.choice(sources.sentences)
     kinds = tuple(sorted({kind for _, _, kind in sentence.spans})) or (rng.choice(TYPE_NAMES),)
     entities = {
@@ -193,9 +193,9 @@ def tagged(sources: Sources, rng: random.Random) -> Example:
 
 
 def copy_spans(sources: Sources, rng: random.Random) -> Example:
-    """Spans to find and copy in order: marked in the text, or words that exist nowhere else."""
+    """Spans to copy in order: marked in the text, or invented words."""
     text = _plain_sentence(sources, rng)
-    words = [match.span() for match in _WORD.finditer(text)]
+    words = word_spans(text)
     if not words:
         return _example("copy_spans", Schema((_MARKED,), ()), text, Extraction())
     count = min(len(words), rng.randint(1, 8))
@@ -212,18 +212,18 @@ def _marked_spans(text: str, words: Sequence[tuple[int, int]], count: int, rng: 
 
 
 def copy_one(sources: Sources, rng: random.Random) -> Example:
-    """One marked span of one to five words to copy: where it begins and ends, and the same tokens in between."""
+    """One marked span of one to five words to copy, with the same tokens as in the output."""
     return _one_marked_span("copy_one", sources, rng, apart=True)
 
 
 def copy_glued(sources: Sources, rng: random.Random) -> Example:
-    """The same with marks that touch the span: its first word has other tokens there than where it is written."""
+    """The same with marks that touch the span, so its first word has other tokens than in the output."""
     return _one_marked_span("copy_glued", sources, rng, apart=False)
 
 
 def copy_hard(sources: Sources, rng: random.Random) -> Example:
-    """One marked span of up to sixteen words, many of which the text repeats: a word alone tells not which follows."""
-    text, words = _text_and_words(sources, rng, _WORD)
+    """One marked span of up to sixteen words, many repeated in the text, so one word does not determine the next."""
+    text, words = _text_and_words(sources, rng)
     counts = Counter(text[begin:end] for begin, end in words)
 
     def repeated(span: Sequence[tuple[int, int]]) -> int:
@@ -236,9 +236,10 @@ def copy_hard(sources: Sources, rng: random.Random) -> Example:
 def copy_odd(sources: Sources, rng: random.Random) -> Example:
     """One marked span full of digits, signs and capitals, or an invented word that stutters.
 
-    A piece of a name that the name itself repeats is where copying runs in circles.
+    Copying a name tends to loop at a part that the name itself repeats.
     """
-    text, words = _text_and_words(sources, rng, re.compile(r"\w(?:\S*\w)?"))
+    text, _ = _text_and_words(sources, rng)
+    words = [match.span() for match in _ODD_WORD.finditer(text)]
     if words and rng.random() < 0.5:
         begin, end = rng.choice(words)
         odd = odd_name(rng)
@@ -253,15 +254,13 @@ def copy_odd(sources: Sources, rng: random.Random) -> Example:
 
 
 def _one_marked_span(exercise: str, sources: Sources, rng: random.Random, *, apart: bool) -> Example:
-    text, words = _text_and_words(sources, rng, _WORD)
+    text, words = _text_and_words(sources, rng)
     return _mark_one(exercise, text, random_span(words, rng, 5), rng, apart=apart)
 
 
-def _text_and_words(
-    sources: Sources, rng: random.Random, word: re.Pattern[str]
-) -> tuple[str, Sequence[tuple[int, int]]]:
+def _text_and_words(sources: Sources, rng: random.Random) -> tuple[str, list[tuple[int, int]]]:
     text = _plain_sentence(sources, rng, characters=rng.choice((120, 220, 500)))
-    return text, [match.span() for match in word.finditer(text)]
+    return text, word_spans(text)
 
 
 def _mark_one(exercise: str, text: str, span: Sequence[tuple[int, int]], rng: random.Random, *, apart: bool) -> Example:
@@ -275,12 +274,12 @@ _MARKS = (("*", "*"), ("<", ">"), ("[", "]"), ("{", "}"), ('"', '"'), ("(", ")")
 
 
 def _marked(exercise: str, text: str, spans: Sequence[tuple[int, int]], rng: random.Random, *, apart: bool) -> Example:
-    """Mark spans by signs that the text itself has not, and ask for what stands between them.
+    """Mark spans with signs that do not occur in the text, and ask for the marked spans.
 
-    The type has a name that is asked for nowhere else: whether a bracket means anything is not what is to be learned.
+    Their type has a name that no other exercise uses; otherwise the model would learn that brackets mark entities.
     """
     left, right = rng.choice([marks for marks in _MARKS if not set(marks) & set(text)] or [("<<", ">>")])
-    if apart:  # a space between mark and word leaves the word the tokens that it has in running text
+    if apart:  # after a space, a word has the tokens that it has in running text
         left, right = f"{left} ", f" {right}"
     marked, position = "", 0
     chosen: dict[str, Entity] = {}
@@ -290,14 +289,14 @@ def _marked(exercise: str, text: str, spans: Sequence[tuple[int, int]], rng: ran
         position = end
     entities = tuple(chosen.values())
     relations: tuple[RelationTriple, ...] = ()
-    if len(entities) > 1 and rng.random() < 0.5:  # an end of a relation is copied once more, from text or list
+    if len(entities) > 1 and rng.random() < 0.5:  # the arguments of a relation are copied again
         relations = tuple(RelationTriple(a.text, "precedes", b.text) for a, b in pairwise(entities))
     schema = Schema((_MARKED,), ("precedes",) if relations else ())
     return _example(exercise, schema, marked + text[position:], Extraction(entities, relations))
 
 
 def _invented_words(text: str, words: Sequence[tuple[int, int]], count: int, rng: random.Random) -> Example:
-    """Put words into a text that no other holds."""
+    """Insert invented words into a text."""
 
     def name() -> tuple[str, str]:
         kind = rng.choice(list(ENDINGS))
@@ -317,7 +316,7 @@ def _with_names(
     name: Callable[[], tuple[str, str]],
     rng: random.Random,
 ) -> Example:
-    """Put invented names before some words of a text; their endings tell of which type they are."""
+    """Insert invented names before some words of a text; their endings show their type."""
     pieces, position = [], 0
     chosen: dict[str, Entity] = {}
     for begin, _ in sorted(set(places)):
@@ -329,17 +328,17 @@ def _with_names(
         pieces += [text[position:begin], before, word, after, " "]
         position = begin
     every = tuple(ENDINGS)
-    wanted = rng.choice((every[:1], every[1:2], every[:2], every[::2], every, every))
-    entities = tuple(entity for entity in chosen.values() if entity.type in wanted)
-    return _example(exercise, Schema(wanted, ()), "".join(pieces) + text[position:], Extraction(entities))
+    types = rng.choice((every[:1], every[1:2], every[:2], every[::2], every, every))
+    entities = tuple(entity for entity in chosen.values() if entity.type in types)
+    return _example(exercise, Schema(types, ()), "".join(pieces) + text[position:], Extraction(entities))
 
 
 _PLACES = (*[("", "")] * 4, ("", ","), ("", "-induced"), ("(", ")"), ("anti-", ""), ("", ", and"))
-"""What stands right before and after an invented word."""
+"""Strings directly before and after an invented word."""
 
 
 def nothing(sources: Sources, rng: random.Random) -> Example:
-    """A text in which the schema finds nothing; drawn from documents without mentions where there are any."""
+    """Texts without anything that the schema names; documents without mentions if there are any."""
     for _ in range(8):
         document = rng.choice(sources.documents)
         if not document.mentions:
@@ -366,7 +365,7 @@ EXERCISES: dict[str, Callable[[Sources, random.Random], Example]] = {
     "copy_odd": copy_odd,
     "nothing": nothing,
 }
-"""The exercises by the names that a mixture uses."""
+"""The exercises by their names in a mixture."""
 
 
 def _gold_document(sources: Sources, rng: random.Random) -> Document:
@@ -407,7 +406,7 @@ def _under_some_schema(kind: str, document: Document, rng: random.Random) -> Exa
 
 
 def _some_schema(document: Document, rng: random.Random) -> tuple[Schema, Extraction]:
-    """Ask for what the document's own schema annotates, or under other names, or for one type alone."""
+    """Return the document's own schema, the schema with other names, or one type alone."""
     schema, extraction = SCHEMAS[document.source], extraction_of(document)
     draw = rng.random()
     if draw < 0.2:
@@ -424,18 +423,18 @@ def _example(kind: str, schema: Schema, text: str, extraction: Extraction) -> Ex
 def _cropped(sources: Sources, rng: random.Random, characters: Sequence[int]) -> Document:
     """Draw some sentences of an annotated document.
 
-    Every source has an equal share: ADE has ten times as many documents as the corpora of whole abstracts.
+    Every corpus has an equal share, although ADE has ten times as many documents as the corpora of whole abstracts.
     """
     document = rng.choice(sources.by_source[rng.choice(list(sources.by_source))])
     begin, end = _sentence_run(document.text, rng, characters=rng.choice(characters))
     return crop(document, begin, end, "")
 
 
-def _cropped_with(sources: Sources, rng: random.Random, wanted: Callable[[Document], bool], *, tries: int) -> Document:
-    """Draw a few sentences anew, so many times at most, until they hold what is wanted."""
+def _cropped_with(sources: Sources, rng: random.Random, accept: Callable[[Document], bool], *, tries: int) -> Document:
+    """Draw a few sentences until they are accepted, again at most ``tries`` times."""
     document = _cropped(sources, rng, (200, 200, 400))
     for _ in range(tries):
-        if not wanted(document):
+        if not accept(document):
             document = _cropped(sources, rng, (200, 200, 400))
     return document
 
@@ -453,7 +452,7 @@ def _plain_sentence(sources: Sources, rng: random.Random, *, characters: int = 2
 
 
 def _sentence_run(text: str, rng: random.Random, *, characters: int) -> tuple[int, int]:
-    """Choose consecutive sentences of at most ``characters`` together; a longer single one is kept whole."""
+    """Choose consecutive sentences of at most ``characters`` in total; a single longer sentence is kept whole."""
     spans = sentence_spans(text)
     first = rng.randrange(len(spans))
     last = first

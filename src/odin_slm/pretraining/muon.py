@@ -1,7 +1,7 @@
 """Muon in the precision of its parameters.
 
-``torch.optim.Muon`` orthogonalises in bfloat16, which a CPU without bf16 units emulates, many times slower than float32
-(``benchmarks/muon.py`` measures by how much). The update is otherwise the same (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/).
+``torch.optim.Muon`` orthogonalises in bfloat16. A CPU without bf16 units emulates that, many times slower than float32
+(``benchmarks/muon.py`` measures the factor). The update is otherwise the same (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/).
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ _ITERATIONS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised by a quintic Newton-Schulz iteration; for matrices only.
+    """Momentum that is orthogonalised by a quintic Newton-Schulz iteration; for matrices only.
 
     Args:
         params: Two-dimensional parameters.
-        lr: Learning rate, for an update whose entries have a root mean square of about ``sqrt(max(1, rows / columns)
-            / columns)``.
+        lr: Learning rate; the root mean square of an update's entries is about ``lr * sqrt(max(1, rows / columns) /
+            columns)``.
         momentum: Nesterov momentum.
         weight_decay: Decoupled decay, as in AdamW.
-        pool: Threads among which the matrices are shared out; None updates them one after the other.
+        pool: Threads that update different matrices; None updates one matrix after the other.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Muon(torch.optim.Optimizer):
         for _, parameter in work:
             if not self.state[parameter]:
                 self.state[parameter]["momentum"] = torch.zeros_like(parameter)
-        # Matrices of a small model are too small to share one among cores; each goes to one thread as a whole.
+        # The matrices of a small model are too small to be split among cores; each thread updates whole matrices.
         list((self._pool.map if self._pool else map)(self._update, work))
 
     @torch.no_grad()

@@ -1,10 +1,12 @@
-"""What the curriculum makes up: names that exist nowhere, codes and doses, spans drawn at random."""
+"""Generator of invented names, codes and doses, and of random spans."""
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 
+_WORD = re.compile(r"\w+")
 _ONSETS = "b c d f g h l m n p qu r s t v x z br cl cr dr fl gl pr st tr th ph ch sc".split()
 _NUCLEI = "a e i o u y ae io ea ou ia eu".split()
 _CODAS = " n r s l x m t n d c".split(" ")
@@ -16,11 +18,11 @@ ENDINGS = {
 
 
 def invent_name(rng: random.Random, kind: str | None = None) -> str:
-    """Return a word that exists nowhere, sometimes with a number, a capital or a second part, as drug names have.
+    """Return an invented word, sometimes with a number, a capital or a second word, as in drug names.
 
     Args:
         rng: Source of the draws.
-        kind: Key of the endings to choose from; None takes any.
+        kind: Key of :data:`ENDINGS`; None draws from all endings.
     """
     endings = ENDINGS[kind] if kind else [ending for group in ENDINGS.values() for ending in group]
     syllables = "".join(
@@ -38,7 +40,7 @@ def invent_name(rng: random.Random, kind: str | None = None) -> str:
 
 
 def odd_name(rng: random.Random) -> str:
-    """Return a code, a dose or a word, some of whose parts come twice or more in a row."""
+    """Return a code, a dose or a word; some of its parts are repeated."""
 
     def part() -> str:
         kind = rng.randrange(4)
@@ -55,8 +57,13 @@ def odd_name(rng: random.Random) -> str:
     return name + rng.choice(("", "", rng.choice(ENDINGS["Drug"]), rng.choice(ENDINGS["Disease"])))
 
 
+def word_spans(text: str) -> list[tuple[int, int]]:
+    """Return (begin, end) of every word of a text."""
+    return [match.span() for match in _WORD.finditer(text)]
+
+
 def random_span(words: Sequence[tuple[int, int]], rng: random.Random, at_most: int) -> Sequence[tuple[int, int]]:
-    """Draw up to so many words in a row; none of none."""
+    """Draw up to ``at_most`` consecutive words; an empty span if there are no words."""
     if not words:
         return []
     first = rng.randrange(len(words))

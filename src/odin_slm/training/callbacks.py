@@ -1,4 +1,4 @@
-"""What watches a training run: progress with rate and time left, outputs written on the way, early stopping."""
+"""Callbacks of the Trainer: progress with rate and remaining time, sample outputs, early stopping."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """Figures of a run as they come: a bar on a terminal, log lines elsewhere.
+    """Shows the figures of a run: a progress bar on a terminal, log lines elsewhere.
 
     Args:
         steps: Optimizer steps of the run.
-        step_tokens: Tokens of a step, on average.
+        step_tokens: Mean number of tokens in a step.
         on_log: Called with the step and its figures.
     """
 
@@ -32,7 +32,7 @@ class Progress:
         self._shown: dict[str, float] = {}
 
     def begin(self, step: int) -> None:
-        """Start the clock at the step that the run starts from."""
+        """Start the clock at the step from which the run starts or resumes."""
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
@@ -65,7 +65,7 @@ class Progress:
         self._on_log(step, figures)
 
     def end(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar:
             self._bar.stop()
             self._bar = None
@@ -82,15 +82,15 @@ def callbacks(
 
     Args:
         params: Hyper-parameters.
-        progress: Where figures go.
+        progress: Shows the figures.
         tokenizer: The base's tokenizer.
-        samples: Validation records to write an output for at each evaluation.
-        backend: What generates.
+        samples: Validation records for which an output is generated at each evaluation.
+        backend: The backend that loaded the model.
     """
     from transformers import EarlyStoppingCallback, TrainerCallback
 
-    class Observer(TrainerCallback):
-        """Passes on what the Trainer reports; of several processes, the first one's."""
+    class Reporter(TrainerCallback):
+        """Passes on what the Trainer reports in the first of several processes."""
 
         def on_train_begin(self, _args: Any, state: Any, *_: Any, **__: Any) -> None:
             if state.is_world_process_zero:
@@ -109,24 +109,22 @@ def callbacks(
             progress.end()
 
     class Sampler(TrainerCallback):
-        """Keeps outputs in the log history, so that a run that is continued has those from before."""
+        """Adds sample outputs to the log history, which a resumed run keeps."""
 
         def on_evaluate(self, args: Any, state: Any, _control: Any, model: Any = None, **__: Any) -> None:
-            sharded = args.fsdp or args.deepspeed  # every process would have to take part
+            sharded = args.fsdp or args.deepspeed  # generating would then need every process
             if samples and state.is_world_process_zero and not sharded:
-                written = write_samples(model, tokenizer, samples, backend)
+                written = sample_outputs(model, tokenizer, samples, backend)
                 state.log_history.append({"step": state.global_step, "samples": written})
 
-    found: list[Any] = [Observer(), Sampler()]
-    if params.early_stopping_patience:
-        found.append(EarlyStoppingCallback(params.early_stopping_patience))
-    return found
+    early = [EarlyStoppingCallback(params.early_stopping_patience)] if params.early_stopping_patience else []
+    return [Reporter(), Sampler(), *early]
 
 
-def write_samples(model: Any, tokenizer: Any, records: Sequence[Record], backend: Name) -> list[dict[str, str]]:
-    """Write the model's likeliest output for each record, as ``id``, ``gold`` and ``prediction``.
+def sample_outputs(model: Any, tokenizer: Any, records: Sequence[Record], backend: Name) -> list[dict[str, str]]:
+    """Return the model's greedy output for each record, as ``id``, ``gold`` and ``prediction``.
 
-    An output may be a quarter longer than the gold one, and 16 tokens.
+    An output may have 1.25 times the tokens of the gold output plus 16.
     """
     import torch
     from transformers import GenerationConfig

@@ -1,4 +1,4 @@
-"""Records as token ids and labels: prompts carry no loss, nothing is cut, and the mask is proved on real rows."""
+"""Records as token ids and labels: prompts carry no loss, nothing is truncated, and real rows prove the mask."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ IGNORED = -100
 
 
 def tokenise(tokenizer: Any, records: Sequence[Record], max_seq_length: int) -> list[dict[str, list[int]]]:
-    """Return ``input_ids`` and ``labels`` of each record; the prompt's labels are ignored, EOS is labelled.
+    """Return ``input_ids`` and ``labels`` of each record; only the completion and EOS are labelled.
 
     Raises:
-        RecordTooLongError: Names the records that are longer than ``max_seq_length``; nothing is ever cut.
+        RecordTooLongError: Some records are longer than ``max_seq_length``; the message names them.
     """
     rows, long = [], []
     for record in records:
@@ -30,16 +30,16 @@ def tokenise(tokenizer: Any, records: Sequence[Record], max_seq_length: int) -> 
         raise RecordTooLongError(
             f"{len(long)} of {len(records)} records exceed {max_seq_length} tokens: {', '.join(long[:5])}.",
             where="training.max_seq_length",
-            fix="Raise it, or lower ingestion.max_tokens and make the data again.",
+            fix="Raise it, or lower ingestion.max_tokens and run kedro run --pipelines data.",
         )
     return rows
 
 
 def check_mask(tokenizer: Any, records: Sequence[Record], rows: Sequence[dict[str, list[int]]]) -> None:
-    """Prove on real rows that the loss covers exactly the completion and the end-of-sequence token.
+    """Check on up to 256 rows that the loss covers exactly the completion and the end-of-sequence token.
 
     Raises:
-        BackendError: Decoding the labelled tokens of a record does not give its output and EOS.
+        BackendError: The labelled tokens of a record do not decode to its output and EOS.
     """
     for record, row in list(zip(records, rows, strict=True))[:256]:
         labelled = [label for label in row["labels"] if label != IGNORED]
@@ -48,12 +48,12 @@ def check_mask(tokenizer: Any, records: Sequence[Record], rows: Sequence[dict[st
             raise BackendError(
                 f"the labelled tokens decode to {text[:80]!r}, not to the output and {tokenizer.eos_token}.",
                 where=f"record {record['id']}",
-                fix="This tokenizer does not give back what it reads; choose another base.",
+                fix="This tokenizer does not reproduce its input; choose another base.",
             )
 
 
 class Collator:
-    """Pads a batch on the right to its longest row."""
+    """Pads the rows of a batch on the right to the longest one."""
 
     def __init__(self, pad: int) -> None:
         self._pad = pad
@@ -67,13 +67,16 @@ class Collator:
         def padded(key: str, filler: int) -> torch.Tensor:
             return torch.tensor([row[key] + [filler] * (length - len(row[key])) for row in rows])
 
-        ids = padded("input_ids", self._pad)
         mask = torch.tensor([[1] * len(row["input_ids"]) + [0] * (length - len(row["input_ids"])) for row in rows])
-        return {"input_ids": ids, "labels": padded("labels", IGNORED), "attention_mask": mask}
+        return {
+            "input_ids": padded("input_ids", self._pad),
+            "labels": padded("labels", IGNORED),
+            "attention_mask": mask,
+        }
 
 
 def dataset_of(rows: list[dict[str, list[int]]]) -> Any:
-    """Return the rows as the Trainer takes them."""
+    """Return the rows as the dataset that the Trainer expects."""
     from datasets import Dataset
 
     return Dataset.from_list([{**row, "length": len(row["input_ids"])} for row in rows])

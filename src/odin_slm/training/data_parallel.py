@@ -1,10 +1,9 @@
-"""Data-parallel gradients by threads of one process, for models whose matrices are too small to share among cores.
+"""Data parallelism on a CPU: the threads of one process compute the gradients of different examples.
 
-PyTorch divides every single operation among the cores. At a few hundred features the pieces are so small that cores
-wait for each other: whole examples are the better share. Each thread runs its examples through a replica that shares
-the weights and owns its gradients; the gradients are then added in a fixed order, so that equal runs give equal
-weights.
-``benchmarks/workers.py`` measures both ways.
+PyTorch splits every single operation among the cores. At a few hundred features the pieces are so small that the cores
+mostly wait for each other, and it is faster to give each core whole examples. Every thread runs its examples through a
+replica that shares the model's weights but has its own gradients. The gradients are added in a fixed order, so a run
+that is repeated yields the same weights. ``benchmarks/workers.py`` compares both ways.
 """
 
 from __future__ import annotations
@@ -19,11 +18,16 @@ if TYPE_CHECKING:
     import torch
 
 
-class Workers:
-    """Threads with a replica of the model each.
+class DataParallel:
+    """A model and its replicas, one per thread.
+
+    Args:
+        model: The model whose gradients are computed; it is the first replica.
+        count: Number of threads, each of which computes on one core.
 
     Attributes:
-        pool: The threads, each of which computes on one core; None where there is one worker.
+        replicas: The models; all share the weights of the first.
+        pool: The threads; None if there is only one replica.
     """
 
     def __init__(self, model: Any, count: int) -> None:
@@ -40,11 +44,11 @@ class Workers:
                 self.replicas.append(replica)
 
     def backward(self, loss: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> torch.Tensor:
-        """Add the gradient of a loss to the model's parameters.
+        """Split a batch evenly among the replicas, and add the gradient of a loss to the model's parameters.
 
         Args:
-            loss: Called with a replica and a share of the rows of every tensor; its values over the shares are added.
-            *tensors: Batch, (examples, ...) each.
+            loss: Called with a replica and its share of the rows of every tensor; the results are added up.
+            *tensors: The batch, (examples, ...) each.
 
         Returns:
             The loss over all rows, a scalar.
@@ -55,11 +59,11 @@ class Workers:
     def accumulate(
         self, loss: Callable[..., torch.Tensor], shares: Sequence[Sequence[Sequence[torch.Tensor]]]
     ) -> torch.Tensor:
-        """Add the gradient of a loss over several groups of tensors, each with shapes of its own.
+        """Add the gradient of a loss over groups of tensors to the model's parameters; shapes differ between groups.
 
         Args:
-            loss: Called with a replica and the tensors of a group; its values are added.
-            shares: The groups of each replica, in the order in which it takes them; at most one share per replica.
+            loss: Called with a replica and the tensors of one group; the results are added up.
+            shares: For each replica its groups, in the order of computation; at most one share per replica.
 
         Returns:
             The loss over all groups, a scalar.
@@ -83,14 +87,14 @@ class Workers:
         total: torch.Tensor = sum(values[1:], start=values[0])
         return total
 
-    def evaluate(self, figure: Callable[[Any, Any], float], items: Sequence[Any]) -> list[float]:
-        """Return a figure of every item, each computed by one replica in evaluation mode without gradients."""
+    def evaluate(self, metric: Callable[[Any, Any], float], items: Sequence[Any]) -> list[float]:
+        """Return the value of ``metric`` for every item, computed in evaluation mode and without gradients."""
         import torch
 
         def work(share: tuple[Any, Sequence[Any]]) -> list[float]:
             replica, mine = share
             with torch.inference_mode():
-                return [figure(replica, item) for item in mine]
+                return [metric(replica, item) for item in mine]
 
         count = len(self.replicas)
         with self._in_evaluation():
@@ -103,7 +107,7 @@ class Workers:
             import torch
 
             self.pool.shutdown()
-            torch.set_num_threads(len(self.replicas))  # what a thread sets is also what later threads begin with
+            torch.set_num_threads(len(self.replicas))  # later threads inherit the 1 that the pool's threads set
 
     def _map(self, work: Callable[[Any], Any], items: list[Any]) -> list[Any]:
         return list((self.pool.map if self.pool else map)(work, items))

@@ -1,7 +1,7 @@
-"""Training in processes of its own: several under ``accelerate launch``, or one that imports unsloth before all else.
+"""Training in separate processes: several under ``accelerate launch``, or one that must import unsloth first.
 
-Kedro runs once and hands a folder over: the job, the records, and afterwards the result or the error. Only the first
-process writes; its figures come back as lines.
+Kedro itself runs once. It hands a folder with the job and the records to the processes, and reads the result or the
+error from it. Only the first process writes the adapter; it reports its figures as lines on its standard output.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from odin_slm.models.base_model import BaseModel
 logger = logging.getLogger(__name__)
 
 FIGURES = "odin-slm figures: "
-"""What a line of figures begins with."""
+"""Prefix of a line with figures."""
 
 
 def launch(
@@ -39,10 +39,10 @@ def launch(
     on_log: Callable[[int, dict[str, float]], None],
     backend: backends.Name,
 ) -> tuple[Path, dict[str, Any]]:
-    """Train in processes of its own; arguments and result are those of :func:`odin_slm.training.lora.train_lora`.
+    """Train in separate processes; arguments and result are those of :func:`odin_slm.training.lora.train_lora`.
 
     Raises:
-        OdinError: What a process raised, or that one ended without saying why.
+        OdinError: The error that a process raised, or a :class:`BackendError` if one ended without giving a reason.
     """
     with tempfile.TemporaryDirectory(prefix="odin-slm-") as name:
         folder = Path(name)
@@ -64,7 +64,7 @@ def launch(
             raise BackendError(
                 f"the training processes ended with status {code}.",
                 where="training.launcher",
-                fix="Their own messages stand above; training.launcher=none trains in one process.",
+                fix="See their messages above, or set training.launcher=none to train in one process.",
             )
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     return Path(result["adapter"]), result["state"]
@@ -77,9 +77,9 @@ def _launcher(params: TrainingParams) -> list[str]:
     if params.accelerate_config:
         if not params.accelerate_config.is_file():
             raise BackendError(
-                "there is no such file.",
+                "the file does not exist.",
                 where=f"training.accelerate_config={params.accelerate_config}",
-                fix="Write one with: accelerate config --config_file FILE",
+                fix="Create it with: accelerate config --config_file FILE",
             )
         command += ["--config_file", str(params.accelerate_config)]
         return [*command, *(["--num_processes", str(params.num_processes)] if params.num_processes else [])]
@@ -88,16 +88,16 @@ def _launcher(params: TrainingParams) -> list[str]:
     count = params.num_processes or max(1, torch.cuda.device_count())
     if backends.cuda() and count > torch.cuda.device_count():
         raise BackendError(
-            f"{count} processes need as many CUDA devices, and there are {torch.cuda.device_count()}.",
+            f"{count} processes need {count} CUDA devices, but there are {torch.cuda.device_count()}.",
             where="training.num_processes",
             fix="Lower it, or leave it null.",
         )
-    # accelerate's launcher for CPUs alone wants mpirun; the one for GPUs starts torch's, which serves both
+    # accelerate's launcher for CPUs needs mpirun. The one for GPUs starts torch's, which serves CPUs as well.
     kind = ["--multi_gpu"] if count > 1 else []
     options = {
         "--num_processes": count,
         "--num_machines": 1,
-        "--mixed_precision": "no",  # the worker's own arguments say
+        "--mixed_precision": "no",  # the worker sets it in its training arguments
         "--dynamo_backend": "no",
         "--main_process_port": _free_port(),
     }
@@ -105,14 +105,14 @@ def _launcher(params: TrainingParams) -> list[str]:
 
 
 def _run(command: Sequence[str], on_log: Callable[[int, dict[str, float]], None]) -> int:
-    """Run the processes to their end, pass figures on, and leave none behind."""
+    """Run the processes to the end and pass their figures on; terminate them if this one is interrupted."""
     source = str(Path(__file__).resolve().parents[2])
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])),
         "PYTHONUNBUFFERED": "1",
         "ACCELERATE_USE_CPU": "false" if backends.cuda() else "true",
     }
-    logger.info("Training in processes of its own.")
+    logger.info("Training in separate processes.")
     process = subprocess.Popen(list(command), stdout=subprocess.PIPE, text=True, env=environment)
     try:
         for line in process.stdout or ():

@@ -1,9 +1,9 @@
 """TRL's fused language-model head in plain PyTorch, for machines without Triton.
 
-``trl.SFTTrainer`` (1.15) computes its loss with Triton kernels and finds ``None`` in their place where PyTorch came
-without Triton: every CPU-only build. This is the same function by autograd: logits are made only for the positions
-that carry a label, which TRL's caller has chosen already. ``tests/test_training.py`` compares loss and gradients with
-the model's own cross-entropy.
+``trl.SFTTrainer`` (1.15) computes its loss with Triton kernels, and has ``None`` in their place if PyTorch was built
+without Triton, as every CPU-only build is. This is the same function by autograd. TRL's caller passes only the
+positions that carry a label. ``tests/training/test_training.py`` compares loss and gradients with those of the model's
+own cross-entropy.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def install() -> None:
-    """Put the plain function where TRL lacks its kernels; leave the kernels alone where they are."""
+    """Install the plain function if TRL lacks its kernels."""
     from trl.trainer import utils
 
     if utils._ChunkedLogProbFunction is None:
@@ -20,7 +20,7 @@ def install() -> None:
 
 
 class PlainLogProbs:
-    """Stand-in for ``ChunkedLogProbFunction``: ``apply`` takes the same arguments and returns the same fields."""
+    """Replaces ``ChunkedLogProbFunction``: ``apply`` takes the same arguments and returns the same fields."""
 
     @staticmethod
     def apply(
@@ -34,31 +34,31 @@ class PlainLogProbs:
         scale: float,
         outputs: tuple[str, ...],
     ) -> tuple[Any, Any, Any, Any, Any]:
-        """Return log-probabilities of the labels, and what else ``outputs`` names.
+        """Return the log-probabilities of the labels and the fields that ``outputs`` names.
 
         Args:
             hidden: Hidden states of the labelled positions, (positions, features).
             weight: Weight of the head, (vocabulary, features).
             bias: Bias of the head, or None.
             labels: Token ids to score, (positions,).
-            temperature: The logits are divided by it.
-            chunk_size: Ignored: positions of one batch fit a CPU's memory at once.
+            temperature: Divisor of the logits.
+            chunk_size: Ignored: all positions of a batch fit into a CPU's memory.
             softcap: Bound of the logits by ``tanh`` (Gemma), or None.
             scale: Factor of the logits.
             outputs: Fields to compute besides ``log_probs``: ``entropy`` and ``is_top1``.
 
         Returns:
-            ``log_probs``, ``entropy``, None, None, ``is_top1``, each (positions,) or None; only the first carries a
-            gradient, the others are metrics.
+            ``log_probs``, ``entropy``, None, None, ``is_top1``, each (positions,) or None. Only the first has a
+            gradient; the others are metrics.
 
         Raises:
-            NotImplementedError: ``outputs`` asks for fields that only TRL's reinforcement learning uses.
+            NotImplementedError: ``outputs`` names a field that only TRL's reinforcement learning uses.
         """
         import torch
 
         unknown = set(outputs) - {"log_probs", "entropy", "is_top1"}
         if unknown:
-            raise NotImplementedError(f"fields {sorted(unknown)} are not computed without Triton.")
+            raise NotImplementedError(f"the fields {sorted(unknown)} need Triton, which this build of PyTorch lacks.")
         logits = torch.nn.functional.linear(hidden, weight, bias).float() * (scale / temperature)
         if softcap:
             logits = softcap * torch.tanh(logits / softcap)

@@ -1,4 +1,4 @@
-"""LoRA training behind one interface: tokens and mask are ours, the loop is TRL's."""
+"""LoRA training: tokens and loss mask are our own, the training loop is TRL's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from odin_slm.models.base_model import BaseModel, load_tokenizer
 from odin_slm.training import checkpoints
 from odin_slm.training.callbacks import Progress, callbacks
 from odin_slm.training.collation import Collator, check_mask, dataset_of, tokenise
-from odin_slm.training.data_parallel_steps import threads_of, with_threads
+from odin_slm.training.data_parallel_steps import data_parallel_of, with_data_parallel
 from odin_slm.training.launcher import launch
 from odin_slm.training.packing import capacity_of, packs, with_packing
 
@@ -38,28 +38,27 @@ def train_lora(
     params: TrainingParams,
     on_log: Callable[[int, dict[str, float]], None],
 ) -> tuple[Path, dict[str, Any]]:
-    """Train a LoRA adapter on records and keep the checkpoint with the least validation loss.
+    """Train a LoRA adapter on records and keep the checkpoint with the lowest validation loss.
 
     Args:
         base: The frozen base model.
         train: Training records.
         validation: Validation records.
-        work: Folder for checkpoints and the finished ``adapter/``; emptied first, unless ``params.resume``.
+        work: Folder for the checkpoints and the finished ``adapter/``. It is emptied first, unless ``params.resume``.
         params: Hyper-parameters.
-        on_log: Called with the step and its figures whenever some are logged.
+        on_log: Called with the step and its figures at every log line.
 
     Returns:
-        Folder with the adapter and its tokenizer, and the state of training.
+        The folder with the adapter and its tokenizer, and the state of the training.
 
     Raises:
         RecordTooLongError: A record exceeds ``max_seq_length``.
-        DeviceMemoryError: The device's memory ran out, with half the batch too where ``params.oom`` is ``halve``.
+        DeviceMemoryError: The device ran out of memory; if ``params.oom`` is ``halve``, with half the batch as well.
         BackendError: The machine cannot do what the parameters ask for, another training is using ``work``, or
-            ``params.resume`` meets checkpoints of other data, parameters or another base.
+            ``params.resume`` finds checkpoints of other data, other parameters or another base.
     """
     backend = backends.choose(params)
-    apart = params.launcher == "accelerate" or backends.needs_process(backend)
-    run = launch if apart else train_here
+    run = launch if params.launcher == "accelerate" or backends.needs_process(backend) else train_here
     if params.resume:
         params = params.model_copy(update=checkpoints.noted_split(work))
     if params.batch_size == "auto":
@@ -67,7 +66,7 @@ def train_lora(
         params = params.model_copy(
             update={"batch_size": job.batch_size, "gradient_accumulation_steps": job.accumulation}
         )
-    with _alone_in(work):
+    with _lock(work):
         try:
             return run(base, train, validation, work, params, on_log, backend)
         except DeviceMemoryError as error:
@@ -75,14 +74,14 @@ def train_lora(
                 raise
             half = int(params.batch_size) // 2
             accumulation = params.gradient_accumulation_steps * 2
-            logger.warning("%s Trying once more with batches of %d, %d for a step.", error.what, half, accumulation)
+            logger.warning("%s Retrying with batches of %d and %d accumulation steps.", error.what, half, accumulation)
             params = params.model_copy(update={"batch_size": half, "gradient_accumulation_steps": accumulation})
         return run(base, train, validation, work, params, on_log, backend)
 
 
 @contextmanager
-def _alone_in(work: Path) -> Iterator[None]:
-    """Keep a second training out of the folder: it would empty it, and the first end in some other adapter."""
+def _lock(work: Path) -> Iterator[None]:
+    """Hold the folder's lock: a second training would empty the folder while the first is still running."""
     from filelock import FileLock, Timeout
 
     work.parent.mkdir(parents=True, exist_ok=True)
@@ -93,12 +92,12 @@ def _alone_in(work: Path) -> Iterator[None]:
         raise BackendError(
             "another training is using this folder.",
             where=str(work),
-            fix="Wait until it has ended, or train as another experiment: --env NAME.",
+            fix="Wait until it has finished, or train as another experiment: --env NAME.",
         ) from None
     try:
         yield
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held, so that nobody else's is removed
+        Path(lock.lock_file).unlink(missing_ok=True)  # before the release: afterwards it may be another process's lock
         lock.release()
 
 
@@ -111,11 +110,10 @@ def train_here(
     on_log: Callable[[int, dict[str, float]], None],
     backend: backends.Name,
 ) -> tuple[Path, dict[str, Any]]:
-    """Train in this process, as one of several where a launcher started it; see :func:`train_lora`."""
+    """Train in this process, which may be one of several that a launcher started; see :func:`train_lora`."""
     backends.prepare(backend)
     import torch
     from transformers import set_seed
-    from trl import SFTTrainer
 
     from odin_slm.training import lm_head
 
@@ -123,96 +121,44 @@ def train_here(
     set_seed(params.seed)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     tokenizer = load_tokenizer(base)
+    validation = _sampled(validation, params)
     train_rows = tokenise(tokenizer, train, params.max_seq_length)
-    chosen = list(validation)
-    if params.validation_samples and len(chosen) > params.validation_samples:
-        chosen = random.Random(params.seed).sample(chosen, params.validation_samples)
-    validation_rows = tokenise(tokenizer, chosen, params.max_seq_length)
+    validation_rows = tokenise(tokenizer, validation, params.max_seq_length)
     check_mask(tokenizer, train, train_rows)
 
     steps = total_steps(len(train_rows), params, processes)
+    mean_tokens = sum(len(row["input_ids"]) for row in train_rows) / len(train_rows)
+    step_tokens = mean_tokens * int(params.batch_size) * params.gradient_accumulation_steps * processes
     arguments = _arguments(params, work, steps)
-    if arguments.device.type == "cpu":
-        # in several processes it is cpu:0, to which torch.load cannot restore an optimizer
-        arguments.__dict__["_setup_devices"] = torch.device("cpu")
     if arguments.process_index == 0:
+        digest = checkpoints.digest_of(base, params, [train_rows, validation_rows], processes)
         split = {key: getattr(params, key) for key in ("batch_size", "gradient_accumulation_steps")}
-        job = checkpoints.digest_of(base, params, [train_rows, validation_rows], processes)
-        checkpoints.prepare(work, job, split, resume=params.resume)
+        checkpoints.prepare(work, digest, split, resume=params.resume)
     arguments.distributed_state.wait_for_everyone()
     checkpoint = checkpoints.newest(work)
     if checkpoint:
-        logger.info("Continuing from %s.", checkpoint.name)
-    mean_tokens = sum(len(row["input_ids"]) for row in train_rows) / len(train_rows)
-    step_tokens = mean_tokens * int(params.batch_size) * params.gradient_accumulation_steps * processes
-    trainer: Any = None
-    model: Any = None
-    workers = None
-    packing = False
-    lacking: str | None = None
+        logger.info("Resuming from %s.", checkpoint.name)
+    watching = callbacks(
+        params, Progress(steps, step_tokens, on_log), tokenizer, validation[: params.generation_samples], backend
+    )
     begin = time.monotonic()
+    reason: str | None = None
     try:
-        model = backends.with_adapter(backend, base, params)
-        workers = threads_of(model, params, processes)
-        # without padding to save, a group of rows in one is no gain
-        packing = (params.packing is True or not workers) and packs(model, train_rows, params, backend)
-        kind = with_threads(SFTTrainer, workers, packing)
-        if packing and not workers:
-            kind = with_packing(kind, capacity_of(model, params, backend), backend)
-        trainer = kind(
-            model=model,
-            args=arguments,
-            train_dataset=dataset_of(train_rows),
-            eval_dataset=dataset_of(validation_rows),
-            processing_class=tokenizer,
-            data_collator=Collator(tokenizer.pad_token_id),
-            callbacks=callbacks(
-                params, Progress(steps, step_tokens, on_log), tokenizer, chosen[: params.generation_samples], backend
-            ),
+        trainer, packing = _fit(
+            base, params, backend, processes, arguments, tokenizer, train_rows, validation_rows, watching, checkpoint
         )
-        _silence(trainer)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if not any("eval_loss" in entry for entry in trainer.state.log_history):
-            trainer.evaluate()
     except torch.OutOfMemoryError as error:
-        lacking = str(error).split(". ")[0]
-    finally:
-        if workers:
-            workers.close()
-    if lacking is not None:
-        # raised out here, where no traceback holds the tensors any more
-        trainer = workers = model = None
-        gc.collect()
-        torch.cuda.empty_cache()
-        raise DeviceMemoryError(
-            f"the device's memory ran out ({lacking}).",
-            where=f"training.batch_size={params.batch_size}",
-            fix="Lower training.batch_size and raise training.gradient_accumulation_steps (training.oom=halve does), "
-            "set training.gradient_checkpointing=true, or lower training.max_seq_length.",
-        )
+        reason = str(error).split(". ")[0]
+    if reason is not None:
+        raise _memory_error(reason, params)  # outside ``except``, whose traceback keeps the tensors alive
     seconds = time.monotonic() - begin
     canary = _check_canary(trainer.model, validation_rows[0])
     adapter = save_adapter(trainer, tokenizer, base, work / "adapter")
-    entries = [dict(entry) for entry in trainer.state.log_history if "train_runtime" not in entry]
-    history = _finite([entry for entry in entries if "samples" not in entry])
-    scored = [entry for entry in history if "eval_loss" in entry]
-    if not scored:
-        raise BackendError(
-            "the validation loss was never finite.", where="training", fix="Lower training.learning_rate."
-        )
-    kept = min(scored, key=lambda entry: entry["eval_loss"]) if params.load_best_model_at_end else scored[-1]
-    resumed_from = int(checkpoint.name.split("-")[1]) if checkpoint else 0
-    done = trainer.state.global_step
-    tokens = round(step_tokens * (done - resumed_from))
+    course = _course(trainer, params, steps, checkpoint)
+    tokens = round(step_tokens * (course["steps"] - (course["resumed_from_step"] or 0)))
     return adapter, {
-        "history": history,
-        "samples": [entry for entry in entries if "samples" in entry],
-        "steps": done,
-        "stopped_early": done < steps,
-        "resumed_from_step": resumed_from or None,
-        "best_step": kept["step"],
-        "best_eval_loss": kept["eval_loss"],
-        "canary": {"record": chosen[0]["id"], "largest_change": canary},
+        **course,
+        "canary": {"record": validation[0]["id"], "largest_change": canary},
         "train_records": len(train_rows),
         "validation_records": len(validation_rows),
         "seconds": round(seconds, 1),
@@ -228,6 +174,95 @@ def train_here(
     }
 
 
+def _sampled(validation: Sequence[Record], params: TrainingParams) -> list[Record]:
+    records = list(validation)
+    if params.validation_samples and len(records) > params.validation_samples:
+        return random.Random(params.seed).sample(records, params.validation_samples)
+    return records
+
+
+def _fit(
+    base: BaseModel,
+    params: TrainingParams,
+    backend: backends.Name,
+    processes: int,
+    arguments: Any,
+    tokenizer: Any,
+    train_rows: list[dict[str, list[int]]],
+    validation_rows: list[dict[str, list[int]]],
+    watching: list[Any],
+    checkpoint: Path | None,
+) -> tuple[Any, bool]:
+    """Train to the end; return the trainer and whether examples were packed."""
+    from transformers import PrinterCallback
+    from trl import SFTTrainer
+
+    model = backends.with_adapter(backend, base, params)
+    parallel = data_parallel_of(model, params, processes)
+    try:
+        # Data parallelism leaves hardly any padding, so ``auto`` gains nothing from packing.
+        packing = (params.packing is True or not parallel) and packs(model, train_rows, params, backend)
+        trainer_class = with_data_parallel(SFTTrainer, parallel, packing)
+        if packing and not parallel:
+            trainer_class = with_packing(trainer_class, capacity_of(model, params, backend), backend)
+        trainer = trainer_class(
+            model=model,
+            args=arguments,
+            train_dataset=dataset_of(train_rows),
+            eval_dataset=dataset_of(validation_rows),
+            processing_class=tokenizer,
+            data_collator=Collator(tokenizer.pad_token_id),
+            callbacks=watching,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if not any("eval_loss" in entry for entry in trainer.state.log_history):
+            trainer.evaluate()
+    finally:
+        if parallel:
+            parallel.close()
+    return trainer, packing
+
+
+def _memory_error(reason: str, params: TrainingParams) -> DeviceMemoryError:
+    """Free the device's memory for a retry, and return the error to raise."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
+    return DeviceMemoryError(
+        f"the device ran out of memory ({reason}).",
+        where=f"training.batch_size={params.batch_size}",
+        fix="Lower training.batch_size and raise training.gradient_accumulation_steps (training.oom=halve does that), "
+        "set training.gradient_checkpointing=true, or lower training.max_seq_length.",
+    )
+
+
+def _course(trainer: Any, params: TrainingParams, steps: int, checkpoint: Path | None) -> dict[str, Any]:
+    """Return how the training went: history, samples, steps, and which step's adapter was kept.
+
+    Raises:
+        BackendError: The validation loss was never finite.
+    """
+    entries = [dict(entry) for entry in trainer.state.log_history if "train_runtime" not in entry]
+    history = _finite([entry for entry in entries if "samples" not in entry])
+    scored = [entry for entry in history if "eval_loss" in entry]
+    if not scored:
+        raise BackendError(
+            "the validation loss was never finite.", where="training", fix="Lower training.learning_rate."
+        )
+    kept = min(scored, key=lambda entry: entry["eval_loss"]) if params.load_best_model_at_end else scored[-1]
+    return {
+        "history": history,
+        "samples": [entry for entry in entries if "samples" in entry],
+        "steps": trainer.state.global_step,
+        "stopped_early": trainer.state.global_step < steps,
+        "resumed_from_step": checkpoints.step_of(checkpoint) if checkpoint else None,
+        "best_step": kept["step"],
+        "best_eval_loss": kept["eval_loss"],
+    }
+
+
 def total_steps(records: int, params: TrainingParams, processes: int = 1) -> int:
     """Return the number of optimizer steps."""
     batches = math.ceil(records / (int(params.batch_size) * processes))
@@ -236,9 +271,9 @@ def total_steps(records: int, params: TrainingParams, processes: int = 1) -> int
 
 
 def save_adapter(trainer: Any, tokenizer: Any, base: BaseModel, folder: Path) -> Path:
-    """Save adapter and tokenizer as PEFT and the tokenizer do, naming the base as the user did.
+    """Save the adapter in PEFT's format, and the tokenizer in its own, with the base named as the user named it.
 
-    Of several processes, the first one writes.
+    Only the first of several processes writes.
 
     Raises:
         BackendError: A weight is not finite.
@@ -258,24 +293,25 @@ def save_adapter(trainer: Any, tokenizer: Any, base: BaseModel, folder: Path) ->
     if trainer.args.process_index:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
-    # the vocabulary is never resized, and PEFT's own check would look for the base on the network
+    # The vocabulary is never resized; PEFT's own check of that would look up the base on the network.
     model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False, state_dict=weights)
     tokenizer.save_pretrained(folder)
     file = folder / "adapter_config.json"
     configuration = json.loads(file.read_text(encoding="utf-8"))
-    # as the user named it: PEFT notes where it was loaded from, which is a path of this machine
+    # PEFT writes where it loaded the base from, which may be a path of this machine.
     configuration |= {"base_model_name_or_path": base.source, "revision": base.revision}
     file.write_text(json.dumps(configuration, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty template; the release writes the real card
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty template; the release writes the card
     return folder
 
 
 def _arguments(params: TrainingParams, work: Path, steps: int) -> Any:
+    import torch
     from trl import SFTConfig
 
     every = params.eval_steps or max(1, steps // params.evaluations)
     precision = backends.precision(params)
-    return SFTConfig(
+    arguments = SFTConfig(
         output_dir=str(work / "checkpoints"),
         max_steps=steps,
         per_device_train_batch_size=int(params.batch_size),
@@ -290,8 +326,8 @@ def _arguments(params: TrainingParams, work: Path, steps: int) -> Any:
         bf16=precision == "bf16",
         fp16=precision == "fp16",
         gradient_checkpointing=params.gradient_checkpointing,
-        # Grouped by length, the short outputs ("None") share batches of few tokens, and the mean over a batch's
-        # tokens then weighs their one decision several times over: the model learns to answer nothing.
+        # Grouped by length, the short outputs ("None") would share batches with few tokens. The loss is the mean over
+        # a batch's tokens, so their one decision would count several times, and the model would learn to answer "None".
         train_sampling_strategy="random",
         logging_strategy=params.logging_strategy,
         logging_steps=params.logging_steps,
@@ -317,12 +353,16 @@ def _arguments(params: TrainingParams, work: Path, steps: int) -> Any:
         seed=params.seed,
         data_seed=params.seed,
     )
+    if arguments.device.type == "cpu":
+        # With several processes it is cpu:0, to which torch.load cannot restore an optimizer.
+        arguments.__dict__["_setup_devices"] = torch.device("cpu")
+    return arguments
 
 
 def _finite(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the history without figures that are not finite, which no JSON file can hold.
+    """Return the history without values that are not finite, which JSON cannot hold.
 
-    A run that diverges has them after its best checkpoint, one in float16 at the steps that its loss scaler skips.
+    They occur where a run diverges after its best checkpoint, and in float16 at the steps that the loss scaler skips.
     """
     kept = [{k: v for k, v in entry.items() if not isinstance(v, float) or math.isfinite(v)} for entry in history]
     lacking = sorted({k for old, new in zip(history, kept, strict=True) for k in old.keys() - new.keys()})
@@ -337,10 +377,10 @@ def _finite(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _check_canary(model: Any, row: dict[str, list[int]]) -> float:
-    """Return how far the adapter moves the last hidden states of a row at most.
+    """Return the largest change that the adapter makes to the last hidden states of a row.
 
     Raises:
-        BackendError: It moves nothing: it is not applied, or has learned nothing.
+        BackendError: There is no change: the adapter is not applied, or has learned nothing.
     """
     import torch
 
@@ -354,14 +394,8 @@ def _check_canary(model: Any, row: dict[str, list[int]]) -> float:
     change = float((tuned.float() - plain.float()).abs().max())
     if change == 0.0:
         raise BackendError(
-            "the trained adapter changes nothing in what the base computes.",
+            "the trained adapter changes nothing in the base's hidden states.",
             where="training",
-            fix="Train for more steps than warm-up has, or raise training.learning_rate.",
+            fix="Train for longer than the warm-up, or raise training.learning_rate.",
         )
     return change
-
-
-def _silence(trainer: Any) -> None:
-    from transformers import PrinterCallback
-
-    trainer.remove_callback(PrinterCallback)

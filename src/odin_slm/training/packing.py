@@ -1,9 +1,9 @@
-"""Packing: the examples of a batch share rows, so that nothing is padded, and attention keeps them apart.
+"""Packing: the examples of a batch share rows instead of being padded, and attention keeps them apart.
 
-Every example's positions start at zero. Where neither a mask nor a cache is given, transformers makes a block-diagonal
-causal mask of that for eager and sdpa attention (``masking_utils.find_packed_sequence_indices``), and FlashAttention
-finds the boundaries for its variable-length kernel in it. A batch keeps its examples: steps, losses and gradients are
-those of padded rows, up to rounding.
+The positions of every example start at zero. Without a mask or a cache, transformers derives a block-diagonal causal
+mask from them for eager and sdpa attention (``masking_utils.find_packed_sequence_indices``), and FlashAttention the
+boundaries for its variable-length kernel. A batch contains the same examples as without packing, so steps, losses and
+gradients are equal up to rounding.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from odin_slm.training.collation import IGNORED
 logger = logging.getLogger(__name__)
 
 _PROBED = 64
-"""Tokens of each of the two examples that attention is tried on."""
+"""Tokens of each of the two examples on which attention is probed."""
 _APART = 0.1
-"""An example that shares its row may move by this share of what mixing would move it: rounding is far below."""
+"""Largest deviation that counts as rounding, as a share of the deviation that mixing the examples causes."""
 
 
 def packs(model: Any, rows: Sequence[Mapping[str, list[int]]], params: TrainingParams, backend: Name) -> bool:
-    """Tell whether the examples of a batch are to share rows, after trying on real ones whether that mixes them.
+    """Tell whether to pack; probes on real rows whether the model would mix examples that share a row.
 
     Args:
         model: The PEFT model.
         rows: Training rows.
         params: Hyper-parameters.
-        backend: What loaded the model.
+        backend: The backend that loaded the model.
 
     Raises:
-        BackendError: ``packing`` is true, and the model mixes examples that share a row.
+        BackendError: ``packing`` is true, but the model mixes examples that share a row.
     """
     if params.packing == "auto":
         alone = params.batch_size == 1 or params.neftune_noise_alpha is not None
@@ -46,7 +46,7 @@ def packs(model: Any, rows: Sequence[Mapping[str, list[int]]], params: TrainingP
         return bool(params.packing)
     kind, kernel = model.config.model_type, getattr(model.config, "_attn_implementation", None)
     if params.packing == "auto":
-        logger.info("Rows are padded: %s with %s attention would mix examples that share one.", kind, kernel)
+        logger.info("Rows are padded, not packed: %s with %s attention mixes examples that share a row.", kind, kernel)
         return False
     raise BackendError(
         f"{kind} with {kernel} attention mixes examples that share a row.",
@@ -56,10 +56,9 @@ def packs(model: Any, rows: Sequence[Mapping[str, list[int]]], params: TrainingP
 
 
 def keeps_apart(model: Any, rows: Sequence[Mapping[str, list[int]]], backend: Name = "transformers") -> bool:
-    """Tell whether an example behind another one in a row is computed as if it stood alone.
+    """Tell whether the second example in a row has the same hidden states as the example alone.
 
-    Its hidden states are compared with those of the example alone, on the scale of what another example before it does
-    to them where nothing keeps the two apart.
+    The difference is measured relative to the one that arises if nothing keeps the two examples apart.
     """
     import torch
 
@@ -83,32 +82,32 @@ def keeps_apart(model: Any, rows: Sequence[Mapping[str, list[int]]], backend: Na
 
 
 def with_packing(trainer: type[Any], capacity: int | None, backend: Name) -> type[Any]:
-    """Return a trainer that computes the loss of packed rows.
+    """Return a trainer class that packs every batch before it computes the loss.
 
     Args:
-        trainer: TRL's trainer.
-        capacity: Tokens of a row; None puts a whole batch into one, as the kernels for variable lengths want it.
-        backend: What loaded the model.
+        trainer: TRL's trainer class.
+        capacity: Tokens of a row; None packs the whole batch into one row, as variable-length kernels expect.
+        backend: The backend that loaded the model.
     """
 
-    class Packing(trainer):
-        """Packs a batch on its way to the model; all else sees padded rows, as the mean of evaluation losses does."""
+    class PackingTrainer(trainer):
+        """Packs a batch for the model only; the rest of the trainer, such as the evaluation loop, sees padded rows."""
 
         _total_train_tokens: int
 
         def compute_loss(self, model: Any, inputs: dict[str, Any], *more: Any, **options: Any) -> Any:
             seen, tokens = self._total_train_tokens, inputs["attention_mask"].sum()
             loss = super().compute_loss(model, pack(inputs, capacity, backend), *more, **options)
-            if self.model.training:  # TRL takes the length of the first row for the tokens of the batch
+            if self.model.training:  # TRL would count the tokens of the first row only
                 self._total_train_tokens = seen + int(self.accelerator.gather_for_metrics(tokens).sum())
                 self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
             return loss
 
-    return Packing
+    return PackingTrainer
 
 
 def capacity_of(model: Any, params: TrainingParams, backend: Name) -> int | None:
-    """Return the tokens of a packed row; None where the kernel takes a batch as one row of any length."""
+    """Return the tokens of a packed row; None if the kernel takes the whole batch as one row."""
     flash = "flash" in str(getattr(model.config, "_attn_implementation", ""))
     return None if flash or backend == "unsloth" else params.max_seq_length
 
@@ -118,17 +117,17 @@ def pack(inputs: Mapping[str, Any], capacity: int | None, backend: Name = "trans
 
     Args:
         inputs: ``input_ids``, ``labels`` and ``attention_mask``, padded on the right, (examples, longest) each.
-        capacity: Tokens of a row; None for one row.
-        backend: What the rows are for.
+        capacity: Tokens of a row; None for a single row.
+        backend: The backend that loaded the model.
 
     Returns:
-        ``input_ids``, ``labels`` and ``position_ids``, (rows, fullest) each; no example's first token carries a loss.
-        Tokens that fill a row up have position 0 and see nothing but themselves.
+        ``input_ids``, ``labels`` and ``position_ids``, (rows, longest row) each. The first token of an example carries
+        no loss. Padding tokens have position 0 and attend only to themselves.
     """
     import torch
 
     lengths = inputs["attention_mask"].sum(1).tolist()
-    bins = best_fit(lengths, capacity or sum(lengths))
+    bins = best_fit_decreasing(lengths, capacity or sum(lengths))
     width = max(sum(lengths[n] for n in members) for members in bins)
     device = inputs["input_ids"].device
     fillers = {"input_ids": 0, "labels": IGNORED, "position_ids": 0}
@@ -150,15 +149,15 @@ def pack(inputs: Mapping[str, Any], capacity: int | None, backend: Name = "trans
     return packed
 
 
-def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Put rows into bins, the longest first, each into the fullest bin that has room (Johnson et al., 1974).
+def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Put rows into bins, longest first, each into the fullest bin with enough room (Johnson et al., 1974).
 
     Args:
         lengths: Tokens of each row.
-        capacity: Tokens of a bin; a longer row has one to itself.
+        capacity: Tokens of a bin; a longer row gets a bin of its own.
 
     Returns:
-        Numbers of the rows in each bin.
+        The row numbers in each bin.
     """
     bins: list[list[int]] = []
     room: list[int] = []
@@ -175,7 +174,7 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def _boundaries(lengths: Sequence[int], device: Any, backend: Name) -> dict[str, Any]:
-    """Return what tells the examples of one row apart; unsloth wants their lengths too (its ``utils/packing.py``)."""
+    """Return the inputs that mark the examples of a row; unsloth also needs lengths (its ``utils/packing.py``)."""
     import torch
 
     found = {"position_ids": torch.cat([torch.arange(length, device=device) for length in lengths])[None]}

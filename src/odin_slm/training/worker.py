@@ -16,7 +16,7 @@ from odin_slm.training.launcher import FIGURES
 
 
 def main(folder: Path) -> int:
-    """Train as the folder's job says; return the exit status."""
+    """Train the job in a folder; return the exit status."""
     rank = int(os.environ.get("RANK", "0"))
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.ERROR, format="%(levelname)s %(message)s")
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
@@ -30,7 +30,7 @@ def main(folder: Path) -> int:
         from odin_slm.training.lora import train_here
 
         params = TrainingParams.model_validate(job["params"])
-        adapter, state = train_here(base, train, validation, Path(job["work"]), params, _say, job["backend"])
+        adapter, state = train_here(base, train, validation, Path(job["work"]), params, _report, job["backend"])
     except OdinError as error:
         raised = {"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
         (folder / f"error-{rank}.json").write_text(json.dumps(raised), encoding="utf-8")
@@ -40,7 +40,7 @@ def main(folder: Path) -> int:
     return 0
 
 
-def _say(step: int, figures: dict[str, float]) -> None:
+def _report(step: int, figures: dict[str, float]) -> None:
     print(FIGURES + json.dumps({"step": step, "figures": figures}), flush=True)
 
 

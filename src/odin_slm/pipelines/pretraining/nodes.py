@@ -25,7 +25,7 @@ def train_base(
     pretraining_work: Path,
     params: PretrainingParams,
 ) -> tuple[Path, dict[str, Any]]:
-    """Train tokenizer and model from scratch; a run that was stopped goes on from its newest checkpoint.
+    """Train tokenizer and model from scratch; a run that was stopped resumes from its checkpoint.
 
     Args:
         pretraining_documents: Training documents of the corpora.
@@ -36,24 +36,15 @@ def train_base(
     Returns:
         Folder of the finished base, and the state of training: history, tokens, seconds, device, sizes of the sources.
     """
-    from odin_slm.pretraining.trainer import Architecture, Phase, Schedule, pretrain, train_tokenizer
+    from odin_slm.pretraining.tokenizer import train_tokenizer
+    from odin_slm.pretraining.trainer import pretrain
 
     sources, held_out = _sources(pretraining_documents, pretraining_texts, params)
     tokenizer = pretraining_work / "tokenizer"
-    architecture = Architecture(**params.architecture.model_dump())
     if not (tokenizer / "tokenizer.json").is_file():
         texts = [d.text for d in sources.documents] + [s.text for s in sources.sentences] + list(sources.paragraphs)
-        train_tokenizer(texts, architecture.vocabulary, architecture.context, tokenizer)
-    state = pretrain(
-        sources,
-        held_out,
-        tokenizer,
-        pretraining_work,
-        architecture=architecture,
-        schedule=Schedule(**params.schedule.model_dump()),
-        phases=[Phase(**phase.model_dump()) for phase in params.phases],
-        on_log=_log,
-    )
+        train_tokenizer(texts, params.architecture.vocabulary, params.architecture.context, tokenizer)
+    state = pretrain(sources, held_out, tokenizer, pretraining_work, params, _log)
     state["sources"] = {
         "documents": len(sources.documents),
         "sentences": len(sources.sentences),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from extraction_values import TASK
 from odin_slm.core.hashing import canonical_json, sha256_text
 from odin_slm.pipelines.combination.nodes import count_records
-from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, instruction_for, render
-from odin_slm.tasks.extraction.schema import SCHEMAS
+from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, render
 
 _DRUGS = ("zumaprole", "kelvitan", "orbestine", "daxomil", "fenurate", "pliamol")
 
@@ -20,7 +20,7 @@ def record(source: str, pmid: int, number: int = 0) -> dict[str, Any]:
         (Entity("Drug", drug), Entity(effect, "mild rash")), (RelationTriple(drug, "causes", "mild rash"),)
     )
     return {
-        "instruction": instruction_for(SCHEMAS[source]),
+        "instruction": TASK.instruction(source),
         "input": f"Patient {number} noticed a mild rash after {drug} | twice “daily”.",
         "output": render(extraction),
         "id": f"{source}-{pmid}-{number}",
@@ -92,7 +92,7 @@ def statistics(parts: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     def words(records: Any) -> list[int]:
         return [len(record["input"].split()) for record in records]
 
-    return {"validation" if name == "val" else name: count_records(part, words) for name, part in parts.items()}
+    return {"validation" if name == "val" else name: count_records(part, words, TASK) for name, part in parts.items()}
 
 
 def _scores(f1: float) -> dict[str, Any]:

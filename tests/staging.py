@@ -11,7 +11,7 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 
 import release_values as values
-from odin_slm.config.parameters import EvaluationParams, PublishingParams
+from odin_slm.config.parameters import EvaluationParams, PublishingParams, TaskParams
 from odin_slm.core.hashing import canonical_json, sha256_text
 from odin_slm.datasets.hub import HubRepositoryDataset, PublicationDataset
 from odin_slm.datasets.json_files import JsonFileDataset
@@ -98,6 +98,7 @@ def publish_from(
         "test_data": parts["test"],
         "predictions": [],
         "promotion": None,
+        "params:task": TaskParams(),
         "params:publishing": PublishingParams(**parameters),
         "params:evaluation": EvaluationParams(experiment="demo", max_new_tokens=24),
         **dict(inputs),

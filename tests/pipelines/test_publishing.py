@@ -86,6 +86,7 @@ def test_a_model_release_holds_what_a_stranger_needs_and_nothing_else(
         "evaluation_results.json",
         "tokenizer.json",
         "tokenizer_config.json",
+        "task.json",
         "base/README.md",
         "base/config.json",
         "base/generation_config.json",

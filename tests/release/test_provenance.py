@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from odin_slm.config.parameters import EvaluationParams
+from odin_slm.config.parameters import EvaluationParams, TaskParams
 from odin_slm.core.errors import PredictionsError
 from odin_slm.core.hashing import canonical_json, sha256_text
 from odin_slm.pipelines.evaluation.nodes import generate_predictions
@@ -65,7 +65,7 @@ def test_an_adapter_is_not_scored_on_a_test_split_of_other_data(own: bool, tmp_p
     options = EvaluationParams(experiment="test")
 
     def score(records: list[dict[str, Any]], manifest: dict[str, Any] | None) -> None:
-        generate_predictions(Base(), tmp_path, records, None, tmp_path, options, state, manifest)  # type: ignore[arg-type]
+        generate_predictions(Base(), tmp_path, records, None, tmp_path, TaskParams(), options, state, manifest)  # type: ignore[arg-type]
 
     with pytest.raises(PredictionsError if own else Asked) as refusal:
         score([record], MANIFEST)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
 import re
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +19,7 @@ import numpy
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from conftest import ROOT
 from extraction_values import grammar
 from odin_slm.core.errors import AdapterError, GrammarError, RecordTooLongError
 from odin_slm.core.record import render_prompt
@@ -56,14 +60,14 @@ def vocabulary(base: BaseModel) -> Vocabulary:
     return Vocabulary(tokenizer, len(tokenizer), [tokenizer.eos_token_id])
 
 
-def make_adapter(base: BaseModel, folder: Path) -> Path:
-    """An adapter that changes what the base writes."""
+def make_adapter(base: BaseModel, folder: Path, alpha: int = 64) -> Path:
+    """An adapter that changes what the base writes, with a small alpha hardly."""
     import torch
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(1)
     modules = ["q_proj", "v_proj", "down_proj"]
-    config = LoraConfig(r=4, lora_alpha=64, target_modules=modules, init_lora_weights=False, task_type="CAUSAL_LM")
+    config = LoraConfig(r=4, lora_alpha=alpha, target_modules=modules, init_lora_weights=False, task_type="CAUSAL_LM")
     get_peft_model(load_model(base), config).save_pretrained(folder)
     return folder
 
@@ -308,7 +312,7 @@ class Killed(BaseException):
 def test_a_killed_generation_goes_on_where_it_stopped(
     base: BaseModel, tmp_path: Path, grammars: list[ExtractionGrammar] | None
 ) -> None:
-    journal = tmp_path / "work.jsonl"
+    resume_log = tmp_path / "work.jsonl"
     job = {"prompts": PROMPTS * 5, "grammars": grammars and GRAMMARS * 5}
     straight = write(base, **job)
 
@@ -317,36 +321,56 @@ def test_a_killed_generation_goes_on_where_it_stopped(
             raise Killed
 
     with pytest.raises(Killed):
-        write(base, **job, batch_size=1, journal=journal, on_progress=kill)
-    kept = len(journal.read_text().splitlines()) - 1
+        write(base, **job, batch_size=1, resume_log=resume_log, on_progress=kill)
+    kept = len(resume_log.read_text().splitlines()) - 1
     assert 2 <= kept < len(PROMPTS * 5)
     seen: list[int] = []
-    resumed = write(base, **job, journal=journal, on_progress=lambda done, _: seen.append(done))
+    resumed = write(base, **job, resume_log=resume_log, on_progress=lambda done, _: seen.append(done))
     assert resumed == straight
     assert seen == list(range(kept + 1, len(PROMPTS * 5) + 1))
-    assert write(base, **job, journal=journal) == straight
+    assert write(base, **job, resume_log=resume_log) == straight
 
 
-def test_a_journal_of_another_job_is_not_continued(base: BaseModel, adapter: Path, tmp_path: Path) -> None:
-    journal = tmp_path / "work.jsonl"
-    write(base, journal=journal)
+def test_a_resume_log_of_another_job_is_not_continued(base: BaseModel, adapter: Path, tmp_path: Path) -> None:
+    resume_log = tmp_path / "work.jsonl"
+    write(base, resume_log=resume_log)
     for options in ({"adapter": adapter}, {"max_new_tokens": 7}, {"grammars": GRAMMARS}, {"prompts": PROMPTS[:3]}):
         seen: list[int] = []
         fresh = write(base, **options)
-        found = write(base, **options, journal=journal, on_progress=lambda done, _, seen=seen: seen.append(done))
+        found = write(base, **options, resume_log=resume_log, on_progress=lambda done, _, seen=seen: seen.append(done))
         assert found == fresh
         assert len(seen) == len(fresh), "nothing of the other job was taken"
 
 
-def test_a_journal_is_read_up_to_the_line_that_was_cut(base: BaseModel, tmp_path: Path) -> None:
-    journal = tmp_path / "work.jsonl"
-    straight = write(base, journal=journal)
-    lines = journal.read_text().splitlines(keepends=True)
+def test_a_resume_log_is_read_up_to_the_line_that_was_cut(base: BaseModel, tmp_path: Path) -> None:
+    resume_log = tmp_path / "work.jsonl"
+    straight = write(base, resume_log=resume_log)
+    lines = resume_log.read_text().splitlines(keepends=True)
     for rest in (lines[2][:-5], "not json\n", '["no object"]\n', '{"text": "no index"}\n'):
-        journal.write_text("".join(lines[:2]) + rest)
+        resume_log.write_text("".join(lines[:2]) + rest)
         seen: list[int] = []
-        assert write(base, journal=journal, on_progress=lambda done, _, seen=seen: seen.append(done)) == straight
+        assert write(base, resume_log=resume_log, on_progress=lambda done, _, seen=seen: seen.append(done)) == straight
         assert len(seen) == len(PROMPTS) - 1
+
+
+def test_another_process_knows_the_job_again() -> None:
+    program = (
+        "from extraction_values import TASK\n"
+        "from odin_slm.inference.reading import Question\n"
+        "print(Question('Aspirin.', TASK.instruction('biored'), TASK).grammar)"
+    )
+    paths = f"{ROOT / 'src'}:{ROOT / 'tests'}"
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONPATH": paths, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(said) == 1, "a resume log names the grammars by what they print"
 
 
 def test_progress_is_logged_where_there_is_no_terminal(caplog: pytest.LogCaptureFixture) -> None:

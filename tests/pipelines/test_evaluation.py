@@ -235,25 +235,25 @@ def test_a_prediction_that_was_killed_anywhere_gives_the_same_rows(
     base: BaseModel, adapter: Path, tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the last digit of every probability, and without writing again what was there."""
-    from odin_slm.inference.resume_log import Journal
+    from odin_slm.inference.resume_log import ResumeLog
 
     options = params(batch_size=3)
     for name in ("straight", "killed"):
         (tmp_path / name).mkdir()
     straight = generate_predictions(base, adapter, RECORDS, None, tmp_path / "straight", options)
-    add, written = Journal.add, []
+    add, written = ResumeLog.add, []
 
-    def add_or_die(self: Journal, row: dict[str, Any]) -> None:
+    def add_or_die(self: ResumeLog, row: dict[str, Any]) -> None:
         if len(written) == after:
             raise Killed
         written.append(row["index"])
         add(self, row)
 
-    monkeypatch.setattr(Journal, "add", add_or_die)
+    monkeypatch.setattr(ResumeLog, "add", add_or_die)
     with pytest.raises(Killed):
         generate_predictions(base, adapter, RECORDS, None, tmp_path / "killed", options)
     first = list(written)
-    monkeypatch.setattr(Journal, "add", lambda self, row: (written.append(row["index"]), add(self, row)))
+    monkeypatch.setattr(ResumeLog, "add", lambda self, row: (written.append(row["index"]), add(self, row)))
     assert generate_predictions(base, adapter, RECORDS, None, tmp_path / "killed", options) == straight
     assert len(first) == after
     assert sorted(written) == list(range(2 * len(RECORDS))), "each output was kept once"

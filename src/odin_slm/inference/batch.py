@@ -57,7 +57,7 @@ class Job:
     @property
     def source(self) -> str:
         """What the documents are asked for: what the parameters name, or what the model asks by default."""
-        return self.params.schema_name or self.model.schema or self.model.task.default_source
+        return self.params.schema_name or self.model.default_source
 
     @cached_property
     def settings(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from odin_slm.core.errors import AdapterError, RecordTooLongError
 from odin_slm.core.record import before_input
 from odin_slm.inference.constraint import Constraint, Vocabulary
-from odin_slm.inference.resume_log import Journal, describe
+from odin_slm.inference.resume_log import ResumeLog, describe
 from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer
 from odin_slm.models.tokens import line_break_counter, prompt_ids
 from odin_slm.tasks import Grammar
@@ -87,7 +87,7 @@ def generate(
     grammars: Sequence[Grammar | None] | None = None,
     names: Sequence[str] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-    journal: Path | None = None,
+    resume_log: Path | None = None,
     loaded: Generator | None = None,
 ) -> list[Generation]:
     """Write the most likely output after every prompt.
@@ -103,7 +103,7 @@ def generate(
         grammars: For every prompt the grammar that holds its output, or None.
         names: What errors call the prompts, for example record ids.
         on_progress: Called with (prompts done, prompts) whenever some are done.
-        journal: File that outputs are written to as they end. Outputs of the same model, prompts and settings that
+        resume_log: File that outputs are written to as they end. Outputs of the same model, prompts and settings that
             it holds already are taken from it. None keeps no file.
         loaded: The same base and adapter, loaded before; None loads them for this call.
 
@@ -122,25 +122,25 @@ def generate(
     grammars = grammars or [None] * len(prompts)
     rows = generator.rows(prompts, max_new_tokens=max_new_tokens, grammars=grammars, names=names)
     total = len(rows)
-    book, done = open_journal(journal, base, adapter, prompts, max_new_tokens, grammars, "transformers")
+    log, done = open_resume_log(resume_log, base, adapter, prompts, max_new_tokens, grammars, "transformers")
     kept = {generation.index for generation in done}
 
     def keep(generation: Generation) -> None:
         done.append(generation)
-        if book:
-            book.add(asdict(generation))
+        if log:
+            log.add(asdict(generation))
         if on_progress:
             on_progress(len(done), total)
 
     try:
         generator.write_all(rows, keep, batch_size, kept)
     finally:
-        if book:
-            book.end()
+        if log:
+            log.end()
     return sorted(done, key=lambda generation: generation.index)
 
 
-def open_journal(
+def open_resume_log(
     file: Path | None,
     base: BaseModel,
     adapter: Path | None,
@@ -148,17 +148,17 @@ def open_journal(
     max_new_tokens: int,
     grammars: Sequence[Grammar | None],
     way: str,
-) -> tuple[Journal | None, list[Generation]]:
-    """Return the journal of a job, open for more, and the outputs that it holds already; None without a file."""
+) -> tuple[ResumeLog | None, list[Generation]]:
+    """Return the resume log of a job, open for more, and the outputs that it holds already; None without a file."""
     if file is None:
         return None, []
     settings = [max_new_tokens, [str(grammar) if grammar else "" for grammar in grammars], way]
-    book = Journal(file, describe(base, adapter, prompts, settings))
-    done = [Generation(**{**row, "lines": tuple(row["lines"])}) for row in book.rows.values()]
+    log = ResumeLog(file, describe(base, adapter, prompts, settings))
+    done = [Generation(**{**row, "lines": tuple(row["lines"])}) for row in log.rows.values()]
     if done:
         _log.info("%s: %d of %d outputs are there already.", file.name, len(done), len(prompts))
-    book.begin()
-    return book, done
+    log.begin()
+    return log, done
 
 
 class Generator:

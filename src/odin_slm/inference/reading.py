@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -82,7 +82,7 @@ def ask(
         grammars=[question.grammar for question in questions],
         names=names,
         on_progress=on_progress,
-        journal=resume_log,
+        resume_log=resume_log,
     )
 
 
@@ -116,6 +116,10 @@ class Window:
     output: str
     finished: bool
     tokens: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as the service answers."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from odin_slm.models.base_model import BaseModel
+from odin_slm.core.hashing import sha256_text
+from odin_slm.models.base_model import BaseModel, model_digest
 
 
-class Journal:
+class ResumeLog:
     """A JSON Lines file: what is generated, then one line per output, in the order in which they end.
 
     A file that begins with another job, or with a line that was cut, is not continued from that place on.
@@ -53,12 +53,4 @@ class Journal:
 
 def describe(base: BaseModel, adapter: Path | None, prompts: Sequence[str], settings: Iterable[Any]) -> str:
     """Return a digest of everything that decides the outputs: weights, tokenizer, prompts, settings."""
-    digest = hashlib.sha256()
-    for folder in (base.path, adapter):
-        for file in sorted(folder.iterdir()) if folder else []:
-            if file.suffix in (".safetensors", ".json"):
-                digest.update(f"{file.name} {file.stat().st_size} ".encode())
-                with file.open("rb") as stream:
-                    digest.update(hashlib.file_digest(stream, "sha256").digest())
-    digest.update(json.dumps([base.source, base.revision, list(prompts), list(settings)]).encode())
-    return digest.hexdigest()
+    return sha256_text(json.dumps([model_digest(base, adapter), list(prompts), list(settings)]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -12,8 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from odin_slm.core.errors import ServingError
-from odin_slm.models.base_model import BaseModel, resolve_base_model
+from odin_slm.models.base_model import HUB_ID, BaseModel, model_digest, resolve_base_model
 from odin_slm.tasks import Task, load
 
 SETTINGS, CALIBRATOR = "extraction.json", "calibrator.json"
@@ -21,7 +22,6 @@ SETTINGS, CALIBRATOR = "extraction.json", "calibrator.json"
 TASK = "task.json"
 """File in an adapter's folder: the task that it was trained for, and what its records asked, by source."""
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _ADAPTER = "adapter_config.json"
 
 
@@ -55,6 +55,16 @@ class ServedModel:
     instructions: dict[str, str] = field(default_factory=dict)
     schema: str = ""
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """What a request may ask for: the task's sources, and what else the model was trained with."""
+        return tuple(dict.fromkeys((*self.task.sources, *self.instructions)))
+
+    @property
+    def default_source(self) -> str:
+        """What is asked for where nothing is named."""
+        return self.schema or self.task.default_source
+
 
 def resolve_model(source: str, *, root: Path, base_model: str | None = None, digest: str | None = None) -> ServedModel:
     """Find the model that a setting names, and check that it is the one that is meant.
@@ -72,7 +82,6 @@ def resolve_model(source: str, *, root: Path, base_model: str | None = None, dig
         BaseModelError: The base is missing or broken.
     """
     from odin_slm.inference.generation import check_config
-    from odin_slm.models.base_model import model_digest
 
     card: dict[str, Any] = {}
     metrics: dict[str, float] = {}
@@ -80,7 +89,7 @@ def resolve_model(source: str, *, root: Path, base_model: str | None = None, dig
         folder, card, metrics = _from_tracking(source, root)
     elif (root / Path(source).expanduser()).is_dir():
         folder = root / Path(source).expanduser()
-    elif _HUB_ID.fullmatch(source.partition("@")[0]) and not source.startswith(("data/", "./")):
+    elif HUB_ID.fullmatch(source.partition("@")[0]) and not source.startswith(("data/", "./")):
         folder = _from_hub(source)
     else:
         raise ServingError(
@@ -108,7 +117,7 @@ def resolve_model(source: str, *, root: Path, base_model: str | None = None, dig
             where=f"model {source}",
             fix="Serve the model that was meant, or take the new digest into the settings.",
         )
-    card["base"] = {"source": base.source if base.path is None else base.path.name, "revision": base.revision}
+    card["base"] = {"source": base.name, "revision": base.revision}
     weights = [file for place in (adapter, base.path) if place for file in place.glob("*.safetensors")]
     created = weights[0].stat().st_mtime if weights else 0.0
     return ServedModel(
@@ -252,8 +261,10 @@ def task_of(folder: Path) -> Task:
     try:
         return load(described)
     except ValueError as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}." if first else str(error)
         raise ServingError(
-            str(error), where=str(folder / TASK), fix="Install the package that offers the task, or mend the file."
+            reason, where=str(folder / TASK), fix="Install the package that offers the task, or mend the file."
         ) from None
 
 

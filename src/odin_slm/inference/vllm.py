@@ -22,7 +22,7 @@ from typing import Any
 
 from odin_slm.core.errors import BackendError
 from odin_slm.inference.constraint import next_phase
-from odin_slm.inference.generation import Generation, check_config, line_scores, open_journal, prompt_rows
+from odin_slm.inference.generation import Generation, check_config, line_scores, open_resume_log, prompt_rows
 from odin_slm.models.base_model import BaseModel, load_tokenizer
 from odin_slm.models.tokenizer_probe import probe_tokenizer
 from odin_slm.models.tokens import completion_ids, line_break_counter
@@ -100,7 +100,7 @@ def generate(
     grammars: Sequence[Grammar | None] | None = None,
     names: Sequence[str] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-    journal: Path | None = None,
+    resume_log: Path | None = None,
 ) -> list[Generation]:
     """Write the most likely output after every prompt; see :func:`odin_slm.inference.generation.generate`.
 
@@ -120,7 +120,7 @@ def generate(
     if any(grammar is not None for grammar in grammars):
         probe_tokenizer(tokenizer)
     rows = prompt_rows(tokenizer, getattr(config, "max_position_embeddings", None), prompts, names, max_new_tokens)
-    book, done = open_journal(journal, base, adapter, prompts, max_new_tokens, grammars, "vllm")
+    log, done = open_resume_log(resume_log, base, adapter, prompts, max_new_tokens, grammars, "vllm")
     kept = {generation.index for generation in done}
     left = [Output(row.index, tuple(row.prompt), row.limit) for row in rows if row.index not in kept]
     left.sort(key=lambda output: (output.prompt, output.index))  # neighbours share a prefix
@@ -128,13 +128,13 @@ def generate(
         for begin in range(0, len(left), batch_size * _CHUNK):
             for generation in write(left[begin : begin + batch_size * _CHUNK], grammars, complete, tokenizer):
                 done.append(generation)
-                if book:
-                    book.add(asdict(generation))
+                if log:
+                    log.add(asdict(generation))
             if on_progress:
                 on_progress(len(done), len(rows))
     finally:
-        if book:
-            book.end()
+        if log:
+            log.end()
     return sorted(done, key=lambda generation: generation.index)
 
 

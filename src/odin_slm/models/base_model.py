@@ -11,7 +11,7 @@ from typing import Any
 
 from odin_slm.core.errors import BaseModelError
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FOLDER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 _PADDING = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>")
 """Tokens that bases reserve for padding without naming them in their configuration."""
@@ -40,6 +40,11 @@ class BaseModel:
     revision: str | None = None
 
     @property
+    def name(self) -> str:
+        """What people call it: the folder's name, or the Hub id."""
+        return self.path.name if self.path else self.source
+
+    @property
     def location(self) -> str:
         """What ``from_pretrained`` takes."""
         return str(self.path) if self.path else self.source
@@ -57,7 +62,7 @@ def resolve_base_model(source: str, *, root: Path, revision: str | None = None) 
     if folder.is_dir():
         check_folder(folder)
         return BaseModel(source, folder)
-    if source.startswith((".", "/", "~", "data/")) or not _HUB_ID.fullmatch(source):
+    if source.startswith((".", "/", "~", "data/")) or not HUB_ID.fullmatch(source):
         raise BaseModelError("there is no such folder, and it is no Hub id (owner/name).", where=source, fix=_FIX)
     return BaseModel(source, None, revision)
 

@@ -157,15 +157,13 @@ class Api:
 
 def api_of(model: ServedModel) -> Api:
     """Return requests and answers of a model: its sources by name, its task's answer."""
-    task, example = model.task, model.task.example
-    names = tuple(dict.fromkeys((*task.sources, *model.instructions)))
-    chosen = model.schema or task.default_source
+    task, example, last = model.task, model.task.example, model.sources[-1]
     schema = Field(
-        default=chosen,
+        default=model.default_source,
         alias="schema",
         description="Which types to look for: all of them, or what one corpus annotates. The prompt names them.",
     )
-    options: dict[str, Any] = {"schema_name": (Literal[names], schema)}
+    options: dict[str, Any] = {"schema_name": (Literal[model.sources], schema)}
     read = task.answer_model()
 
     def asking(base: type[Any], *examples: dict[str, Any]) -> Any:
@@ -178,7 +176,7 @@ def api_of(model: ServedModel) -> Api:
     results = create_model("Prediction", __base__=(Output, read), __doc__="Answer for one text.")
     return Api(
         predict_request=asking(
-            PredictRequest, {"text": example}, {"texts": [example, example], "schema": names[-1], "constrained": False}
+            PredictRequest, {"text": example}, {"texts": [example, example], "schema": last, "constrained": False}
         ),
         predict_response=create_model(
             "PredictResponse",

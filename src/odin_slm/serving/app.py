@@ -1,40 +1,40 @@
-"""The FastAPI application."""
+"""The FastAPI application: endpoints, errors and the page.
+
+This module keeps its annotations as values: FastAPI reads the bodies of requests from them, and those are made for the
+served model.
+"""
 
 import asyncio
 import base64
 import hashlib
-import importlib.metadata
+import html
 import logging
 import re
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from fastapi import FastAPI, Request, Response, Security
+from fastapi import APIRouter, FastAPI, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import APIKeyHeader, HTTPBearer
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.exceptions import HTTPException
 
-from odin_slm.core.errors import GrammarError, RecordTooLongError
-from odin_slm.inference.reading import Question, TokenBudget, assemble, instruction_of
+from odin_slm import __version__
+from odin_slm.inference.reading import TokenBudget
 from odin_slm.inference.served_model import ServedModel
-from odin_slm.serving.api_schemas import ErrorBody, Health, ModelCard, Options, Ready, api_of
-from odin_slm.serving.engine import Engine, QueueFullError, UnavailableError
-from odin_slm.serving.logs import text_hash
+from odin_slm.serving.answering import Answering, Canary, ClientGoneError
+from odin_slm.serving.api_schemas import Api, ErrorBody, Health, ModelCard, Ready, api_of
+from odin_slm.serving.engine import Engine
 from odin_slm.serving.metrics import Metrics
-from odin_slm.serving.middleware import CLIENT_GONE, WORDS, Guard, RateLimit, error_body
+from odin_slm.serving.middleware import CLIENT_GONE, WORDS, RateLimit, RequestMiddleware, error_body
 from odin_slm.serving.settings import ApiKeys, ServingSettings
 
 _log = logging.getLogger(__name__)
 _PAGE = Path(__file__).parents[1] / "templates" / "serving.html"
-_CANARY_SECONDS = 10.0
-_CANARY_VALID = 5.0
-Result = TypeVar("Result")
+_COLOURS = 6
 
 _ERRORS: dict[int, str] = {
     400: "The body is not JSON.",
@@ -52,10 +52,6 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     }
     for status, text in _ERRORS.items()
 }
-
-
-class _ClientGone(Exception):
-    """Nobody waits for the answer."""
 
 
 def make_app(
@@ -87,141 +83,66 @@ def make_app(
         await engine.stop()
         _log.info("stopped")
 
-    version = importlib.metadata.version("odin-slm")
+    title = model.task.title
     app = FastAPI(
         title="odin-slm",
-        version=version,
-        summary="Entities and relations in medical text.",
-        description="Drugs, diseases and symptoms with their character offsets, and how they are related. Not a "
-        "medical device. Every error is `{error, details, request_id}`.",
+        version=__version__,
+        summary=f"{title[:1].upper()}{title[1:]}.",
+        description="What the model was taught stands under /model. Not a medical device. Every error is "
+        "`{error, details, request_id}`.",
         lifespan=lifespan,
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
     )
     limit = RateLimit(settings.rate_limit, settings.rate_limit_storage) if settings.rate_limit else None
-    app.add_middleware(Guard, metrics=metrics, keys=keys, limit=limit, max_body_bytes=settings.max_body_bytes)
+    most = settings.max_body_bytes
+    app.add_middleware(RequestMiddleware, metrics=metrics, keys=keys, limit=limit, max_body_bytes=most)
     _handle_errors(app)
-    # The guard checks keys before the body is read; these two only describe them.
-    guarded: dict[str, Any] = {"responses": _RESPONSES}
-    if keys:
-        bearer, header = HTTPBearer(auto_error=False), APIKeyHeader(name="X-API-Key", auto_error=False)
-        guarded["dependencies"] = [Security(bearer), Security(header)]
+    answering = Answering(model, engine, budget, metrics, settings)
+    app.include_router(_model_router(answering, api_of(model), keys))
+    app.include_router(_service_router(Canary(model, engine, metrics), metrics, stopping, model))
+    return app
 
-    api, task = api_of(model), model.task
 
-    def questions(body: Options, texts: list[str]) -> list[Question]:
-        instruction = instruction_of(task, model.instructions, body.schema_name)
-        return [Question(text, instruction, task if body.constrained else None) for text in texts]
+def _model_router(answering: Answering, api: Api, keys: ApiKeys) -> APIRouter:
+    """Return the endpoints that need a key, where there are keys."""
+    # The middleware checks keys before the body is read; these two only describe them.
+    schemes = (HTTPBearer(auto_error=False), APIKeyHeader(name="X-API-Key", auto_error=False)) if keys else ()
+    router = APIRouter(responses=_RESPONSES, dependencies=[Security(scheme) for scheme in schemes])
 
-    async def write(request: Request, asked: list[Question]) -> Any:
-        try:
-            return await _unless_gone(request, engine.write(asked, timeout=settings.timeout_s))
-        except QueueFullError as error:
-            metrics.refused.labels("queue_full").inc()
-            raise HTTPException(
-                429,
-                f"the queue is full; try again in {error.retry_after} s.",
-                headers={"Retry-After": str(error.retry_after)},
-            ) from None
-        except TimeoutError:
-            details = f"no answer within {settings.timeout_s:g} s."
-            raise HTTPException(503, details, headers={"Retry-After": "5"}) from None
-        except UnavailableError as error:
-            raise HTTPException(503, f"{error}.", headers={"Retry-After": "5"}) from None
-        except GrammarError:
-            raise HTTPException(422, "no grammar can be made from the text; ask with constrained=false.") from None
-        except RecordTooLongError:
-            raise HTTPException(413, "a text does not fit into the model's window; use /extract.") from None
-
-    @app.post("/predict", response_model=api.predict_response, tags=["extraction"], **guarded)
+    @router.post("/predict", response_model=api.predict_response, tags=["extraction"])
     async def predict(request: Request, body: api.predict_request) -> Any:  # type: ignore[name-defined]
         """Read one text or several, each within the model's window."""
-        begin = time.perf_counter()
-        texts = body.all_texts
-        if len(texts) > settings.max_texts:
-            raise HTTPException(413, f"{len(texts)} texts, at most {settings.max_texts} are allowed.")
-        request.scope["odin_slm"] = {"texts": len(texts), "sha256": [text_hash(text) for text in texts[:4]]}
-        for number, tokens in enumerate(await asyncio.to_thread(budget.count, texts)):
-            if tokens > budget.text_tokens:
-                details = f"text {number} has {tokens} tokens, at most {budget.text_tokens} fit; use /extract."
-                raise HTTPException(413, details)
-        outputs = await write(request, questions(body, texts))
-        results = []
-        for text, output in zip(texts, outputs, strict=True):
-            reading = task.read(text, output.text, lines=output.lines, calibrator=model.calibrator)
-            metrics.observe(reading, [output])
-            results.append(
-                {
-                    **reading.to_dict(),
-                    "output": output.text,
-                    "well_formed": not reading.malformed,
-                    "finished": output.finished,
-                    "tokens": output.tokens,
-                }
-            )
-        return {**_about(model, body, begin), "results": results}
+        return await answering.predict(request, body)
 
-    @app.post("/extract", response_model=api.extract_response, tags=["extraction"], **guarded)
+    @router.post("/extract", response_model=api.extract_response, tags=["extraction"])
     async def extract(request: Request, body: api.extract_request) -> Any:  # type: ignore[name-defined]
         """Read a document of any length in overlapping windows of sentences, and join what they say."""
-        begin = time.perf_counter()
-        # To cut a text takes many times as long as to count its tokens. Twice as many as windows have room for are too
-        # many however it is cut, whatever white space it loses.
-        (tokens,) = await asyncio.to_thread(budget.count, [" ".join(body.text.split())])
-        spans: list[tuple[int, int]] = []
-        if tokens <= 2 * settings.max_windows * budget.window_tokens:
-            spans = await asyncio.to_thread(budget.windows, body.text, settings.overlap)
-        if not 0 < len(spans) <= settings.max_windows:
-            size = f"{len(spans)} windows" if spans else f"{tokens} tokens"
-            details = f"the document has {size}, at most {settings.max_windows} windows of {budget.window_tokens} "
-            raise HTTPException(413, f"{details}tokens are allowed; cut it, or run the extraction pipeline.")
-        request.scope["odin_slm"] = {"windows": len(spans), "sha256": [text_hash(body.text)]}
-        outputs = await write(request, questions(body, [body.text[b:e] for b, e in spans]))
-        found = await asyncio.to_thread(assemble, task, body.text, spans, outputs, model.calibrator)
-        metrics.observe(found.reading, outputs)
-        windows = [
-            {"begin": w.begin, "end": w.end, "output": w.output, "finished": w.finished, "tokens": w.tokens}
-            for w in found.windows
-        ]
-        return {**_about(model, body, begin), **found.reading.to_dict(), "windows": windows}
+        return await answering.extract(request, body)
 
-    @app.get("/model", response_model=ModelCard, tags=["service"], **guarded)
+    @router.get("/model", response_model=ModelCard, tags=["service"])
     async def card() -> Any:
         """Say what is served: its digest, where it comes from, its measured scores, its limits."""
-        return {
-            "source": model.source,
-            "digest": model.digest,
-            "engine": settings.engine,
-            "base": model.base.path.name if model.base.path else model.base.source,
-            "created": datetime.fromtimestamp(model.created, UTC).isoformat(timespec="seconds"),
-            "metrics": model.metrics,
-            "card": model.card,
-            "limits": {
-                "text_tokens": budget.text_tokens,
-                "window_tokens": budget.window_tokens,
-                "max_new_tokens": settings.max_new_tokens,
-                "max_texts": settings.max_texts,
-                "max_windows": settings.max_windows,
-                "max_body_bytes": settings.max_body_bytes,
-            },
-            "task": task.name,
-            "example": task.example,
-            "schemas": {name: task.describe_source(name) for name in task.sources},
-            "version": version,
-        }
+        return answering.card()
 
-    @app.get("/health", response_model=Health, tags=["service"])
+    return router
+
+
+def _service_router(canary: Canary, metrics: Metrics, stopping: asyncio.Event, model: ServedModel) -> APIRouter:
+    """Return the endpoints that need no key: health, metrics, and the page."""
+    router = APIRouter()
+    not_ready: dict[int | str, dict[str, Any]] = {
+        503: {"model": ErrorBody, "description": "The model does not answer, or the service stops."}
+    }
+    page, policy = _page(model)
+
+    @router.get("/health", response_model=Health, tags=["service"])
     async def health() -> Any:
         """Say that the process runs."""
         return {"status": "alive"}
 
-    canary = _Canary(
-        engine, metrics, Question(task.example, instruction_of(task, model.instructions, model.schema), task)
-    )
-    not_ready = {503: {"model": ErrorBody, "description": "The model does not answer, or the service stops."}}
-
-    @app.get("/ready", response_model=Ready, tags=["service"], responses=not_ready)  # type: ignore[arg-type]
+    @router.get("/ready", response_model=Ready, tags=["service"], responses=not_ready)
     async def ready() -> Any:
         """Say whether the model answers; load balancers send requests only then."""
         milliseconds = None if stopping.is_set() else await canary.ask()
@@ -229,70 +150,16 @@ def make_app(
             raise HTTPException(503, "the model does not answer.", headers={"Retry-After": "5"})
         return {"status": "ready", "canary_ms": milliseconds}
 
-    @app.get("/metrics", tags=["service"], response_class=Response)
+    @router.get("/metrics", tags=["service"], response_class=Response)
     async def scrape() -> Response:
         """Metrics in Prometheus's text format."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
-    page, policy = _page()
-
-    @app.get("/", include_in_schema=False)
+    @router.get("/", include_in_schema=False)
     async def index() -> Response:
         return Response(page, media_type="text/html", headers=policy)
 
-    return app
-
-
-class _Canary:
-    """Asks the model for a few tokens, at most once every few seconds however often readiness is asked for."""
-
-    def __init__(self, engine: Engine, metrics: Metrics, question: Question) -> None:
-        self._engine, self._metrics, self._question = engine, metrics, question
-        self._lock = asyncio.Lock()
-        self._answer: tuple[float, float | None] = (-_CANARY_VALID, None)
-
-    async def ask(self) -> float | None:
-        """Return the milliseconds that the answer took, or None where there was none."""
-        async with self._lock:
-            asked, milliseconds = self._answer
-            begin = time.monotonic()
-            if milliseconds is not None and begin - asked < _CANARY_VALID:
-                return milliseconds
-            milliseconds = None
-            try:
-                (output,) = await self._engine.write([self._question], timeout=_CANARY_SECONDS, canary=True)
-                if output.tokens:
-                    milliseconds = round((time.monotonic() - begin) * 1000, 1)
-            except Exception as error:
-                _log.warning("the canary failed: %s", type(error).__name__)
-            self._answer = (time.monotonic(), milliseconds)
-            self._metrics.ready.set(milliseconds is not None)
-            return milliseconds
-
-
-def _about(model: ServedModel, body: Options, begin: float) -> dict[str, Any]:
-    milliseconds = round((time.perf_counter() - begin) * 1000, 1)
-    return {"model": model.digest, "constrained": body.constrained, "processing_ms": milliseconds}
-
-
-async def _unless_gone(request: Request, work: Awaitable[Result]) -> Result:
-    """Await work, but cancel it as soon as the client closes the connection."""
-    working = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request.receive))
-    try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise _ClientGone
-        return working.result()
-    finally:
-        for task in (working, gone):
-            task.cancel()
-        await asyncio.gather(working, gone, return_exceptions=True)
-
-
-async def _disconnected(receive: Callable[[], Awaitable[Any]]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    return router
 
 
 def _handle_errors(app: FastAPI) -> None:
@@ -311,14 +178,24 @@ def _handle_errors(app: FastAPI) -> None:
         status = error.status_code if error.status_code in WORDS else 400
         return answer(status, error.detail, error.headers)
 
-    @app.exception_handler(_ClientGone)
-    async def gone(_: Request, __: _ClientGone) -> Response:
+    @app.exception_handler(ClientGoneError)
+    async def gone(_: Request, __: ClientGoneError) -> Response:
         return Response(status_code=CLIENT_GONE)
 
 
-def _page() -> tuple[str, dict[str, str]]:
+def _page(model: ServedModel) -> tuple[str, dict[str, str]]:
     """Return the page and a policy that lets nothing run but its own script, and lets it talk to this host only."""
-    page = _PAGE.read_text(encoding="utf-8")
+    task, chosen = model.task, model.default_source
+    options = "".join(f"<option>{html.escape(name)}</option>" for name in sorted(model.sources, key=chosen.__ne__))
+    kinds = dict.fromkeys(kind for name in model.sources for kind in task.describe_source(name).get("entities", ()))
+    names = [kind for kind in kinds if re.fullmatch(r"[\w-]+", kind)]
+    values = {
+        "TITLE": html.escape(f"{task.title[:1].upper()}{task.title[1:]}"),
+        "EXAMPLE": html.escape(task.example),
+        "OPTIONS": options,
+        "COLOURS": " ".join(f".{kind} {{ background: var(--kind{n % _COLOURS}) }}" for n, kind in enumerate(names)),
+    }
+    page = re.sub(r"\{\{ (\w+) \}\}", lambda match: values[match[1]], _PAGE.read_text(encoding="utf-8"))
 
     def hashed(tag: str) -> str:
         content = re.search(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)

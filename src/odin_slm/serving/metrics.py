@@ -75,8 +75,7 @@ class Metrics:
         self.model = Gauge(
             "odin_model_info", "The model that is served.", ["digest", "source", "base"], registry=registry
         )
-        base = model.base.path.name if model.base.path else model.base.source
-        self.model.labels(model.digest, model.source, base).set(1)
+        self.model.labels(model.digest, model.source, model.base.name).set(1)
         self.created = Gauge(
             "odin_model_created_timestamp_seconds", "When the model's weights were made.", registry=registry
         )

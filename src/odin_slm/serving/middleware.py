@@ -109,7 +109,7 @@ def _patience(storage: str) -> dict[str, Any]:
     return {"socket_timeout": 1.0, "socket_connect_timeout": 1.0} if storage.startswith("redis") else {}
 
 
-class Guard:
+class RequestMiddleware:
     """ASGI middleware around the application.
 
     Args:

@@ -40,13 +40,13 @@ class Types:
 
     Attributes:
         entities: Entity types; their order is that of tables.
-        signatures: Every relation type with its legal (head type, tail type) pairs.
+        signatures: Every relation type with its legal (head type, tail type) pairs, sorted: the same in every process.
         synonyms: Entity types that corpora use for the same strings -> the one that the view ``collapsed`` takes for
             both.
     """
 
     entities: tuple[str, ...]
-    signatures: tuple[tuple[str, frozenset[tuple[str, str]]], ...]
+    signatures: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
     synonyms: tuple[tuple[str, str], ...] = ()
 
     @cached_property
@@ -57,7 +57,7 @@ class Types:
     @cached_property
     def legal(self) -> Mapping[str, frozenset[tuple[str, str]]]:
         """Relation type -> its legal (head type, tail type) pairs."""
-        return MappingProxyType(dict(self.signatures))
+        return MappingProxyType({name: frozenset(pairs) for name, pairs in self.signatures})
 
     @cached_property
     def everything(self) -> Schema:
@@ -148,7 +148,7 @@ class ExtractionOptions(BaseModel):
             signatures.setdefault(relation.type, set()).update(product(relation.head, relation.tail))
         return Types(
             self.entities,
-            tuple((name, frozenset(pairs)) for name, pairs in signatures.items()),
+            tuple((name, tuple(sorted(pairs))) for name, pairs in signatures.items()),
             tuple(self.synonyms.items()),
         )
 

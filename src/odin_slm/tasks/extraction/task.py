@@ -103,7 +103,7 @@ class ExtractionTask(Task):
         return ExtractionOptions(
             entities=self.types.entities,
             relations=tuple(
-                RelationOptions(type=name, head=(head,), tail=tuple(t for h, t in sorted(pairs) if h == head))
+                RelationOptions(type=name, head=(head,), tail=tuple(t for h, t in pairs if h == head))
                 for name, pairs in self.types.signatures
                 for head in sorted({h for h, _ in pairs})
             ),

@@ -212,7 +212,7 @@ def test_architectures_of_another_kind_are_refused_by_their_modules(
 )
 def test_the_licence_is_what_is_known_of_it(tiny_base: Path, name: str, licence: str) -> None:
     assert preflight.licence_of(BaseModel(name, tiny_base)).startswith(licence)
-    assert preflight.licence_of(BaseModel("owner/name")).startswith("not stated")
+    assert preflight.licence_of(BaseModel("owner/name")).startswith("unknown; read the card")
 
 
 def test_the_table_shows_every_part(tiny_base: Path, capsys: pytest.CaptureFixture[str]) -> None:

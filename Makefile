@@ -12,6 +12,8 @@ EXTRAS ?= pipelines
 ARGS ?=
 # Processes that share the test files between them; 0 runs all in one.
 WORKERS ?= 2
+# The folders of tests that import no model library; `make check` runs what is not marked slow in them.
+FAST := tests/corpora tests/dataprep tests/project tests/release tests/reporting tests/tasks
 
 # `kedro mlflow ui` looks for the command `mlflow`.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -44,8 +46,8 @@ run: $(VENV)/.with-pipelines ## Run all pipelines on the embedded sample, to a s
 test: $(VENV)/.with-dev,ray static ## Lint, check types and floors, run the tests
 	@echo "== pytest" && $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-check: $(VENV)/.with-dev static ## The same with the fast tests alone
-	@echo "== pytest, fast" && $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
+check: $(VENV)/.with-dev static ## The same with the fast tests alone, in a minute
+	@echo "== pytest, fast" && $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(FAST)
 
 static: # after the environment of who asks for it
 	@echo "== ruff" && $(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -20,6 +20,16 @@ ROOT = Path(__file__).resolve().parents[1]
 REGISTRY = "odin_slm.pipeline_registry"
 
 
+SLOW_FIXTURES = {"empty_store", "tiny_base"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow whatever makes a model, a tracking store or a run; the other slow tests say so themselves."""
+    for item in items:
+        if SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _configured() -> None:
     configure_project("odin_slm")

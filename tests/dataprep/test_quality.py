@@ -125,6 +125,7 @@ def test_a_record_of_another_shape_is_named(change: dict[str, Any]) -> None:
     assert shape["failed"] == 1
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(DAMAGE), st.integers(0, 99)), max_size=12), st.integers(0, 5))
 def test_worse_data_never_score_higher(damages: list[tuple[Any, int]], copies: int) -> None:

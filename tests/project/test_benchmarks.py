@@ -36,6 +36,7 @@ def test_its_rows_train_and_are_measured(
         assert found["weights"] == 8_030_261_248
 
 
+@pytest.mark.slow
 def test_without_a_gpu_nothing_is_measured(gpu: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     if cuda():
         pytest.skip("there is a CUDA device")

@@ -270,6 +270,7 @@ def _content(folder: Path) -> dict[str, bytes]:
     return {f.relative_to(folder).as_posix(): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
 
 
+@pytest.mark.slow
 def test_a_release_is_staged_with_checksums_that_hold(release: ReleaseDataset, tmp_path: Path) -> None:
     source = tmp_path / "somewhere.json"
     source.write_text("{}")

@@ -192,10 +192,13 @@ def _from_tracking(source: str, root: Path) -> tuple[Path, dict[str, Any], dict[
     # The project's own store, unless MLFLOW_TRACKING_URI names a server.
     if not mlflow.environment_variables.MLFLOW_TRACKING_URI.is_set():
         mlflow.set_tracking_uri(f"sqlite:///{(root / 'mlflow.db').as_posix()}")
-    client = mlflow.MlflowClient()
-    fix = "Register a model first, or name an adapter's folder, as data/06_models/demo/adapter."
+    fix = (
+        "Register a model first, or name an adapter's folder, as data/06_models/demo/adapter; "
+        "MLFLOW_TRACKING_URI names the server of another store."
+    )
     card: dict[str, Any] = {}
     try:
+        client = mlflow.MlflowClient()  # with mlflow-skinny alone, as in the container, it refuses a local store
         address = source
         if source.startswith("models:/"):
             name, version = _version(client, source)

@@ -174,6 +174,7 @@ def results(number: int, calibrator: Any) -> tuple[dict[str, Any], list[dict[str
     return {**scored, "confidence": assess(test, calibrator)}, test
 
 
+@pytest.mark.slow
 def test_the_report_and_the_run_show_them() -> None:
     scored, test = results(300, fit(rows(300, too_sure, seed=8), "isotonic"))
     page = render_report(scored, test, None)

@@ -78,6 +78,7 @@ def random_rows(seed: int, size: int | None = None) -> list[Row]:
 # Against the definition
 
 
+@pytest.mark.slow
 def test_every_mode_follows_its_definition_on_1000_random_sets() -> None:
     for seed in range(1000):
         rows = random_rows(seed)
@@ -95,6 +96,7 @@ def test_every_mode_follows_its_definition_on_1000_random_sets() -> None:
                     assert own == pytest.approx(values, abs=1e-12), (seed, mode, kind, name)
 
 
+@pytest.mark.slow
 def test_subsets_of_examples_and_items_follow_their_definition() -> None:
     for seed in range(100):
         rows, train = random_rows(seed), random_rows(seed + 1)
@@ -144,6 +146,7 @@ def test_types_and_sources_add_up_to_the_whole() -> None:
 # Against independent scorers
 
 
+@pytest.mark.slow
 def test_figures_equal_scikit_learn_on_unions_of_tuples() -> None:
     """The way SpERT scores: labels over the union of gold and predicted tuples; micro, macro over types, by type."""
 
@@ -456,6 +459,7 @@ def test_every_headline_figure_has_an_interval_that_holds_it() -> None:
         assert low < value < high, name
 
 
+@pytest.mark.slow
 def test_intervals_of_all_figures_are_those_of_drawing_documents_one_by_one() -> None:
     rows = random_rows(9, 90)
     documents: dict[str, list[Row]] = {}

@@ -15,6 +15,9 @@ from odin_slm.inference.generation import Generation, Generator
 from odin_slm.models.base_model import BaseModel
 from odin_slm.tasks import Grammar, Reading, Task
 
+DEFAULTS: dict[str, int] = {"max_new_tokens": 256, "batch_size": 32, "window_tokens": 320, "overlap": 1}
+"""How texts are read unless it is said: by a registered model, the service, the batch pipeline and the evaluation."""
+
 
 @dataclass(frozen=True, slots=True)
 class Question:

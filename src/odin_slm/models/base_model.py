@@ -128,6 +128,15 @@ def load_tokenizer(base: BaseModel) -> Any:
     return tokenizer
 
 
+def context_of(base: BaseModel) -> int | None:
+    """Return how many tokens prompt and output may have together; None where the model names no limit."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(base.location, revision=base.revision, trust_remote_code=False)
+    limit: int | None = getattr(config, "max_position_embeddings", None)
+    return limit
+
+
 def load_model(base: BaseModel, **options: Any) -> Any:
     """Load the base as a causal language model in evaluation mode.
 

@@ -29,7 +29,7 @@ from typing import Any
 
 from odin_slm.core.errors import RegistryError
 from odin_slm.core.hashing import canonical_json, canonical_jsonl, sha256_text
-from odin_slm.inference.packaged_model import DEFAULTS
+from odin_slm.inference.reading import DEFAULTS
 from odin_slm.inference.served_model import CALIBRATOR, SETTINGS, resolve_model
 from odin_slm.models.base_model import BaseModel, commit_of
 from odin_slm.release.checks import ALLOWED
@@ -509,7 +509,6 @@ def _signature(task: Task) -> Any:
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
     text = DataType.string
-    types = {str: text, int: DataType.long}
     return ModelSignature(
         # without a name, so that a plain list of texts is as good as a table with a column `text`
         inputs=Schema([ColSpec(text)]),
@@ -517,7 +516,8 @@ def _signature(task: Task) -> Any:
         params=ParamSchema(
             [
                 ParamSpec("schema", text, ""),
-                *(ParamSpec(name, types[type(value)], value) for name, value in DEFAULTS.items()),
+                ParamSpec("decoding", text, "constrained"),
+                *(ParamSpec(name, DataType.long, value) for name, value in DEFAULTS.items()),
             ]
         ),
     )

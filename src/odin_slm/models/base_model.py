@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from odin_slm.core.errors import BaseModelError
+from odin_slm.core.hashing import sha256_of
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FOLDER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
@@ -193,7 +194,6 @@ def model_digest(base: BaseModel, adapter: Path | None = None) -> str:
     for folder in (base.path, adapter):
         for file in sorted(folder.iterdir()) if folder else []:
             if file.suffix == ".safetensors" or file.name in _DECISIVE:
-                with file.open("rb") as stream:
-                    digest.update(file.name.encode() + b"\0" + hashlib.file_digest(stream, "sha256").digest())
+                digest.update(file.name.encode() + b"\0" + bytes.fromhex(sha256_of(file)))
         digest.update(b"\n")
     return f"sha256:{digest.hexdigest()}"

@@ -14,7 +14,6 @@ one machine.
 from __future__ import annotations
 
 import getpass
-import hashlib
 import json
 import shutil
 import tempfile
@@ -28,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from odin_slm.core.errors import RegistryError
-from odin_slm.core.hashing import canonical_json, canonical_jsonl, sha256_text
+from odin_slm.core.hashing import canonical_json, canonical_jsonl, sha256_of_files, sha256_text
 from odin_slm.inference.reading import DEFAULTS
 from odin_slm.inference.served_model import CALIBRATOR, SETTINGS, resolve_model
 from odin_slm.models.base_model import BaseModel, commit_of
@@ -529,15 +528,11 @@ def _rows_digest(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _model_digest(candidate: Candidate) -> str:
     """Hash what decides the model's answers: weights, configuration and tokenizer of adapter and base."""
-    digest = hashlib.sha256(f"{candidate.base_id} {commit_of(candidate.base)}".encode())
     names = ("adapter_model.safetensors", "adapter_config.json", "tokenizer.json")
     files = [file for name in names if (file := candidate.folder / name).is_file()]
     if candidate.base.path:
         files += sorted(f for f in candidate.base.path.iterdir() if f.suffix == ".safetensors")
-    for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
+    return sha256_of_files(files, f"{candidate.base_id} {commit_of(candidate.base)}")
 
 
 def _vacant(event: Mapping[str, Any]) -> str:

@@ -125,3 +125,37 @@ def test_what_is_not_there_is_named(source: str, tmp_path: Path, empty_store: Pa
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     with pytest.raises(OdinError):
         resolve_model(source, root=tmp_path)
+
+
+def test_a_model_that_was_registered_before_tasks_were_values_loads_and_is_served(
+    adapter: Path, tiny_base: Path, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its loader is at its old place, and its folder names no task."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    packaged = tmp_path / "packaged"
+    shutil.copytree(adapter, packaged)
+    shutil.copytree(tiny_base, packaged / "base")
+    settings = {
+        "base": {"id": "owner/tiny", "revision": None, "included": True},
+        "instructions": {"ade": instruction_for(SCHEMAS["ade"])},
+        "schema": "ade",
+    }
+    (packaged / "extraction.json").write_text(json.dumps(settings))
+    mlflow.pyfunc.save_model(
+        str(tmp_path / "saved"), loader_module="odin_slm.engines.extractor", data_path=str(packaged)
+    )
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client = mlflow.MlflowClient()
+    run = client.create_run(client.create_experiment("x", artifact_location=str(tmp_path / "artifacts"))).info.run_id
+    client.log_artifacts(run, str(tmp_path / "saved"), "model")
+    client.create_registered_model(NAME)
+    client.create_model_version(NAME, f"runs:/{run}/model", run_id=run)
+
+    model = mlflow.pyfunc.load_model(f"models:/{NAME}/1")
+    answers = model.predict(pandas.DataFrame({"text": ["Aspirin caused a rash."]}))
+    assert list(answers.columns) == ["entities", "relations", "finished"]
+    found = resolve_model(f"models:/{NAME}/1", root=tmp_path)
+    assert (found.task, found.schema, found.default_source) == (TASK, "ade", "ade")
+    assert found.adapter
+    assert found.base.path == found.adapter / "base"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,14 @@ def canonical_jsonl(rows: list[dict[str, Any]]) -> str:
 def sha256_text(text: str) -> str:
     """Return the hexadecimal SHA-256 of a text's UTF-8 bytes."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def sha256_of_files(files: Iterable[Path], begin: str = "") -> str:
+    """Return the hexadecimal SHA-256 of a text and of what each file holds, whatever the files are called."""
+    digest = hashlib.sha256(begin.encode())
+    for file in files:
+        digest.update(bytes.fromhex(sha256_of(file)))
+    return digest.hexdigest()
 
 
 def sha256_of(file: Path) -> str:

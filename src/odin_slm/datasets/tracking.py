@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from kedro.io import AbstractDataset, DatasetError
 
 from odin_slm.core.errors import MissingInputError
+from odin_slm.core.hashing import sha256_of_files
 from odin_slm.tasks import load
 from odin_slm.tracking.backfill import ExperimentFolder, PastRun
 from odin_slm.tracking.past_runs import past_runs, track_past_runs, tracked_runs
@@ -114,16 +114,8 @@ def _read(folder: Path) -> ExperimentFolder:
         for file in files:
             texts[file.name] = file.read_text(encoding="utf-8")
             modified[file.name] = round(file.stat().st_mtime * 1000)
-        digest = _sha256(adapters[0]) if adapters else ""
+        weights = [adapters[0] / f"adapter_{name}" for name in ("config.json", "model.safetensors")] if adapters else []
+        digest = sha256_of_files(file for file in weights if file.is_file()) if adapters else ""
     except (OSError, UnicodeDecodeError) as error:
         return ExperimentFolder(folder.name, {}, {}, problem=f"{file.name} cannot be read ({error}).")
     return ExperimentFolder(folder.name, texts, modified, adapters[0] if adapters else None, digest)
-
-
-def _sha256(adapter: Path) -> str:
-    digest = hashlib.sha256()
-    for file in (adapter / "adapter_config.json", adapter / "adapter_model.safetensors"):
-        if file.is_file():
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()

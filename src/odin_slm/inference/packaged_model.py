@@ -16,11 +16,10 @@ from typing import Any
 
 from odin_slm.core.errors import ExtractionError, OdinError
 from odin_slm.inference.generation import Generator
-from odin_slm.inference.reading import DocumentExtraction, Reader
+from odin_slm.inference.reading import DEFAULTS, DocumentExtraction, Reader
 from odin_slm.inference.served_model import ServedModel, resolve_model
 
-DEFAULTS = {"decoding": "constrained", "max_new_tokens": 256, "batch_size": 32, "window_tokens": 320, "overlap": 1}
-"""What a request may set beside ``schema``; the service and the batch pipeline begin with the same."""
+_ASKED = {"decoding": "constrained", **DEFAULTS}
 
 
 class PackagedModel:
@@ -67,7 +66,7 @@ class PackagedModel:
             ExtractionError: An argument is not what it may be, or a text cannot be read.
             RecordTooLongError: The model's context leaves no room for a text.
         """
-        chosen = {**DEFAULTS, **options}
+        chosen = {**_ASKED, **options}
         name = schema or self._model.schema
         if name not in self._model.instructions:
             known = ", ".join(sorted(self._model.instructions))
@@ -75,8 +74,8 @@ class PackagedModel:
         decoding = chosen.pop("decoding")
         if decoding not in ("constrained", "free"):
             raise ExtractionError(f"found {decoding!r}.", where="decoding", fix="Choose constrained or free.")
-        if unknown := sorted(chosen.keys() - DEFAULTS.keys()):
-            raise ExtractionError("there is no such parameter.", where=unknown[0], fix=f"Choose of {sorted(DEFAULTS)}.")
+        if unknown := sorted(chosen.keys() - _ASKED.keys()):
+            raise ExtractionError("there is no such parameter.", where=unknown[0], fix=f"Choose of {sorted(_ASKED)}.")
         for option, least in _LEAST.items():
             if not isinstance(chosen[option], Integral) or chosen[option] < least:
                 raise ExtractionError(f"found {chosen[option]!r}.", where=option, fix=f"Name a number from {least}.")

@@ -10,10 +10,13 @@ from typing import Any
 
 from odin_slm.core.errors import ExtractionError, GrammarError, OdinError, RecordTooLongError
 from odin_slm.core.record import render_prompt
+from odin_slm.core.windows import windows
 from odin_slm.inference.generation import Generation, Generator
-from odin_slm.inference.windows import windows
 from odin_slm.models.base_model import BaseModel
 from odin_slm.tasks import Grammar, Reading, Task
+
+DEFAULTS: dict[str, int] = {"max_new_tokens": 256, "batch_size": 32, "window_tokens": 320, "overlap": 1}
+"""How texts are read unless it is said: by a registered model, the service, the batch pipeline and the evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +173,7 @@ class TokenBudget:
         return [len(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
     def windows(self, text: str, overlap: int) -> list[tuple[int, int]]:
-        """Cut a text into windows; see :func:`odin_slm.inference.windows.windows`."""
+        """Cut a text into windows; see :func:`odin_slm.core.windows.windows`."""
         return windows(text, self.count, self.window_tokens, overlap)
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from odin_slm.core.errors import BackendError
 from odin_slm.inference.constraint import next_phase
 from odin_slm.inference.generation import Generation, check_config, line_scores, open_resume_log, prompt_rows
-from odin_slm.models.base_model import BaseModel, load_tokenizer
+from odin_slm.models.base_model import BaseModel, context_of, load_tokenizer
 from odin_slm.models.tokenizer_probe import probe_tokenizer
 from odin_slm.models.tokens import completion_ids, line_break_counter
 from odin_slm.tasks import Grammar
@@ -111,15 +111,12 @@ def generate(
     """
     if not prompts:
         return []
-    from transformers import AutoConfig
-
     complete = _vllm(base, adapter)
-    config = AutoConfig.from_pretrained(base.location, revision=base.revision, trust_remote_code=False)
     tokenizer = load_tokenizer(base)
     grammars = grammars or [None] * len(prompts)
     if any(grammar is not None for grammar in grammars):
         probe_tokenizer(tokenizer)
-    rows = prompt_rows(tokenizer, getattr(config, "max_position_embeddings", None), prompts, names, max_new_tokens)
+    rows = prompt_rows(tokenizer, context_of(base), prompts, names, max_new_tokens)
     log, done = open_resume_log(resume_log, base, adapter, prompts, max_new_tokens, grammars, "vllm")
     kept = {generation.index for generation in done}
     left = [Output(row.index, tuple(row.prompt), row.limit) for row in rows if row.index not in kept]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from odin_slm.core.errors import BaseModelError
+from odin_slm.core.hashing import sha256_of
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FOLDER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
@@ -128,6 +129,15 @@ def load_tokenizer(base: BaseModel) -> Any:
     return tokenizer
 
 
+def context_of(base: BaseModel) -> int | None:
+    """Return how many tokens prompt and output may have together; None where the model names no limit."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(base.location, revision=base.revision, trust_remote_code=False)
+    limit: int | None = getattr(config, "max_position_embeddings", None)
+    return limit
+
+
 def load_model(base: BaseModel, **options: Any) -> Any:
     """Load the base as a causal language model in evaluation mode.
 
@@ -184,7 +194,6 @@ def model_digest(base: BaseModel, adapter: Path | None = None) -> str:
     for folder in (base.path, adapter):
         for file in sorted(folder.iterdir()) if folder else []:
             if file.suffix == ".safetensors" or file.name in _DECISIVE:
-                with file.open("rb") as stream:
-                    digest.update(file.name.encode() + b"\0" + hashlib.file_digest(stream, "sha256").digest())
+                digest.update(file.name.encode() + b"\0" + bytes.fromhex(sha256_of(file)))
         digest.update(b"\n")
     return f"sha256:{digest.hexdigest()}"

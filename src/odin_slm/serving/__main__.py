@@ -96,45 +96,41 @@ def serve(settings: ServingSettings, keys: ApiKeys) -> None:
 def build(settings: ServingSettings, keys: ApiKeys, model: Any) -> Any:
     """Return the application for a model, with the engine that the settings name."""
     from odin_slm.inference.reading import TokenBudget, all_instructions
+    from odin_slm.models.base_model import context_of, load_tokenizer
     from odin_slm.models.tokenizer_probe import probe_tokenizer
     from odin_slm.serving.app import make_app
-    from odin_slm.serving.engine import Engine, LocalEngine
     from odin_slm.serving.metrics import Metrics
 
     metrics = Metrics(model, settings.queue_size)
-    engine: Engine
-    sizes = {"queue_size": settings.queue_size, "max_new_tokens": settings.max_new_tokens}
-    if settings.engine == "vllm":
-        from odin_slm.inference.vllm import AsyncVllm
-        from odin_slm.models.base_model import load_tokenizer
-        from odin_slm.serving.vllm import VllmEngine, VllmServerEngine
-
-        tokenizer, context = load_tokenizer(model.base), _context(model)
-        if settings.vllm_url:
-            engine = VllmServerEngine(settings.vllm_url, settings.vllm_model, metrics, **sizes)
-        else:
-            engine = VllmEngine(AsyncVllm(model.base, model.adapter), tokenizer, context, metrics, **sizes)
-    else:
-        from odin_slm.serving.processes import ProcessEngine
-
-        sizes |= {"workers": settings.workers, "batch_size": settings.batch_size}
-        wait = settings.batch_wait_ms / 1000
-        if _in_processes(settings, model):
-            from odin_slm.models.base_model import load_tokenizer
-
-            tokenizer, context = load_tokenizer(model.base), _context(model)
-            engine = ProcessEngine(model.base, model.adapter, tokenizer, context, metrics, batch_wait=wait, **sizes)
-        else:
-            from odin_slm.inference.generation import Generator
-
-            generator = Generator(model.base, model.adapter)
-            tokenizer, context = generator.tokenizer, generator.context
-            engine = LocalEngine(generator, metrics, batch_wait=wait, **sizes)
+    tokenizer, context = load_tokenizer(model.base), context_of(model.base)
+    engine = _engine(settings, model, tokenizer, context, metrics)
     if model.task.grammar(model.task.shared_instruction, model.task.example) is not None:
         probe_tokenizer(tokenizer)  # now, and not at the first request
     asked = all_instructions(model.task, model.instructions)
     budget = TokenBudget(tokenizer, context, settings.max_new_tokens, settings.window_tokens, asked)
     return make_app(model, engine, budget, metrics, settings, keys)
+
+
+def _engine(settings: ServingSettings, model: Any, tokenizer: Any, context: int | None, metrics: Any) -> Any:
+    """Return the engine that the settings name; see :mod:`odin_slm.serving.engine` for what each is there for."""
+    sizes = {"queue_size": settings.queue_size, "max_new_tokens": settings.max_new_tokens}
+    if settings.engine == "vllm":
+        from odin_slm.inference.vllm import AsyncVllm
+        from odin_slm.serving.vllm import VllmEngine, VllmServerEngine
+
+        if settings.vllm_url:
+            return VllmServerEngine(settings.vllm_url, settings.vllm_model, metrics, **sizes)
+        return VllmEngine(AsyncVllm(model.base, model.adapter), tokenizer, context, metrics, **sizes)
+    sizes |= {"workers": settings.workers, "batch_size": settings.batch_size}
+    wait = settings.batch_wait_ms / 1000
+    if _in_processes(settings, model):
+        from odin_slm.serving.processes import ProcessEngine
+
+        return ProcessEngine(model.base, model.adapter, tokenizer, context, metrics, batch_wait=wait, **sizes)
+    from odin_slm.inference.generation import Generator
+    from odin_slm.serving.engine import LocalEngine
+
+    return LocalEngine(Generator(model.base, model.adapter), metrics, batch_wait=wait, **sizes)
 
 
 def _in_processes(settings: ServingSettings, model: Any) -> bool:
@@ -145,14 +141,6 @@ def _in_processes(settings: ServingSettings, model: Any) -> bool:
         return settings.decoders == "processes"
     several = (settings.workers or available_cores()) > 1
     return several and not cuda() and worth_processes(model.base, model.adapter)
-
-
-def _context(model: Any) -> int | None:
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(model.base.location, revision=model.base.revision, trust_remote_code=False)
-    limit: int | None = getattr(config, "max_position_embeddings", None)
-    return limit
 
 
 def _listen(settings: ServingSettings) -> socket.socket:

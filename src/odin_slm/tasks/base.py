@@ -137,6 +137,8 @@ class Task(ABC):
     """Tags of its models on the Hub."""
     headline: ClassVar[tuple[Metric, ...]]
     """The figures that decide, the first one first."""
+    scores_documents: ClassVar[bool] = False
+    """Whether :meth:`score_documents` is there; for a task that does not cut documents its records are all there is."""
     example: ClassVar[str]
     """A text of our own to ask a model with."""
 
@@ -344,17 +346,15 @@ class Task(ABC):
     def headline_values(self, predictions: Rows) -> dict[str, float]:
         """Return the headline figures alone, by metric."""
 
-    def score_documents(
-        self, documents: Sequence[Mapping[str, Any]], *, resamples: int = 1000, seed: int = 42
-    ) -> dict[str, Any] | None:
-        """Score whole documents as the service reads them, windows merged; None: a record is a whole document.
+    def score_documents(self, documents: Rows, *, resamples: int = 1000, seed: int = 42) -> dict[str, Any]:
+        """Score whole documents as the service reads them, windows merged; only with :attr:`scores_documents`.
 
         Args:
-            documents: ``id``, ``text``, ``gold`` (records of the document) and ``reading``.
+            documents: Rows of :func:`odin_slm.inference.documents.read_documents`.
             resamples: Bootstrap resamples.
             seed: Seed of the bootstrap.
         """
-        return None
+        raise NotImplementedError(f"{self.name} does not score documents.")
 
     @abstractmethod
     def tracked(self, results: Mapping[str, Any]) -> dict[str, float]:

@@ -14,7 +14,6 @@ one machine.
 from __future__ import annotations
 
 import getpass
-import hashlib
 import json
 import shutil
 import tempfile
@@ -28,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from odin_slm.core.errors import RegistryError
-from odin_slm.core.hashing import canonical_json, canonical_jsonl, sha256_text
-from odin_slm.inference.packaged_model import DEFAULTS
+from odin_slm.core.hashing import canonical_json, canonical_jsonl, sha256_of_files, sha256_text
+from odin_slm.inference.reading import DEFAULTS
 from odin_slm.inference.served_model import CALIBRATOR, SETTINGS, resolve_model
 from odin_slm.models.base_model import BaseModel, commit_of
 from odin_slm.release.checks import ALLOWED
@@ -509,7 +508,6 @@ def _signature(task: Task) -> Any:
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
     text = DataType.string
-    types = {str: text, int: DataType.long}
     return ModelSignature(
         # without a name, so that a plain list of texts is as good as a table with a column `text`
         inputs=Schema([ColSpec(text)]),
@@ -517,7 +515,8 @@ def _signature(task: Task) -> Any:
         params=ParamSchema(
             [
                 ParamSpec("schema", text, ""),
-                *(ParamSpec(name, types[type(value)], value) for name, value in DEFAULTS.items()),
+                ParamSpec("decoding", text, "constrained"),
+                *(ParamSpec(name, DataType.long, value) for name, value in DEFAULTS.items()),
             ]
         ),
     )
@@ -529,15 +528,11 @@ def _rows_digest(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _model_digest(candidate: Candidate) -> str:
     """Hash what decides the model's answers: weights, configuration and tokenizer of adapter and base."""
-    digest = hashlib.sha256(f"{candidate.base_id} {commit_of(candidate.base)}".encode())
     names = ("adapter_model.safetensors", "adapter_config.json", "tokenizer.json")
     files = [file for name in names if (file := candidate.folder / name).is_file()]
     if candidate.base.path:
         files += sorted(f for f in candidate.base.path.iterdir() if f.suffix == ".safetensors")
-    for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
+    return sha256_of_files(files, f"{candidate.base_id} {commit_of(candidate.base)}")
 
 
 def _vacant(event: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from odin_slm.core.document import Document, Mention, canonical_mentions, crop
 from odin_slm.core.errors import RecordTooLongError
 from odin_slm.core.record import Record
 from odin_slm.core.sentences import sentence_spans
+from odin_slm.core.windows import pack
 from odin_slm.tasks.extraction.format import (
     Entity,
     Extraction,
@@ -94,23 +95,21 @@ def window(document: Document, fits: Callable[[Document], bool], *, characters: 
         RecordTooLongError: A single sentence does not fit.
     """
     units = _unbroken(sentence_spans(document.text), document.mentions)
-    number = first = 0
-    while first < len(units):
-        begin = units[first][0]
 
-        def together(end: int, begin: int = begin) -> bool:
-            return fits(crop(document, begin, end, ""))
-
+    def longest(first: int) -> int:
+        begin, end = units[first]
         guess = sum(end - begin <= characters for _, end in units[first:])
-        last = first + _longest(units[first:], together, guess) - 1
-        if last < first:
+        found = _longest(units[first:], lambda end: fits(crop(document, begin, end, "")), guess)
+        if not found:
             raise RecordTooLongError(
-                f"the sentence at characters {begin}-{units[first][1]} alone exceeds the token budget.",
+                f"the sentence at characters {begin}-{end} alone exceeds the token budget.",
                 where=f"document {document.id}",
                 fix="Raise ingestion.max_tokens, or set ingestion.overflow=drop.",
             )
-        yield crop(document, begin, units[last][1], f"#w{number}")
-        number, first = number + 1, last + 1
+        return found
+
+    for number, (begin, end) in enumerate(pack(units, longest)):
+        yield crop(document, begin, end, f"#w{number}")
 
 
 def _longest(units: Sequence[tuple[int, int]], fits: Callable[[int], bool], guess: int) -> int:

@@ -58,6 +58,7 @@ class ExtractionTask(Task):
         Metric("entity_f1_micro", "entity F1", ("entity_metrics", "micro", "f1")),
         Metric("relation_f1_micro", "relation F1", ("relation_metrics", "micro", "f1")),
     )
+    scores_documents: ClassVar[bool] = True
     example: ClassVar[str] = "Cough and rash developed after the second dose of enalapril."
 
     types: Types = MEDICAL
@@ -447,6 +448,46 @@ class ExtractionTask(Task):
         from odin_slm.tasks.extraction.metrics import micro_f1
 
         return micro_f1(predictions, self.types)
+
+    def score_documents(self, documents: Rows, *, resamples: int = 1000, seed: int = 42) -> dict[str, Any]:
+        """See :meth:`Task.score_documents`.
+
+        What is to be found is all that the texts of ``gold`` list, under the rule ``exact``. Of a document's records
+        that leaves out relations between two of them.
+
+        Returns:
+            ``documents`` and ``windows``: how many; ``entity_metrics`` and ``relation_metrics`` with ``micro``;
+            ``intervals``; under ``several_windows`` the same of the documents of more than one window alone, None
+            where there are none.
+
+        Raises:
+            PredictionsError: There is no document.
+        """
+        from odin_slm.tasks.extraction.metrics import micro
+
+        def scored(some: Rows) -> dict[str, Any]:
+            rows = [self._as_example(document) for document in some]
+            scores = micro(rows, resamples=resamples, seed=seed, types=self.types)
+            return {"documents": len(some), "windows": sum(len(one["windows"]) for one in some), **scores}
+
+        several = [document for document in documents if len(document["windows"]) > 1]
+        return {**scored(documents), "several_windows": scored(several) if several else None}
+
+    def _as_example(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a document as one row of a predictions file."""
+        text = document["text"]
+        parts = [self.read(text, w["output"], begin=w["begin"], end=w["end"]) for w in document["windows"]]
+        found = self.merge(text, parts)
+        gold = [parse(output, self.types).extraction for output in document["gold"]]
+        said = Extraction(
+            tuple(Entity(entity.type, entity.text) for entity in found.entities),
+            tuple(RelationTriple(r.head.text, r.type, r.tail.text) for r in found.relations),
+        )
+        listed = Extraction(
+            tuple(entity for one in gold for entity in one.entities),
+            tuple(relation for one in gold for relation in one.relations),
+        )
+        return {"id": document["id"], "input": text, "gold": render(listed), "prediction": render(said)}
 
     def tracked(self, results: Mapping[str, Any]) -> dict[str, float]:
         """See :func:`odin_slm.tasks.extraction.tracked.tracked_metrics`."""

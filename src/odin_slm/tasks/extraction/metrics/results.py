@@ -148,6 +148,15 @@ def difference(
     return _Scorer(predictions, resamples, seed, types).minus(_Scorer(others, resamples, seed, types))
 
 
+def micro(predictions: Rows, *, resamples: int = 1000, seed: int = 42, types: Types = MEDICAL) -> dict[str, Any]:
+    """Return the micro averages of :func:`score` alone, with their ``intervals``."""
+    scorer = _Scorer(predictions, resamples, seed, types)
+    return {
+        **{f"{kind}_metrics": {"micro": _total(scorer.counts[kind])} for kind in KINDS},
+        "intervals": {name: interval for kind in KINDS for name, interval in scorer.micro_intervals(kind).items()},
+    }
+
+
 def micro_f1(predictions: Rows, types: Types = MEDICAL) -> dict[str, float]:
     """Return ``entity_f1_micro`` and ``relation_f1_micro`` alone."""
     counts = _Scorer(predictions, 1, 0, types).counts
@@ -236,6 +245,11 @@ class _Scorer:
             found[f"{kind}_f1_macro"] = macro["f1"]
         return found
 
+    def micro_intervals(self, kind: str) -> dict[str, list[float]]:
+        """Return the intervals of the micro averages of a kind."""
+        intervals = self._resampling.intervals(self.counts[kind], _MICRO)
+        return {f"{kind}_{name}_micro": interval for name, interval in intervals.items()}
+
     # Headline
 
     def _metrics(self, kind: str) -> dict[str, Any]:
@@ -266,8 +280,7 @@ class _Scorer:
         found: dict[str, list[float]] = {}
         for kind in KINDS:
             counts = self.counts[kind]
-            micro = self._resampling.intervals(counts, _MICRO)
-            found |= {f"{kind}_{name}_micro": interval for name, interval in micro.items()}
+            found |= self.micro_intervals(kind)
             for name, columns in _macro_columns(counts).items():
                 found[f"{kind}_{name}_macro"] = self._resampling.interval(columns, share)
         return found

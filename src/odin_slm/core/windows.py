@@ -1,10 +1,35 @@
-"""Windows over texts that are too long for one prompt."""
+"""Texts cut into windows of whole sentences: the records of a training, and the windows that a model reads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 
 from odin_slm.core.sentences import sentence_spans
+
+
+def pack(
+    units: Sequence[tuple[int, int]], longest: Callable[[int], int], overlap: int = 0
+) -> Iterator[tuple[int, int]]:
+    """Pack the units of a text into windows, from the left, each as long as it may be.
+
+    Args:
+        units: (begin, end) of each sentence, or of whatever must not be cut, in text order.
+        longest: How many units from a given one on fit into one window; at least 1.
+        overlap: Units that a window shares with the one before, as far as they leave room for a new one.
+
+    Yields:
+        (begin, end) of each window, in text order.
+    """
+    first = reached = 0
+    while reached < len(units):
+        last = first + longest(first)
+        if last <= reached:  # the shared units leave no room for a new one
+            first += 1
+            continue
+        yield units[first][0], units[last - 1][1]
+        reached, first = last, max(first + 1, last - overlap)
 
 
 def windows(text: str, count: Callable[[list[str]], list[int]], budget: int, overlap: int = 1) -> list[tuple[int, int]]:
@@ -29,19 +54,8 @@ def windows(text: str, count: Callable[[list[str]], list[int]], budget: int, ove
     # White space between two sentences belongs to the first of them.
     starts = [begin for begin, _ in units]
     costs = count([text[a:b] for a, b in zip(starts, [*starts[1:], units[-1][1]], strict=True)])
-    found: list[tuple[int, int]] = []
-    first, reached = 0, 0
-    while reached < len(units):
-        last, total = first, 0
-        while last < len(units) and (last == first or total + costs[last] <= budget):
-            total += costs[last]
-            last += 1
-        if last <= reached:  # the shared sentences leave no room for a new one
-            first += 1
-            continue
-        found.append((units[first][0], units[last - 1][1]))
-        reached, first = last, max(first + 1, last - overlap)
-    return found
+    sums = [0, *accumulate(costs)]
+    return list(pack(units, lambda first: max(1, bisect_right(sums, sums[first] + budget) - 1 - first), overlap))
 
 
 def _pieces(

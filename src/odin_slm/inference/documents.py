@@ -1,0 +1,96 @@
+"""Test documents read whole, as the service reads them: in windows that overlap, which are joined afterwards.
+
+Evaluation asks for records, and a long document is several of them, cut where training cuts. The service cuts elsewhere
+and joins what the windows say, which :meth:`odin_slm.tasks.Task.score_documents` scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from odin_slm.inference.generation import progress
+from odin_slm.inference.reading import DEFAULTS, Question, TokenBudget, Window, all_instructions, ask
+from odin_slm.models.base_model import BaseModel, context_of, load_tokenizer
+from odin_slm.tasks import Task
+
+
+def read_documents(
+    base: BaseModel,
+    adapter: Path | None,
+    records: Sequence[Mapping[str, Any]],
+    predictions: Sequence[Mapping[str, Any]],
+    task: Task,
+    *,
+    batch_size: int = DEFAULTS["batch_size"],
+    max_new_tokens: int = DEFAULTS["max_new_tokens"],
+    window_tokens: int = DEFAULTS["window_tokens"],
+    overlap: int = DEFAULTS["overlap"],
+    backend: str = "transformers",
+    resume_log: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Read the documents that test records come from, under the decoding of their predictions.
+
+    A document of one record and one window is not read again: its window's output is the record's prediction.
+
+    Args:
+        base: The base model.
+        adapter: Folder of a LoRA adapter; None for the base alone.
+        records: Test records.
+        predictions: Rows of the predictions file; records without one are left out.
+        task: What the model was taught. One that does not score documents has none read.
+        batch_size: Windows decoded together.
+        max_new_tokens: Budget of an output.
+        window_tokens: Tokens of a window's text.
+        overlap: Sentences that neighbouring windows share.
+        backend: ``transformers`` or ``vllm``.
+        resume_log: File of the outputs so far; a job that was killed goes on from there.
+
+    Returns:
+        One row per document, by id: ``id``, ``source``, ``text`` (its records' inputs, joined by spaces), ``gold``
+        (its records' outputs), ``decoding``, and ``windows``, each with ``begin``, ``end``, ``output``, ``finished``
+        and ``tokens``.
+    """
+    if not task.scores_documents:
+        return []
+    rows = {row["id"]: row for row in predictions}
+    of_document: dict[str, list[Mapping[str, Any]]] = {}
+    for record in sorted(records, key=lambda record: (len(record["id"]), record["id"])):  # windows by their number
+        if record["id"] in rows:
+            of_document.setdefault(record["document_id"], []).append(record)
+    asked = {record["source"]: record["instruction"] for record in records}
+    budget = TokenBudget(
+        load_tokenizer(base), context_of(base), max_new_tokens, window_tokens, all_instructions(task, asked)
+    )
+    documents, questions, names, places = [], [], [], []
+    for name, own in sorted(of_document.items()):
+        first, row = own[0], rows[own[0]["id"]]
+        text = " ".join(record["input"] for record in own)
+        document = {"id": name, "source": first["source"], "text": text, "gold": [r["output"] for r in own]}
+        documents.append({**document, "decoding": row["decoding"], "windows": []})
+        spans = budget.windows(text, overlap)
+        if len(own) == len(spans) == 1:
+            window = Window(0, len(text), row["prediction"], row["finished"], row["tokens"])
+            documents[-1]["windows"].append(window.to_dict())
+            continue
+        held = task if row["decoding"] == "constrained" else None
+        for begin, end in spans:
+            questions.append(Question(text[begin:end], first["instruction"], held))
+            names.append(f"{name}, characters {begin}-{end}")
+            places.append((documents[-1]["windows"], begin, end))
+    with progress("Reading documents whole", len(questions)) as on_progress:
+        outputs = ask(
+            base,
+            adapter,
+            questions,
+            names=names,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            backend=backend,
+            on_progress=on_progress,
+            resume_log=resume_log,
+        )
+    for (windows, begin, end), output in zip(places, outputs, strict=True):
+        windows.append(Window(begin, end, output.text, output.finished, output.tokens).to_dict())
+    return documents

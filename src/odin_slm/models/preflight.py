@@ -269,7 +269,7 @@ def licence_of(base: BaseModel) -> str:
         return f"{terms.license}; a release must be named {terms.name_prefix}… and have that licence"
     if base.path and (stated := stated_license(base)):
         return f"{stated}, according to its card"
-    return "not stated locally; read the card of the base before you publish"
+    return "unknown; read the card of the base before you publish"
 
 
 def stated_license(base: BaseModel) -> str | None:

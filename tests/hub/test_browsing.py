@@ -190,7 +190,7 @@ def test_a_check_judges_licence_architecture_size_and_name(kedro_hub: Command) -
         (40e9, "ok", ""),
         (20e9, "warning", "bf16"),
         (8e9, "warning", "load_in_4bit=true"),
-        (2e9, "failure", "smaller one"),
+        (2e9, "failure", "smaller model"),
     ],
 )
 def test_a_model_that_does_not_fit_is_told(memory: float, verdict: str, fix: str) -> None:

@@ -22,7 +22,7 @@ SIZES = {
     **{"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024},
 }
 KINDS: dict[str, dict[str, Any]] = {
-    # as their config.json on the Hub describes them, apart from the sizes
+    # as in their config.json on the Hub, except for the sizes
     "qwen-0.5b": {"model_type": "qwen2", "tie_word_embeddings": True, "rope_theta": 1000000.0, "rms_norm_eps": 1e-6},
     "smollm2-135m": {"model_type": "llama", "tie_word_embeddings": True, "rope_theta": 100000.0},
     "gemma": {"model_type": "gemma2", "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 512},

@@ -63,7 +63,7 @@ def test_a_converted_file_is_the_same_model(grouped: Path, tmp_path: Path) -> No
     assert stated is not None
     assert (stated["license"], stated["derived_from"]) == ("apache-2.0", "owner/tiny")
     assert (stated["weights"], stated["gguf"]["formats"]) == ("float32", {"F32": 20})
-    assert licence_of(base) == "apache-2.0, says its card"
+    assert licence_of(base) == "apache-2.0, according to its card"
     assert json.loads((folder / "config.json").read_text())["rms_norm_eps"] == 1e-6
     assert {path.name for path in (tmp_path / "models").iterdir()} == {"tiny", ".tiny.lock"}
 

@@ -1,4 +1,4 @@
-"""Preflight: the estimate follows the model's real sizes, what cannot run is refused, and what would fit is named."""
+"""Preflight: the estimate follows the model's real sizes; what cannot run is refused, with settings that would fit."""
 
 import json
 from dataclasses import replace
@@ -34,7 +34,7 @@ def gpu(gib: float) -> Machine:
 
 
 def of_config(folder: Path, name: str = "unsloth/Meta-Llama-3.1-8B-bnb-4bit", **config: object) -> BaseModel:
-    """A base of which there is nothing but the configuration."""
+    """A base that consists of its configuration alone."""
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps({**LLAMA_8B, **config}))
     return BaseModel(name, folder)
@@ -88,7 +88,7 @@ def test_the_activations_are_those_that_autograd_keeps(tiny_base: Path) -> None:
     assert memory.estimate(shape, job).activations == pytest.approx(measured, rel=0.05)
 
 
-def test_llama_8b_in_4_bit_takes_what_is_known_of_it(tmp_path: Path) -> None:
+def test_the_estimate_of_llama_8b_in_4_bit_is_the_known_size(tmp_path: Path) -> None:
     found = check(of_config(tmp_path), V15, gpu(16))
     assert found.parameters == 8_030_261_248
     assert found.trainable == 83_886_080
@@ -137,14 +137,14 @@ def test_what_the_configuration_rules_out_is_refused(tmp_path: Path, tiny_base: 
         check(of_config(tmp_path / "odd", num_attention_heads=0), TrainingParams())
 
 
-def test_a_containers_memory_is_its_limit_without_what_it_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_containers_free_memory_is_its_limit_minus_its_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "CGROUP", tmp_path)
     whole = preflight.this_machine().total
     limit, used = 2**28, 2**28 - 2**22
     (tmp_path / "memory.max").write_text(f"{limit}\n")
     (tmp_path / "memory.current").write_text(f"{used}\n")
     assert (preflight.this_machine().total, preflight.this_machine().free) == (limit, 2**22)
-    # most of what a container uses may be files that it has read, which the kernel drops for whoever asks
+    # most of the memory in use may be cached files, which the kernel frees on demand
     (tmp_path / "memory.stat").write_text(
         f"anon {2**24}\nfile {2**27 + 2**20}\ninactive_file {2**27}\nactive_file {2**20}\n"
     )
@@ -210,7 +210,7 @@ def test_architectures_of_another_kind_are_refused_by_their_modules(
         ("owner/name", "apache-2.0, according to its card"),
     ],
 )
-def test_the_licence_is_what_is_known_of_it(tiny_base: Path, name: str, licence: str) -> None:
+def test_the_licence_is_stated_as_far_as_it_is_known(tiny_base: Path, name: str, licence: str) -> None:
     assert preflight.licence_of(BaseModel(name, tiny_base)).startswith(licence)
     assert preflight.licence_of(BaseModel("owner/name")).startswith("unknown; read the card")
 
@@ -229,7 +229,7 @@ def test_the_table_shows_every_part(tiny_base: Path, capsys: pytest.CaptureFixtu
     cuda=st.booleans(),
     budget=st.integers(2**20, 2**36),
 )
-def test_less_takes_less_and_every_alternative_fits(
+def test_smaller_settings_need_less_and_every_alternative_fits(
     batch: int, length: int, rank: int, cuda: bool, budget: int
 ) -> None:
     shape = memory.Shape(

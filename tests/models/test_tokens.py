@@ -1,4 +1,4 @@
-"""Lengths in tokens are those that training sees, however they are counted."""
+"""Token counts equal the lengths that training sees, whichever tokenizer counts."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ RECORDS = [
 
 
 def with_class(base: Path, folder: Path, **settings: str) -> Path:
-    """Return a copy of a base whose tokenizer is configured otherwise."""
+    """Return a copy of a base with other settings of its tokenizer."""
     import shutil
 
     shutil.copytree(base, folder)
@@ -29,7 +29,7 @@ def with_class(base: Path, folder: Path, **settings: str) -> Path:
 
 
 def with_bos(base: Path, folder: Path) -> Path:
-    """Return a copy of a base whose tokenizer puts a token before every text."""
+    """Return a copy of a base whose tokenizer puts BOS before every text."""
     from tokenizers import Tokenizer, processors
 
     with_class(base, folder, bos_token="<|endoftext|>")
@@ -43,7 +43,7 @@ def with_bos(base: Path, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["plain", "bos", "named class"])
-def test_counts_are_the_lengths_of_what_is_trained_on(kind: str, tiny_base: Path, tmp_path: Path) -> None:
+def test_counts_equal_the_lengths_in_training(kind: str, tiny_base: Path, tmp_path: Path) -> None:
     folder = tiny_base
     if kind == "bos":
         folder = with_bos(tiny_base, tmp_path / "base")

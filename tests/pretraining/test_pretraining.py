@@ -71,13 +71,13 @@ SCHEDULE = ScheduleParams(
 
 
 def learned(example: Example) -> str:
-    """Return the completion without what is given."""
+    """Return the completion without the parts that are given."""
     ends = [0, *(place for part in example.given for place in part), len(example.completion)]
     return "".join(example.completion[begin:end] for begin, end in zip(ends[::2], ends[1::2], strict=True))
 
 
 @pytest.mark.parametrize("kind", [k for k in EXERCISES if k != "language"])
-def test_every_name_to_write_stands_in_the_text(kind: str) -> None:
+def test_every_name_to_learn_is_in_the_text(kind: str) -> None:
     rng = random.Random(5)
     for _ in range(300):
         example = EXERCISES[kind](SOURCES, rng)
@@ -88,7 +88,7 @@ def test_every_name_to_write_stands_in_the_text(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["copy_one", "copy_glued", "copy_hard", "copy_odd", "copy_spans"])
-def test_what_is_marked_is_asked_for_in_order(kind: str) -> None:
+def test_marked_spans_are_listed_in_order(kind: str) -> None:
     rng, found = random.Random(6), 0
     for _ in range(200):
         example = EXERCISES[kind](SOURCES, rng)
@@ -104,13 +104,13 @@ def test_what_is_marked_is_asked_for_in_order(kind: str) -> None:
         if kind in ("copy_one", "copy_glued"):
             assert places[0][2] == ("" if kind == "copy_glued" else " ")
         if relations != "None":
-            wanted = [f"{n}. {a} --[precedes]--> {b}" for n, (a, b) in enumerate(pairwise(names), start=1)]
-            assert relations.split("\n") == wanted
+            expected = [f"{n}. {a} --[precedes]--> {b}" for n, (a, b) in enumerate(pairwise(names), start=1)]
+            assert relations.split("\n") == expected
     assert found > 50
 
 
 @pytest.mark.parametrize("exercise", ["lists", "products"])
-def test_items_of_an_enumeration_relate_as_the_name_in_whose_place_they_stand(exercise: str) -> None:
+def test_enumerated_names_have_the_relations_of_the_original_name(exercise: str) -> None:
     text = "Aspirin caused nausea, but no fever."
     mentions = (
         Mention(0, 7, "Aspirin", "Drug", ("d",)),
@@ -146,7 +146,7 @@ def test_items_of_an_enumeration_relate_as_the_name_in_whose_place_they_stand(ex
     assert exercise == "lists" or both > 60
 
 
-def test_names_of_a_product_are_long_or_resemble_each_other() -> None:
+def test_names_of_a_product_are_long_or_similar() -> None:
     rng, compounds, alike = random.Random(5), 0, 0
     for _ in range(300):
         found = parse(EXERCISES["products"](SOURCES, rng).completion).extraction
@@ -157,7 +157,7 @@ def test_names_of_a_product_are_long_or_resemble_each_other() -> None:
     assert alike > 100
 
 
-def test_repeated_names_are_listed_once_where_they_come_first() -> None:
+def test_repeated_names_are_listed_once_in_order_of_first_occurrence() -> None:
     rng, often = random.Random(2), 0
     plain = "Of all the things that were seen in this ward over two years, few were as plain as what is told here."
     sources = Sources(SOURCES.documents, [], [plain])
@@ -175,15 +175,15 @@ def test_repeated_names_are_listed_once_where_they_come_first() -> None:
 
 
 @pytest.mark.parametrize("exercise", ["slips", "circles"])
-def test_outputs_that_slipped_are_gone_on_with_rightly(exercise: str) -> None:
-    rng, slipped, whole = random.Random(4), 0, 0
+def test_corrupted_outputs_continue_correctly(exercise: str) -> None:
+    rng, corrupted, whole = random.Random(4), 0, 0
     for _ in range(600):
         example = EXERCISES[exercise](SOURCES, rng)
-        slipped += bool(example.given)
+        corrupted += bool(example.given)
         right = learned(example)
         for part in example.completion.split("\n\n"):
             numbers = [int(number) for number in re.findall(r"^\d+(?=\. )", part, re.MULTILINE)]
-            assert numbers == [*range(1, len(numbers) + 1)], "what slipped has its number too"
+            assert numbers == [*range(1, len(numbers) + 1)], "errors are numbered too"
         names = [line.split("] ", 1)[1] for line in right.split("\n") if re.match(r"\d+\. \[", line)]
         triples = re.findall(r"^\d+\. (.+?) --\[.+?\]--> (.+)$", right, re.MULTILINE)
         assert len({name.casefold() for name in names}) == len(names)
@@ -193,11 +193,11 @@ def test_outputs_that_slipped_are_gone_on_with_rightly(exercise: str) -> None:
             whole += 1
             drugs, symptoms = (re.findall(rf"\[{kind}\] (.+)", right) for kind in ("Drug", "Symptom"))
             assert triples == [(drug, symptom) for drug in drugs for symptom in symptoms], "as in the documents above"
-    assert slipped > 500
+    assert corrupted > 500
     assert whole > 200
 
 
-def test_circles_go_round_more_than_one_item_and_cut_names_off() -> None:
+def test_circles_repeat_several_items_in_turn_and_cut_names_off() -> None:
     def wrong_relations(exercise: str) -> tuple[int, int]:
         rng, rounds, cut = random.Random(6), 0, 0
         for _ in range(400):
@@ -218,7 +218,7 @@ def test_circles_go_round_more_than_one_item_and_cut_names_off() -> None:
     assert wrong_relations("slips")[1] == 0
 
 
-def test_names_that_are_glued_are_listed_without_what_touches_them() -> None:
+def test_names_with_affixes_are_listed_without_them() -> None:
     rng, touched, mentions = random.Random(7), 0, 0
     for _ in range(300):
         example = EXERCISES["glued"](SOURCES, rng)
@@ -232,7 +232,7 @@ def test_names_that_are_glued_are_listed_without_what_touches_them() -> None:
     assert 0.6 < touched / mentions < 0.8
 
 
-def test_what_slipped_is_read_but_not_learned(tokenizer: Any) -> None:
+def test_errors_in_an_output_are_read_but_not_learned(tokenizer: Any) -> None:
     encode, rng, lines = encoder(tokenizer, 4096), random.Random(4), 0
     for _ in range(200):
         example = EXERCISES["slips"](SOURCES, rng)
@@ -246,12 +246,12 @@ def test_what_slipped_is_read_but_not_learned(tokenizer: Any) -> None:
         if all(begin == 0 or "\n" in example.completion[begin - 1 : begin + 1] for begin, _ in example.given):
             lines += bool(example.given)
             assert text == learned(example) + tokenizer.eos_token
-        else:  # pieces inside a name may cut a token, which is then not learned either
+        else:  # a repetition inside a name may end within a token, which is then not learned either
             assert len(text) <= len(learned(example) + tokenizer.eos_token)
     assert lines > 60
 
 
-def test_odd_names_repeat_their_pieces() -> None:
+def test_odd_names_repeat_their_parts() -> None:
     rng = random.Random(3)
     names = [
         example.completion.split("] ", 1)[1].split("\n")[0]
@@ -263,7 +263,7 @@ def test_odd_names_repeat_their_pieces() -> None:
     assert sum(bool(re.search(r"[\dA-Z]", name)) for name in names) > 150
 
 
-def test_hard_spans_hold_words_that_stand_elsewhere_too() -> None:
+def test_hard_spans_contain_words_that_the_text_repeats() -> None:
     text = "The dose of the first drug and the dose of the second drug rose, while pulse and pressure fell slowly."
     sources = Sources([], [], [text])
 
@@ -314,7 +314,7 @@ def tokenizer(tokenizer_folder: Path) -> Any:
 
 
 @given(text=st.text(max_size=80).filter(lambda t: not any(0xD800 <= ord(c) < 0xE000 for c in t)))
-def test_the_tokenizer_gives_every_text_back(tokenizer: Any, text: str) -> None:
+def test_the_tokenizer_reproduces_every_text(tokenizer: Any, text: str) -> None:
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
 
 
@@ -344,7 +344,7 @@ def changed(params: Any, **values: Any) -> Any:
     return type(params)(**{**params.model_dump(), **values})
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(tokenizer_folder: Path, tmp_path: Path) -> None:
+def test_resuming_a_killed_run_yields_the_same_weights(tokenizer_folder: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
 
@@ -356,38 +356,38 @@ def test_a_killed_run_goes_on_to_the_same_weights(tokenizer_folder: Path, tmp_pa
     one, two = (load_file(tmp_path / name / "base/model.safetensors") for name in ("straight", "killed"))
     assert all((one[name] == two[name]).all() for name in one)
     assert _train(tmp_path / "killed", tokenizer_folder)["steps"] == straight["steps"], (
-        "a finished run is not prolonged"
+        "a finished run does not continue"
     )
     assert straight["history"][-1]["loss"] < straight["history"][0]["loss"]
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "straight/base").config.tie_word_embeddings
 
 
-def test_a_run_killed_while_it_replaced_its_checkpoint_goes_on(tokenizer_folder: Path, tmp_path: Path) -> None:
+def test_a_run_killed_while_it_replaced_its_checkpoint_resumes(tokenizer_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         _train(tmp_path, tokenizer_folder, stop_at=5)
     (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old")
-    _train(tmp_path, tokenizer_folder, stop_at=1)  # would stop a run that began anew
+    _train(tmp_path, tokenizer_folder, stop_at=1)  # would stop a run that started again
 
 
-def test_a_checkpoint_of_other_settings_is_not_continued(tokenizer_folder: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_settings_is_refused(tokenizer_folder: Path, tmp_path: Path) -> None:
     _train(tmp_path, tokenizer_folder)
     with pytest.raises(BackendError, match="another schedule"):
         _train(tmp_path, tokenizer_folder, schedule=changed(SCHEDULE, learning_rate=0.01))
 
 
-def test_a_checkpoint_of_another_architecture_is_not_continued(tokenizer_folder: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_architecture_is_refused(tokenizer_folder: Path, tmp_path: Path) -> None:
     first = _train(tmp_path, tokenizer_folder)
     for change in ({"context": 256}, {"layers": 3}, {"vocabulary": 700}):
         with pytest.raises(BackendError, match="another architecture"):
             _train(tmp_path, tokenizer_folder, shape=changed(SHAPE, **change))
     progress = tmp_path / "checkpoint/progress.json"
     saved = json.loads(progress.read_text())
-    del saved["settings"]["architecture"]  # as in checkpoints from before it was noted
+    del saved["settings"]["architecture"]  # as in older checkpoints
     progress.write_text(json.dumps(saved))
     assert _train(tmp_path, tokenizer_folder)["steps"] == first["steps"]
 
 
-def test_a_finished_run_is_prolonged_by_a_phase_that_restarts_the_rates(tokenizer_folder: Path, tmp_path: Path) -> None:
+def test_a_phase_that_restarts_the_rates_extends_a_finished_run(tokenizer_folder: Path, tmp_path: Path) -> None:
     first = _train(tmp_path, tokenizer_folder)
     longer = changed(SCHEDULE, tokens=SCHEDULE.tokens * 2)
     before = tuple(changed(phase, until=phase.until / 2) for phase in PHASES)
@@ -402,7 +402,7 @@ def test_a_finished_run_is_prolonged_by_a_phase_that_restarts_the_rates(tokenize
     assert 0.3 * SCHEDULE.learning_rate < rates[0] < 0.5 * SCHEDULE.learning_rate
 
 
-def test_the_base_is_the_mean_of_the_last_ends(tokenizer_folder: Path, tmp_path: Path) -> None:
+def test_the_base_is_the_mean_of_the_last_annealed_weights(tokenizer_folder: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     before = tuple(changed(phase, until=phase.until / 3) for phase in PHASES)
@@ -416,7 +416,7 @@ def test_the_base_is_the_mean_of_the_last_ends(tokenizer_folder: Path, tmp_path:
     base = load_file(tmp_path / "one/base/model.safetensors")
     assert all((base[name] == ((ends[1][name] + ends[2][name]) / 2).bfloat16()).all() for name in base)
     assert any((ends[0][name] != ends[1][name]).any() for name in base)
-    _train(tmp_path / "one", tokenizer_folder, SCHEDULE, phases)  # nothing to train: another mean of the same run
+    _train(tmp_path / "one", tokenizer_folder, SCHEDULE, phases)  # nothing to train: the same run without averaging
     last = load_file(tmp_path / "one/base/model.safetensors")
     assert all((last[name] == ends[2][name].bfloat16()).all() for name in last)
     (tmp_path / "one/ends/2.safetensors").unlink()
@@ -424,13 +424,13 @@ def test_the_base_is_the_mean_of_the_last_ends(tokenizer_folder: Path, tmp_path:
         _train(tmp_path / "one", tokenizer_folder, mean, phases)
     longer = tuple(changed(phase, until=phase.until / 2) for phase in phases)
     added = (*longer, changed(PHASES[-1], until=1.0, restart=0.5))
-    with pytest.raises(BackendError, match="end of phase 3 are missing"):  # and not after the tokens that are added
+    with pytest.raises(BackendError, match="end of phase 3 are missing"):  # before the added tokens are trained on
         _train(tmp_path / "one", tokenizer_folder, changed(mean, tokens=2 * mean.tokens, average=3), added, stop_at=1)
     with pytest.raises(ValidationError, match=r"schedule\.average: the rates fall to zero 1 times, not 2"):
         PretrainingParams(experiment="x", schedule=ScheduleParams(average=2))
 
 
-def test_decisions_are_names_types_and_ends() -> None:
+def test_decisions_are_names_types_and_ends_of_lists() -> None:
     output = "### Entities:\n1. [Drug] acid\n2. [Symptom] dry mouth\n\n### Relations:\n1. acid --[causes]--> dry mouth"
     marked = "".join("|" * (place in decisions(output)) + letter for place, letter in enumerate(output))
     assert marked == (
@@ -453,12 +453,12 @@ def test_the_starting_weights_copy(tokenizer: Any) -> None:
     once = torch.randint(10, 600, (8, 60), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         guesses = model(torch.cat([once, once], dim=1)).logits.argmax(-1)
-    # where the second copy runs, the next token is the one that followed before
+    # in the second copy, the next token is the one that followed in the first
     assert (guesses[:, 60:-1] == once[:, 1:]).float().mean() > 0.85
     assert (guesses[:, :59] == once[:, 1:]).float().mean() < 0.05
 
 
-def test_shapes_that_cannot_begin_with_copying_are_refused(tokenizer: Any) -> None:
+def test_shapes_without_room_for_copy_heads_are_refused(tokenizer: Any) -> None:
     for shape in ({"layers": 1}, {"heads": 2}, {"heads": 16}):
         with pytest.raises(ValidationError, match=r"layers|heads"):
             ArchitectureParams(hidden=64, **shape)
@@ -466,19 +466,19 @@ def test_shapes_that_cannot_begin_with_copying_are_refused(tokenizer: Any) -> No
     assert new_model(least, tokenizer, seed=1)
 
 
-def test_the_closing_test_passes_over_what_exceeds_the_context() -> None:
+def test_probes_skip_examples_that_exceed_the_context() -> None:
     from odin_slm.models.base_model import BaseModel
     from odin_slm.pretraining.probes import probe_base
 
     base = BaseModel("odin-nano", Path(__file__).parents[2] / "data/06_models/odin-nano")
-    table = " ".join(f"Row {number} 12.5 mg aspirin;" for number in range(400))  # no end of a sentence
+    table = " ".join(f"Row {number} 12.5 mg aspirin;" for number in range(400))  # a single sentence
     some = Sources(SOURCES.documents, [], [*SOURCES.paragraphs, table])
     assert probe_base(base, some, kinds={"copy_one": 12}, seed=1)["copy_one"]["examples"] == 12
     none = Sources([], [], [table])
     assert probe_base(base, none, kinds={"copy_one": 1}, seed=1)["copy_one"]["examples"] == 0
 
 
-def test_workers_share_a_batch_and_find_the_gradient_of_the_whole(tokenizer: Any) -> None:
+def test_data_parallelism_yields_the_gradient_of_the_whole_batch(tokenizer: Any) -> None:
     import torch
 
     from odin_slm.pretraining.muon import Muon
@@ -490,27 +490,27 @@ def test_workers_share_a_batch_and_find_the_gradient_of_the_whole(tokenizer: Any
     found = []
     for number in (1, 3):
         model = new_model(SHAPE, tokenizer, seed=1)
-        workers = DataParallel(model, number)
-        loss = workers.backward(lambda m, i, s: weighted_loss(m, i, s, count), ids, scored)
+        parallel = DataParallel(model, number)
+        loss = parallel.backward(lambda m, i, s: weighted_loss(m, i, s, count), ids, scored)
         gradients = [p.grad.clone() for p in model.parameters()]
         matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-        Muon(matrices, lr=0.1, pool=workers.pool).step()
-        losses = workers.evaluate(
+        Muon(matrices, lr=0.1, pool=parallel.pool).step()
+        losses = parallel.evaluate(
             lambda m, share: weighted_loss(m, *share).item(), [(ids[:n], scored[:n]) for n in (2, 4, 5)]
         )
-        workers.close()
+        parallel.close()
         found.append((loss, gradients, [p.detach().clone() for p in matrices], losses))
     (one, one_gradients, one_weights, one_losses), (many, many_gradients, many_weights, many_losses) = found
     torch.testing.assert_close(many, one)
     torch.testing.assert_close(many_gradients, one_gradients, atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(many_weights, one_weights, atol=2e-3, rtol=1e-2)
     assert many_losses == pytest.approx(one_losses, rel=1e-3)
-    # replicas follow the weights: the loss after the step is another one
+    # replicas share the weights: the step changed their loss
     assert one_losses[-1] != pytest.approx(float(one), rel=1e-4)
 
 
 def test_the_pipeline_makes_a_base_with_its_card(project: Path, run: Any, tmp_path: Path) -> None:
-    """The environment ``test`` whole: tokenizer, two phases, closing test, card."""
+    """The whole pipeline in the environment ``test``: tokenizer, two phases, probes, card."""
     text = tmp_path / "texts"
     text.mkdir()
     (text / "plain.txt").write_text(

@@ -1,4 +1,4 @@
-"""Training in processes of its own: two CPU processes follow the one, errors come back, none is left behind."""
+"""Training in separate processes: two CPU processes match one, errors are passed on, no process is left behind."""
 
 import os
 import subprocess
@@ -31,7 +31,7 @@ def figures(state: dict[str, Any], key: str) -> list[float]:
     return [entry[key] for entry in state["history"] if key in entry]
 
 
-def test_two_processes_stopped_and_resumed_follow_one_with_twice_the_accumulation(
+def test_two_processes_killed_and_resumed_match_one_with_twice_the_accumulation(
     base: BaseModel, tmp_path: Path
 ) -> None:
     import torch
@@ -69,14 +69,14 @@ def children() -> list[str]:
     return [line for line in listed.splitlines() if line.split(None, 1)[0] == str(os.getpid())]
 
 
-def test_an_error_of_a_process_is_the_runs(base: BaseModel, tmp_path: Path) -> None:
+def test_an_error_in_a_process_is_raised_by_the_run(base: BaseModel, tmp_path: Path) -> None:
     short = PARAMS.model_copy(update={"max_seq_length": 64})
     with pytest.raises(RecordTooLongError, match=r"max_seq_length.*exceed 64 tokens") as caught:
         launch(base, records(2), records(2), tmp_path, short, lambda *_: None, "transformers")
     assert caught.value.fix
 
 
-def test_what_the_launcher_cannot_do_is_said(base: BaseModel, tmp_path: Path) -> None:
+def test_impossible_launcher_settings_are_refused(base: BaseModel, tmp_path: Path) -> None:
     missing = TWO.model_copy(update={"accelerate_config": tmp_path / "none.yaml"})
     with pytest.raises(BackendError, match=r"does not exist") as caught:
         train_lora(base, records(2), records(2), tmp_path, missing, lambda *_: None)

@@ -1,4 +1,4 @@
-"""Packing: examples that share a row train as if they stood alone, and a model that would mix them is refused."""
+"""Packing: examples that share a row train as if they were alone, and a model that mixes them is refused."""
 
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def loss_and_gradients(base: BaseModel, attention: str, inputs: dict[str, Any]) 
     model = load_model(base, attn_implementation=attention).train()
     for parameter in model.parameters():
         if parameter.ndim == 2:
-            parameter.data *= 4  # fresh weights are so small that what stands before a token hardly matters
+            parameter.data *= 4  # new weights are so small that the context of a token hardly matters
     add_fused_lm_head(model, outputs=("log_probs",))
     output = model(**inputs, use_cache=False, fused_lm_head=True)
     loss = -output.log_probs.sum() / output.label_mask.sum()
@@ -76,7 +76,7 @@ def test_packed_rows_have_the_loss_and_the_gradients_of_padded_ones(
     for name, gradient in gradients.items():
         torch.testing.assert_close(packed_gradients[name], gradient, rtol=1e-3, atol=1e-5)
 
-    # the same rows with positions that run on: nothing tells the examples apart, and this test would see it
+    # with continuous positions nothing separates the examples, and this test detects it
     width = packed["position_ids"].shape[1]
     mixing = packed | {"position_ids": torch.arange(width).expand_as(packed["position_ids"])}
     mixed, mixed_gradients = loss_and_gradients(base, attention, mixing)
@@ -85,7 +85,7 @@ def test_packed_rows_have_the_loss_and_the_gradients_of_padded_ones(
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_training_packed_takes_the_course_of_training_padded(
+def test_packed_training_matches_padded_training(
     base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
     import torch
@@ -115,7 +115,7 @@ def test_auto_packs_where_rows_would_be_padded(
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     short = PARAMS.model_copy(update={"max_steps": 2, "evaluations": 1})
     shared = train_lora(base, varied(8), varied(2), tmp_path, short, lambda *_: None)[1]
-    assert shared["packing"] is False  # groups of like length are dealt to two threads
+    assert shared["packing"] is False  # two threads compute groups of similar length
     dropping = short.model_copy(update={"lora": LoraParams(r=4, dropout=0.1)})
     assert train_lora(base, varied(8), varied(2), tmp_path, dropping, lambda *_: None)[1]["packing"] is True
     noisy = short.model_copy(update={"neftune_noise_alpha": 5.0})
@@ -132,7 +132,7 @@ def test_other_architectures_keep_examples_apart(kind: str, tiny_base: Path, tmp
 
 
 def mixing_attention(module: Any, query: Any, key: Any, value: Any, _mask: Any, **_: Any) -> tuple[Any, None]:
-    """Causal attention that knows of no mask, as a kernel without variable lengths does."""
+    """Causal attention that ignores masks, like a kernel without variable lengths."""
     import torch
 
     output = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
@@ -157,7 +157,7 @@ def of_state_space(base: BaseModel) -> Any:
 
 
 @pytest.mark.parametrize("mixing", [of_mixing_attention, of_state_space])
-def test_a_model_that_would_mix_examples_is_refused(base: BaseModel, mixing: Any) -> None:
+def test_a_model_that_mixes_examples_is_refused(base: BaseModel, mixing: Any) -> None:
     model, rows = mixing(base), tokenise(load_tokenizer(base), varied(2), 400)
     with pytest.raises(BackendError, match=r"training\.packing: (llama|mamba) with .* attention mixes") as caught:
         packs(model, rows, PARAMS.model_copy(update={"packing": True}), "transformers")
@@ -177,7 +177,7 @@ def test_a_refusal_ends_the_run_before_the_first_step(
 
 
 @given(lengths=st.lists(st.integers(1, 600), min_size=1, max_size=40), capacity=st.integers(1, 1000))
-def test_every_example_lies_in_one_row_and_no_two_rows_fit_into_one(lengths: list[int], capacity: int) -> None:
+def test_every_example_is_in_one_row_and_no_two_rows_could_be_joined(lengths: list[int], capacity: int) -> None:
     bins = best_fit_decreasing(lengths, capacity)
     assert sorted(row for members in bins for row in members) == list(range(len(lengths)))
     filled = [sum(lengths[row] for row in members) for members in bins]

@@ -1,4 +1,4 @@
-"""Sweeps: every combination is trained in a run of its own, the best becomes an environment that runs."""
+"""Sweeps: every combination is trained in its own run, and the best becomes an environment that runs."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ def base(tiny_base: Path) -> BaseModel:
     return BaseModel("tiny", tiny_base)
 
 
-def test_every_combination_is_trained_and_a_stopped_sweep_goes_on(base: BaseModel, tmp_path: Path) -> None:
+def test_every_combination_is_trained_and_a_stopped_sweep_resumes(base: BaseModel, tmp_path: Path) -> None:
     seen: list[dict[str, Any]] = []
 
     def watch(number: int, values: dict[str, Any]) -> Any:
@@ -55,7 +55,7 @@ def test_every_combination_is_trained_and_a_stopped_sweep_goes_on(base: BaseMode
     assert not list(tmp_path.glob("trial-*"))
 
 
-def test_other_contents_or_another_base_make_another_sweep(
+def test_other_records_or_another_base_start_a_new_sweep(
     base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = 0
@@ -99,7 +99,7 @@ def test_optuna_draws_from_ranges(base: BaseModel, tmp_path: Path) -> None:
         assert trial["values"]["lora.r"] in (2, 3, 4, 5)
 
 
-def test_a_sweep_of_which_every_trial_fails_says_why(base: BaseModel, tmp_path: Path) -> None:
+def test_a_sweep_whose_trials_all_fail_gives_the_reason(base: BaseModel, tmp_path: Path) -> None:
     params = SweepParams(experiment="tiny", space={"load_in_4bit": (True,)})
     with pytest.raises(BackendError, match=r"sweep.space.*all 1 trials failed.*4-bit loading needs a CUDA device"):
         sweep(base, records(4), records(2), tmp_path, TRAINING, params, unwatched)
@@ -116,11 +116,11 @@ def test_a_sweep_of_which_every_trial_fails_says_why(base: BaseModel, tmp_path: 
         ({"space": {"learning_rate": [0.1]}, "search": "tpe"}, "needs a number of trials"),
         ({"space": {}}, "space"),
         ({"space": {"lora.r": [4], "learning_rate": []}}, "no values to draw for learning_rate"),
-        # drawn, most of them would be no whole numbers
+        # most draws would not be whole numbers
         ({"space": {"lora.r": {"low": 8, "high": 32}}, "search": "tpe", "trials": 1}, r"lora\.r\n.*valid integer"),
     ],
 )
-def test_a_space_that_is_none_is_refused(values: dict[str, Any], message: str) -> None:
+def test_an_invalid_space_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         SweepParams(experiment="tiny", **values)
 

@@ -72,12 +72,12 @@ def test_a_wrong_mask_stops_the_run(base: BaseModel) -> None:
         check_mask(tokenizer, records(1), rows)
 
 
-def test_nothing_is_cut(base: BaseModel) -> None:
+def test_nothing_is_truncated(base: BaseModel) -> None:
     with pytest.raises(RecordTooLongError, match=r"max_seq_length.*2 of 2 records exceed 20 tokens: ade-0, ade-1"):
         tokenise(load_tokenizer(base), records(2), 20)
 
 
-def test_the_loss_without_triton_has_the_gradients_of_the_models_own(base: BaseModel) -> None:
+def test_the_loss_without_triton_has_the_gradients_of_the_models_own_loss(base: BaseModel) -> None:
     import torch
     from trl.trainer.utils import add_fused_lm_head
 
@@ -105,7 +105,7 @@ def test_the_loss_without_triton_has_the_gradients_of_the_models_own(base: BaseM
         torch.testing.assert_close(our_gradients[name], gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_training_learns_keeps_the_best_and_is_the_same_twice(base: BaseModel, tmp_path: Path) -> None:
+def test_training_learns_keeps_the_best_checkpoint_and_is_reproducible(base: BaseModel, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     logged: list[int] = []
@@ -125,7 +125,7 @@ def test_training_learns_keeps_the_best_and_is_the_same_twice(base: BaseModel, t
     assert any(value.abs().max() > 0 for name, value in first.items() if "lora_B" in name)
 
 
-def test_examples_shared_among_threads_train_as_trl_does(
+def test_data_parallel_steps_train_as_trl_does(
     base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
@@ -154,13 +154,13 @@ def test_examples_shared_among_threads_train_as_trl_does(
 
 @given(
     lengths=st.lists(st.integers(1, 600), min_size=1, max_size=40),
-    workers=st.integers(1, 4),
+    replicas=st.integers(1, 4),
     tokens=st.integers(1, 1000),
 )
-def test_every_row_of_a_batch_is_computed_once(lengths: list[int], workers: int, tokens: int) -> None:
-    shares = share_rows(lengths, workers, tokens)
+def test_every_row_of_a_batch_is_computed_once(lengths: list[int], replicas: int, tokens: int) -> None:
+    shares = share_rows(lengths, replicas, tokens)
     groups = [group for share in shares for group in share]
-    assert len(shares) == workers
+    assert len(shares) == replicas
     assert sorted(row for group in groups for row in group) == list(range(len(lengths)))
     for group in groups:
         longest = max(lengths[row] for row in group)
@@ -179,7 +179,7 @@ def test_groups_of_similar_length_hold_less_padding_than_the_batch() -> None:
 
 @pytest.fixture(scope="module")
 def straight(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A run that nothing stopped: 8 steps, checkpoints after 2, 4, 6 and 8."""
+    """An uninterrupted run: 8 steps, checkpoints after 2, 4, 6 and 8."""
     return train_lora(base, records(8), records(4, 100), tmp_path_factory.mktemp("straight"), SHORT, lambda *_: None)
 
 
@@ -187,7 +187,7 @@ SHORT = PARAMS.model_copy(update={"evaluations": 4})
 
 
 class Killed(BaseException):
-    """As a signal: nothing below catches it."""
+    """Like a signal: no code under test catches it."""
 
 
 def stopped_at(step: int, base: BaseModel, work: Path) -> None:
@@ -200,7 +200,7 @@ def stopped_at(step: int, base: BaseModel, work: Path) -> None:
 
 
 @pytest.mark.parametrize("step", [1, 3, 5, 7])
-def test_a_run_that_was_killed_ends_in_the_same_adapter(
+def test_resuming_a_killed_run_yields_a_bit_identical_adapter(
     base: BaseModel, tmp_path: Path, straight: tuple[Path, dict[str, Any]], step: int
 ) -> None:
     from safetensors.torch import load_file
@@ -218,7 +218,7 @@ def test_a_run_that_was_killed_ends_in_the_same_adapter(
     assert losses(state) == losses(straight[1])
 
 
-def test_a_checkpoint_that_was_cut_is_set_aside(
+def test_an_incomplete_checkpoint_is_set_aside(
     base: BaseModel, tmp_path: Path, straight: tuple[Path, dict[str, Any]]
 ) -> None:
     from safetensors.torch import load_file
@@ -233,7 +233,7 @@ def test_a_checkpoint_that_was_cut_is_set_aside(
     assert all((one[name] == two[name]).all() for name in one)
 
 
-def test_a_run_that_is_cut_twice_at_one_checkpoint_goes_on(tmp_path: Path) -> None:
+def test_a_run_killed_twice_at_the_same_checkpoint_resumes(tmp_path: Path) -> None:
     from odin_slm.training import checkpoints
 
     checkpoints.prepare(tmp_path, "job", {}, resume=False)
@@ -250,7 +250,7 @@ def test_a_run_that_is_cut_twice_at_one_checkpoint_goes_on(tmp_path: Path) -> No
         assert [file.name for file in (tmp_path / "checkpoints/incomplete-checkpoint-4").iterdir()] == [attempt]
 
 
-def test_checkpoints_of_another_run_are_not_continued(base: BaseModel, tmp_path: Path) -> None:
+def test_checkpoints_of_another_run_are_refused(base: BaseModel, tmp_path: Path) -> None:
     stopped_at(3, base, tmp_path)
     for other, data in (({"learning_rate": 0.02}, records(8)), ({}, records(8, 50))):
         wrong = SHORT.model_copy(update={"resume": True, **other})
@@ -258,9 +258,9 @@ def test_checkpoints_of_another_run_are_not_continued(base: BaseModel, tmp_path:
             train_lora(base, data, records(4, 100), tmp_path, wrong, lambda *_: None)
 
 
-def test_checkpoints_of_a_base_that_was_trained_anew_are_not_continued(base: BaseModel, tmp_path: Path) -> None:
+def test_checkpoints_of_a_retrained_base_are_refused(base: BaseModel, tmp_path: Path) -> None:
     stopped_at(3, base, tmp_path / "work")
-    folder = Path(shutil.copytree(base.path or "", tmp_path / "anew"))
+    folder = Path(shutil.copytree(base.path or "", tmp_path / "retrained"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 2e-6}))
     resumed = SHORT.model_copy(update={"resume": True})
@@ -270,7 +270,7 @@ def test_checkpoints_of_a_base_that_was_trained_anew_are_not_continued(base: Bas
         )
 
 
-def test_dora_and_noise_are_switches(base: BaseModel, tmp_path: Path) -> None:
+def test_dora_and_noise_take_effect(base: BaseModel, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     short = PARAMS.model_copy(update={"max_steps": 2, "evaluations": 1})
@@ -297,13 +297,13 @@ def test_the_adapter_changes_the_output(base: BaseModel, tmp_path: Path) -> None
     assert not torch.allclose(plain, tuned, atol=1e-3)
 
 
-def test_steps() -> None:
+def test_total_steps() -> None:
     assert total_steps(100, TrainingParams(batch_size=16, epochs=2)) == 14
     assert total_steps(100, TrainingParams(batch_size=16, epochs=2, gradient_accumulation_steps=4)) == 4
     assert total_steps(100, TrainingParams(batch_size=16, epochs=2, max_steps=5)) == 5
 
 
-def test_what_the_machine_or_the_base_lacks_is_named(base: BaseModel, tmp_path: Path) -> None:
+def test_missing_target_modules_are_named(base: BaseModel, tmp_path: Path) -> None:
     wrong = TrainingParams(lora=LoraParams(target_modules=("q_proj", "c_attn")))
     with pytest.raises(BackendError, match=r"no module c_attn.*down_proj"):
         train_lora(base, records(4), records(2), tmp_path, wrong, lambda *_: None)
@@ -343,7 +343,7 @@ def _truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
 
 
-def test_the_state_tells_how_it_went(base: BaseModel, tmp_path: Path) -> None:
+def test_the_state_describes_the_training(base: BaseModel, tmp_path: Path) -> None:
     import torch
 
     adapter, state = train_lora(base, records(24), records(4, 100), tmp_path, PARAMS, lambda *_: None)
@@ -370,7 +370,7 @@ def test_the_state_tells_how_it_went(base: BaseModel, tmp_path: Path) -> None:
     assert (state["backend"], state["processes"], state["stopped_early"]) == ("transformers", 1, False)
 
 
-def test_a_second_training_does_not_touch_the_folder_of_the_first(base: BaseModel, tmp_path: Path) -> None:
+def test_a_second_training_in_the_same_folder_is_refused(base: BaseModel, tmp_path: Path) -> None:
     refused: list[str] = []
 
     def meanwhile(step: int, _: dict[str, float]) -> None:
@@ -379,7 +379,7 @@ def test_a_second_training_does_not_touch_the_folder_of_the_first(base: BaseMode
                 train_lora(base, records(8), records(4, 100), tmp_path / "work", params, lambda *_: None)
             refused.append(caught.value.where)
 
-    # the first step is the best one: its checkpoint is what a second training would have emptied the folder of
+    # the first step is the best: a second training would delete its checkpoint
     update: dict[str, Any] = {"max_steps": 3, "evaluations": 3, "warmup_steps": 0, "scheduler": "constant"}
     params = PARAMS.model_copy(update={**update, "learning_rate": 1e3, "generation_samples": 0})
     disturbed, state = train_lora(base, records(8), records(4, 100), tmp_path / "work", params, meanwhile)
@@ -399,14 +399,14 @@ def test_a_run_that_diverged_after_its_best_checkpoint_can_be_stored(
     _, state = train_lora(base, records(8), records(4, 100), tmp_path / "work", params, lambda *_: None)
     assert json.loads(canonical_json(state))["best_step"] == 1
     scored = [entry["step"] for entry in state["history"] if "eval_loss" in entry]
-    assert scored == [1], "the later losses are no numbers"
-    # the entropy of some machines is no number either
+    assert scored == [1], "the later losses are not finite"
+    # on some machines the entropy is not finite either
     assert re.search(
         r"Not finite at 4 of 6 log lines: (entropy, )?(eval_entropy, )?eval_loss, grad_norm\.", caplog.text
     )
 
 
-def test_samples_do_not_change_the_course(
+def test_samples_do_not_change_the_result(
     base: BaseModel, tmp_path: Path, straight: tuple[Path, dict[str, Any]]
 ) -> None:
     from safetensors.torch import load_file
@@ -473,7 +473,7 @@ def test_parameters_that_contradict_each_other_are_refused(wrong: dict[str, Any]
         TrainingParams(**wrong)
 
 
-def test_every_parameter_is_set_with_its_default_and_a_word_on_it() -> None:
+def test_every_parameter_is_set_to_its_default_and_explained() -> None:
     text = (ROOT / "conf/base/parameters_training.yml").read_text(encoding="utf-8")
     shipped = yaml.safe_load(text)["training"]
     assert TrainingParams.model_validate(shipped | {"seed": 42}) == TrainingParams()
@@ -484,7 +484,7 @@ def test_every_parameter_is_set_with_its_default_and_a_word_on_it() -> None:
 
 
 def smaller_memory(rows: int, used: list[int]) -> Any:
-    """Make steps of more rows run out of memory, as a device does: with its error, in the middle of a step."""
+    """Make steps with more rows run out of memory: they raise the device's error in the middle of a step."""
     import torch
 
     from odin_slm.training.data_parallel_steps import with_data_parallel
@@ -502,7 +502,7 @@ def smaller_memory(rows: int, used: list[int]) -> Any:
     return trainer_class
 
 
-def test_out_of_memory_halves_the_batch_once_and_keeps_the_course(
+def test_out_of_memory_halves_the_batch_once_and_keeps_the_losses(
     base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, straight: tuple[Path, dict[str, Any]]
 ) -> None:
     from odin_slm.training import lora as training

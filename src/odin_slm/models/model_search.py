@@ -165,13 +165,11 @@ def download(hub: Hub, repo_id: str, revision: str = "main") -> Path:
 
 
 def memory_of_this_machine() -> tuple[int, str]:
-    """Return bytes and name of the memory in which models are trained: the GPU's, or else the main memory."""
-    import psutil
-    import torch
+    """Return bytes and name of the memory in which models are trained; see :func:`preflight.this_machine`."""
+    from odin_slm.models.preflight import this_machine
 
-    if torch.cuda.is_available():
-        return int(torch.cuda.get_device_properties(0).total_memory), torch.cuda.get_device_name(0)
-    return int(psutil.virtual_memory().total), "this machine"
+    machine = this_machine()
+    return machine.total, machine.name
 
 
 def default_cache() -> Path:

@@ -130,17 +130,9 @@ def train_here(
     mean_tokens = sum(len(row["input_ids"]) for row in train_rows) / len(train_rows)
     step_tokens = mean_tokens * int(params.batch_size) * params.gradient_accumulation_steps * processes
     arguments = _arguments(params, work, steps)
-    if arguments.process_index == 0:
-        digest = checkpoints.digest_of(base, params, [train_rows, validation_rows], processes)
-        split = {key: getattr(params, key) for key in ("batch_size", "gradient_accumulation_steps")}
-        checkpoints.prepare(work, digest, split, resume=params.resume)
-    arguments.distributed_state.wait_for_everyone()
-    checkpoint = checkpoints.newest(work)
-    if checkpoint:
-        logger.info("Resuming from %s.", checkpoint.name)
-    watching = callbacks(
-        params, Progress(steps, step_tokens, on_log), tokenizer, validation[: params.generation_samples], backend
-    )
+    checkpoint = _resume_point(work, base, params, arguments, [train_rows, validation_rows], processes)
+    progress = Progress(steps, step_tokens, on_log)
+    watching = callbacks(params, progress, tokenizer, validation[: params.generation_samples], backend)
     begin = time.monotonic()
     reason: str | None = None
     try:
@@ -154,18 +146,16 @@ def train_here(
     seconds = time.monotonic() - begin
     canary = _check_canary(trainer.model, validation_rows[0])
     adapter = save_adapter(trainer, tokenizer, base, work / "adapter")
-    course = _course(trainer, params, steps, checkpoint)
-    tokens = round(step_tokens * (course["steps"] - (course["resumed_from_step"] or 0)))
+    outcome = _outcome(trainer, params, steps, checkpoint)
+    tokens = round(step_tokens * (outcome["steps"] - (outcome["resumed_from_step"] or 0)))
     return adapter, {
-        **course,
+        **outcome,
         "canary": {"record": validation[0]["id"], "largest_change": canary},
         "train_records": len(train_rows),
         "validation_records": len(validation_rows),
         "seconds": round(seconds, 1),
         "tokens": tokens,
         "tokens_per_second": round(tokens / seconds, 1),
-        "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
-        "all_parameters": sum(p.numel() for p in trainer.model.parameters()),
         "base_model": base.source,
         "backend": backend,
         "processes": processes,
@@ -179,6 +169,21 @@ def _sampled(validation: Sequence[Record], params: TrainingParams) -> list[Recor
     if params.validation_samples and len(records) > params.validation_samples:
         return random.Random(params.seed).sample(records, params.validation_samples)
     return records
+
+
+def _resume_point(
+    work: Path, base: BaseModel, params: TrainingParams, arguments: Any, rows: list[Any], processes: int
+) -> Path | None:
+    """Prepare the folder, in the first process; return the checkpoint to resume from, if there is one."""
+    if arguments.process_index == 0:
+        digest = checkpoints.digest_of(base, params, rows, processes)
+        split = {key: getattr(params, key) for key in ("batch_size", "gradient_accumulation_steps")}
+        checkpoints.prepare(work, digest, split, resume=params.resume)
+    arguments.distributed_state.wait_for_everyone()
+    checkpoint = checkpoints.newest(work)
+    if checkpoint:
+        logger.info("Resuming from %s.", checkpoint.name)
+    return checkpoint
 
 
 def _fit(
@@ -238,8 +243,8 @@ def _memory_error(reason: str, params: TrainingParams) -> DeviceMemoryError:
     )
 
 
-def _course(trainer: Any, params: TrainingParams, steps: int, checkpoint: Path | None) -> dict[str, Any]:
-    """Return how the training went: history, samples, steps, and which step's adapter was kept.
+def _outcome(trainer: Any, params: TrainingParams, steps: int, checkpoint: Path | None) -> dict[str, Any]:
+    """Return the outcome of a training: history, samples, steps, the step whose adapter was kept, and sizes.
 
     Raises:
         BackendError: The validation loss was never finite.
@@ -260,6 +265,8 @@ def _course(trainer: Any, params: TrainingParams, steps: int, checkpoint: Path |
         "resumed_from_step": checkpoints.step_of(checkpoint) if checkpoint else None,
         "best_step": kept["step"],
         "best_eval_loss": kept["eval_loss"],
+        "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        "all_parameters": sum(p.numel() for p in trainer.model.parameters()),
     }
 
 

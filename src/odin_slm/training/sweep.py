@@ -75,18 +75,7 @@ def sweep(
     left = params.count() - len(_finished(study))
     if left > 0:
         study.optimize(objective, n_trials=left, catch=(BackendError, DeviceMemoryError))
-    trials = [
-        {"number": trial.number, "values": trial.params, "eval_loss": trial.value, **trial.user_attrs}
-        for trial in _finished(study)
-    ]
-    if all(trial["eval_loss"] is None for trial in trials):
-        raise BackendError(
-            f"all {len(trials)} trials failed; the last one: {trials[-1].get('failure', 'it was stopped')}",
-            where="sweep.space",
-            fix="Correct what the message names, or narrow the space.",
-        )
-    best = study.best_trial
-    return {"best": {"trial": best.number, "values": best.params, "eval_loss": best.value}, "trials": trials}
+    return _result(study)
 
 
 def _digest_of(
@@ -130,6 +119,21 @@ def _study(name: str, work: Path, params: SweepParams) -> Any:
 
 def _finished(study: Any) -> list[Any]:
     return [trial for trial in study.get_trials() if trial.state.is_finished()]
+
+
+def _result(study: Any) -> dict[str, Any]:
+    trials = [
+        {"number": trial.number, "values": trial.params, "eval_loss": trial.value, **trial.user_attrs}
+        for trial in _finished(study)
+    ]
+    if all(trial["eval_loss"] is None for trial in trials):
+        raise BackendError(
+            f"all {len(trials)} trials failed; the last one: {trials[-1].get('failure', 'it was stopped')}",
+            where="sweep.space",
+            fix="Correct what the message names, or narrow the space.",
+        )
+    best = study.best_trial
+    return {"best": {"trial": best.number, "values": best.params, "eval_loss": best.value}, "trials": trials}
 
 
 def _suggest(trial: Any, key: str, options: Any) -> Any:

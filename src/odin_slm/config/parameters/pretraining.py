@@ -44,7 +44,7 @@ class ScheduleParams(Parameters):
     embedding_learning_rate: float = Field(default=0.003, gt=0.0)
     """Peak rate of AdamW (embeddings, norms)."""
     circuit_learning_rate: float = Field(default=0.0005, gt=0.0)
-    """Peak rate of AdamW for the attention of the first two layers, which starts out copying."""
+    """Peak rate of AdamW for the attention of the first two layers, where the copy heads are."""
     warmup: float = Field(default=0.041, ge=0.0, lt=1.0)
     """Share of the tokens over which the rates rise."""
     decay: float = Field(default=0.67, ge=0.0, le=1.0)
@@ -56,7 +56,7 @@ class ScheduleParams(Parameters):
     checkpoint_every: int = Field(default=100, ge=1)
     """Steps between checkpoints."""
     average: int = Field(default=1, ge=1)
-    """The base is the mean of the weights at so many of the last ends at which the rates had fallen to zero."""
+    """The base is the mean of the weights at this many of the last points where the rates had fallen to zero."""
     seed: int = 42
     """Seed of weights and data."""
 
@@ -69,15 +69,15 @@ class MixtureParams(Parameters):
     gold: float = Field(default=0.40, ge=0.0)
     """Annotated training documents, mostly with other names in them."""
     lists: float = Field(default=0.0, ge=0.0)
-    """Annotated training documents with enumerations in the place of names."""
+    """Annotated training documents whose names are extended to enumerations."""
     products: float = Field(default=0.0, ge=0.0)
-    """The same, with both ends of a relation enumerated."""
+    """The same, with both arguments of a relation enumerated."""
     repeats: float = Field(default=0.0, ge=0.0)
-    """Texts that say a few names again and again."""
+    """Texts that repeat a few names."""
     slips: float = Field(default=0.0, ge=0.0)
-    """Outputs in which something has gone wrong already, to be gone on with rightly."""
+    """Corrupted outputs, from whose errors the model learns to recover."""
     circles: float = Field(default=0.0, ge=0.0)
-    """The same over long lists of relations that go round in circles."""
+    """The same with repetition loops in long lists of relations."""
     glued: float = Field(default=0.0, ge=0.0)
     """Annotated training documents whose names touch prefixes, brackets and dashes."""
     notes: float = Field(default=0.15, ge=0.0)
@@ -91,11 +91,11 @@ class MixtureParams(Parameters):
     copy_glued: float = Field(default=0.0, ge=0.0)
     """One marked span to copy; the marks touch it."""
     copy_hard: float = Field(default=0.0, ge=0.0)
-    """One marked span to copy whose words stand elsewhere in the text too."""
+    """One marked span to copy whose words the text repeats."""
     copy_odd: float = Field(default=0.0, ge=0.0)
     """One marked span to copy of digits, signs and capitals, or a word that stutters."""
     nothing: float = Field(default=0.03, ge=0.0)
-    """Texts in which the schema finds nothing."""
+    """Texts without anything that the schema names."""
 
 
 class PhaseParams(Parameters):
@@ -106,9 +106,9 @@ class PhaseParams(Parameters):
     prompt_share: float = Field(default=0.3, ge=0.0, le=1.0)
     """Share of the prompt tokens that are predicted too; completion tokens all are."""
     decision_weight: float = Field(default=1.0, gt=0.0)
-    """How many times a token counts at which an output decides which name, type or end comes next."""
+    """Weight of a token at which an output decides which name, type or end of a list comes next."""
     restart: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of the peak rates at which they begin anew, to fall to zero at the phase's end; 0: the schedule goes on."""
+    """Share of the peak rates at which the phase restarts them, to fall to zero at its end; 0 means no restart."""
     mixture: MixtureParams = MixtureParams()
     """Share of each exercise."""
 
@@ -117,19 +117,19 @@ class PretrainingParams(Parameters):
     """From training documents and further text to the embedded base."""
 
     experiment: str = Field(min_length=1)
-    """Name of the experiment, as the base's card gives it."""
+    """Name of the experiment, for the card of the base."""
     architecture: ArchitectureParams = ArchitectureParams()
     """Shape of the model."""
     schedule: ScheduleParams = ScheduleParams()
     """Length and rates."""
     phases: tuple[PhaseParams, ...] = Field(default=(PhaseParams(until=1.0),), min_length=1)
-    """What it learns from, one phase after the other."""
+    """What is learned, one phase after the other."""
     held_out: float = Field(default=0.02, gt=0.0, lt=0.5)
-    """Share of the material kept out of training, for its evaluation loss."""
+    """Share of the texts kept out of training, for the evaluation loss and the probes."""
     probes: int = Field(default=200, ge=1)
-    """Examples of each exercise in the closing test."""
+    """Examples of each exercise in the probes."""
     copy_probes: int = Field(default=1000, ge=1)
-    """Single marked spans to copy in the closing test, with marks apart and as many with marks that touch them."""
+    """Single marked spans to copy in the probes, with marks apart and as many with marks that touch them."""
 
     @model_validator(mode="after")
     def _phases_follow_each_other(self) -> PretrainingParams:

@@ -111,7 +111,7 @@ def assemble_base(
 def _sources(
     documents: list[dict[str, Any]], texts: dict[str, str], params: PretrainingParams
 ) -> tuple[Sources, Sources]:
-    """Return what is trained on and what is held out of it, parted by the hash of each text."""
+    """Return the training sources and the held-out sources, divided by the hash of each text."""
     parsed = [Document.from_dict(values) for values in documents]
     sentences = [
         s for name, text in texts.items() if name.endswith(".tsv") for s in parse_iob(text, name) if len(s.text) < 600
@@ -120,19 +120,19 @@ def _sources(
         line for name, text in texts.items() if name.endswith(".txt") for line in text.split("\n") if line.strip()
     ]
 
-    def held(text: str) -> bool:
+    def is_held_out(text: str) -> bool:
         return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 16**8 < params.held_out
 
     return (
         Sources(
-            [d for d in parsed if not held(d.text)],
-            [s for s in sentences if not held(s.text)],
-            [p for p in paragraphs if not held(p)],
+            [d for d in parsed if not is_held_out(d.text)],
+            [s for s in sentences if not is_held_out(s.text)],
+            [p for p in paragraphs if not is_held_out(p)],
         ),
         Sources(
-            [d for d in parsed if held(d.text)],
-            [s for s in sentences if held(s.text)],
-            [p for p in paragraphs if held(p)],
+            [d for d in parsed if is_held_out(d.text)],
+            [s for s in sentences if is_held_out(s.text)],
+            [p for p in paragraphs if is_held_out(p)],
         ),
     )
 

@@ -49,7 +49,9 @@ def parameters() -> str:
         rows = []
         for key, field in _fields(model, group):
             known = key in base
-            elsewhere = [f"{env}: {_code(values[key])}" for env, values in others.items() if _differs(key, values, base)]
+            elsewhere = [
+                f"{env}: {_code(values[key])}" for env, values in others.items() if _differs(key, values, base)
+            ]
             rows.append(
                 [
                     f"`{key}`",
@@ -92,7 +94,9 @@ def catalog() -> str:
         for name, comment in _entries(file):
             entry = entries[name]
             pattern = re.compile(re.escape(name).replace(r"\{corpus\}", r"\w+"))
-            writers = sorted({node for dataset, nodes in written.items() if pattern.fullmatch(dataset) for node in nodes})
+            writers = sorted(
+                {node for dataset, nodes in written.items() if pattern.fullmatch(dataset) for node in nodes}
+            )
             readers = sorted({node for dataset, nodes in read.items() if pattern.fullmatch(dataset) for node in nodes})
             kind = str(entry["type"]).rsplit(".", 1)[-1]
             layer = ((entry.get("metadata") or {}).get("kedro-viz") or {}).get("layer", "")
@@ -100,9 +104,10 @@ def catalog() -> str:
             place = place.removeprefix(f"{ROOT.as_posix()}/")
             words = [_prose(comment)] if comment else []
             words += [f"`{place}`"] if place else []
-            rows.append([f"`{name}`", f"`{kind}`", layer, "<br>".join(words), _nodes(writers), _nodes(readers)])
-        header = ["entry", "class", "layer", "place", "written by", "read by"]
-        pages.append(f"## {file.stem.removeprefix('catalog_')}\n\n{_comment(_opening_comment(file))}\n\n{_table(header, rows)}")
+            rows.append([f"`{name}`<br>{kind}", layer, "<br>".join(words), _nodes(writers), _nodes(readers)])
+        header = ["entry, class", "layer", "place", "written by", "read by"]
+        title = file.stem.removeprefix("catalog_")
+        pages.append(f"## {title}\n\n{_comment(_opening_comment(file))}\n\n{_table(header, rows)}")
     return "\n\n".join(pages)
 
 
@@ -171,7 +176,12 @@ def http_api() -> str:
     pages.append("## Bodies")
     for name, schema in sorted(document["components"]["schemas"].items()):
         rows = [
-            [f"`{field}`", _json_type(value), "" if field in schema.get("required", ()) else _json_default(value), _meaning(value)]
+            [
+                f"`{field}`",
+                _json_type(value),
+                "" if field in schema.get("required", ()) else _json_default(value),
+                _meaning(value),
+            ]
             for field, value in schema.get("properties", {}).items()
         ]
         table = _table(["field", "type", "default", "meaning"], rows) if rows else ""
@@ -188,10 +198,12 @@ def error_words() -> str:
 
 def metrics() -> str:
     """What Prometheus can scrape."""
+    from dataclasses import replace
+
     from odin_slm.serving.metrics import Metrics
 
-    scores = {"entity_f1_micro": 0.0, "relation_f1_micro": 0.0}
-    registry = Metrics(_served_model(metrics=scores), 1).registry
+    scored = {metric.name: 0.0 for metric in _served_model().task.headline}
+    registry = Metrics(replace(_served_model(), metrics=scored), 1).registry
     rows = []
     for family in registry.collect():
         if family.name.startswith("odin_"):
@@ -205,7 +217,9 @@ def errors() -> str:
     """The errors that a user can mend."""
     from odin_slm.core import errors as module
 
-    found = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, module.OdinError)]
+    found = [
+        value for value in vars(module).values() if isinstance(value, type) and issubclass(value, module.OdinError)
+    ]
     return _table(["error", "meaning"], [[f"`{error.__name__}`", _first_sentence(error)] for error in found])
 
 
@@ -319,13 +333,10 @@ def _users() -> tuple[dict[str, set[str]], dict[str, set[str]]]:
 
 
 @cache
-def _served_model(metrics: Mapping[str, float] | None = None) -> Any:
-    from dataclasses import replace
-
+def _served_model() -> Any:
     from odin_slm.inference.served_model import resolve_model
 
-    model = resolve_model(BASE_MODEL, root=ROOT)
-    return replace(model, metrics=dict(metrics)) if metrics else model
+    return resolve_model(BASE_MODEL, root=ROOT)
 
 
 @cache
@@ -534,7 +545,7 @@ def _code(value: Any) -> str:
 
 
 def _nodes(names: list[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names) or "–"
+    return "<br>".join(f"`{name}`" for name in names) or "–"
 
 
 def _prose(text: str) -> str:

@@ -27,10 +27,12 @@ unexport PYTHONDONTWRITEBYTECODE
 export DO_NOT_TRACK ?= true
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export HF_HUB_DISABLE_TELEMETRY ?= 1
+# Material for MkDocs speaks of its successor at every build; mkdocs.yml does once.
+export NO_MKDOCS_2_WARNING ?= 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env base run test check viz ui serve sample notebooks
+.PHONY: help env base run test check docs pictures viz ui serve sample notebooks site static
 
 help: ## List the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -43,16 +45,24 @@ base: $(VENV)/.with-pipelines ## Fetch the pretrained base of `--env smollm2-135
 run: $(VENV)/.with-pipelines ## Run all pipelines on the embedded sample, to a staged release
 	@$(BIN)/kedro run $(ARGS)
 
-test: $(VENV)/.with-dev,ray static ## Lint, check types and floors, run the tests
+test: $(VENV)/.with-dev,ray static site ## Lint, check types and floors, build the documentation, run the tests
 	@echo "== pytest" && $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-check: $(VENV)/.with-dev static ## The same with the fast tests alone, in a minute
+check: $(VENV)/.with-dev static ## Lint, types, floors and the fast tests alone, in a minute
 	@echo "== pytest, fast" && $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(FAST)
 
 static: # after the environment of who asks for it
 	@echo "== ruff" && $(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@echo "== mypy" && $(BIN)/mypy
 	@echo "== import-linter" && $(BIN)/lint-imports
+
+site: # after the environment of who asks for it
+	@echo "== documentation" && $(BIN)/mkdocs build --strict --quiet
+
+docs: $(VENV)/.with-docs site ## Build the documentation site; it begins at site/index.html
+
+pictures: $(VENV)/.with-serve,viz ## Make the pictures of the documentation again, after `make run`; needs Chromium
+	@$(BIN)/python docs/pictures.py
 
 viz: $(VENV)/.with-viz ## Look at the lineage in Kedro-Viz
 	@$(BIN)/kedro viz run $(ARGS)

@@ -26,7 +26,7 @@ from odin_slm.hub.client import Hub
 from odin_slm.hub.credentials import Token, find_token, redact, require_token
 from odin_slm.hub.upload import publish
 
-DOCUMENT = ROOT / "docs/publishing.md"
+DOCUMENT = ROOT / "docs/how-to/publish.md"
 PUSH = {"push": True, "model_repo": "anna/odin", "dataset_repo": "anna/odin-data", "private": False}
 
 
@@ -177,7 +177,7 @@ def test_a_whole_run_leaves_the_token_nowhere(hub: HubServer, project: Path, tmp
     assert tracked.data.tags["hub_model_revision"] == publication["model"]["revision"]
     assert tracked.data.tags["hub_dataset_repo"] == "anna/odin-data"
     assert f"anna/odin at {publication['model']['revision'][:12]}, public, verified" in done.stdout
-    documented = re.findall(r"^ {6}((?:model|dataset) (?:release|on the Hub) .*)$", DOCUMENT.read_text(), re.MULTILINE)
+    documented = re.findall(r"^ {4}((?:model|dataset) (?:release|on the Hub) .*)$", DOCUMENT.read_text(), re.MULTILINE)
     assert len(documented) == 4
     for line in documented:
         shown = re.escape(line.replace("OWNER/NAME", "anna/odin").replace("private", "public"))

@@ -7,7 +7,7 @@ served model.
 import asyncio
 import base64
 import hashlib
-import html
+import json
 import logging
 import re
 from collections.abc import AsyncIterator
@@ -34,7 +34,6 @@ from odin_slm.serving.settings import ApiKeys, ServingSettings
 
 _log = logging.getLogger(__name__)
 _PAGE = Path(__file__).parents[1] / "templates" / "serving.html"
-_COLOURS = 6
 
 _ERRORS: dict[int, str] = {
     400: "The body is not JSON.",
@@ -185,17 +184,17 @@ def _handle_errors(app: FastAPI) -> None:
 
 def _page(model: ServedModel) -> tuple[str, dict[str, str]]:
     """Return the page and a policy that lets nothing run but its own script, and lets it talk to this host only."""
-    task, chosen = model.task, model.default_source
-    options = "".join(f"<option>{html.escape(name)}</option>" for name in sorted(model.sources, key=chosen.__ne__))
-    kinds = dict.fromkeys(kind for name in model.sources for kind in task.describe_source(name).get("entities", ()))
-    names = [kind for kind in kinds if re.fullmatch(r"[\w-]+", kind)]
-    values = {
-        "TITLE": html.escape(f"{task.title[:1].upper()}{task.title[1:]}"),
-        "EXAMPLE": html.escape(task.example),
-        "OPTIONS": options,
-        "COLOURS": " ".join(f".{kind} {{ background: var(--kind{n % _COLOURS}) }}" for n, kind in enumerate(names)),
+    task = model.task
+    described = {
+        "task": task.name,
+        "title": task.title,
+        "example": task.example,
+        "source": model.default_source,
+        "schemas": {name: task.describe_source(name) for name in model.sources},
     }
-    page = re.sub(r"\{\{ (\w+) \}\}", lambda match: values[match[1]], _PAGE.read_text(encoding="utf-8"))
+    # A script ends at the first end tag, whatever string it stands in.
+    values = json.dumps(described, ensure_ascii=False).replace("<", "\\u003c")
+    page = _PAGE.read_text(encoding="utf-8").replace("{{ MODEL }}", values)
 
     def hashed(tag: str) -> str:
         content = re.search(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)

@@ -1,4 +1,4 @@
-"""What Prometheus scrapes; docs/monitoring.md lists it, and a test compares the two."""
+"""What Prometheus scrapes; docs/reference/service.md lists it."""
 
 from __future__ import annotations
 

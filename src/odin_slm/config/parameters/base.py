@@ -8,4 +8,4 @@ from pydantic import BaseModel, ConfigDict
 class Parameters(BaseModel):
     """Base of all parameters: unknown keys are refused, values are frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)

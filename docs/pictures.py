@@ -1,0 +1,128 @@
+"""Makes the pictures of README and site again, from a finished run: lineage, report, and the service's page.
+
+    make run
+    make pictures
+
+Needs Chromium (Debian's package ``chromium``). Kedro-Viz and the service run on loopback for it; nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import quote
+
+ROOT = Path(__file__).resolve().parents[1]
+IMAGES = ROOT / "docs/images"
+REPORT = ROOT / "data/08_reporting/demo/report.html"
+ADAPTER = ROOT / "data/06_models/demo/adapter"
+LARGEST = 150 * 1024
+TEXT = "Cough and rash developed after the second dose of enalapril."
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update "
+    "--hide-scrollbars"
+).split()
+# Kedro-Viz greets a first visitor with a card and a banner.
+_NO_GREETING = (
+    '<script>localStorage.setItem("KedroViz", JSON.stringify({userPreferences: {showFeatureHints: false}, '
+    "showFeatureHints: false}))</script>"
+)
+
+
+def main() -> None:
+    """Make all pictures."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        sys.exit("pictures: there is no Chromium here; install it, as by `apt-get install chromium`.")
+    for path in (REPORT, ADAPTER):
+        if not path.exists():
+            sys.exit(f"pictures: {path.relative_to(ROOT)} is not there; run `make run` first.")
+    IMAGES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        shoot = partial(_shoot, browser, work)
+        with _lineage(work) as address:
+            shoot(f"{address}/?pid=__default__", "lineage", (1500, 1000), seconds=20)
+        shoot(REPORT.as_uri(), "report", (1060, 700))
+        with _service() as address:
+            shoot(f"{address}/#read&schema=ade&text={quote(TEXT)}", "service", (1040, 1010))
+
+
+@contextmanager
+def _lineage(work: Path) -> Iterator[str]:
+    """Yield the address of a Kedro-Viz of this project."""
+    command = [sys.executable, "-m", "kedro", "viz", "build"]
+    built = ROOT / "build"
+    kept = work / "kept"
+    if built.exists():
+        built.rename(kept)
+    try:
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        shutil.move(built, work / "viz")
+    finally:
+        if kept.exists():
+            kept.rename(built)
+    index = work / "viz/index.html"
+    index.write_text(index.read_text(encoding="utf-8").replace("<head>", f"<head>{_NO_GREETING}", 1), encoding="utf-8")
+    handler = partial(_Quiet, directory=str(work / "viz"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def _service() -> Iterator[str]:
+    """Yield the address of a service of the demo's model."""
+    command = [sys.executable, "-m", "odin_slm.serving", "--model", str(ADAPTER), "--port", "0"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    try:
+        for line in process.stderr:
+            if match := re.search(r'"address": "([^"]+)"', line):
+                break
+        else:
+            sys.exit("pictures: the service did not start; see `make serve`.")
+        threading.Thread(target=process.stderr.read, daemon=True).start()
+        yield f"http://{match[1]}"
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def _shoot(browser: str, work: Path, address: str, name: str, size: tuple[int, int], seconds: int = 10) -> None:
+    """Write one picture, in few colours, so that it stays small."""
+    from PIL import Image
+
+    taken = work / f"{name}.png"
+    command = [
+        *(browser, *FLAGS, f"--user-data-dir={work / 'user'}", f"--window-size={size[0]},{size[1]}"),
+        *(f"--virtual-time-budget={seconds * 1000}", f"--screenshot={taken}", address),
+    ]
+    subprocess.run(command, check=True, capture_output=True, timeout=180)
+    written = IMAGES / f"{name}.png"
+    with Image.open(taken) as picture:
+        picture.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(written, optimize=True)
+    found = written.stat().st_size
+    if found > LARGEST:
+        sys.exit(f"pictures: {written.relative_to(ROOT)} has {found} bytes; at most {LARGEST} are allowed.")
+    print(json.dumps({"picture": written.relative_to(ROOT).as_posix(), "bytes": found}))
+
+
+if __name__ == "__main__":
+    main()

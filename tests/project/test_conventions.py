@@ -211,20 +211,6 @@ def _distribution(requirement: str) -> str:
     return re.split(r"[\[<>=!~ ;]", requirement)[0].lower().replace("_", "-")
 
 
-<<<<<<< HEAD
-=======
-def test_every_declared_package_is_pinned() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    optional = project["optional-dependencies"]
-    extras = [optional[name] for name in ("dev", "docs", "serve")]
-    wanted = {_distribution(r) for r in (*project["dependencies"], *(r for extra in extras for r in extra))}
-    lines = (ROOT / "requirements/constraints.txt").read_text(encoding="utf-8").splitlines()
-    pins = [line for line in lines if not line.startswith("#")]
-    assert not [pin for pin in pins if not re.fullmatch(r"[\w.-]+==[\w.]+", pin)]
-    assert not sorted(wanted - {_distribution(pin) for pin in pins})
-
-
->>>>>>> 1481e5e (Say what a first visitor needs on the service's page, and describe how to add each kind of part)
 # Files
 
 

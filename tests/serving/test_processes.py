@@ -17,7 +17,6 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from odin_slm.serving.schemas import EXAMPLE
 
 from extraction_values import TASK
 from odin_slm.core import errors

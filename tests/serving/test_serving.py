@@ -25,7 +25,6 @@ from typing import Any
 import httpx
 import pytest
 from click.testing import CliRunner
-from odin_slm.serving.schemas import EXAMPLE
 
 from conftest import ROOT
 from extraction_values import TASK, question

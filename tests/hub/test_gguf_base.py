@@ -43,7 +43,7 @@ def test_its_file_becomes_a_base_once(
     assert (stated["repository"], stated["path"]) == ("owner/one-GGUF", "tiny.Q8_0.gguf")
     assert len(stated["revision"]) == 40
     assert stated["derived_from"] == "owner/original"
-    assert licence_of(base) == "mit, says its card"
+    assert licence_of(base) == "mit, according to its card"
     asked = len(repository.journal)
     assert dataset("owner/one-GGUF/tiny.Q8_0.gguf", tmp_path).load() == base
     assert len(repository.journal) == asked, "what is there needs no Hub"

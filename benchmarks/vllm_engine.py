@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,8 @@ from odin_slm.inference import generation
 from odin_slm.inference import vllm as vllm_generation
 from odin_slm.inference.generation import Generation
 from odin_slm.inference.reading import Question
-from odin_slm.models.base_model import BaseModel, load_tokenizer, resolve_base_model
-from odin_slm.serving.vllm import VllmEngine, VllmServerEngine
+from odin_slm.models.base_model import BaseModel, context_of, load_tokenizer, resolve_base_model
+from odin_slm.serving.vllm import Vllm, VllmEngine, VllmServer
 from odin_slm.tasks.extraction.task import ExtractionTask
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -136,8 +136,10 @@ def main() -> None:
     own = generation.generate(base, adapter, **asked)
     print(f"own engine       {len(tasks) / (time.perf_counter() - begin):.2f} outputs/s, loading included")
 
-    async def ask(engine: Any) -> tuple[list[Generation], float]:
-        engine.start()
+    sizes = {"queue_size": len(tasks), "max_new_tokens": BUDGET}
+
+    async def ask(vllm: Callable[[], Vllm]) -> tuple[list[Generation], float]:
+        engine = VllmEngine(vllm(), load_tokenizer(base), context_of(base), Ignored(), **sizes)
         await engine.write(tasks[:1], timeout=600)  # warm
         begin = time.perf_counter()
         found = await engine.write(tasks, timeout=3600)
@@ -145,17 +147,11 @@ def main() -> None:
         await engine.stop()
         return found, seconds
 
-    sizes = {"queue_size": len(tasks), "max_new_tokens": BUDGET}
     if given.server:
         with server(base) as address:
-            compare("server", own, *asyncio.run(ask(VllmServerEngine(address, "odin", Ignored(), **sizes))))
+            compare("server", own, *asyncio.run(ask(lambda: VllmServer(address, "odin", len(tasks) + 1))))
         return
-
-    async def in_process() -> tuple[list[Generation], float]:
-        tokenizer, engine = load_tokenizer(base), vllm_generation.AsyncVllm(base, adapter)
-        return await ask(VllmEngine(engine, tokenizer, tokenizer.model_max_length, Ignored(), **sizes))
-
-    compare("AsyncLLM", own, *asyncio.run(in_process()))
+    compare("AsyncLLM", own, *asyncio.run(ask(lambda: vllm_generation.AsyncVllm(base, adapter))))
     begin = time.perf_counter()
     found = vllm_generation.generate(base, adapter, **asked)
     compare("LLM", own, found, time.perf_counter() - begin)

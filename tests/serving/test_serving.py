@@ -33,11 +33,11 @@ from odin_slm.inference.generation import Generator
 from odin_slm.inference.reading import TokenBudget
 from odin_slm.inference.served_model import resolve_model
 from odin_slm.serving.__main__ import build, main
-from odin_slm.serving.engine import LocalEngine
 from odin_slm.serving.logs import text_hash
 from odin_slm.serving.metrics import Metrics
 from odin_slm.serving.middleware import RateLimit
 from odin_slm.serving.settings import ApiKeys, ServingSettings, hash_key
+from odin_slm.serving.threads import ThreadEngine
 from odin_slm.serving.tracing import trace
 from odin_slm.tasks.extraction.grammar import ExtractionGrammar
 from serving_service import SMALL, metric, running, service, service_process, wait_for
@@ -447,7 +447,7 @@ def test_a_batch_that_never_ends_keeps_nothing_of_those_that_left(tiny_base: Pat
     generator: Any = Endless()
 
     async def ask() -> int:
-        engine = LocalEngine(generator, metrics, workers=1, batch_size=4, batch_wait=0)
+        engine = ThreadEngine(generator, metrics, workers=1, batch_size=4, batch_wait=0)
         engine.start()
         asked: deque[asyncio.Task[Any]] = deque()
         for number in range(100):

@@ -21,16 +21,15 @@ from click.testing import CliRunner
 from extraction_values import question
 from inference.test_vllm_generation import Reference
 from odin_slm.core.errors import GrammarError, RecordTooLongError
-from odin_slm.inference.constraint import Vocabulary
 from odin_slm.inference.generation import Generator
 from odin_slm.inference.reading import Question
 from odin_slm.inference.served_model import resolve_model
 from odin_slm.inference.vllm import Answer, AsyncVllm, Request
-from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer
+from odin_slm.models.base_model import BaseModel
 from odin_slm.serving.__main__ import main
 from odin_slm.serving.engine import QueueFullError, UnavailableError
 from odin_slm.serving.metrics import Metrics
-from odin_slm.serving.vllm import VllmEngine, VllmServerEngine
+from odin_slm.serving.vllm import VllmEngine, VllmServer
 from odin_slm.tasks.extraction.format import parse
 
 TASKS = [question(f"Case {n}: cough and rash followed enalapril.") for n in range(3)]
@@ -41,44 +40,18 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, base: BaseModel) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.model, self.tokenizer = load_model(base), load_tokenizer(base)
-        end = self.tokenizer.eos_token_id
-        self.vocabulary = Vocabulary(self.tokenizer, self.model.config.vocab_size, [end])
+        self.reference = Reference(base)
         self.status = 200
         self.gate = threading.Event()
         self.gate.set()
 
     def complete(self, body: dict[str, Any]) -> dict[str, Any]:
-        import torch
-        from llguidance import LLMatcher
-        from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
-
-        assert body["temperature"] == 0
+        assert (body["temperature"], body["return_token_ids"]) == (0, True)
         lark = body.get("structured_outputs", {}).get("grammar")
-        matcher = LLMatcher(self.vocabulary.tokens, LLMatcher.grammar_from_lark(lark), log_level=0) if lark else None
-        ids = self.tokenizer(body["prompt"], add_special_tokens=False)["input_ids"]
-        written: list[int] = []
-        reason = "length"
-        while len(written) < body["max_tokens"]:
-            with torch.inference_mode():
-                logits = self.model(torch.tensor([ids + written])).logits[0, -1]
-            if matcher is not None:
-                mask = allocate_token_bitmask(1, self.vocabulary.tokens.vocab_size)
-                fill_next_token_bitmask(matcher, mask)
-                allowed = [mask[0, t // 32] >> (t % 32) & 1 for t in range(logits.shape[0])]
-                logits = logits.masked_fill(~torch.tensor(allowed).bool(), -torch.inf)
-            token = int(logits.argmax())
-            if token == self.tokenizer.eos_token_id:
-                reason = "stop"
-                break
-            written.append(token)
-            if matcher is not None:
-                matcher.consume_token(token)
-                if matcher.is_stopped():
-                    reason = "stop"
-                    break
-        text = self.tokenizer.decode(written, clean_up_tokenization_spaces=False)
-        return {"choices": [{"text": text, "finish_reason": reason}], "usage": {"completion_tokens": len(written)}}
+        answer = self.reference.answer(Request(tuple(body["prompt"]), body["max_tokens"], lark))
+        tokens = [*answer.tokens, *([self.reference.end] if answer.finished else [])]
+        choice = {"token_ids": tokens, "finish_reason": "stop" if answer.finished else "length"}
+        return {"choices": [{**choice, "logprobs": {"token_logprobs": answer.log_probabilities}}]}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -112,10 +85,13 @@ def metrics(tiny_base: Path) -> Metrics:
     return Metrics(resolve_model(str(tiny_base), root=tiny_base.parent), 4)
 
 
-def ask(server: Server, metrics: Metrics, tasks: list[Question], timeout: float = 60, budget: int = 60) -> Any:
+def ask(vllm: Any, metrics: Metrics, tasks: list[Question], timeout: float = 60, budget: int = 40) -> Any:
+    """Ask the engine in front of a server, or of what stands in for vLLM here."""
+
     async def once() -> Any:
-        address = f"http://127.0.0.1:{server.server_port}/"
-        engine = VllmServerEngine(address, "odin", metrics, queue_size=4, max_new_tokens=budget)
+        there = hasattr(vllm, "server_port")
+        way = VllmServer(f"http://127.0.0.1:{vllm.server_port}/", "odin", 5) if there else vllm
+        engine = VllmEngine(way, vllm.reference.tokenizer, 1024, metrics, queue_size=4, max_new_tokens=budget)
         engine.start()
         try:
             return await engine.write(tasks, timeout=timeout)
@@ -125,7 +101,7 @@ def ask(server: Server, metrics: Metrics, tasks: list[Question], timeout: float 
     return asyncio.run(once())
 
 
-def test_constrained_outputs_take_both_phases(server: Server, metrics: Metrics, tiny_base: Path) -> None:
+def test_constrained_outputs_take_both_phases(server: Server, metrics: Metrics) -> None:
     outputs = ask(server, metrics, TASKS, budget=120)
     assert [output.index for output in outputs] == [0, 1, 2]
     for task, output in zip(TASKS, outputs, strict=True):
@@ -137,13 +113,23 @@ def test_constrained_outputs_take_both_phases(server: Server, metrics: Metrics, 
         assert all({r.head, r.tail} <= named for r in parsed.extraction.relations)
 
 
-def test_free_outputs_equal_those_of_the_local_engine(server: Server, metrics: Metrics, tiny_base: Path) -> None:
-    tasks = [question(one.text, constrained=False) for one in TASKS]
+@pytest.mark.parametrize("there", [True, False], ids=["server", "in this process"])
+def test_outputs_equal_those_of_the_local_engine(
+    server: Server, metrics: Metrics, tiny_base: Path, there: bool
+) -> None:
+    tasks = [*TASKS, question(TASKS[0].text, constrained=False)]
+    vllm: Any = server if there else InPlace(tiny_base)
+    found = ask(vllm, metrics, tasks)
     seen: list[Any] = []
     generator = Generator(BaseModel("tiny", tiny_base))
-    generator.write_all(generator.rows([t.prompt for t in tasks], max_new_tokens=20), seen.append, 4)
-    expected = [replace(output, lines=()) for output in sorted(seen, key=lambda output: output.index)]
-    assert ask(server, metrics, tasks, budget=20) == expected  # a server is not asked for probabilities
+    prompts, grammars = [task.prompt for task in tasks], [task.grammar for task in tasks]
+    generator.write_all(generator.rows(prompts, max_new_tokens=40, grammars=grammars), seen.append, 4)
+    for one, other in zip(found, sorted(seen, key=lambda output: output.index), strict=True):
+        assert replace(one, lines=()) == replace(other, lines=())
+        assert one.lines == pytest.approx(other.lines, abs=1e-3)
+    if not there:
+        assert len(set(vllm.names)) == len(vllm.names) >= len(tasks)
+        assert vllm.closed
 
 
 def test_faults_of_the_server_are_named(server: Server, metrics: Metrics) -> None:
@@ -161,12 +147,20 @@ def test_faults_of_the_server_are_named(server: Server, metrics: Metrics) -> Non
     assert metrics.cancelled._value.get() == 2
 
 
-def test_a_server_that_is_not_there_is_named(metrics: Metrics) -> None:
-    class Nowhere:
-        server_port = 9
+@pytest.mark.parametrize("missing", ["token_ids", "logprobs"])
+def test_a_server_that_gives_no_token_ids_is_named(
+    server: Server, metrics: Metrics, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    choice = {"text": "", "finish_reason": "stop", "token_ids": [1], "logprobs": {"token_logprobs": [0.0]}}
+    monkeypatch.setattr(server, "complete", lambda _: {"choices": [{**choice, missing: None}]})
+    with pytest.raises(UnavailableError, match="with token ids"):
+        ask(server, metrics, TASKS[:1])
 
+
+def test_a_server_that_is_not_there_is_named(server: Server, metrics: Metrics) -> None:
+    nowhere = SimpleNamespace(server_port=9, reference=server.reference)
     with pytest.raises(UnavailableError, match="does not answer"):
-        ask(Nowhere(), metrics, TASKS[:1])  # type: ignore[arg-type]
+        ask(nowhere, metrics, TASKS[:1])
 
 
 # vLLM in this process
@@ -187,36 +181,8 @@ class InPlace:
             raise self.fault
         return self.reference.answer(request)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self.closed = True
-
-
-def ask_in_place(vllm: Any, metrics: Metrics, tasks: list[Question], budget: int = 40) -> Any:
-    async def once() -> Any:
-        tokenizer = vllm.reference.tokenizer
-        engine = VllmEngine(vllm, tokenizer, 1024, metrics, queue_size=4, max_new_tokens=budget)
-        engine.start()
-        try:
-            return await engine.write(tasks, timeout=60)
-        finally:
-            await engine.stop()
-
-    return asyncio.run(once())
-
-
-def test_outputs_of_this_process_equal_those_of_the_local_engine(metrics: Metrics, tiny_base: Path) -> None:
-    tasks = [*TASKS, question(TASKS[0].text, constrained=False)]
-    vllm = InPlace(tiny_base)
-    found = ask_in_place(vllm, metrics, tasks)
-    seen: list[Any] = []
-    generator = Generator(BaseModel("tiny", tiny_base))
-    prompts, grammars = [task.prompt for task in tasks], [task.grammar for task in tasks]
-    generator.write_all(generator.rows(prompts, max_new_tokens=40, grammars=grammars), seen.append, 4)
-    for one, other in zip(found, sorted(seen, key=lambda output: output.index), strict=True):
-        assert replace(one, lines=()) == replace(other, lines=())
-        assert one.lines == pytest.approx(other.lines, abs=1e-3)
-    assert len(set(vllm.names)) == len(vllm.names) >= len(tasks)
-    assert vllm.closed
 
 
 def test_faults_of_this_process_are_named(metrics: Metrics, tiny_base: Path) -> None:
@@ -230,7 +196,7 @@ def test_faults_of_this_process_are_named(metrics: Metrics, tiny_base: Path) -> 
     ):
         vllm.fault = fault
         with pytest.raises(error) as raised:
-            ask_in_place(vllm, metrics, tasks)
+            ask(vllm, metrics, tasks)
         assert "quotes" not in str(raised.value)
 
 

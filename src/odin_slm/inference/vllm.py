@@ -12,6 +12,7 @@ the prefix cache.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Callable, Generator, Sequence
@@ -70,6 +71,18 @@ class Answer:
     tokens: tuple[int, ...]
     log_probabilities: tuple[float, ...]
     finished: bool
+
+    @classmethod
+    def of(cls, tokens: Sequence[int], chances: Sequence[float], reason: str) -> Answer:
+        """Make it of what vLLM says: token ids with the end, the log-probability of each, and why it stopped.
+
+        Raises:
+            ValueError: They are not equally many.
+        """
+        if len(tokens) != len(chances):
+            raise ValueError(f"found {len(tokens)} tokens and {len(chances)} log-probabilities.")
+        finished = reason == "stop"
+        return cls(tuple(tokens[:-1] if finished else tokens), tuple(chances), finished)
 
 
 Complete = Callable[[list[Request]], list[Answer]]
@@ -287,9 +300,9 @@ class AsyncVllm:
         outputs = [output async for output in stream]  # with FINAL_ONLY there is one
         return answer_of(outputs[-1].outputs[0])
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the engine's process."""
-        self._engine.shutdown()
+        await asyncio.to_thread(self._engine.shutdown)
 
 
 def _import_vllm(where: str, instead: str, extras: str) -> None:
@@ -343,8 +356,7 @@ def answer_of(completion: Any) -> Answer:
     """Read a ``CompletionOutput`` of vLLM: ``token_ids``, ``logprobs`` (one mapping a token), ``finish_reason``."""
     tokens = list(completion.token_ids)
     chances = [entries[token].logprob for token, entries in zip(tokens, completion.logprobs, strict=True)]
-    finished = completion.finish_reason == "stop"
-    return Answer(tuple(tokens[:-1] if finished else tokens), tuple(chances), finished)
+    return Answer.of(tokens, chances, completion.finish_reason)
 
 
 def _rank(adapter: Path) -> int:

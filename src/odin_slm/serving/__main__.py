@@ -116,11 +116,14 @@ def _engine(settings: ServingSettings, model: Any, tokenizer: Any, context: int 
     sizes = {"queue_size": settings.queue_size, "max_new_tokens": settings.max_new_tokens}
     if settings.engine == "vllm":
         from odin_slm.inference.vllm import AsyncVllm
-        from odin_slm.serving.vllm import VllmEngine, VllmServerEngine
+        from odin_slm.serving.vllm import Vllm, VllmEngine, VllmServer
 
-        if settings.vllm_url:
-            return VllmServerEngine(settings.vllm_url, settings.vllm_model, metrics, **sizes)
-        return VllmEngine(AsyncVllm(model.base, model.adapter), tokenizer, context, metrics, **sizes)
+        vllm: Vllm = (
+            VllmServer(settings.vllm_url, settings.vllm_model, settings.queue_size + 1)  # one more for the canary
+            if settings.vllm_url
+            else AsyncVllm(model.base, model.adapter)
+        )
+        return VllmEngine(vllm, tokenizer, context, metrics, **sizes)
     sizes |= {"workers": settings.workers, "batch_size": settings.batch_size}
     wait = settings.batch_wait_ms / 1000
     if _in_processes(settings, model):
@@ -128,9 +131,9 @@ def _engine(settings: ServingSettings, model: Any, tokenizer: Any, context: int 
 
         return ProcessEngine(model.base, model.adapter, tokenizer, context, metrics, batch_wait=wait, **sizes)
     from odin_slm.inference.generation import Generator
-    from odin_slm.serving.engine import LocalEngine
+    from odin_slm.serving.threads import ThreadEngine
 
-    return LocalEngine(Generator(model.base, model.adapter), metrics, batch_wait=wait, **sizes)
+    return ThreadEngine(Generator(model.base, model.adapter), metrics, batch_wait=wait, **sizes)
 
 
 def _in_processes(settings: ServingSettings, model: Any) -> bool:

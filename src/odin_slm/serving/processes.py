@@ -2,7 +2,7 @@
 
 A small model spends half of a step in Python, and threads of one process take turns there. Here every batch has an
 interpreter to itself, and the one that answers requests decodes nothing. A process runs a
-:class:`~odin_slm.serving.engine.LocalEngine` of one thread; this module deals prompts to the processes and brings
+:class:`~odin_slm.serving.threads.ThreadEngine` of one thread; this module deals prompts to the processes and brings
 their outputs back.
 """
 
@@ -29,7 +29,7 @@ from odin_slm.core.errors import OdinError, ServingError
 from odin_slm.core.runtime_environment import prepare_process
 from odin_slm.inference.generation import Generation, prompt_rows
 from odin_slm.inference.reading import Question
-from odin_slm.serving.engine import Observer, QueueFullError, UnavailableError, unfinished
+from odin_slm.serving.engine import EngineMetrics, QueueFullError, UnavailableError, unfinished
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -164,7 +164,7 @@ class ProcessEngine:
         adapter: Path | None,
         tokenizer: Any,
         context: int | None,
-        metrics: Observer,
+        metrics: EngineMetrics,
         *,
         workers: int = 0,
         batch_size: int = 32,
@@ -420,7 +420,7 @@ def _decode_for(connection: Connection, plan: _Plan) -> None:
 
 
 async def _decode(connection: Connection, plan: _Plan, generator: Any) -> None:
-    from odin_slm.serving.engine import LocalEngine
+    from odin_slm.serving.threads import ThreadEngine
 
     loop = asyncio.get_running_loop()
     under_way: dict[int, asyncio.Task[list[Generation]]] = {}
@@ -430,7 +430,7 @@ async def _decode(connection: Connection, plan: _Plan, generator: Any) -> None:
         with speaking:
             connection.send((number, what))
 
-    engine = LocalEngine(
+    engine = ThreadEngine(
         generator,
         _Counts(partial(say, None)),
         workers=1,

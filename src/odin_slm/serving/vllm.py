@@ -1,58 +1,87 @@
-"""Decoding by vLLM, in this process or on a server, behind the same interface; for GPUs.
+"""Decoding by vLLM behind the service's interface, in this process or on a server; for GPUs.
 
-vLLM batches by itself, so that these engines only bound what is under way. A constrained output takes a request for
-each phase of its grammar, as extraction's has two: entities held to the text, then relations of those that were listed;
-the prefix cache makes the second one cheap. A server must decode with llguidance::
+vLLM batches by itself, so that the engine only bounds what is under way. A constrained output takes a request for each
+phase of its grammar, as extraction's has two: entities held to the text, then relations of those that were listed; the
+prefix cache makes the second one cheap. A server must decode with llguidance::
 
     vllm serve MODEL --served-model-name odin --structured-outputs-config '{"backend": "guidance"}'
 
-The protocol of the server (``/v1/completions``, https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html)
-is tested with a server of its own kind on loopback, the engine of this process (``AsyncLLM``,
-https://docs.vllm.ai/en/latest/api/vllm/v1/engine/async_llm) with a tiny base in its place; both decode with real
-grammars. ``benchmarks/vllm_engine.py`` compares both with vLLM itself, which has been done on a CPU, **not on a GPU**.
+What is asked and made of the answers is one engine's; only the way to vLLM differs: the engine of this process
+(``AsyncLLM``, https://docs.vllm.ai/en/latest/api/vllm/v1/engine/async_llm) needs vLLM's own torch here, a server
+(``/v1/completions``, https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html) may stand elsewhere and
+answer several services. Both are tested with a tiny base in vLLM's place, which decodes with real grammars.
+``benchmarks/vllm_engine.py`` compares both with vLLM itself, which has been done on a CPU, **not on a GPU**.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
 from odin_slm.core.errors import GrammarError, RecordTooLongError
-from odin_slm.inference.constraint import next_phase
 from odin_slm.inference.generation import Generation, prompt_rows
 from odin_slm.inference.reading import Question
-from odin_slm.inference.vllm import Answer, AsyncVllm, Output, Request, phases
-from odin_slm.serving.engine import CANARY_TOKENS, Observer, QueueFullError, UnavailableError
+from odin_slm.inference.vllm import Answer, Output, Request, phases
+from odin_slm.serving.engine import CANARY_TOKENS, EngineMetrics, QueueFullError, UnavailableError
 
 _RETRY_AFTER = 1
 
 
-class _Bounded(ABC):
-    """So many prompts under way, each written by :meth:`_one`.
+class Vllm(Protocol):
+    """The way to vLLM: :class:`odin_slm.inference.vllm.AsyncVllm`, or :class:`VllmServer`."""
+
+    async def answer(self, request: Request, name: str) -> Answer:
+        """Answer one request.
+
+        Args:
+            request: What to continue.
+            name: A name that no other request under way has.
+
+        Raises:
+            ValueError: The request cannot be served, for example as its grammar cannot be built.
+            UnavailableError: A server does not answer.
+        """
+
+    async def close(self) -> None:
+        """Let go of it."""
+
+
+class VllmEngine:
+    """Decodes by vLLM.
 
     Args:
+        vllm: The way to it.
+        tokenizer: The model's tokenizer.
+        context: Tokens that prompt and output may have together; None where the model names no limit.
         metrics: Where the queue is counted.
         queue_size: Prompts under way, at most.
         max_new_tokens: Budget of an output.
     """
 
-    def __init__(self, metrics: Observer, *, queue_size: int, max_new_tokens: int) -> None:
+    def __init__(
+        self,
+        vllm: Vllm,
+        tokenizer: Any,
+        context: int | None,
+        metrics: EngineMetrics,
+        *,
+        queue_size: int,
+        max_new_tokens: int,
+    ) -> None:
+        self._vllm, self._tokenizer, self._context = vllm, tokenizer, context
         self._metrics, self._queue_size, self._max_new_tokens = metrics, queue_size, max_new_tokens
+        self._names = itertools.count()
         self._under_way = 0
         self._closing = False
         self._nothing_left = asyncio.Event()
 
-    @abstractmethod
-    async def _one(self, number: int, question: Question, budget: int) -> Generation: ...
-
-    @abstractmethod
-    async def _close(self) -> None: ...
+    def start(self) -> None:
+        """Do nothing: vLLM runs already."""
 
     async def write(self, questions: Sequence[Question], *, timeout: float, canary: bool = False) -> list[Generation]:
         """See :meth:`odin_slm.serving.engine.Engine.write`."""
@@ -78,7 +107,7 @@ class _Bounded(ABC):
         self._closing = True
         if self._under_way:
             await self._nothing_left.wait()
-        await self._close()
+        await self._vllm.close()
 
     def _count(self, change: int) -> None:
         self._under_way += change
@@ -87,39 +116,6 @@ class _Bounded(ABC):
             self._nothing_left.set()
         else:
             self._nothing_left.clear()
-
-
-class VllmEngine(_Bounded):
-    """Decodes in a vLLM engine of this process.
-
-    Args:
-        vllm: The engine.
-        tokenizer: The model's tokenizer.
-        context: Tokens that prompt and output may have together; None where the model names no limit.
-        metrics: Where the queue is counted.
-        queue_size: Prompts under way, at most.
-        max_new_tokens: Budget of an output.
-    """
-
-    def __init__(
-        self,
-        vllm: AsyncVllm,
-        tokenizer: Any,
-        context: int | None,
-        metrics: Observer,
-        *,
-        queue_size: int,
-        max_new_tokens: int,
-    ) -> None:
-        super().__init__(metrics, queue_size=queue_size, max_new_tokens=max_new_tokens)
-        self._vllm, self._tokenizer, self._context = vllm, tokenizer, context
-        self._names = itertools.count()
-
-    def start(self) -> None:
-        """Do nothing: the engine runs since it was loaded."""
-
-    async def _close(self) -> None:
-        await asyncio.to_thread(self._vllm.close)
 
     async def _one(self, number: int, question: Question, budget: int) -> Generation:
         (row,) = prompt_rows(self._tokenizer, self._context, [question.prompt], None, budget)
@@ -136,6 +132,8 @@ class VllmEngine(_Bounded):
     async def _answer(self, request: Request) -> Answer:
         try:
             return await self._vllm.answer(request, str(next(self._names)))
+        except UnavailableError:
+            raise
         except ValueError:
             if request.lark is None:
                 raise UnavailableError("vLLM refuses the request") from None
@@ -144,63 +142,46 @@ class VllmEngine(_Bounded):
             raise UnavailableError(f"vLLM fails ({type(error).__name__})") from None
 
 
-class VllmServerEngine(_Bounded):
-    """Decodes on a vLLM server.
+class VllmServer:
+    """vLLM on a server.
 
     Args:
         url: The server's address, without ``/v1``.
         model: Name of the model on the server.
-        metrics: Where the queue is counted.
-        queue_size: Prompts under way, at most.
-        max_new_tokens: Budget of an output.
+        connections: Requests under way, at most.
     """
 
-    def __init__(self, url: str, model: str, metrics: Observer, *, queue_size: int, max_new_tokens: int) -> None:
-        super().__init__(metrics, queue_size=queue_size, max_new_tokens=max_new_tokens)
-        self._url, self._model = url.rstrip("/"), model
-        self._client: httpx.AsyncClient | None = None
+    def __init__(self, url: str, model: str, connections: int) -> None:
+        self._model = model
+        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        self._client = httpx.AsyncClient(base_url=url.rstrip("/"), limits=limits, timeout=None)
 
-    def start(self) -> None:
-        """Open the connections."""
-        limits = httpx.Limits(max_connections=self._queue_size + 1, max_keepalive_connections=self._queue_size + 1)
-        self._client = httpx.AsyncClient(base_url=self._url, limits=limits, timeout=None)
-
-    async def _close(self) -> None:
-        if self._client is not None:
-            await self._client.aclose()
-
-    async def _one(self, number: int, question: Question, budget: int) -> Generation:
-        grammar = question.grammar
-        text, lark, spent, phase = "", grammar.lark() if grammar else None, 0, 0
-        while True:
-            more, finished, tokens = await self._complete(question.prompt + text, budget - spent, lark)
-            begun, text, spent = len(text), text + more, spent + tokens
-            if grammar is None:
-                return Generation(number, text, finished, spent)
-            text, lark, closed = next_phase(grammar, phase, text, begun)
-            phase += 1
-            if closed or (finished and not lark):
-                return Generation(number, text, True, spent)
-            if not lark or spent >= budget:
-                return Generation(number, grammar.complete(text), False, spent)
-
-    async def _complete(self, prompt: str, budget: int, lark: str | None) -> tuple[str, bool, int]:
-        body: dict[str, Any] = {"model": self._model, "prompt": prompt, "max_tokens": budget, "temperature": 0}
-        if lark is not None:
-            body["structured_outputs"] = {"grammar": lark}
-        if self._client is None:
-            raise UnavailableError("the engine was not started")
+    async def answer(self, request: Request, name: str) -> Answer:
+        """See :meth:`Vllm.answer`."""
+        body = {
+            "model": self._model,
+            "prompt": list(request.tokens),
+            "max_tokens": request.limit,
+            "temperature": 0,
+            "logprobs": 1,
+            "return_token_ids": True,
+            **({"structured_outputs": {"grammar": request.lark}} if request.lark else {}),
+        }
         try:
-            answer = await self._client.post("/v1/completions", json=body)
+            answer = await self._client.post("/v1/completions", json=body, headers={"X-Request-Id": name})
         except httpx.HTTPError as error:
             raise UnavailableError(f"the vLLM server does not answer ({type(error).__name__})") from None
-        if answer.status_code == 400 and lark is not None:
-            raise GrammarError("the vLLM server refuses the text's grammar.", fix="Ask with constrained=false.")
+        if answer.status_code == 400:
+            raise ValueError(answer.status_code)
         if answer.status_code != 200:
             raise UnavailableError(f"the vLLM server answers with {answer.status_code}")
         try:
-            values = answer.json()
-            choice = values["choices"][0]
-            return choice["text"], choice["finish_reason"] == "stop", int(values["usage"]["completion_tokens"])
+            choice = answer.json()["choices"][0]
+            chances = [float(chance) for chance in choice["logprobs"]["token_logprobs"]]
+            return Answer.of(choice["token_ids"], chances, choice["finish_reason"])
         except (ValueError, KeyError, IndexError, TypeError):
-            raise UnavailableError("the vLLM server's answer is not that of /v1/completions") from None
+            raise UnavailableError("the vLLM server's answer is not that of /v1/completions with token ids") from None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()

@@ -18,8 +18,8 @@ from odin_slm.config.parameters import EvaluationParams
 from odin_slm.core.errors import BackendError, MissingInputError, PredictionsError
 from odin_slm.datasets.override import (
     GivenRecordsDataset,
-    OptionalJsonFileDataset,
-    OptionalJsonLinesDataset,
+    OptionalCanonicalJSONDataset,
+    OptionalJSONLinesDataset,
     OptionalRecordsDataset,
     OverrideAdapterDataset,
 )
@@ -370,8 +370,8 @@ def test_given_records_are_read_only_and_must_exist_when_named(tmp_path: Path) -
     ("dataset", "value", "absent"),
     [
         (OptionalRecordsDataset, RECORDS, None),
-        (OptionalJsonFileDataset, {"a": 1}, None),
-        (OptionalJsonLinesDataset, RECORDS, []),
+        (OptionalCanonicalJSONDataset, {"a": 1}, None),
+        (OptionalJSONLinesDataset, RECORDS, []),
     ],
 )
 def test_what_may_be_absent_loads_as_nothing(dataset: Any, value: Any, absent: Any, tmp_path: Path) -> None:

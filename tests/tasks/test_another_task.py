@@ -12,7 +12,8 @@ from typing import Any
 import mlflow
 import pytest
 
-from odin_slm.config.parameters import TaskParams, _task
+from odin_slm.config.parameters import TaskParams
+from odin_slm.config.parameters.task import _task
 from odin_slm.core.errors import ServingError
 from odin_slm.inference.served_model import resolve_model
 from odin_slm.tasks import load, task_class, task_names

@@ -78,7 +78,7 @@ def test_runs_artifacts_and_registry_go_to_the_server(
     text = (ROOT / "conf/server/mlflow.yml").read_text()
     (bare_project / "conf/server/mlflow.yml").write_text(text.replace("http://127.0.0.1:5000", server))
     (bare_project / "conf/base/catalog.yml").write_text(
-        "manifest:\n  type: odin_slm.datasets.json_files.JsonFileDataset\n  filepath: data/manifest.json\n"
+        "manifest:\n  type: odin_slm.datasets.json_files.CanonicalJSONDataset\n  filepath: data/manifest.json\n"
         "  metadata: {mlflow: {artifact_path: data}}\n"
     )
     register(data=Pipeline([Node(func=write_manifest, inputs=None, outputs="manifest", name="write_manifest")]))

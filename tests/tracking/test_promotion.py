@@ -12,6 +12,7 @@ import numpy
 import pytest
 from kedro.io import DatasetError
 
+from extraction_values import TASK
 from odin_slm.core.errors import PredictionsError
 from odin_slm.datasets.registry import ChampionDataset
 from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, render
@@ -20,7 +21,7 @@ from odin_slm.tracking import promotion
 from odin_slm.tracking.promotion import decide
 from tasks.extraction.test_metrics import random_rows
 
-OPTIONS = {"significance": 0.05, "resamples": 999, "seed": 1}
+OPTIONS: dict[str, Any] = {"task": TASK, "significance": 0.05, "resamples": 999, "seed": 1}
 
 
 def rows(right: float, seed: int, size: int = 80, *, relations: bool = True) -> list[dict[str, Any]]:

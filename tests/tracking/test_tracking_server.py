@@ -20,6 +20,7 @@ import yaml
 from kedro.pipeline import Node, Pipeline
 
 from conftest import ROOT, runner_in
+from extraction_values import TASK
 from odin_slm.core.hashing import canonical_jsonl
 from odin_slm.tracking.registry import PREDICTIONS, Registry
 from tracking.test_promotion import rows
@@ -90,11 +91,11 @@ def test_runs_artifacts_and_registry_go_to_the_server(
     assert [entry.path for entry in client.list_artifacts(run.info.run_id, "data")] == ["data/manifest.json"]
 
     registry = Registry("odin-medical-ner-re")
-    registry._make()
+    registry._make(TASK)
     client.log_text(run.info.run_id, canonical_jsonl(rows(0.5, 1)), PREDICTIONS)
     made = client.create_model_version(registry.name, f"{run.info.artifact_uri}/model", run.info.run_id)
     test = {"significance": 0.05, "resamples": 199, "seed": 1}
-    assert registry.promote(str(made.version), test=test)["decision"] == "promote"
+    assert registry.promote(str(made.version), task=TASK, test=test)["decision"] == "promote"
     assert registry.as_champion().rows == rows(0.5, 1)  # type: ignore[union-attr]
     assert registry.history()[0]["action"] == "promote"
 

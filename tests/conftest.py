@@ -71,7 +71,7 @@ def bare_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: P
         shutil.copy(ROOT / file, tmp_path / file)
     (tmp_path / "conf/local").mkdir()
     (tmp_path / "conf/base/catalog.yml").write_text(
-        '"{name}":\n  type: odin_slm.datasets.json_files.JsonFileDataset\n  filepath: data/{name}.json\n'
+        '"{name}":\n  type: odin_slm.datasets.json_files.CanonicalJSONDataset\n  filepath: data/{name}.json\n'
     )
     (tmp_path / "conf/base/parameters.yml").write_text("training: {epochs: 1.0, lora: {r: 4}}\n")
     _isolate(tmp_path, monkeypatch, empty_store)

@@ -14,7 +14,7 @@ import release_values as values
 from odin_slm.config.parameters import EvaluationParams, PublishingParams, TaskParams
 from odin_slm.core.hashing import canonical_json, sha256_text
 from odin_slm.datasets.hub import HubRepositoryDataset, PublicationDataset
-from odin_slm.datasets.json_files import JsonFileDataset
+from odin_slm.datasets.json_files import CanonicalJSONDataset
 from odin_slm.datasets.release import MergedModelDataset, OptionalReleaseDataset, ReleaseDataset
 from odin_slm.models.base_model import BaseModel
 from odin_slm.pipelines.publishing import create_pipeline
@@ -109,7 +109,7 @@ def publish_from(
         "model_rehearsal": OptionalReleaseDataset(filepath=str(folders["model"]), kind="model"),
         **{f"{kind}_publication": HubRepositoryDataset(filepath=str(target / f"{kind}.json")) for kind in folders},
         "merged_model": MergedModelDataset(filepath=str(target / "merged")),
-        "merging_report": JsonFileDataset(filepath=str(target / "merging.json")),
+        "merging_report": CanonicalJSONDataset(filepath=str(target / "merging.json")),
         "publication": PublicationDataset(filepath=str(target / "publication.json")),
     }
     catalog = DataCatalog({**{name: MemoryDataset(value) for name, value in given.items()}, **files})

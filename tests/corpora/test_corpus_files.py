@@ -14,7 +14,7 @@ from odin_slm.core.errors import CorpusFormatError, MissingInputError, OdinError
 from odin_slm.corpora import PARSERS, ade, bc5cdr, biored
 from odin_slm.datasets import corpus_files
 from odin_slm.datasets.corpus_files import CorpusFilesDataset, SampleDataset
-from odin_slm.pipelines.ingestion.nodes import parser_of
+from odin_slm.pipelines.ingestion.nodes import parse_corpus
 from odin_slm.pipelines.sample import create_pipeline
 
 
@@ -54,11 +54,11 @@ def test_all_members_are_read_where_none_is_named(folder: Path, sample: dict[str
 
 def test_a_corpus_that_the_experiment_leaves_out_need_not_be_there(tmp_path: Path) -> None:
     raw = dataset(tmp_path / "nowhere", "biored").load()
-    documents, report = parser_of("biored")(raw, TaskParams(), IngestionParams(corpora=("ade",)))
+    documents, report = parse_corpus(raw, TaskParams(), IngestionParams(corpora=("ade",)))
     assert documents == []
     assert report["skipped"] == "not in ingestion.corpora"
     with pytest.raises(MissingInputError, match=r"BIORED\.zip"):
-        parser_of("biored")(raw, TaskParams(), IngestionParams(corpora=("ade", "biored")))
+        parse_corpus(raw, TaskParams(), IngestionParams(corpora=("ade", "biored")))
 
 
 def test_a_missing_folder_and_a_missing_file_say_what_to_put_there(tmp_path: Path, folder: Path) -> None:

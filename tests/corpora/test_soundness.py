@@ -12,8 +12,9 @@ from odin_slm.config.parameters import CombinationParams, IngestionParams, TaskP
 from odin_slm.core.document import Document, Mention, Relation
 from odin_slm.core.errors import CorpusFormatError
 from odin_slm.corpora.parsed import Corpus, ParsedCorpus
+from odin_slm.datasets.corpus_files import RawCorpus
 from odin_slm.pipelines.combination.nodes import place_documents
-from odin_slm.pipelines.ingestion.nodes import parser_of
+from odin_slm.pipelines.ingestion.nodes import parse_corpus
 from odin_slm.tasks.extraction.schema import SCHEMAS
 
 SOUND = Document(
@@ -36,7 +37,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Document], int]:
 
         known = {**corpora.CORPORA, "bc5cdr": Corpus("bc5cdr", SCHEMAS["bc5cdr"], parse)}
         monkeypatch.setattr(corpora, "CORPORA", known)
-        return len(parser_of("bc5cdr")({}, TaskParams(), IngestionParams())[0])
+        return len(parse_corpus(RawCorpus("bc5cdr", dict), TaskParams(), IngestionParams())[0])
 
     return parse_one
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import math
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,19 +16,17 @@ import pytest
 from kedro.io import DatasetError
 from pydantic import ValidationError
 
-from odin_slm.config.parameters import EvaluationParams
+from odin_slm.config.parameters import EvaluationParams, TaskParams
 from odin_slm.core.errors import BackendError, MissingInputError, PredictionsError
-from odin_slm.datasets.override import (
-    GivenRecordsDataset,
-    OptionalJsonFileDataset,
-    OptionalJsonLinesDataset,
-    OptionalRecordsDataset,
-    OverrideAdapterDataset,
-)
+from odin_slm.datasets.figures import FiguresDataset
+from odin_slm.datasets.given_records import GivenRecordsDataset
+from odin_slm.datasets.models import AdapterDataset, FolderDataset
+from odin_slm.datasets.optional import OptionalDataset
 from odin_slm.models.base_model import BaseModel, load_model
 from odin_slm.pipelines.evaluation import create_pipeline
 from odin_slm.pipelines.evaluation.nodes import (
-    clear_predictions_work,
+    add_confidences,
+    check_adapter,
     fit_calibration,
     generate_calibration_predictions,
     generate_predictions,
@@ -37,6 +37,7 @@ from odin_slm.tasks.extraction.metrics import evaluate, score
 from odin_slm.tasks.extraction.schema import SCHEMAS
 
 Run = Callable[..., dict[str, Any]]
+TASK = TaskParams()
 DRUGS = ("enalapril", "naproxen", "rifampicin", "zidovudine", "melatonin", "warfarin", "codeine", "digoxin")
 
 
@@ -123,7 +124,7 @@ def test_what_is_brought_from_elsewhere_is_evaluated_and_never_written(run: Run,
     for name in ("reliability.json", "risk_coverage.json"):
         assert json.loads((reports / name).read_text(encoding="utf-8"))["layout"]["title"]
     assert set(results["confidence"]["entity"]["calibration"].values()) >= {"none", "there is no validation split"}
-    assert not list((project / "data/07_model_output/test/work").iterdir())
+    assert not (project / "data/07_model_output/test/work").exists()
 
     (project / "data/07_model_output/test/base_predictions.jsonl").unlink()
     shutil.rmtree(reports)
@@ -139,9 +140,9 @@ def test_what_is_brought_from_elsewhere_is_evaluated_and_never_written(run: Run,
 def test_the_pipeline_depends_on_what_the_stages_before_it_make() -> None:
     pipeline = create_pipeline()
     made = {"test", "test_context", "adapter", "base_model", "training_state"}
-    brought = {"given_test", "seen_records", "predictions_work", "champion", "data_manifest"}
-    brought |= {"params:evaluation", "params:promotion"}
-    assert pipeline.inputs() == made | brought | {"calibration_records"}
+    made |= {"train", "val", "manifest"}
+    brought = {"given_test", "predictions_work", "champion", "params:evaluation", "params:promotion", "params:task"}
+    assert pipeline.inputs() == made | brought
     assert {"predictions", "base_predictions", "calibrator", "evaluation_results"} <= pipeline.all_outputs()
     assert "report" in pipeline.outputs()
 
@@ -151,7 +152,7 @@ def test_the_pipeline_depends_on_what_the_stages_before_it_make() -> None:
 
 @pytest.mark.parametrize("decoding", ["free", "constrained", "both"])
 def test_rows_hold_what_the_decoding_gave(base: BaseModel, adapter: Path, decoding: str, tmp_path: Path) -> None:
-    rows = generate_predictions(base, adapter, RECORDS, None, tmp_path, params(decoding=decoding))
+    rows = generate_predictions(base, adapter, RECORDS, tmp_path, TASK, params(decoding=decoding))
     assert [row["id"] for row in rows] == [r["id"] for r in RECORDS]
     for row in rows:
         assert row["decoding"] == ("free" if decoding == "free" else "constrained")
@@ -176,7 +177,7 @@ def test_a_smaller_sample_is_part_of_a_larger_one_with_the_same_outputs(
 ) -> None:
     def predict(**values: Any) -> list[dict[str, Any]]:
         options = params(max_new_tokens="auto", **values)
-        return generate_predictions(base, adapter, RECORDS, None, tmp_path / str(values), options)
+        return generate_predictions(base, adapter, RECORDS, tmp_path / str(values), TASK, options)
 
     for folder in ("{'num_samples': 3}", "{'num_samples': 5, 'batch_size': 2}"):
         (tmp_path / folder).mkdir()
@@ -197,7 +198,8 @@ def test_extractions_carry_the_probability_of_their_line_and_a_confidence(
 ) -> None:
     calibrator = {"records": 9, "entity": {"method": "isotonic", "x": [0.0, 1.0], "y": [0.25, 0.75]}}
     calibrator["relation"] = {"method": "none"}
-    rows = generate_predictions(base, adapter, RECORDS, calibrator, tmp_path, params(max_new_tokens=120))
+    raw = generate_predictions(base, adapter, RECORDS, tmp_path, TASK, params(max_new_tokens=120))
+    rows = add_confidences(raw, calibrator, TASK)
     entities = [entry for row in rows for entry in row["entities"]]
     relations = [entry for row in rows for entry in row["relations"]]
     assert entities
@@ -211,17 +213,17 @@ def test_extractions_carry_the_probability_of_their_line_and_a_confidence(
 
 
 def test_calibration_reads_a_sample_of_the_validation_split(base: BaseModel, adapter: Path, tmp_path: Path) -> None:
-    some = generate_calibration_predictions(base, adapter, RECORDS, tmp_path, params(calibration_samples=5))
+    some = generate_calibration_predictions(base, adapter, RECORDS, tmp_path, TASK, params(calibration_samples=5))
     assert len(some) == 5
     assert all(row["decoding"] == "constrained" and "free" not in row for row in some)
-    assert fit_calibration(some, params())["records"] == 5
+    assert fit_calibration(some, TASK, params())["records"] == 5
     for absent in (None, []):
-        assert generate_calibration_predictions(base, adapter, absent, tmp_path, params()) == []
-    assert generate_calibration_predictions(base, adapter, RECORDS, tmp_path, params(calibration="none")) == []
+        assert generate_calibration_predictions(base, adapter, absent, tmp_path, TASK, params()) == []
+    assert generate_calibration_predictions(base, adapter, RECORDS, tmp_path, TASK, params(calibration="none")) == []
 
 
 def test_without_a_validation_split_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    calibrator = fit_calibration([], params())
+    calibrator = fit_calibration([], TASK, params())
     assert calibrator["entity"]["method"] == calibrator["relation"]["method"] == "none"
     assert "raw probability of its line: there is no validation split" in caplog.text
 
@@ -240,7 +242,7 @@ def test_a_prediction_that_was_killed_anywhere_gives_the_same_rows(
     options = params(batch_size=3)
     for name in ("straight", "killed"):
         (tmp_path / name).mkdir()
-    straight = generate_predictions(base, adapter, RECORDS, None, tmp_path / "straight", options)
+    straight = generate_predictions(base, adapter, RECORDS, tmp_path / "straight", TASK, options)
     add, written = ResumeLog.add, []
 
     def add_or_die(self: ResumeLog, row: dict[str, Any]) -> None:
@@ -251,39 +253,59 @@ def test_a_prediction_that_was_killed_anywhere_gives_the_same_rows(
 
     monkeypatch.setattr(ResumeLog, "add", add_or_die)
     with pytest.raises(Killed):
-        generate_predictions(base, adapter, RECORDS, None, tmp_path / "killed", options)
+        generate_predictions(base, adapter, RECORDS, tmp_path / "killed", TASK, options)
     first = list(written)
     monkeypatch.setattr(ResumeLog, "add", lambda self, row: (written.append(row["index"]), add(self, row)))
-    assert generate_predictions(base, adapter, RECORDS, None, tmp_path / "killed", options) == straight
+    assert generate_predictions(base, adapter, RECORDS, tmp_path / "killed", TASK, options) == straight
     assert len(first) == after
     assert sorted(written) == list(range(2 * len(RECORDS))), "each output was kept once"
 
 
-def test_outputs_so_far_stay_until_every_predictions_file_is_saved(
-    base: BaseModel, adapter: Path, tmp_path: Path
+def test_outputs_so_far_stay_until_the_run_is_through(
+    run: Run, project: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = generate_predictions(base, adapter, RECORDS[:2], None, tmp_path, params())
-    assert (tmp_path / "fine-tuned.jsonl").exists(), "the run may be killed before the rows are saved"
-    clear_predictions_work(rows, [], tmp_path)
-    assert not list(tmp_path.iterdir())
+    given = write_json(project / "mine.json", RECORDS[:2])
+    work = project / "data/07_model_output/test/work"
+    options = {"adapter": str(adapter), "test_data": str(given)}
+    monkeypatch.setattr("odin_slm.pipelines.evaluation.nodes.judge", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run("evaluation", params=options)
+    assert {file.name for file in work.iterdir()} == {"fine-tuned.jsonl", "base.jsonl"}
+    monkeypatch.undo()
+    folder = FolderDataset(filepath=str(work))
+    folder.clear()
+    assert not work.exists()
+    assert folder.load().is_dir()
+
+
+def test_the_own_adapter_is_judged_on_the_rest_of_its_data_alone(adapter: Path) -> None:
+    weights = hashlib.sha256((adapter / "adapter_model.safetensors").read_bytes()).hexdigest()
+    state = {"adapter_sha256": weights, "data": {"train.json": "1" * 64, "val.json": "2" * 64}}
+    manifest = {"outputs": {"train.json": "1" * 64, "val.json": "3" * 64}}
+    own = select_test_set(RECORDS, None, CONTEXT, TASK)
+    with pytest.raises(PredictionsError, match=r"learned from another val\.json than"):
+        check_adapter(adapter, own, state, manifest)
+    for records, told, data in ((RECORDS, state, manifest), (own, None, manifest), (own, state, None)):
+        assert check_adapter(adapter, records, told, data) == adapter
+    assert check_adapter(adapter, own, {**state, "adapter_sha256": "0" * 64}, manifest) == adapter
 
 
 def test_vllm_is_imported_only_when_chosen(base: BaseModel, adapter: Path, tmp_path: Path) -> None:
     if importlib.util.find_spec("vllm"):
         pytest.skip("vLLM is installed")
     with pytest.raises(BackendError, match=r"evaluation\.backend"):
-        generate_predictions(base, adapter, RECORDS[:1], None, tmp_path, params(backend="vllm"))
+        generate_predictions(base, adapter, RECORDS[:1], tmp_path, TASK, params(backend="vllm"))
 
 
 def test_the_given_test_set_goes_before_the_own_one() -> None:
-    assert select_test_set(RECORDS[:2], None, None) == RECORDS[:2]
-    assert select_test_set(RECORDS[:2], RECORDS[2:5], CONTEXT) == RECORDS[2:5]
-    assert select_test_set(None, RECORDS[2:5], None) == RECORDS[2:5]
+    assert select_test_set(RECORDS[:2], None, None, TASK) == RECORDS[:2]
+    assert select_test_set(RECORDS[:2], RECORDS[2:5], CONTEXT, TASK) == RECORDS[2:5]
+    assert select_test_set(None, RECORDS[2:5], None, TASK) == RECORDS[2:5]
 
 
 def test_rows_carry_what_scoring_must_know_of_the_test_set(base: BaseModel, adapter: Path, tmp_path: Path) -> None:
-    records = select_test_set(RECORDS, None, CONTEXT)
-    rows = generate_predictions(base, adapter, records, None, tmp_path, params())
+    records = select_test_set(RECORDS, None, CONTEXT, TASK)
+    rows = generate_predictions(base, adapter, records, tmp_path, TASK, params())
     assert {row["manifest_sha256"] for row in rows} == {"0" * 64}
     assert [row["surface_forms"] for row in rows] == [{"fever": ["pyrexia"]}, *[{}] * 7]
     assert "any_mention" in score(rows)["variants"]
@@ -291,12 +313,14 @@ def test_rows_carry_what_scoring_must_know_of_the_test_set(base: BaseModel, adap
 
 def test_records_from_elsewhere_get_the_provenance_they_lack() -> None:
     bare = {name: RECORDS[0][name] for name in ("instruction", "input", "output")}
-    assert select_test_set(None, [bare, {**bare, "id": 7}], None) == [
+    assert select_test_set(None, [bare, {**bare, "id": 7}], None, TASK) == [
         {**bare, "id": "1", "source": "unknown", "document_id": "1"},
         {**bare, "id": "7", "source": "unknown", "document_id": "7"},
     ]
     null = dict.fromkeys(("id", "source", "document_id"))
-    odd = select_test_set(None, [{**bare, **null}, {**bare, **null}, {**bare, "source": 3, "document_id": 4}], None)
+    odd = select_test_set(
+        None, [{**bare, **null}, {**bare, **null}, {**bare, "source": 3, "document_id": 4}], None, TASK
+    )
     assert [(one["id"], one["source"], one["document_id"]) for one in odd] == [
         ("1", "unknown", "1"),
         ("2", "unknown", "2"),
@@ -320,7 +344,7 @@ def test_records_from_elsewhere_get_the_provenance_they_lack() -> None:
 )
 def test_a_test_set_that_cannot_be_used_is_refused(given: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        select_test_set(None, given, None)
+        select_test_set(None, given, None, TASK)
 
 
 @pytest.mark.parametrize("name", ["repetition_penalty", "no_repeat_ngram_size"])
@@ -340,13 +364,13 @@ def test_wrong_values_are_refused(values: dict[str, Any]) -> None:
 
 def test_an_adapter_from_elsewhere_is_read_and_the_own_one_written(adapter: Path, tmp_path: Path) -> None:
     own = tmp_path / "own"
-    dataset = OverrideAdapterDataset(filepath=str(own), override={"path": str(adapter)})
+    dataset = AdapterDataset(filepath=str(own), override={"path": str(adapter)})
     before = snapshot(adapter)
     assert dataset.load() == adapter
     dataset.save(adapter)
     assert snapshot(own) == snapshot(adapter) == before
-    assert OverrideAdapterDataset(filepath=str(own), override={"path": None}).load() == own
-    missing = OverrideAdapterDataset(filepath=str(own), override={"path": str(tmp_path / "nothing")})
+    assert AdapterDataset(filepath=str(own), override={"path": None}).load() == own
+    missing = AdapterDataset(filepath=str(own), override={"path": str(tmp_path / "nothing")})
     assert not missing.exists()
     with pytest.raises(DatasetError, match="no adapter here"):
         missing.load()
@@ -367,15 +391,34 @@ def test_given_records_are_read_only_and_must_exist_when_named(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("dataset", "value", "absent"),
+    ("kind", "value", "default"),
     [
-        (OptionalRecordsDataset, RECORDS, None),
-        (OptionalJsonFileDataset, {"a": 1}, None),
-        (OptionalJsonLinesDataset, RECORDS, []),
+        ("odin_slm.datasets.json_files.RecordsDataset", RECORDS, None),
+        ("json.JSONDataset", {"a": 1}, None),
+        ("odin_slm.datasets.json_files.JSONLinesDataset", RECORDS, []),
     ],
 )
-def test_what_may_be_absent_loads_as_nothing(dataset: Any, value: Any, absent: Any, tmp_path: Path) -> None:
-    file = dataset(filepath=str(tmp_path / "file"))
-    assert file.load() == absent
-    file.save(value)
-    assert file.load() == value
+def test_what_may_be_absent_loads_as_its_default(kind: str, value: Any, default: Any, tmp_path: Path) -> None:
+    dataset = OptionalDataset(dataset={"type": kind, "filepath": str(tmp_path / "file")}, default=default)
+    assert not dataset.exists()
+    assert dataset.load() == default
+    dataset.save(value)
+    assert dataset.exists()
+    assert pickle.loads(pickle.dumps(dataset)).load() == value
+    assert dataset.preview()
+
+
+def test_figures_lie_among_other_reports_and_are_told_from_them(tmp_path: Path) -> None:
+    from plotly.graph_objects import Bar, Figure
+
+    write_json(tmp_path / "leakage.json", {"pmids": 0})
+    dataset = FiguresDataset(path=str(tmp_path))
+    assert not dataset.exists()
+    with pytest.raises(FileNotFoundError, match="no figure"):
+        dataset.preview()
+    drawn = {name: Figure(Bar(x=["entities"], y=[0.5]), {"title": name}) for name in ("scores", "errors")}
+    dataset.save(drawn)
+    assert dataset.saved == [tmp_path / "scores.json", tmp_path / "errors.json"]
+    assert dataset.load() == drawn
+    assert dataset.preview("scores")["layout"]["title"]["text"] == "scores"
+    assert dataset.preview()["layout"]["title"]["text"] == "errors"

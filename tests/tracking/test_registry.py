@@ -35,7 +35,15 @@ from odin_slm.serving.__main__ import build
 from odin_slm.serving.settings import ApiKeys, ServingSettings
 from odin_slm.tasks.extraction.format import Entity, Extraction, instruction_for, parse, render
 from odin_slm.tasks.extraction.schema import SCHEMAS
-from odin_slm.tracking.registry import CHALLENGER, CHAMPION, CHAMPION_PREDICTIONS, Candidate, Registry
+from odin_slm.tracking.promotion import conclude, judge, rows_digest
+from odin_slm.tracking.registry import (
+    CHALLENGER,
+    CHAMPION,
+    CHAMPION_PREDICTIONS,
+    Candidate,
+    Promotion,
+    Registry,
+)
 from odin_slm.tracking.rescoring import rescore
 from serving_service import SMALL, running
 from tracking.test_promotion import rows
@@ -43,6 +51,7 @@ from tracking.test_promotion import rows
 NAME = "odin-medical-ner-re-test"
 TEXTS = ["Rash and cough followed aspirin.", "Enalapril caused a dry cough and aspirin caused nausea."]
 TEST = {"significance": 0.05, "resamples": 199, "seed": 1}
+BY: dict[str, Any] = {"task": TASK, "test": TEST}
 LONGER = {"evaluation": {"num_samples": 6, "max_new_tokens": 60, "bootstrap_resamples": 100}}
 CALIBRATOR = {
     "records": 60,
@@ -95,7 +104,6 @@ def candidate(adapter: Path, tiny_base: Path) -> Callable[..., Candidate]:
             "experiment": "test",
             "manifest_sha256": "0" * 64,
             "task": TASK,
-            "test": TEST,
         }
         return Candidate(**{**values, **changes})
 
@@ -115,6 +123,7 @@ def bare_version(predictions: list[dict[str, Any]], manifest: str = "0" * 64) ->
         client.log_text(run.info.run_id, "".join(json.dumps(row) + "\n" for row in predictions), _PREDICTIONS)
         made = client.create_model_version(NAME, f"runs:/{run.info.run_id}/model", run.info.run_id)
     client.set_model_version_tag(NAME, made.version, "data_manifest_sha256", manifest)
+    client.set_model_version_tag(NAME, made.version, "predictions_sha256", rows_digest(predictions))
     return str(made.version)
 
 
@@ -267,7 +276,7 @@ def test_registered_model_service_and_batch_pipeline_say_the_same(
     number = register(candidate(rows(0.5, 1), **real, calibrator=CALIBRATOR))
     assert number != raw, "with a calibrator it is another version"
     assert register(candidate(rows(0.5, 1), **real, calibrator=CALIBRATOR)) == number
-    registry.promote(number, task=TASK, test=TEST)
+    registry.promote(number, **BY)
     uri = f"models:/{NAME}@{CHAMPION}"
     texts = [*TEXTS, "The treatment with captopril induced renal failure in two patients.", LONG_TEXT]
 
@@ -321,9 +330,8 @@ def test_a_model_of_one_shared_instruction_is_asked_with_it(
     served = resolve_model(f"models:/{NAME}/{number}", root=tmp_path)
     asked = {schema: instruction_of(TASK, served.instructions, schema) for schema in ("ade", "biored")}
     assert asked == dict.fromkeys(asked, TASK.shared_instruction)
-    assert instruction_of(TASK, {"ade": instruction_for(SCHEMAS["ade"])}, "biored") == instruction_for(
-        SCHEMAS["biored"]
-    )
+    ade = {"ade": instruction_for(SCHEMAS["ade"])}
+    assert instruction_of(TASK, ade, "biored") == instruction_for(SCHEMAS["biored"])
 
 
 def test_a_version_from_before_still_loads(store: str, candidate: Callable[..., Candidate], tmp_path: Path) -> None:
@@ -467,22 +475,22 @@ def test_the_commands_promote_demote_and_roll_back(project: Path) -> None:
 def test_the_first_is_champion_the_better_takes_its_place_and_the_worse_does_not(store: str) -> None:
     registry = Registry(NAME)
     first, better, worse = (bare_version(rows(right, seed)) for right, seed in ((0.4, 1), (0.9, 2), (0.2, 3)))
-    assert registry.promote(first, task=TASK, test=TEST)["decision"] == "promote"
-    decision = registry.promote(better, task=TASK, test=TEST)
+    assert registry.promote(first, **BY)["decision"] == "promote"
+    decision = registry.promote(better, **BY)
     assert (decision["decision"], decision["champion"]) == ("promote", first)
-    assert registry.promote(worse, task=TASK, test=TEST)["decision"] == "keep"
+    assert registry.promote(worse, **BY)["decision"] == "keep"
     assert holder() == better
     assert [event["version"] for event in registry.history()] == [first, better]
     assert registry.version(worse).tags["promotion_why"] == "significantly worse in entity F1 and relation F1"
-    assert registry.promote(better, task=TASK, test=TEST)["why"] == "it is the champion already"
+    assert registry.promote(better, **BY)["why"] == "it is the champion already"
 
 
 def test_other_data_are_not_compared(store: str) -> None:
     registry = Registry(NAME)
     first = bare_version(rows(0.4, 1))
-    registry.promote(first, task=TASK, test=TEST)
+    registry.promote(first, **BY)
     for other in (bare_version(rows(0.9, 2), manifest="1" * 64), bare_version(rows(0.9, 2, size=79))):
-        decision = registry.promote(other, task=TASK, test=TEST)
+        decision = registry.promote(other, **BY)
         assert decision["decision"] == "keep"
         assert "other data" in decision["why"] or "other examples" in decision["why"]
     assert holder() == first
@@ -509,9 +517,9 @@ def test_a_champion_of_other_data_is_asked_for_this_test_set(
     mlflow.set_experiment("registry")
     registry = Registry(NAME)
     synthetic = register(candidate(rows(0.9, 1)))
-    registry.promote(synthetic, task=TASK, test=TEST)
+    registry.promote(synthetic, **BY)
     real = register(told(candidate, "a" * 64, experiment="nano"))
-    decision = registry.promote(real, task=TASK, test=TEST)
+    decision = registry.promote(real, **BY)
     assert (decision["decision"], decision["metrics"]) == ("keep", None)
     assert decision["why"].startswith(f"champion {synthetic} was made of other data (manifest 000000000000, here aaaa")
 
@@ -538,13 +546,13 @@ def test_a_champion_of_other_data_is_asked_for_this_test_set(
 
     # Answers of a champion that is none any more decide nothing; nor is one asked whose predictions will do.
     other = register(told(candidate, "b" * 64, experiment="v15"))
-    decision = registry.promote(other, task=TASK, test=TEST, champion_predictions=answers)
+    decision = registry.promote(other, **BY, champion_predictions=answers)
     assert (decision["decision"], decision["rescored"]) == ("keep", False)
     options = {"batch_size": 8, "max_new_tokens": "auto"}
     assert rescore(registry.as_champion(), registry.predictions(real), "a" * 64, **options) == []
     worse = register(told(candidate, "c" * 64, right=0, experiment="v16"))
     answers = rescore(registry.as_champion(), registry.predictions(worse), "c" * 64, **options)
-    decision = registry.promote(worse, task=TASK, test=TEST, champion_predictions=answers)
+    decision = registry.promote(worse, **BY, champion_predictions=answers)
     assert (decision["decision"], decision["rescored"], decision["champion"]) == ("keep", True, real)
 
 
@@ -574,19 +582,19 @@ def test_a_checkpoint_is_not_judged_by_the_predictions_of_the_final_adapter(
     with mlflow.start_run() as active:
         mlflow.log_text(json.dumps(rows(0.9, 1)[0]) + "\n", _PREDICTIONS)
         number = Registry(NAME).register(candidate([], metrics={}), active.info.run_id)
-    decision = Registry(NAME).promote(number, task=TASK, test=TEST)
+    decision = Registry(NAME).promote(number, **BY)
     assert (decision["decision"], decision["why"]) == ("keep", f"version {number} has no predictions")
-    assert Registry(NAME).promote(number, task=TASK, test=TEST, force=True, reason="a trial")["decision"] == "promote"
+    assert Registry(NAME).promote(number, **BY, force=True, reason="a trial")["decision"] == "promote"
 
 
 def test_force_needs_a_reason_and_the_reason_is_kept(store: str) -> None:
     registry = Registry(NAME)
     for right in (0.9, 0.2):
         number = bare_version(rows(right, 1))
-        registry.promote(number, task=TASK, test=TEST)
+        registry.promote(number, **BY)
     with pytest.raises(RegistryError, match=r"needs a reason"):
-        registry.promote(number, task=TASK, test=TEST, force=True, reason="  ")
-    decision = registry.promote(number, task=TASK, test=TEST, force=True, reason="smaller, for the ward's tablets")
+        registry.promote(number, **BY, force=True, reason="  ")
+    decision = registry.promote(number, **BY, force=True, reason="smaller, for the ward's tablets")
     assert decision["metrics"]["entity_f1_micro"]["value"] < 0, "what the test said is kept beside it"
     last = registry.history()[-1]
     assert (last["version"], last["previous"], last["forced"]) == (number, "1", True)
@@ -600,7 +608,7 @@ def test_demotion_and_rollback(store: str) -> None:
         registry.demote()
     one, two, three = (bare_version(rows(right, 1)) for right in (0.2, 0.5, 0.9))
     for number in (one, two, three):
-        assert registry.promote(number, task=TASK, test=TEST)["decision"] == "promote"
+        assert registry.promote(number, **BY)["decision"] == "promote"
     assert registry.rollback("wrong on dosages") == two
     assert registry.demote() == two
     assert registry.champion() is None
@@ -615,25 +623,56 @@ def test_demotion_and_rollback(store: str) -> None:
 def test_the_place_of_a_demoted_champion_is_taken_by_nobody_unasked(store: str) -> None:
     registry = Registry(NAME)
     bad, other = (bare_version(rows(right, 1)) for right in (0.5, 0.9))
-    assert registry.promote(bad, task=TASK, test=TEST)["decision"] == "promote"
+    assert registry.promote(bad, **BY)["decision"] == "promote"
     registry.demote("it harms")
     for number in (bad, other):  # the next run of the recalled model, and of any other
-        decision = registry.promote(number, task=TASK, test=TEST)
+        decision = registry.promote(number, **BY)
         assert decision["decision"] == "keep"
         assert "demoted (it harms)" in decision["why"]
         assert holder() is None
-    assert (
-        registry.promote(other, task=TASK, test=TEST, force=True, reason="looked at by the ward")["decision"]
-        == "promote"
-    )
+    assert registry.promote(other, **BY, force=True, reason="looked at by the ward")["decision"] == "promote"
     assert holder() == other
+
+
+def test_a_decision_about_a_champion_of_before_is_made_anew(store: str) -> None:
+    """A node decides without the lock; the alias is written under it, by the same rules."""
+    registry = Registry(NAME)
+    first, mine, best = (bare_version(rows(right, 1)) for right in (0.2, 0.6, 0.95))
+    registry.promote(first, **BY)
+    judged = judge(rows(0.6, 1), registry.as_champion(), TASK, manifest_sha256="0" * 64, **TEST)
+    assert (judged["decision"], judged["champion"]) == ("promote", first)
+    promotion = Promotion(mine, conclude(judged, force=False, reason=""), TASK, TEST)
+    registry.promote(best, **BY)
+
+    decision = registry.apply(promotion)
+    assert (decision["decision"], decision["champion"]) == ("keep", best)
+    assert holder() == best
+    registry.demote("it harms")
+    assert "demoted (it harms)" in registry.apply(promotion)["why"]
+    assert holder() is None
+
+
+def test_a_decision_that_still_holds_is_carried_out_as_it_is(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry(NAME)
+    predictions = rows(0.2, 1)
+    judged = judge(predictions, registry.as_champion(), TASK, manifest_sha256="0" * 64, **TEST)
+    first, other = bare_version(predictions), bare_version(rows(0.9, 2))
+    monkeypatch.setattr(Registry, "_judged", lambda *_: pytest.fail("it was decided already"))
+    decision = registry.apply(Promotion(first, conclude(judged, force=False, reason=""), TASK, TEST))
+    assert (decision["decision"], holder()) == ("promote", first)
+    monkeypatch.undo()
+    judged = judge(rows(0.9, 1), registry.as_champion(), TASK, manifest_sha256="0" * 64, **TEST)
+    assert (
+        registry.apply(Promotion(other, conclude(judged, force=False, reason=""), TASK, TEST))["decision"] == "promote"
+    )
+    assert registry.version(other).tags["promotion_why"].startswith("significantly better")
 
 
 def test_a_rollback_goes_below_an_alias_that_was_set_elsewhere(store: str) -> None:
     registry = Registry(NAME)
     one, two, three = (bare_version(rows(right, 1)) for right in (0.2, 0.5, 0.9))
-    registry.promote(one, task=TASK, test=TEST)
-    registry.promote(two, task=TASK, test=TEST)
+    registry.promote(one, **BY)
+    registry.promote(two, **BY)
     mlflow.MlflowClient().set_registered_model_alias(NAME, CHAMPION, three)  # as on MLflow's page
     assert registry.rollback() == two
     assert registry.rollback() == one
@@ -665,10 +704,10 @@ def test_line_separators_in_a_text_end_no_row(store: str, candidate: Callable[..
 def test_a_champion_whose_predictions_are_gone_stays(store: str) -> None:
     registry = Registry(NAME)
     first = bare_version(rows(0.2, 1))
-    registry.promote(first, task=TASK, test=TEST)
+    registry.promote(first, **BY)
     uri = mlflow.get_run(registry.version(first).run_id).info.artifact_uri
     (Path(uri.removeprefix("file://")) / _PREDICTIONS).unlink()
-    decision = registry.promote(bare_version(rows(0.9, 2)), task=TASK, test=TEST)
+    decision = registry.promote(bare_version(rows(0.9, 2)), **BY)
     assert decision["decision"] == "keep"
     assert "cannot be read" in decision["why"]
 
@@ -689,8 +728,9 @@ for number in {numbers}:
         registry = Registry({name!r})
         registry.versions()
         time.sleep(max(0, start - time.monotonic()))
-        decided = registry.promote(number, task=task, test={test}, run_id="run-" + number)
-        pathlib.Path("said-" + number).write_text(decided["decision"])
+        task = load({{"name": "extraction"}})
+        said = registry.promote(number, task=task, test={test}, run_id="run-" + number)["decision"]
+        pathlib.Path("said-" + number).write_text(said)
         os._exit(0)
 assert all(os.waitpid(child, 0)[1] == 0 for child in children)
 """
@@ -699,7 +739,7 @@ assert all(os.waitpid(child, 0)[1] == 0 for child in children)
 def test_eight_promotions_at_once_leave_one_champion(store: str) -> None:
     """Each of eight processes promotes a version of its own by the test; the best one stays, whatever the order."""
     numbers = [bare_version(rows(right, 1)) for right in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.95)]
-    program = PROMOTE_AT_ONCE.format(store=store, name=NAME, test=TEST, numbers=numbers)
+    program = PROMOTE_AT_ONCE.format(store=store, name=NAME, **BY, numbers=numbers)
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
     subprocess.run([sys.executable, "-c", program], env=env, check=True, timeout=400)
     decisions = [Path(f"said-{number}").read_text() for number in numbers]

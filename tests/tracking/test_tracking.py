@@ -19,7 +19,7 @@ from conftest import runner_in
 from odin_slm.config.parameters import PublishingParams, TrainingParams
 from odin_slm.core.redaction import Portable
 from odin_slm.core.tracker import tracker
-from odin_slm.datasets.json_files import JsonFileDataset
+from odin_slm.datasets.json_files import CanonicalJSONDataset
 from odin_slm.tasks.extraction.tracked import tracked_metrics
 from odin_slm.training import throughput
 
@@ -148,7 +148,7 @@ def test_a_node_receives_the_model_not_a_dict(bare_project: Path, register: Call
 def test_a_run_is_named_and_tagged_without_paths_of_this_machine(training: Path) -> None:
     absolute = training / "elsewhere"
     (training / "conf/base/catalog.yml").write_text(
-        "adapter:\n  type: odin_slm.datasets.json_files.JsonFileDataset\n"
+        "adapter:\n  type: odin_slm.datasets.json_files.CanonicalJSONDataset\n"
         "  filepath: ${runtime_params:adapter, data/adapter}/x.json\n"
     )
     runner_in(training)("training", params={"adapter": str(absolute), "training": {"epochs": 2.0}})
@@ -228,7 +228,8 @@ def test_the_data_of_a_run_are_tagged_by_their_manifest(bare_project: Path, regi
 def test_records_from_elsewhere_are_not_tagged_as_the_manifests(
     bare_project: Path, register: Callable[..., None]
 ) -> None:
-    given = "type: odin_slm.datasets.override.GivenRecordsDataset, override: {path: '${runtime_params:test_data,null}'}"
+    kind = "odin_slm.datasets.given_records.GivenRecordsDataset"
+    given = f"type: {kind}, override: {{path: '${{runtime_params:test_data,null}}'}}"
     catalog = bare_project / "conf/base/catalog.yml"
     catalog.write_text(catalog.read_text() + f"given: {{{given}}}\n")
     register(evaluation=Pipeline([Node(func=choose, inputs=["test", "given"], outputs="chosen", name="choose")]))
@@ -286,7 +287,7 @@ def test_nothing_tracked_holds_a_path_of_this_machine_or_a_secret(
         monkeypatch.setenv(name, value)
     (bare_project / "conf/local/credentials.yml").write_text("store: {password: correct-horse-battery}\n")
     (bare_project / "conf/base/catalog.yml").write_text(
-        "manifest:\n  type: odin_slm.datasets.json_files.JsonFileDataset\n"
+        "manifest:\n  type: odin_slm.datasets.json_files.CanonicalJSONDataset\n"
         "  filepath: ${runtime_params:out,data}/m.json\n  metadata: {mlflow: {artifact_path: data}}\n"
         "adapter:\n  type: odin_slm.datasets.models.AdapterDataset\n  filepath: data/06_models/adapter\n"
         "  metadata: {mlflow: {artifact_path: adapter}}\n"
@@ -412,11 +413,11 @@ def test_metrics_need_no_base() -> None:
 
 def test_files_and_folders_that_ask_for_it_become_artifacts(bare_project: Path, register: Callable[..., None]) -> None:
     (bare_project / "conf/base/catalog.yml").write_text(
-        "manifest:\n  type: odin_slm.datasets.json_files.JsonFileDataset\n  filepath: data/manifest.json\n"
+        "manifest:\n  type: odin_slm.datasets.json_files.CanonicalJSONDataset\n  filepath: data/manifest.json\n"
         "  metadata: {mlflow: {artifact_path: data}}\n"
         "adapter:\n  type: odin_slm.datasets.models.AdapterDataset\n  filepath: data/06_models/adapter\n"
         "  metadata: {mlflow: {artifact_path: adapter}}\n"
-        '"{name}":\n  type: odin_slm.datasets.json_files.JsonFileDataset\n  filepath: data/{name}.json\n'
+        '"{name}":\n  type: odin_slm.datasets.json_files.CanonicalJSONDataset\n  filepath: data/{name}.json\n'
     )
     made = bare_project / "made"
     made.mkdir()
@@ -441,7 +442,7 @@ def test_files_and_folders_that_ask_for_it_become_artifacts(bare_project: Path, 
     assert (bare_project / "mlartifacts").is_dir()
 
 
-class CountedDataset(JsonFileDataset):
+class CountedDataset(CanonicalJSONDataset):
     """A dataset that notes when it is made."""
 
     made: ClassVar[list[str]] = []

@@ -79,7 +79,7 @@ def test_runs_artifacts_and_registry_go_to_the_server(
     text = (ROOT / "conf/server/mlflow.yml").read_text()
     (bare_project / "conf/server/mlflow.yml").write_text(text.replace("http://127.0.0.1:5000", server))
     (bare_project / "conf/base/catalog.yml").write_text(
-        "manifest:\n  type: odin_slm.datasets.json_files.JsonFileDataset\n  filepath: data/manifest.json\n"
+        "manifest:\n  type: odin_slm.datasets.json_files.CanonicalJSONDataset\n  filepath: data/manifest.json\n"
         "  metadata: {mlflow: {artifact_path: data}}\n"
     )
     register(data=Pipeline([Node(func=write_manifest, inputs=None, outputs="manifest", name="write_manifest")]))
@@ -91,7 +91,7 @@ def test_runs_artifacts_and_registry_go_to_the_server(
     assert [entry.path for entry in client.list_artifacts(run.info.run_id, "data")] == ["data/manifest.json"]
 
     registry = Registry("odin-medical-ner-re")
-    registry._make()
+    registry._make(TASK)
     client.log_text(run.info.run_id, canonical_jsonl(rows(0.5, 1)), PREDICTIONS)
     made = client.create_model_version(registry.name, f"{run.info.artifact_uri}/model", run.info.run_id)
     test = {"significance": 0.05, "resamples": 199, "seed": 1}

@@ -56,7 +56,7 @@ def _figures(test: dict[str, Any]) -> str:
 @_env
 def promote(version: str, rescore: bool, force: bool, reason: str, env: str | None) -> None:
     """Make VERSION the champion if the paired test finds it better than the one in use."""
-    from odin_slm.pipelines.registration.nodes import paired_test
+    from odin_slm.pipelines.evaluation.nodes import paired_test
 
     with _registry(env) as (registry, params, task):
         answers = _answers(registry, version, params) if rescore else []

@@ -7,7 +7,9 @@ the command line shows its text without a traceback.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class OdinError(Exception):
@@ -111,3 +113,22 @@ class HubError(OdinError):
 
 class HubUnreachableError(HubError):
     """The Hub gives no answer at all."""
+
+
+def required(value: T | None, name: str) -> T:
+    """Return what the catalog holds for a run that cannot do without it.
+
+    Args:
+        value: A value of a dataset that may be absent.
+        name: Its file.
+
+    Raises:
+        MissingInputError: It is absent.
+    """
+    if value is None:
+        raise MissingInputError(
+            "there is no such file.",
+            where=name,
+            fix="Run the pipelines before this one, as kedro run --pipelines data; kedro run runs all.",
+        )
+    return value

@@ -10,7 +10,7 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
@@ -54,11 +54,37 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The earliest time a zip member can carry; one for all, so that equal texts give equal bytes."""
 
 
-class CorpusFilesDataset(AbstractDataset[None, Mapping[str, str]]):
+class RawCorpus(Mapping[str, str]):
+    """File name -> text of a corpus; the files are read once, when the first text is asked for.
+
+    Args:
+        name: The corpus.
+        read: Reads the files.
+    """
+
+    def __init__(self, name: str, read: Callable[[], dict[str, str]]) -> None:
+        self.name = name
+        self._read = read
+
+    @cached_property
+    def _texts(self) -> dict[str, str]:
+        return self._read()
+
+    def __getitem__(self, name: str) -> str:
+        return self._texts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+
+class CorpusFilesDataset(AbstractDataset[None, RawCorpus]):
     """The files of one corpus in their publisher's format, as texts; read-only.
 
     Args:
-        filepath: Folder of the corpus.
+        filepath: Folder of the corpus, which has its name.
         files: Names in that folder. A ``.zip`` stands for its members.
         members: Members to read from the zip; all of them where it is None.
         sources: File name -> where it is published: ``url``, ``sha256``, and ``member`` for a file in a zip.
@@ -83,12 +109,12 @@ class CorpusFilesDataset(AbstractDataset[None, Mapping[str, str]]):
         self._fetch = fetch
         self.metadata = metadata
 
-    def load(self) -> Mapping[str, str]:
+    def load(self) -> RawCorpus:
         """Return file (or zip member) name -> text, line ends as they are.
 
         The files are read when a text is first asked for, so that an experiment without this corpus needs none.
         """
-        return _Texts(self)
+        return RawCorpus(self._folder.name, self.read)
 
     def read(self) -> dict[str, str]:
         """Return the texts.
@@ -153,26 +179,6 @@ class CorpusFilesDataset(AbstractDataset[None, Mapping[str, str]]):
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._folder), "files": self._files, "members": self._members}
-
-
-class _Texts(Mapping[str, str]):
-    """The texts of a corpus, read once, when the first is asked for."""
-
-    def __init__(self, dataset: CorpusFilesDataset) -> None:
-        self._dataset = dataset
-
-    @cached_property
-    def _texts(self) -> dict[str, str]:
-        return self._dataset.read()
-
-    def __getitem__(self, name: str) -> str:
-        return self._texts[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._texts)
-
-    def __len__(self) -> int:
-        return len(self._texts)
 
 
 class SampleDataset(AbstractDataset[dict[str, dict[str, str]], None]):

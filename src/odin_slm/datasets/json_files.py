@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kedro.io import AbstractDataset, DatasetError
+from kedro.io import AbstractDataset
 from kedro_datasets._typing import JSONPreview, TablePreview
 
 from odin_slm.core.errors import MissingInputError, PredictionsError
@@ -17,8 +17,11 @@ _PREVIEW_CHARACTERS = 300
 _NAMED = 12
 
 
-class JsonFileDataset(AbstractDataset[Any, Any]):
-    """One JSON value in canonical form: equal values are equal bytes."""
+class CanonicalJSONDataset(AbstractDataset[Any, Any]):
+    """One JSON value in canonical form, written whole or not at all: equal values are equal bytes, and equal hashes.
+
+    Where no hash is taken, ``json.JSONDataset`` does.
+    """
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
         self._filepath = Path(filepath)
@@ -52,7 +55,7 @@ class JsonFileDataset(AbstractDataset[Any, Any]):
         return JSONPreview(canonical_json(self.load()))
 
 
-class RecordsDataset(JsonFileDataset):
+class RecordsDataset(CanonicalJSONDataset):
     """A list of flat JSON objects."""
 
     def preview(self, nrows: int = 5) -> TablePreview:
@@ -60,7 +63,7 @@ class RecordsDataset(JsonFileDataset):
         return _table(self.load()[:nrows])
 
 
-class JsonLinesDataset(AbstractDataset[list[dict[str, Any]], list[dict[str, Any]]]):
+class JSONLinesDataset(AbstractDataset[list[dict[str, Any]], list[dict[str, Any]]]):
     """One JSON object a line."""
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
@@ -102,31 +105,6 @@ class JsonLinesDataset(AbstractDataset[list[dict[str, Any]], list[dict[str, Any]
     def preview(self, nrows: int = 5) -> TablePreview:
         """Return the first rows, long values cut for the eye."""
         return _table(self.load()[:nrows])
-
-
-class TextFileDataset(AbstractDataset[str, str]):
-    """A UTF-8 text file, written whole or not at all."""
-
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = Path(filepath)
-        self.metadata = metadata
-
-    def load(self) -> str:
-        """Return the text."""
-        try:
-            return self._filepath.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DatasetError(f"{self._filepath}: {error}") from error
-
-    def save(self, data: str) -> None:
-        """Write the text."""
-        write_text(self._filepath, data)
-
-    def _exists(self) -> bool:
-        return self._filepath.is_file()
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
 
 
 def _require(file: Path) -> None:

@@ -152,6 +152,10 @@ class FolderDataset(AbstractDataset[None, Path]):
         """Refuse: jobs write into the folder themselves."""
         raise DatasetError("a working folder is not saved as a whole.")
 
+    def clear(self) -> None:
+        """Remove the folder, whose work is done."""
+        shutil.rmtree(self._filepath, ignore_errors=True)
+
     def _exists(self) -> bool:
         return True
 
@@ -160,10 +164,22 @@ class FolderDataset(AbstractDataset[None, Path]):
 
 
 class AdapterDataset(AbstractDataset[Path, Path]):
-    """A LoRA adapter as PEFT and its tokenizer save it; values are paths, a save copies the folder as a whole."""
+    """A LoRA adapter as PEFT and its tokenizer save it; values are paths, a save copies the folder as a whole.
 
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+    Args:
+        filepath: The project's own folder; the only one that is ever written.
+        override: Holds ``path``: the folder to read instead, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        filepath: str,
+        override: dict[str, str | None] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
         self._filepath = Path(filepath)
+        self._read = Path((override or {}).get("path") or filepath)
         self.metadata = metadata
 
     def load(self) -> Path:
@@ -172,27 +188,27 @@ class AdapterDataset(AbstractDataset[Path, Path]):
         Raises:
             MissingInputError: There is no ``adapter_config.json`` in it.
         """
-        if not (self._filepath / "adapter_config.json").is_file():
+        if not self._exists():
             raise MissingInputError(
                 "there is no adapter here (adapter_config.json).",
-                where=str(self._filepath),
+                where=str(self._read),
                 fix="Run the training pipeline, or name a folder with --params adapter=DIR.",
             )
-        return self._filepath
+        return self._read
 
     def save(self, data: Path) -> None:
-        """Copy the adapter's folder."""
+        """Copy the adapter's folder to the project's own."""
         replace_folder(self._filepath, data)
 
     def _exists(self) -> bool:
-        return (self._filepath / "adapter_config.json").is_file()
+        return (self._read / "adapter_config.json").is_file()
 
     def _describe(self) -> dict[str, Any]:
-        return {"filepath": os.fspath(self._filepath)}
+        return {"filepath": os.fspath(self._filepath), "read": os.fspath(self._read)}
 
     def preview(self) -> JSONPreview:
         """Return the adapter's configuration."""
-        configuration = json.loads((self._filepath / "adapter_config.json").read_text(encoding="utf-8"))
+        configuration = json.loads((self._read / "adapter_config.json").read_text(encoding="utf-8"))
         return JSONPreview(json.dumps(configuration, indent=1))
 
 

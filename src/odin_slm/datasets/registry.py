@@ -9,15 +9,15 @@ from typing import Any
 from kedro.io import AbstractDataset, DatasetError
 
 from odin_slm.core.errors import PredictionsError
-from odin_slm.datasets.json_files import JsonLinesDataset
+from odin_slm.datasets.json_files import JSONLinesDataset
 from odin_slm.tracking.promotion import Champion
-from odin_slm.tracking.registry import Candidate, Registry
+from odin_slm.tracking.registry import Candidate, Promotion, Registry
 
 _LOGGER = logging.getLogger(__name__)
 
 
 class RegisteredModelDataset(AbstractDataset[Candidate, dict[str, Any]]):
-    """A registered model: a save makes a version of it and lets that version run for champion.
+    """A registered model: a save makes a version of it.
 
     Args:
         name: Name of the registered model.
@@ -48,31 +48,47 @@ class RegisteredModelDataset(AbstractDataset[Candidate, dict[str, Any]]):
         }
 
     def save(self, data: Candidate) -> None:
-        """Register a candidate, and promote it where it has earned that.
-
-        Raises:
-            RegistryError: A promotion is forced without a reason.
-        """
+        """Register a candidate."""
         import mlflow
 
         registry = Registry(self._name)
         with nullcontext() if mlflow.active_run() else mlflow.start_run(run_name=data.experiment):
-            run_id = mlflow.active_run().info.run_id
-            number = registry.register(data, run_id)
-            decision = registry.promote(
-                number,
-                task=data.task,
-                test=data.test,
-                force=data.force,
-                reason=data.reason,
-                run_id=run_id,
-                champion_predictions=data.champion_predictions,
-            )
+            number = registry.register(data, mlflow.active_run().info.run_id)
             mlflow.set_tags({"model_version": number, "registered_model": self._name})
-        _LOGGER.info("%s version %s: %s (%s).", self._name, number, decision["decision"], decision["why"])
 
     def _exists(self) -> bool:
         return bool(Registry(self._name).versions())
+
+    def _describe(self) -> dict[str, Any]:
+        return {"name": self._name}
+
+
+class ChampionAliasDataset(AbstractDataset[Promotion, "str | None"]):
+    """The alias ``champion`` of a registered model; a save moves it where that was decided.
+
+    Args:
+        name: Name of the registered model.
+    """
+
+    def __init__(self, *, name: str, metadata: dict[str, Any] | None = None) -> None:
+        self._name = name
+        self.metadata = metadata
+
+    def load(self) -> str | None:
+        """Return the version that holds the alias."""
+        found = Registry(self._name).champion()
+        return str(found.version) if found else None
+
+    def save(self, data: Promotion) -> None:
+        """Carry a decision out; where the champion it was about has been replaced, it is made anew."""
+        import mlflow
+
+        active = mlflow.active_run()
+        decision = Registry(self._name).apply(data, active.info.run_id if active else None)
+        _LOGGER.info("%s version %s: %s (%s).", self._name, data.version, decision["decision"], decision["why"])
+
+    def _exists(self) -> bool:
+        return Registry(self._name).champion() is not None
 
     def _describe(self) -> dict[str, Any]:
         return {"name": self._name}
@@ -99,7 +115,7 @@ class ChampionDataset(AbstractDataset[None, Champion | None]):
             PredictionsError: A line of it is not a JSON object, or there is none.
         """
         if self._path:
-            rows = JsonLinesDataset(filepath=self._path).load()
+            rows = JSONLinesDataset(filepath=self._path).load()
             if not rows:  # no champion would lose to any model
                 raise PredictionsError(
                     "the file holds no predictions.", where=self._path, fix="Name another with --params champion=FILE."

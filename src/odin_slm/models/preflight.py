@@ -68,8 +68,7 @@ class Preflight:
 
     def report(self) -> dict[str, Any]:
         """Return everything as plain values."""
-        job = {**asdict(self.job), "tokens": self.job.tokens}
-        return {**asdict(self), "job": job, "total": self.estimate.total}
+        return {**asdict(self), "total": self.estimate.total}
 
 
 def check(base: BaseModel, params: TrainingParams, machine: Machine | None = None) -> Preflight:
@@ -299,35 +298,38 @@ def stated_license(base: BaseModel) -> str | None:
     return str(stated[0] if isinstance(stated, list) else stated) if stated else None
 
 
-def show(found: Mapping[str, Any]) -> None:
+def show(report: Mapping[str, Any]) -> None:
     """Print the table of a report, as :meth:`Preflight.report` gives it."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    machine, job = found["machine"], found["job"]
+    parts = {"machine": Machine, "job": Job, "estimate": Estimate}
+    made = {name: kind(**report[name]) for name, kind in parts.items()}
+    found = Preflight(**{**{name: report[name] for name in Preflight.__dataclass_fields__}, **made})
+    machine, job = found.machine, found.job
     table = Table(title="Preflight check", title_justify="left", box=box.SIMPLE, show_header=False)
     table.add_column()
     table.add_column(justify="right")
     table.add_column()
-    kind = "NF4" if job["four_bit"] else {2: "16 bit", 4: "32 bit"}[round(job["weight_bytes"])]
+    kind = "NF4" if job.four_bit else {2: "16 bit", 4: "32 bit"}[round(job.weight_bytes)]
     notes = {
-        "weights": f"{found['parameters']:,} in {kind}",
-        "adapter": f"{found['trainable']:,} at rank {job['rank']}",
+        "weights": f"{found.parameters:,} in {kind}",
+        "adapter": f"{found.trainable:,} at rank {job.rank}",
         "gradients": "",
-        "optimizer": job["optimizer"],
-        "activations": f"{job['batch_size']} x {job['length']} tokens"
-        + (", recomputed" if job["checkpointing"] else f", {job['tokens']} at a time" if job["workers"] else ""),
+        "optimizer": job.optimizer,
+        "activations": f"{job.batch_size} x {job.length} tokens"
+        + (", recomputed" if job.checkpointing else f", {job.tokens} at a time" if job.workers else ""),
         "workspace": "",
         "runtime": "",
     }
-    for name, size in found["estimate"].items():
+    for name, size in asdict(found.estimate).items():
         table.add_row(name, memory.written(size), notes[name])
     table.add_section()
-    table.add_row("peak", memory.written(found["total"]), f"of {memory.written(machine['free'])} free")
-    table.add_row("machine", memory.written(machine["total"]), machine["name"])
-    table.add_row("base", "", f"{found['architecture']}; licence: {found['licence']}")
-    table.add_row("backend", "", found["backend"])
+    table.add_row("peak", memory.written(found.estimate.total), f"of {memory.written(machine.free)} free")
+    table.add_row("machine", memory.written(machine.total), machine.name)
+    table.add_row("base", "", f"{found.architecture}; licence: {found.licence}")
+    table.add_row("backend", "", found.backend)
     Console(stderr=True).print(table)
 
 

@@ -364,6 +364,27 @@ class Task(ABC):
         """Return the figures of an evaluation by name, for Kedro-Viz and the report."""
         return {}
 
+    def overview(self, results: Mapping[str, Any], training_state: Mapping[str, Any] | None) -> Any:
+        """Return an evaluation on one page, as a matplotlib figure; by default the headline with its intervals."""
+        from matplotlib.figure import Figure as Page
+
+        page = Page(figsize=(6.4, 3.6), layout="constrained")
+        page.suptitle(f"{results['experiment']}: {results['decoding']} decoding, n = {results['test_set']['examples']}")
+        axes = page.subplots()
+        models = {"base": results.get("base"), "fine-tuned": results}
+        for label, scores in models.items():
+            if scores:
+                values = [metric.value(scores) for metric in self.headline]
+                ends = [scores["intervals"][metric.name] for metric in self.headline]
+                bars = [
+                    [value - low for value, (low, _) in zip(values, ends, strict=True)],
+                    [high - value for value, (_, high) in zip(values, ends, strict=True)],
+                ]
+                titles = [metric.title for metric in self.headline]
+                axes.errorbar(titles, values, yerr=bars, fmt="o", capsize=4, label=label)
+        axes.legend()
+        return page
+
     @abstractmethod
     def report(
         self,

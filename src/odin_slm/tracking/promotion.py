@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from odin_slm.core.hashing import canonical_json, sha256_text
 from odin_slm.tasks import Metric, Task
 from odin_slm.tasks.rows import not_comparable
 
@@ -30,6 +31,7 @@ class Champion:
         problem: Why its predictions are not at hand; empty where they are.
         rescored: Whether the rows are what it said to another model's test texts.
         model: Fetches the model itself; None where a file of predictions stands for it.
+        vacant: Why nobody is champion any more; the place is then free for a reason, and no test fills it.
     """
 
     rows: Rows
@@ -38,6 +40,7 @@ class Champion:
     problem: str = ""
     rescored: bool = False
     model: Callable[[], Any] | None = None
+    vacant: str = ""
 
 
 def obstacle(predictions: Rows, champion: Champion, manifest_sha256: str | None) -> str:
@@ -86,20 +89,36 @@ def judge(
 
     Returns:
         See :func:`decide`; and ``champion``: the version that was met, None where it is none of the registry's;
-        ``rescored``: whether it was asked for these texts for the comparison.
+        ``rescored``: whether it was asked for these texts for the comparison; ``predictions_sha256`` of the model.
 
     Raises:
         PredictionsError: The predictions that the user names are not of the same examples.
     """
     number = champion.version if champion else None
+    own = {"predictions_sha256": rows_digest(predictions)}
+    if champion and champion.vacant:
+        kept = {"decision": "keep", "why": champion.vacant, "metrics": None}
+        return {**kept, "significance": options["significance"], "champion": None, "rescored": False, **own}
     if champion is None or number is None:
         decision = decide(predictions, champion.rows if champion else None, task, **options)
-        return {**decision, "champion": None, "rescored": False}
-    met = {"champion": number, "rescored": champion.rescored}
+        return {**decision, "champion": None, "rescored": False, **own}
+    met = {"champion": number, "rescored": champion.rescored, **own}
     if why := obstacle(predictions, champion, manifest_sha256):
         kept = {"decision": "keep", "why": f"{why}{_WAY_OUT if champion.model else ''}", "metrics": None}
         return {**kept, "significance": options["significance"], **met}
     return {**decide(predictions, champion.rows, task, **options), **met}
+
+
+def conclude(decision: Mapping[str, Any], *, force: bool, reason: str) -> dict[str, Any]:
+    """Return a decision with ``forced``: the test's own, or somebody's who takes the responsibility."""
+    if force:
+        return {**decision, "decision": "promote", "why": reason.strip(), "forced": True}
+    return {**decision, "forced": False}
+
+
+def rows_digest(rows: Rows) -> str:
+    """Return the SHA-256 of a predictions file's rows, whatever the bytes of the file."""
+    return sha256_text(canonical_json(list(rows)))
 
 
 def decide(

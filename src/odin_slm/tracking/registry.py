@@ -19,7 +19,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from importlib.metadata import version as installed
@@ -33,7 +33,7 @@ from odin_slm.inference.served_model import CALIBRATOR, SETTINGS, resolve_model
 from odin_slm.models.base_model import BaseModel, commit_of
 from odin_slm.release.checks import ALLOWED
 from odin_slm.tasks import Task
-from odin_slm.tracking.promotion import Champion, judge, rescored
+from odin_slm.tracking.promotion import Champion, conclude, judge, rescored, rows_digest
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 PREDICTIONS = "predictions/predictions.jsonl"
@@ -73,11 +73,6 @@ class Candidate:
         manifest_sha256: Hash of the manifest of its data.
         task: What it was taught.
         calibrator: What makes chances to be right of its probabilities; None where there is none.
-        champion_predictions: What the champion says to the same texts, where it was asked; see
-            :func:`odin_slm.tracking.rescoring.rescore`.
-        test: ``significance``, ``resamples`` and ``seed`` of the paired test.
-        force: Promote it whatever the test says.
-        reason: Why; needed with ``force``.
     """
 
     folder: Path
@@ -90,10 +85,26 @@ class Candidate:
     manifest_sha256: str | None
     task: Task
     calibrator: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What was decided about a version, with all that it takes to decide anew if another model is champion by then.
+
+    Attributes:
+        version: Number of the version.
+        decision: See :func:`odin_slm.tracking.promotion.judge` and :func:`odin_slm.tracking.promotion.conclude`.
+        task: What scores.
+        test: ``significance``, ``resamples`` and ``seed`` of the paired test.
+        champion_predictions: What the champion says to the texts of the version's predictions; they count for that
+            champion where its own predictions are of other data.
+    """
+
+    version: str
+    decision: Mapping[str, Any]
+    task: Task
+    test: Mapping[str, Any]
     champion_predictions: Sequence[Mapping[str, Any]] = ()
-    test: Mapping[str, Any] = field(default_factory=dict)
-    force: bool = False
-    reason: str = ""
 
 
 class Registry:
@@ -135,10 +146,11 @@ class Registry:
         return sorted(found, key=lambda version: -int(version.version))
 
     def as_champion(self) -> Champion | None:
-        """Return the champion with its predictions, for a comparison; None where there is no champion."""
+        """Return the champion with its predictions, for a comparison; None where there has never been one."""
         version = self.champion()
         if version is None:
-            return None
+            events = self.history()
+            return Champion([], vacant=_vacant(events[-1])) if events else None
         number, manifest = str(version.version), version.tags.get("data_manifest_sha256")
         address = f"models:/{self.name}/{number}"
         champion = Champion([], number, manifest, model=lambda: resolve_model(address, root=Path.cwd()))
@@ -222,8 +234,7 @@ class Registry:
             force: Promote whatever the test says.
             reason: Why; needed with ``force``.
             run_id: The run that asks, for the history.
-            champion_predictions: What the champion says to the texts of this version's predictions; they count for
-                that champion where its own predictions are of other data.
+            champion_predictions: See :class:`Promotion`.
 
         Returns:
             The decision, see :func:`odin_slm.tracking.promotion.judge`, with ``forced``.
@@ -237,24 +248,51 @@ class Registry:
                 where="promotion.reason",
                 fix="Say why, as in --params promotion.force=true,promotion.reason=WHY.",
             )
+        undecided = conclude({"why": reason}, force=force, reason=reason)
+        return self.apply(Promotion(number, undecided, task, test, champion_predictions), run_id)
+
+    def apply(self, promotion: Promotion, run_id: str | None = None) -> dict[str, Any]:
+        """Note what was decided about a version, and give it the alias if it was promoted.
+
+        The lock is held from the look at the champion to the alias. If the champion is another one by now, or the
+        decision was about other predictions, it is made anew by the same rules.
+
+        Args:
+            promotion: What was decided.
+            run_id: The run that asks, for the history.
+
+        Returns:
+            The decision that counts.
+
+        Raises:
+            RegistryError: There is no such version.
+        """
+        number, decision = promotion.version, promotion.decision
         with self._locked():
-            version, current = self.version(number), self.as_champion()
-            if current and current.version == number:
+            version, champion = self.version(number), self.champion()
+            if champion and str(champion.version) == number:
                 return {"decision": "keep", "why": "it is the champion already", "forced": False, "metrics": None}
-            decision = self._judged(version, current, test, champion_predictions, task)
-            if current is None and (line := self.history()):
-                decision |= {"decision": "keep", "why": _vacant(line[-1])}
-            if force:
-                decision |= {"decision": "promote", "why": reason.strip()}
-            decision["forced"] = force
+            if not self._holds(decision, version, champion):
+                judged = self._judged(version, promotion)
+                decision = conclude(judged, force=decision["forced"], reason=decision["why"])
             met = _met(decision, version.tags.get("data_manifest_sha256"))
             self._note(number, decision, met)
             if decision.get("rescored"):
-                kept = canonical_jsonl([dict(row) for row in champion_predictions])
+                kept = canonical_jsonl([dict(row) for row in promotion.champion_predictions])
                 self._client.log_text(version.run_id, kept, CHAMPION_PREDICTIONS)
             if decision["decision"] == "promote":
-                self._move("promote", number, reason=decision["why"], forced=force, run_id=run_id, test=met)
-            return decision
+                forced = decision["forced"]
+                self._move("promote", number, reason=decision["why"], forced=forced, run_id=run_id, test=met)
+            return dict(decision)
+
+    def _holds(self, decision: Mapping[str, Any], version: Any, champion: Any | None) -> bool:
+        """Tell whether a decision is about this version's predictions and the present champion; the lock is held."""
+        if "champion" not in decision or (champion is None and self.history()):
+            return False
+        if decision["champion"] is None and decision["metrics"]:  # a file that stood for the champion
+            return False
+        met = str(champion.version) if champion else None
+        return decision["champion"] == met and decision["predictions_sha256"] == version.tags.get("predictions_sha256")
 
     def demote(self, reason: str = "") -> str:
         """Take the alias from the champion; nobody has it then.
@@ -309,34 +347,27 @@ class Registry:
         try:
             text = mlflow.artifacts.load_text(f"runs:/{version.run_id}/{PREDICTIONS}")
             rows = [json.loads(line) for line in text.split("\n") if line]
-            if digest is None or digest == _rows_digest(rows):
+            if digest is None or digest == rows_digest(rows):
                 return rows
             problem = "are not those that it was registered with"
         except (MlflowException, OSError, ValueError):
             pass
         raise RegistryError(
             f"version {number} has no predictions."
-            if digest == _rows_digest([])
+            if digest == rows_digest([])
             else f"the predictions of version {number} {problem}.",
             where=f"{self.name} version {number}",
             fix="Register it again from the folder where it was made, or force the promotion with a reason.",
         )
 
-    def _judged(
-        self,
-        version: Any,
-        current: Champion | None,
-        test: Mapping[str, Any],
-        champion_predictions: Sequence[Mapping[str, Any]],
-        task: Task,
-    ) -> dict[str, Any]:
+    def _judged(self, version: Any, promotion: Promotion) -> dict[str, Any]:
         manifest = version.tags.get("data_manifest_sha256")
         try:
             rows = self.predictions(str(version.version))
         except RegistryError as error:
             return {"decision": "keep", "why": error.what.removesuffix("."), "metrics": None}
-        current = rescored(current, champion_predictions, rows, manifest)
-        return judge(rows, current, task, manifest_sha256=manifest, **test)
+        current = rescored(self.as_champion(), promotion.champion_predictions, rows, manifest)
+        return judge(rows, current, promotion.task, manifest_sha256=manifest, **promotion.test)
 
     def _note(self, number: str, decision: Mapping[str, Any], met: Mapping[str, Any] | None) -> None:
         """Tag a version with what was decided about it, and on which figures."""
@@ -409,7 +440,7 @@ class Registry:
             "base_model": candidate.base_id,
             "base_revision": commit_of(base) or "",
             "model_sha256": _model_digest(candidate),
-            "predictions_sha256": _rows_digest(candidate.predictions),
+            "predictions_sha256": rows_digest(candidate.predictions),
             "data_manifest_sha256": candidate.manifest_sha256 or "",
             "calibrator_sha256": sha256_text(canonical_json(candidate.calibrator)) if candidate.calibrator else "",
         }
@@ -520,10 +551,6 @@ def _signature(task: Task) -> Any:
             ]
         ),
     )
-
-
-def _rows_digest(rows: Sequence[Mapping[str, Any]]) -> str:
-    return sha256_text(canonical_json(list(rows)))
 
 
 def _model_digest(candidate: Candidate) -> str:

@@ -4,6 +4,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from odin_slm.config.parameters import CombinationParams, IngestionParams, TaskParams
@@ -25,12 +26,40 @@ _BIN = 32
 """Width of the histogram of lengths, in tokens."""
 
 
-def place_documents(params: CombinationParams, *documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def gather_documents(*documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Join the documents of all corpora."""
+    return list(chain(*documents))
+
+
+def gather_records(*records: list[Record]) -> list[Record]:
+    """Join the records of all corpora."""
+    return list(chain(*records))
+
+
+def gather_sources(params: IngestionParams, *parse_reports: dict[str, Any]) -> dict[str, Any]:
+    """Say what the data were made of.
+
+    Args:
+        params: The parameters of ingestion.
+        *parse_reports: Reports of each corpus.
+
+    Returns:
+        ``inputs``: corpus and file -> sha256; ``parameters``.
+    """
+    files = {
+        f"{report['corpus']}/{file}": digest
+        for report in parse_reports
+        for file, digest in report.get("inputs", {}).items()
+    }
+    return {"inputs": files, "parameters": params.model_dump(mode="json")}
+
+
+def place_documents(documents: list[dict[str, Any]], params: CombinationParams) -> dict[str, dict[str, Any]]:
     """Place every document of every corpus in one split.
 
     Args:
+        documents: Documents of all corpora, as JSON values.
         params: Ratios, threshold and seed.
-        *documents: Documents of each corpus, as JSON values.
 
     Returns:
         Document id -> ``split`` (None: not used), ``group``, ``rule``, ``pmid``, ``source``.
@@ -38,7 +67,7 @@ def place_documents(params: CombinationParams, *documents: list[dict[str, Any]])
     Raises:
         CorpusFormatError: Two documents have one id.
     """
-    parsed = [Document.from_dict(values) for corpus in documents for values in corpus]
+    parsed = [Document.from_dict(values) for values in documents]
     for identifier, count in Counter(document.id for document in parsed).items():
         if count > 1:
             sources = " and ".join(sorted({document.source for document in parsed if document.id == identifier}))
@@ -58,20 +87,20 @@ def place_documents(params: CombinationParams, *documents: list[dict[str, Any]])
 
 
 def combine_records(
-    splits: dict[str, dict[str, Any]], params: CombinationParams, *records: list[Record]
+    records: list[Record], splits: dict[str, dict[str, Any]], params: CombinationParams
 ) -> dict[str, list[Record]]:
     """Put every record into its document's split, shuffled by the seed.
 
     Args:
+        records: Records of all corpora.
         splits: Where each document lies.
         params: The seed.
-        *records: Records of each corpus.
 
     Returns:
         Split -> records.
     """
     parts: dict[str, list[Record]] = {name: [] for name in SPLITS}
-    for record in (one for corpus in records for one in corpus):
+    for record in records:
         split = splits[record["document_id"]]["split"]
         if split is not None:
             parts[split].append(record)
@@ -153,9 +182,8 @@ def write_manifest(
     val: list[Record],
     test: list[Record],
     splits: dict[str, dict[str, Any]],
-    ingestion: IngestionParams,
-    combination: CombinationParams,
-    *parse_reports: dict[str, Any],
+    data_sources: dict[str, Any],
+    params: CombinationParams,
 ) -> dict[str, Any]:
     """Describe the dataset so that anyone can make it again and compare it byte for byte.
 
@@ -172,11 +200,7 @@ def write_manifest(
     for placed in splits.values():
         synthetic[placed["source"]].append(is_synthetic(placed["pmid"]))
     return {
-        "inputs": {
-            f"{report['corpus']}/{file}": digest
-            for report in parse_reports
-            for file, digest in report.get("inputs", {}).items()
-        },
+        "inputs": data_sources["inputs"],
         "outputs": {f"{name}.json": sha256_text(canonical_json(records)) for name, records in parts.items()},
         "counts": {
             name: {
@@ -187,20 +211,20 @@ def write_manifest(
             for name, records in parts.items()
         },
         "synthetic_sources": sorted(source for source, flags in synthetic.items() if all(flags)),
-        "seed": combination.seed,
+        "seed": params.seed,
         "parameters": {
-            "ingestion": ingestion.model_dump(mode="json"),
-            "combination": combination.model_dump(mode="json"),
+            "ingestion": data_sources["parameters"],
+            "combination": params.model_dump(mode="json"),
         },
         "versions": {"odin-slm": __version__, **{name: version(name) for name in ("rensa", "tokenizers")}},
     }
 
 
 def describe_test_set(
-    manifest: dict[str, Any],
+    documents: list[dict[str, Any]],
     splits: dict[str, dict[str, Any]],
+    manifest: dict[str, Any],
     params: CombinationParams,
-    *documents: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """Gather what scoring must know of the test set beyond its records.
 
@@ -209,7 +233,7 @@ def describe_test_set(
         concepts (see :func:`odin_slm.core.document.surface_forms`), cleaned as the records are.
     """
     clean = cleaning.plain_text if params.normalise_text else str
-    parsed = (Document.from_dict(values) for corpus in documents for values in corpus)
+    parsed = map(Document.from_dict, documents)
     return {
         "manifest_sha256": sha256_text(canonical_json(manifest)),
         "surface_forms": {

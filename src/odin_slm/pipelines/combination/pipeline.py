@@ -11,6 +11,9 @@ from odin_slm.pipelines.combination.nodes import (
     describe_test_set,
     draw_data,
     draw_lengths,
+    gather_documents,
+    gather_records,
+    gather_sources,
     place_documents,
     write_manifest,
 )
@@ -23,14 +26,32 @@ def create_pipeline() -> Pipeline:
     return Pipeline(
         [
             Node(
+                func=gather_documents,
+                inputs=[f"{name}_documents" for name in names],
+                outputs="documents",
+                name="gather_documents",
+            ),
+            Node(
+                func=gather_records,
+                inputs=[f"{name}_records" for name in names],
+                outputs="records",
+                name="gather_records",
+            ),
+            Node(
+                func=gather_sources,
+                inputs=["params:ingestion", *(f"{name}_parse_report" for name in names)],
+                outputs="data_sources",
+                name="gather_sources",
+            ),
+            Node(
                 func=place_documents,
-                inputs=["params:combination", *(f"{name}_documents" for name in names)],
+                inputs=["documents", "params:combination"],
                 outputs="splits",
                 name="place_documents",
             ),
             Node(
                 func=combine_records,
-                inputs=["splits", "params:combination", *(f"{name}_records" for name in names)],
+                inputs=["records", "splits", "params:combination"],
                 outputs="combined",
                 name="combine_records",
             ),
@@ -48,21 +69,13 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 func=write_manifest,
-                inputs=[
-                    "train",
-                    "val",
-                    "test",
-                    "splits",
-                    "params:ingestion",
-                    "params:combination",
-                    *(f"{name}_parse_report" for name in names),
-                ],
+                inputs=["train", "val", "test", "splits", "data_sources", "params:combination"],
                 outputs="manifest",
                 name="write_manifest",
             ),
             Node(
                 func=describe_test_set,
-                inputs=["manifest", "splits", "params:combination", *(f"{name}_documents" for name in names)],
+                inputs=["documents", "splits", "manifest", "params:combination"],
                 outputs="test_context",
                 name="describe_test_set",
             ),
@@ -78,18 +91,19 @@ def create_pipeline() -> Pipeline:
                 outputs="data_statistics",
                 name="count_data",
             ),
-            Node(
-                func=draw_data,
-                inputs="data_statistics",
-                outputs="data_figure",
-                name="draw_data",
-            ),
-            Node(
-                func=draw_lengths,
-                inputs="data_statistics",
-                outputs="lengths_figure",
-                name="draw_lengths",
-            ),
+            *_figures().nodes,
         ],
         tags=["combination"],
+    )
+
+
+def _figures() -> Pipeline:
+    return Pipeline(
+        [
+            Node(func=draw_data, inputs="data_statistics", outputs="data_figure", name="draw_data"),
+            Node(func=draw_lengths, inputs="data_statistics", outputs="lengths_figure", name="draw_lengths"),
+        ],
+        namespace="data_figures",
+        inputs={"data_statistics"},
+        outputs={"data_figure", "lengths_figure"},
     )

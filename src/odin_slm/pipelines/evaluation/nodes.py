@@ -13,6 +13,7 @@ from odin_slm.core.hashing import canonical_json, sha256_of, sha256_text
 from odin_slm.models.base_model import BaseModel
 from odin_slm.release.provenance import is_of, other_splits
 from odin_slm.tasks import Task
+from odin_slm.tasks.rows import test_set_of
 from odin_slm.tracking.promotion import Champion, judge, rescored
 
 _log = logging.getLogger(__name__)
@@ -66,10 +67,44 @@ def select_test_set(
     ]
 
 
+def check_adapter(
+    adapter: Path,
+    test_data: list[dict[str, Any]],
+    training_state: dict[str, Any] | None,
+    manifest: dict[str, Any] | None,
+) -> Path:
+    """Refuse to score the experiment's own adapter on a test split that is not the rest of what it learned from.
+
+    Args:
+        adapter: Folder of the LoRA adapter.
+        test_data: What it is to be evaluated on.
+        training_state: How the experiment's adapter was trained; None where it was not trained here.
+        manifest: What the experiment's splits are now; None where there are none.
+
+    Returns:
+        The adapter, whose figures on these records will be worth something.
+
+    Raises:
+        PredictionsError: The adapter learned from other splits than those that the test split belongs to.
+    """
+    others = other_splits(training_state, manifest)
+    weights = adapter / "adapter_model.safetensors"
+    own_test_split = any("manifest_sha256" in record for record in test_data)
+    if others and own_test_split and weights.is_file() and is_of(training_state, sha256_of(weights)):
+        raise PredictionsError(
+            f"the adapter learned from another {' and another '.join(others)} than lie beside this test split: "
+            "documents of it may be among them, and the figures would be worth nothing.",
+            where="training_state.json",
+            fix="Train again (kedro run --pipelines training,evaluation), or combine the data as they were. Records of "
+            "which you know that it has not seen them are named by --params test_data=FILE.json.",
+        )
+    return adapter
+
+
 def generate_calibration_predictions(
     base_model: BaseModel,
     adapter: Path,
-    calibration_records: list[dict[str, Any]] | None,
+    val: list[dict[str, Any]] | None,
     predictions_work: Path,
     task: TaskParams,
     params: EvaluationParams,
@@ -80,22 +115,24 @@ def generate_calibration_predictions(
         Rows as of :func:`generate_predictions`, without calibrated confidences; none where there is no validation split
         or calibration is off.
     """
-    if not calibration_records or params.calibration == "none":
+    if not val or params.calibration == "none":
         return []
     headline = "free" if params.decoding == "free" else "constrained"
     some = params.model_copy(update={"num_samples": params.calibration_samples, "decoding": headline})
     resume_log = predictions_work / "calibration.jsonl"
-    return _predict(
-        base_model, adapter, calibration_records, resume_log, task.task(), some, "validation, for the calibration"
-    )
+    return _predict(base_model, adapter, val, resume_log, task.task(), some, "validation, for the calibration")
 
 
 def fit_calibration(
     calibration_predictions: list[dict[str, Any]], task: TaskParams, params: EvaluationParams
-) -> dict[str, Any] | None:
-    """Fit what turns probabilities of output lines into chances to be right; see :meth:`Task.fit_calibration`."""
-    calibrator = task.task().fit_calibration(calibration_predictions, params.calibration)
-    for kind, fitted in (calibrator or {}).items():
+) -> dict[str, Any]:
+    """Fit what turns probabilities of output lines into chances to be right; see :meth:`Task.fit_calibration`.
+
+    Returns:
+        The calibrator; empty where the task has none.
+    """
+    calibrator = task.task().fit_calibration(calibration_predictions, params.calibration) or {}
+    for kind, fitted in calibrator.items():
         if isinstance(fitted, dict) and (why := fitted.get("why")):
             _log.warning("The confidence of each %s is the raw probability of its line: %s.", kind, why)
     return calibrator
@@ -103,27 +140,21 @@ def fit_calibration(
 
 def generate_predictions(
     base_model: BaseModel,
-    adapter: Path,
+    checked_adapter: Path,
     test_data: list[dict[str, Any]],
-    calibrator: dict[str, Any] | None,
     predictions_work: Path,
     task: TaskParams,
     params: EvaluationParams,
-    training_state: dict[str, Any] | None = None,
-    data_manifest: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Let the fine-tuned model extract from every test text.
 
     Args:
         base_model: The base.
-        adapter: Folder of the LoRA adapter.
+        checked_adapter: Folder of the LoRA adapter.
         test_data: Test records.
-        calibrator: What makes confidences of log-probabilities; None leaves them raw.
         predictions_work: Folder for the outputs so far; a run that was killed goes on from there.
         task: What reads the outputs.
         params: Decoding, batch size, budget, sample.
-        training_state: How the experiment's adapter was trained; None where it was not trained here.
-        data_manifest: What the experiment's splits are now; None where there are none.
 
     Returns:
         Rows in the order of the records: ``id``, ``source``, ``document_id``, for the experiment's own test split
@@ -131,18 +162,23 @@ def generate_predictions(
         ``prediction`` (raw text) and what is parsed from it: ``entities`` with character offsets in the input,
         ``relations``, both with the ``log_probability`` of their line, ``malformed`` lines; ``finished``, ``tokens``.
         With both decodings ``prediction`` is the constrained one and ``free`` holds the same fields of the free one.
-        Extractions of the headline decoding also carry ``confidence``, the chance that they are right.
         ``gold_reachable`` tells whether the grammar accepts the gold output.
-
-    Raises:
-        PredictionsError: The adapter learned from other splits than those that the test split belongs to.
     """
-    _require_held_out(adapter, test_data, training_state, data_manifest)
+    resume_log = predictions_work / "fine-tuned.jsonl"
+    return _predict(base_model, checked_adapter, test_data, resume_log, task.task(), params, "fine-tuned model")
 
-    rows = _predict(
-        base_model, adapter, test_data, predictions_work / "fine-tuned.jsonl", task.task(), params, "fine-tuned model"
-    )
-    return [task.task().with_confidence(row, calibrator) for row in rows]
+
+def add_confidences(
+    raw_predictions: list[dict[str, Any]], calibrator: dict[str, Any] | None, task: TaskParams
+) -> list[dict[str, Any]]:
+    """Give what the headline decoding extracted its ``confidence``, the chance to be right.
+
+    Args:
+        raw_predictions: Rows of :func:`generate_predictions`.
+        calibrator: What makes chances of log-probabilities; without one they stay raw.
+        task: What the rows list.
+    """
+    return [task.task().with_confidence(row, calibrator or None) for row in raw_predictions]
 
 
 def generate_base_predictions(
@@ -158,18 +194,10 @@ def generate_base_predictions(
     )
 
 
-def clear_predictions_work(
-    predictions: list[dict[str, Any]], base_predictions: list[dict[str, Any]], predictions_work: Path
-) -> None:
-    """Remove the outputs so far, now that every predictions file is saved; a further run makes them anew."""
-    for journal in predictions_work.glob("*.jsonl"):
-        journal.unlink()
-
-
 def score_predictions(
     predictions: list[dict[str, Any]],
     base_predictions: list[dict[str, Any]],
-    seen_records: list[dict[str, Any]] | None,
+    train: list[dict[str, Any]] | None,
     calibrator: dict[str, Any] | None,
     task: TaskParams,
     params: EvaluationParams,
@@ -179,7 +207,7 @@ def score_predictions(
     Args:
         predictions: Rows of the fine-tuned model.
         base_predictions: Rows of the base; may be empty.
-        seen_records: The training split; what it holds counts as seen. None where it is not at hand.
+        train: The training split; what it holds counts as seen. None where it is not at hand.
         calibrator: What made the confidences of the predictions; None where it is not at hand.
         task: What scores.
         params: Experiment, bootstrap.
@@ -190,9 +218,9 @@ def score_predictions(
     return task.task().score(
         predictions,
         base_predictions,
-        seen_records,
+        train,
         experiment=params.experiment,
-        calibrator=calibrator,
+        calibrator=calibrator or None,
         resamples=params.bootstrap_resamples,
         seed=params.seed,
     )
@@ -201,7 +229,7 @@ def score_predictions(
 def rescore_champion(
     predictions: list[dict[str, Any]],
     champion: Champion | None,
-    data_manifest: dict[str, Any] | None,
+    manifest: dict[str, Any] | None,
     params: EvaluationParams,
     promotion: PromotionParams,
 ) -> list[dict[str, Any]]:
@@ -215,35 +243,46 @@ def rescore_champion(
     from odin_slm.tracking.rescoring import rescore
 
     options: dict[str, Any] = {"batch_size": params.batch_size, "max_new_tokens": params.max_new_tokens}
-    return rescore(champion, predictions, _digest(data_manifest), **options)
+    return rescore(champion, predictions, _digest(manifest), **options)
 
 
 def decide_promotion(
     predictions: list[dict[str, Any]],
     champion: Champion | None,
     champion_predictions: list[dict[str, Any]],
-    data_manifest: dict[str, Any] | None,
-    evaluation_results: dict[str, Any],
+    manifest: dict[str, Any] | None,
     task: TaskParams,
     params: EvaluationParams,
 ) -> dict[str, Any]:
     """Say whether this model should take the champion's place, and on what that was decided.
 
+    Args:
+        predictions: Rows of the model's predictions file.
+        champion: The model in use, or None.
+        champion_predictions: What a champion of other data says to the same texts; may be empty.
+        manifest: What the model's data are, where that is known.
+        task: What scores.
+        params: Experiment, and the options of the paired test.
+
     Returns:
-        See :func:`odin_slm.tracking.promotion.judge`; with ``experiment``, ``decoding`` and ``test_set`` of the
-        results.
+        See :func:`odin_slm.tracking.promotion.judge`; and ``experiment``, ``decoding`` and ``test_set``, which the
+        decision is about.
     """
-    manifest = _digest(data_manifest)
+    digest = _digest(manifest)
     decision = judge(
         predictions,
-        rescored(champion, champion_predictions, predictions, manifest),
+        rescored(champion, champion_predictions, predictions, digest),
         task.task(),
-        manifest_sha256=manifest,
-        significance=params.significance,
-        resamples=params.bootstrap_resamples,
-        seed=params.seed,
+        manifest_sha256=digest,
+        **paired_test(params),
     )
-    return {**decision, **{name: evaluation_results[name] for name in ("experiment", "decoding", "test_set")}}
+    about = {"experiment": params.experiment, "decoding": predictions[0].get("decoding", "free")}
+    return {**decision, **about, "test_set": test_set_of(predictions)}
+
+
+def paired_test(params: EvaluationParams) -> dict[str, Any]:
+    """Return the options of :func:`odin_slm.tracking.promotion.decide`."""
+    return {"significance": params.significance, "resamples": params.bootstrap_resamples, "seed": params.seed}
 
 
 def draw_figures(
@@ -253,11 +292,9 @@ def draw_figures(
     return dict(task.task().figures(evaluation_results, training_state))
 
 
-def draw_overview(evaluation_results: dict[str, Any], training_state: dict[str, Any] | None) -> Any:
-    """Draw all of it on one page."""
-    from odin_slm.tasks.extraction import figures
-
-    return figures.draw_overview(evaluation_results, training_state)
+def draw_overview(evaluation_results: dict[str, Any], training_state: dict[str, Any] | None, task: TaskParams) -> Any:
+    """Draw the whole evaluation on one page."""
+    return task.task().overview(evaluation_results, training_state)
 
 
 def write_report(
@@ -269,27 +306,6 @@ def write_report(
 ) -> str:
     """Write the final report as one HTML page."""
     return task.task().report(evaluation_results, predictions, training_state, promotion)
-
-
-def _require_held_out(
-    adapter: Path,
-    test_data: Sequence[dict[str, Any]],
-    training_state: dict[str, Any] | None,
-    data_manifest: dict[str, Any] | None,
-) -> None:
-    """Refuse to score the experiment's own adapter on a test split that is not the rest of what it learned from."""
-    others = other_splits(training_state, data_manifest)
-    if not others or not any("manifest_sha256" in record for record in test_data):
-        return
-    weights = adapter / "adapter_model.safetensors"
-    if weights.is_file() and is_of(training_state, sha256_of(weights)):
-        raise PredictionsError(
-            f"the adapter learned from another {' and another '.join(others)} than lie beside this test split: "
-            "documents of it may be among them, and the figures would be worth nothing.",
-            where="training_state.json",
-            fix="Train again (kedro run --pipelines training,evaluation), or combine the data as they were. Records of "
-            "which you know that it has not seen them are named by --params test_data=FILE.json.",
-        )
 
 
 def _complete(record: Any, number: int, where: str, task: Task) -> dict[str, Any]:

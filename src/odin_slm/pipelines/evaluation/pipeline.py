@@ -3,7 +3,8 @@
 from kedro.pipeline import Node, Pipeline
 
 from odin_slm.pipelines.evaluation.nodes import (
-    clear_predictions_work,
+    add_confidences,
+    check_adapter,
     decide_promotion,
     draw_figures,
     draw_overview,
@@ -17,35 +18,43 @@ from odin_slm.pipelines.evaluation.nodes import (
     write_report,
 )
 
-RESCORING = Node(
-    func=rescore_champion,
-    inputs=["predictions", "champion", "data_manifest", "params:evaluation", "params:promotion"],
-    outputs="champion_predictions",
-    name="rescore_champion",
+PROMOTION = Pipeline(
+    [
+        Node(
+            func=rescore_champion,
+            inputs=["predictions", "champion", "manifest", "params:evaluation", "params:promotion"],
+            outputs="champion_predictions",
+            name="rescore_champion",
+        ),
+        Node(
+            func=decide_promotion,
+            inputs=["predictions", "champion", "champion_predictions", "manifest", "params:task", "params:evaluation"],
+            outputs="promotion",
+            name="decide_promotion",
+        ),
+    ]
 )
-"""Also registration's, for a run of publishing alone."""
+"""Predictions and champion -> ``promotion``; also publishing's, which may come when another model is champion."""
 
 
 def create_pipeline() -> Pipeline:
-    """Return evaluation: adapter and test set -> predictions -> results, figures, report."""
+    """Return evaluation: adapter and test set -> predictions -> results, promotion, figures, report."""
+    report = Node(
+        func=write_report,
+        inputs=["evaluation_results", "predictions", "training_state", "promotion", "params:task"],
+        outputs="report",
+        name="write_report",
+    )
+    stages = [_calibration(), _predictions(), PROMOTION, _figures(), Pipeline([report])]
+    return Pipeline(stages, tags=["evaluation"])
+
+
+def _calibration() -> Pipeline:
     return Pipeline(
         [
             Node(
-                func=select_test_set,
-                inputs=["test", "given_test", "test_context", "params:task"],
-                outputs="test_data",
-                name="select_test_set",
-            ),
-            Node(
                 func=generate_calibration_predictions,
-                inputs=[
-                    "base_model",
-                    "adapter",
-                    "calibration_records",
-                    "predictions_work",
-                    "params:task",
-                    "params:evaluation",
-                ],
+                inputs=["base_model", "adapter", "val", "predictions_work", "params:task", "params:evaluation"],
                 outputs="calibration_predictions",
                 name="generate_calibration_predictions",
             ),
@@ -55,21 +64,47 @@ def create_pipeline() -> Pipeline:
                 outputs="calibrator",
                 name="fit_calibration",
             ),
+        ],
+        namespace="calibration",
+        inputs={"base_model", "adapter", "val", "predictions_work"},
+        outputs={"calibration_predictions", "calibrator"},
+        parameters={"params:task", "params:evaluation"},
+    )
+
+
+def _predictions() -> Pipeline:
+    return Pipeline(
+        [
+            Node(
+                func=select_test_set,
+                inputs=["test", "given_test", "test_context", "params:task"],
+                outputs="test_data",
+                name="select_test_set",
+            ),
+            Node(
+                func=check_adapter,
+                inputs=["adapter", "test_data", "training_state", "manifest"],
+                outputs="checked_adapter",
+                name="check_adapter",
+            ),
             Node(
                 func=generate_predictions,
                 inputs=[
                     "base_model",
-                    "adapter",
+                    "checked_adapter",
                     "test_data",
-                    "calibrator",
                     "predictions_work",
                     "params:task",
                     "params:evaluation",
-                    "training_state",
-                    "data_manifest",
                 ],
-                outputs="predictions",
+                outputs="raw_predictions",
                 name="generate_predictions",
+            ),
+            Node(
+                func=add_confidences,
+                inputs=["raw_predictions", "calibrator", "params:task"],
+                outputs="predictions",
+                name="add_confidences",
             ),
             Node(
                 func=generate_base_predictions,
@@ -79,38 +114,17 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 func=score_predictions,
-                inputs=[
-                    "predictions",
-                    "base_predictions",
-                    "seen_records",
-                    "calibrator",
-                    "params:task",
-                    "params:evaluation",
-                ],
+                inputs=["predictions", "base_predictions", "train", "calibrator", "params:task", "params:evaluation"],
                 outputs="evaluation_results",
                 name="score_predictions",
             ),
-            Node(
-                func=clear_predictions_work,
-                inputs=["predictions", "base_predictions", "predictions_work"],
-                outputs=None,
-                name="clear_predictions_work",
-            ),
-            RESCORING,
-            Node(
-                func=decide_promotion,
-                inputs=[
-                    "predictions",
-                    "champion",
-                    "champion_predictions",
-                    "data_manifest",
-                    "evaluation_results",
-                    "params:task",
-                    "params:evaluation",
-                ],
-                outputs="promotion",
-                name="decide_promotion",
-            ),
+        ]
+    )
+
+
+def _figures() -> Pipeline:
+    return Pipeline(
+        [
             Node(
                 func=draw_figures,
                 inputs=["evaluation_results", "training_state", "params:task"],
@@ -119,16 +133,13 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 func=draw_overview,
-                inputs=["evaluation_results", "training_state"],
+                inputs=["evaluation_results", "training_state", "params:task"],
                 outputs="overview_figure",
                 name="draw_overview",
             ),
-            Node(
-                func=write_report,
-                inputs=["evaluation_results", "predictions", "training_state", "promotion", "params:task"],
-                outputs="report",
-                name="write_report",
-            ),
         ],
-        tags=["evaluation"],
+        namespace="figures",
+        inputs={"evaluation_results", "training_state"},
+        outputs={"evaluation_figures", "overview_figure"},
+        parameters={"params:task"},
     )

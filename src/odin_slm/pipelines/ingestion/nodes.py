@@ -1,6 +1,6 @@
 """Nodes of the ingestion pipeline."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -11,41 +11,37 @@ from odin_slm.core.errors import RecordTooLongError
 from odin_slm.core.record import Record
 from odin_slm.corpora.parsed import require_sound
 from odin_slm.corpora.synthetic import synthetic_corpus
+from odin_slm.datasets.corpus_files import RawCorpus
 from odin_slm.models.base_model import BaseModel
 from odin_slm.models.tokens import RecordCounter, record_counter
 from odin_slm.tasks import Task
 
 
-def parser_of(corpus: str) -> Callable[..., tuple[list[dict[str, Any]], dict[str, Any]]]:
-    """Return the parsing node of one corpus, named after it."""
+def parse_corpus(
+    raw: RawCorpus, task: TaskParams, params: IngestionParams
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Read a corpus in its publisher's format.
 
-    def parse_corpus(
-        raw: Mapping[str, str], task: TaskParams, params: IngestionParams
-    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Read a corpus in its publisher's format.
+    Args:
+        raw: File name -> text; it knows which corpus it is.
+        task: What the documents are for.
+        params: Which corpora are used, and the options of their parsers.
 
-        Args:
-            raw: File name -> text.
-            task: What the documents are for.
-            params: Which corpora are used, and the options of their parsers.
+    Returns:
+        Documents as JSON values, and the parser's report of what it read, dropped and found twice.
 
-        Returns:
-            Documents as JSON values, and the parser's report of what it read, dropped and found twice.
-
-        Raises:
-            CorpusFormatError: A file breaks its format, or the parser made a document that is not sound.
-        """
-        if corpus not in params.corpora:
-            return [], {"corpus": corpus, "documents": 0, "skipped": "not in ingestion.corpora"}
-        known = options_of(corpus)
-        given = {"seed": params.seed} if "seed" in known.model_fields else {}
-        options = known(**{**given, **params.options.get(corpus, {})})
-        parsed = corpora.CORPORA[corpus].parse(raw, **dict(options))
-        require_sound(corpus, parsed.documents, task.task())
-        return [document.to_dict() for document in parsed.documents], parsed.report
-
-    parse_corpus.__name__ = f"parse_{corpus}"
-    return parse_corpus
+    Raises:
+        CorpusFormatError: A file breaks its format, or the parser made a document that is not sound.
+    """
+    corpus = raw.name
+    if corpus not in params.corpora:
+        return [], {"corpus": corpus, "documents": 0, "skipped": "not in ingestion.corpora"}
+    known = options_of(corpus)
+    given = {"seed": params.seed} if "seed" in known.model_fields else {}
+    options = known(**{**given, **params.options.get(corpus, {})})
+    parsed = corpora.CORPORA[corpus].parse(raw, **dict(options))
+    require_sound(corpus, parsed.documents, task.task())
+    return [document.to_dict() for document in parsed.documents], parsed.report
 
 
 def write_synthetic(

@@ -3,7 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from odin_slm import corpora
-from odin_slm.pipelines.ingestion.nodes import parser_of, write_records, write_synthetic
+from odin_slm.pipelines.ingestion.nodes import parse_corpus, write_records, write_synthetic
 
 
 def sources() -> tuple[str, ...]:
@@ -15,7 +15,7 @@ def create_pipeline() -> Pipeline:
     """Return ingestion: ``<corpus>_raw`` -> ``<corpus>_documents`` -> ``<corpus>_records``, for every corpus."""
     parsing = {
         corpus: Node(
-            func=parser_of(corpus),
+            func=parse_corpus,
             inputs=["raw", "params:task", "params:ingestion"],
             outputs=["documents", "parse_report"],
             name="parse_corpus",

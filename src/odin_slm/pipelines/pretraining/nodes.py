@@ -8,6 +8,7 @@ from typing import Any
 from odin_slm.config.parameters import PretrainingParams
 from odin_slm.core.document import Document
 from odin_slm.core.hashing import canonical_json
+from odin_slm.core.tracker import tracker
 from odin_slm.corpora.iob import parse_iob
 from odin_slm.pretraining.curriculum import Sources
 
@@ -138,7 +139,4 @@ def _sources(
 
 
 def _log(step: int, figures: dict[str, float]) -> None:
-    import mlflow
-
-    if mlflow.active_run():
-        mlflow.log_metrics({f"pretraining_{name}": value for name, value in figures.items()}, step=step)
+    tracker().log_metrics(step, {f"pretraining_{name}": value for name, value in figures.items()})

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from odin_slm.config.parameters import EvaluationParams, PublishingParams, TaskParams
-from odin_slm.core.errors import MissingInputError, ReleaseError
+from odin_slm.core.errors import MissingInputError, ReleaseError, required
 from odin_slm.core.hashing import canonical_json, sha256_of, sha256_text
 from odin_slm.hub.client import RepositoryType
 from odin_slm.hub.licensing import (
@@ -131,6 +131,7 @@ def stage_model_release(
             where=f"experiment {params.experiment}",
             fix="Run the training pipeline in this experiment; adapters from elsewhere are evaluated, not staged.",
         )
+    manifest = required(manifest, "manifest.json")
     results = None if params.checkpoint else evaluation_results
     what = task.task()
     if not params.checkpoint and not is_of(training_state, sha256_of(_existing(adapter / "adapter_model.safetensors"))):
@@ -228,12 +229,12 @@ def stage_dataset_release(
         File name -> content.
 
     Raises:
-        MissingInputError: There is no ``test.json``.
+        MissingInputError: A split or the manifest is absent.
         ReleaseError: A gate refuses the data, or the manifest is of other data.
     """
     overridden = pass_gates([data_gate(leakage, quality)], params.override)
-    if test is None:
-        raise MissingInputError("there is no such file.", where="test.json", fix="Run kedro run --pipelines data.")
+    manifest = required(manifest, "manifest.json")
+    train, val, test = required(train, "train.json"), required(val, "val.json"), required(test, "test.json")
     files: dict[str, bytes | Path] = {}
     split_files = []
     for split, file, records in (

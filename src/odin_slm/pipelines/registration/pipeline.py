@@ -2,33 +2,39 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from odin_slm.pipelines.evaluation.pipeline import RESCORING
-from odin_slm.pipelines.registration.nodes import propose_model
+from odin_slm.pipelines.evaluation.pipeline import PROMOTION
+from odin_slm.pipelines.registration.nodes import gather_evidence, promote_model, propose_model
 
 
 def create_pipeline() -> Pipeline:
-    """Return registration: the staged model, its predictions and figures -> ``registered_model``."""
-    return Pipeline(
+    """Return registration: the staged model and its predictions -> ``registered_model``, ``champion_alias``."""
+    own = Pipeline(
         [
-            RESCORING,
+            Node(
+                func=gather_evidence,
+                inputs=["predictions", "evaluation_results", "calibrator", "params:task", "params:publishing"],
+                outputs="evidence",
+                name="gather_evidence",
+            ),
             Node(
                 func=propose_model,
-                inputs=[
-                    "model_release",
-                    "base_model",
-                    "predictions",
-                    "champion_predictions",
-                    "evaluation_results",
-                    "calibrator",
-                    "manifest",
-                    "params:task",
-                    "params:publishing",
-                    "params:evaluation",
-                    "params:promotion",
-                ],
+                inputs=["model_release", "base_model", "evidence", "manifest", "params:task", "params:publishing"],
                 outputs="registered_model",
                 name="propose_model",
             ),
-        ],
-        tags=["publishing"],
+            Node(
+                func=promote_model,
+                inputs=[
+                    "registered_model",
+                    "promotion",
+                    "champion_predictions",
+                    "params:task",
+                    "params:evaluation",
+                    "params:promotion",
+                ],
+                outputs="champion_alias",
+                name="promote_model",
+            ),
+        ]
     )
+    return Pipeline([PROMOTION, own], tags=["publishing"])

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from odin_slm.config.parameters import SweepParams, TrainingParams, changed
+from odin_slm.core.errors import required
 from odin_slm.core.record import Record
 from odin_slm.core.tracker import tracker
 from odin_slm.models.base_model import BaseModel
@@ -36,6 +37,7 @@ def compare_trainings(
     """
     from odin_slm.training.sweep import sweep
 
+    train, val = required(train, "train.json"), required(val, "val.json")
     return sweep(base_model, train, val, sweep_work, training, params, _trial)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from odin_slm.config.parameters import TaskParams, TrainingParams
-from odin_slm.core.errors import BaseModelError, MissingInputError
+from odin_slm.core.errors import BaseModelError, MissingInputError, required
 from odin_slm.core.hashing import sha256_of
 from odin_slm.core.record import Record
 from odin_slm.core.tracker import tracker
@@ -64,14 +64,14 @@ def train_adapter(
         (``data``) and of the adapter's weights (``adapter_sha256``), which tell later what belongs together.
 
     Raises:
-        MissingInputError: A split is empty.
+        MissingInputError: A split is absent or empty.
     """
     from odin_slm.models.tokens import record_counter
     from odin_slm.training.lora import train_lora
     from odin_slm.training.throughput import with_throughput
 
     for split, records in (("train.json", train), ("val.json", val)):
-        if not records:
+        if not required(records, split):
             raise MissingInputError(
                 "it holds no records, and training needs some to learn from and some to choose the checkpoint by.",
                 where=split,

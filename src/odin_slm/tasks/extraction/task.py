@@ -508,6 +508,12 @@ class ExtractionTask(Task):
             "training_curve": figures.plot_training_curve(training_state),
         }
 
+    def overview(self, results: Mapping[str, Any], training_state: Mapping[str, Any] | None) -> Any:
+        """See :func:`odin_slm.tasks.extraction.figures.draw_overview`."""
+        from odin_slm.tasks.extraction.figures import draw_overview
+
+        return draw_overview(results, training_state)
+
     def report(
         self,
         results: Mapping[str, Any],

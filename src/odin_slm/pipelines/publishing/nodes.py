@@ -13,6 +13,7 @@ from typing import Any
 from odin_slm.config.parameters import EvaluationParams, PublishingParams, TaskParams
 from odin_slm.core.errors import MissingInputError, ReleaseError, required
 from odin_slm.core.hashing import canonical_json, sha256_of, sha256_text
+from odin_slm.core.runtime_environment import one_at_a_time
 from odin_slm.hub.client import RepositoryType
 from odin_slm.hub.licensing import (
     OPEN_LICENSES,
@@ -47,6 +48,7 @@ logger = logging.getLogger(__name__)
 _COLUMNS = ("id", "source", "document_id", "instruction", "input", "output", "input_sha256", "output_sha256")
 
 
+@one_at_a_time
 def replay_predictions(
     base_model: BaseModel,
     adapter: Path,

@@ -96,7 +96,7 @@ def test_a_node_takes_few_inputs() -> None:
 
 
 def test_nodes_leave_reading_writing_and_tracking_to_datasets_and_hooks() -> None:
-    files = {Path(inspect.getfile(node.func)) for node in nodes()}
+    files = {Path(inspect.getfile(inspect.unwrap(node.func))) for node in nodes()}
     found = {file.parent.name: IMPURE.findall(file.read_text(encoding="utf-8")) for file in files}
     assert not {name: calls for name, calls in found.items() if calls}
 

@@ -1,8 +1,16 @@
-"""Environment variables that a process of this project starts with; they are read when torch is imported."""
+"""What holds for a process of this project: its environment variables, and one job with a model at a time."""
 
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_model_in_use = threading.RLock()
 
 
 def prepare_process() -> None:
@@ -21,3 +29,18 @@ def prepare_process() -> None:
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }.items():
         os.environ.setdefault(name, value)
+
+
+def one_at_a_time(job: Callable[P, R]) -> Callable[P, R]:
+    """Let threads wait for one another with jobs that load a model, as ThreadRunner would start several at once.
+
+    While transformers loads weights, it changes how torch makes tensors for the whole process; and a job plans with
+    memory that it does not share.
+    """
+
+    @wraps(job)
+    def waiting(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _model_in_use:
+            return job(*args, **kwargs)
+
+    return waiting

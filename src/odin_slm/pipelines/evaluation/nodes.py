@@ -10,6 +10,7 @@ from typing import Any
 from odin_slm.config.parameters import EvaluationParams, PromotionParams, TaskParams
 from odin_slm.core.errors import MissingInputError, PredictionsError
 from odin_slm.core.hashing import canonical_json, sha256_of, sha256_text
+from odin_slm.core.runtime_environment import one_at_a_time
 from odin_slm.models.base_model import BaseModel
 from odin_slm.release.provenance import is_of, other_splits
 from odin_slm.tasks import Task
@@ -101,6 +102,7 @@ def check_adapter(
     return adapter
 
 
+@one_at_a_time
 def generate_calibration_predictions(
     base_model: BaseModel,
     adapter: Path,
@@ -138,6 +140,7 @@ def fit_calibration(
     return calibrator
 
 
+@one_at_a_time
 def generate_predictions(
     base_model: BaseModel,
     checked_adapter: Path,
@@ -181,6 +184,7 @@ def add_confidences(
     return [task.task().with_confidence(row, calibrator or None) for row in raw_predictions]
 
 
+@one_at_a_time
 def generate_base_predictions(
     base_model: BaseModel,
     test_data: list[dict[str, Any]],
@@ -226,6 +230,7 @@ def score_predictions(
     )
 
 
+@one_at_a_time
 def rescore_champion(
     predictions: list[dict[str, Any]],
     champion: Champion | None,

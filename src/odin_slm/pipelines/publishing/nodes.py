@@ -9,6 +9,7 @@ from typing import Any
 from odin_slm.config.parameters import EvaluationParams, PublishingParams, TaskParams
 from odin_slm.core.errors import MissingInputError, ReleaseError, required
 from odin_slm.core.hashing import canonical_json, sha256_of, sha256_text
+from odin_slm.core.runtime_environment import one_at_a_time
 from odin_slm.hub.client import RepositoryType
 from odin_slm.hub.licensing import base_terms
 from odin_slm.hub.upload import Plan, Request
@@ -197,6 +198,7 @@ def gather_reference_answers(
     return ReferenceAnswers(test_data, predictions, evaluation.max_new_tokens, evaluation.batch_size)
 
 
+@one_at_a_time
 def reproduce_predictions(
     base_model: BaseModel,
     released_adapter: ReleasedAdapter,

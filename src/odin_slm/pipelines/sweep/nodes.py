@@ -10,10 +10,12 @@ import yaml
 from odin_slm.config.parameters import SweepParams, TrainingParams, changed
 from odin_slm.core.errors import required
 from odin_slm.core.record import Record
+from odin_slm.core.runtime_environment import one_at_a_time
 from odin_slm.core.tracker import tracker
 from odin_slm.models.base_model import BaseModel
 
 
+@one_at_a_time
 def compare_trainings(
     base_model: BaseModel,
     train: list[Record],

@@ -8,6 +8,7 @@ from odin_slm.config.parameters import TaskParams, TrainingParams
 from odin_slm.core.errors import BaseModelError, MissingInputError, required
 from odin_slm.core.hashing import sha256_of
 from odin_slm.core.record import Record
+from odin_slm.core.runtime_environment import one_at_a_time
 from odin_slm.core.tracker import tracker
 from odin_slm.models.base_model import BaseModel
 from odin_slm.models.conversion import provenance_of
@@ -40,6 +41,7 @@ def check_training(base_model: BaseModel, params: TrainingParams) -> dict[str, A
     return found.report()
 
 
+@one_at_a_time
 def train_adapter(
     base_model: BaseModel,
     training_preflight: dict[str, Any],

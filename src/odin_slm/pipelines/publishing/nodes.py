@@ -71,10 +71,10 @@ def replay_predictions(
         The questions of :func:`odin_slm.inference.reproducibility.choose_questions`, with ``answer`` and
         ``reproduced``, which is None for a checkpoint: the predictions are the final adapter's.
     """
-    from odin_slm.inference.reproducibility import choose_questions, replay
+    from odin_slm.inference.reproducibility import ask_again, choose_questions
 
     questions = choose_questions(predictions, test_data, params.replayed_predictions)
-    answers = replay(base_model, _released_adapter(adapter, training_work, params), questions, task.task())
+    answers = ask_again(base_model, _released_adapter(adapter, training_work, params), questions, task.task())
     return [
         {
             **question,

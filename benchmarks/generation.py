@@ -4,8 +4,8 @@
 
 Writes the outputs of synthetic test prompts (default 128) in five ways, in this run: one prompt after the other by
 ``generate()`` of transformers, one prompt after the other by this project's engine (both for every fourth prompt), and
-batched by it: free, free with the linear layers that PyTorch has by itself (engines/prepacked.py), and held to the text
-by the grammar. Prints the medians of three rounds in turns, the ratios, and
+batched by it: free, free with the linear layers that PyTorch has by itself (inference/onednn_linear.py), and held to
+the text by the grammar. Prints the medians of three rounds in turns, the ratios, and
 whether the free outputs are equal. Loading the model is counted in none. Where other processes take the cores, the
 ratios of processor time, summed over all cores, are the ones to read; they do not count that batches use every core.
 """
@@ -29,7 +29,7 @@ from odin_slm.config.parameters import IngestionParams
 from odin_slm.core.record import render_prompt
 from odin_slm.corpora.synthetic import generate as write_documents
 from odin_slm.inference import generation
-from odin_slm.inference.onednn_linear import prepack
+from odin_slm.inference.onednn_linear import use_onednn
 from odin_slm.models.base_model import load_model, load_tokenizer, resolve_base_model
 from odin_slm.models.tokens import prompt_ids, token_counter
 from odin_slm.pipelines.ingestion.nodes import write_records
@@ -59,8 +59,8 @@ def main() -> None:
     grammars = [ExtractionTask().grammar(row["instruction"], row["input"]) for row in rows]
     budget = math.ceil(max(token_counter(base)([row["output"] for row in rows])) * 1.25) + 16
     model, tokenizer = load_model(base), load_tokenizer(base)
-    prepacked = prepack(load_model(base).eval())
-    used = prepacked
+    onednn = use_onednn(load_model(base).eval())
+    used = onednn
     cores = torch.get_num_threads()
 
     def library() -> list[str]:
@@ -81,19 +81,19 @@ def main() -> None:
         options = {"batch_size": batch_size, "max_new_tokens": budget, "grammars": grammars}
         return [output.text for output in generation.generate(base, None, prompts, **options)]
 
-    def without_prepacking() -> list[str]:
+    def without_onednn() -> list[str]:
         nonlocal used
         used = model
         try:
             return engine(prompts, None, 32)
         finally:
-            used = prepacked
+            used = onednn
 
     ways: dict[str, Callable[[], list[str]]] = {
         "transformers, one at a time": library,
         "engine, one at a time": single,
         "engine, batched, free": lambda: engine(prompts, None, 32),
-        "engine, batched, free, PyTorch's layers": without_prepacking,
+        "engine, batched, free, PyTorch's layers": without_onednn,
         "engine, batched, constrained": lambda: engine(prompts, grammars, 32),
     }
     generation._load, generation.load_tokenizer = lambda *_: used, lambda _: tokenizer
@@ -115,7 +115,7 @@ def main() -> None:
     for title, one, other in (
         ("batched against transformers", "transformers, one at a time", "engine, batched, free"),
         ("batched against engine by one", "engine, one at a time", "engine, batched, free"),
-        ("prepacked against PyTorch's", "engine, batched, free, PyTorch's layers", "engine, batched, free"),
+        ("oneDNN against PyTorch's", "engine, batched, free, PyTorch's layers", "engine, batched, free"),
         ("constrained / free", "engine, batched, constrained", "engine, batched, free"),
     ):
         print(f"{title:40} {wall[one] / wall[other]:8.2f} {busy[one] / busy[other]:16.2f}")

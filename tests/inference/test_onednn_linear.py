@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from odin_slm.inference.generation import Generator
-from odin_slm.inference.onednn_linear import PrepackedLinear, prepack
+from odin_slm.inference.onednn_linear import OneDnnLinear, use_onednn
 from odin_slm.models.base_model import BaseModel, load_model
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
@@ -22,7 +22,7 @@ def test_a_layer_computes_what_it_computed(shape: tuple[int, int], bias: bool) -
     linear = torch.nn.Linear(48, 80, bias=bias)
     features = torch.randn(*shape, 48)
     with torch.inference_mode():
-        torch.testing.assert_close(PrepackedLinear(linear)(features), linear(features), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(OneDnnLinear(linear)(features), linear(features), rtol=1e-5, atol=1e-5)
 
 
 @needs_onednn
@@ -32,7 +32,7 @@ def test_a_model_says_the_same_and_holds_its_weights_once(tiny_base: Path) -> No
     ids = torch.randint(0, 512, (3, 40), generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
         torch.testing.assert_close(generator._model(ids).logits, plain(ids).logits, rtol=1e-4, atol=1e-4)
-    layers = {name: m for name, m in generator._model.named_modules() if isinstance(m, PrepackedLinear)}
+    layers = {name: m for name, m in generator._model.named_modules() if isinstance(m, OneDnnLinear)}
     assert set(layers) == {name for name, m in plain.named_modules() if isinstance(m, torch.nn.Linear)}
     head = layers.pop("lm_head")
     assert head.weight is generator._model.get_input_embeddings().weight, "the table of embeddings is still needed"
@@ -57,11 +57,11 @@ class _Model(torch.nn.Module):
 
 @needs_onednn
 def test_only_plain_float32_layers_are_replaced() -> None:
-    kinds = {name: type(layer) for name, layer in prepack(_Model()).named_children()}
+    kinds = {name: type(layer) for name, layer in use_onednn(_Model()).named_children()}
     assert kinds == {
         "half": torch.nn.Linear,
         "other": _Other,
-        "plain": PrepackedLinear,
+        "plain": OneDnnLinear,
         "embeddings": torch.nn.Embedding,
     }
 
@@ -75,8 +75,8 @@ def test_a_pytorch_without_it_keeps_its_own_layers(how: str, tiny_base: Path, mo
         def failing(*_: object) -> None:
             raise AttributeError("no such operator")
 
-        monkeypatch.setattr(PrepackedLinear, "forward", failing)
+        monkeypatch.setattr(OneDnnLinear, "forward", failing)
     else:
-        monkeypatch.setattr(PrepackedLinear, "forward", lambda self, features: torch.ones(3, self.out_features))
-    model = prepack(load_model(BaseModel("tiny", tiny_base)))
-    assert not any(isinstance(module, PrepackedLinear) for module in model.modules())
+        monkeypatch.setattr(OneDnnLinear, "forward", lambda self, features: torch.ones(3, self.out_features))
+    model = use_onednn(load_model(BaseModel("tiny", tiny_base)))
+    assert not any(isinstance(module, OneDnnLinear) for module in model.modules())

@@ -74,9 +74,9 @@ def read_documents(
             window = Window(0, len(text), row["prediction"], row["finished"], row["tokens"])
             documents[-1]["windows"].append(window.to_dict())
             continue
-        held = task if row["decoding"] == "constrained" else None
+        grammars_of = task if row["decoding"] == "constrained" else None
         for begin, end in spans:
-            questions.append(Question(text[begin:end], first["instruction"], held))
+            questions.append(Question(text[begin:end], first["instruction"], grammars_of))
             names.append(f"{name}, characters {begin}-{end}")
             places.append((documents[-1]["windows"], begin, end))
     with progress("Reading documents whole", len(questions)) as on_progress:

@@ -371,13 +371,13 @@ def progress(label: str, total: int) -> Iterator[Callable[[int, int], None]]:
         return (done - before) / max(time.monotonic() - started, 1e-9)
 
     if not console.is_terminal:
-        said = started
+        logged = started
 
         def log(done: int, total: int) -> None:
-            nonlocal said
+            nonlocal logged
             now, rate = time.monotonic(), speed(done)
-            if done == total or now - said >= _SECONDS_BETWEEN_LOG_LINES:
-                said = now
+            if done == total or now - logged >= _SECONDS_BETWEEN_LOG_LINES:
+                logged = now
                 left = (total - done) / rate
                 _log.info("%s: %d of %d, %.1f examples/s, %.0f s left", label, done, total, rate, left)
 
@@ -513,13 +513,13 @@ def _choose(logits: torch.Tensor, rows: list[_Row], vocabulary: Vocabulary | Non
     """Return the likeliest allowed token of every row, and its log-probability among the allowed ones."""
     import torch
 
-    held = [(place, row.constraint) for place, row in enumerate(rows) if row.constraint is not None]
-    if held and vocabulary is not None:
-        allowed = torch.from_numpy(vocabulary.allowed([constraint for _, constraint in held])).to(logits.device)
-        if len(held) == len(rows):
+    constrained = [(place, row.constraint) for place, row in enumerate(rows) if row.constraint is not None]
+    if constrained and vocabulary is not None:
+        allowed = torch.from_numpy(vocabulary.allowed([constraint for _, constraint in constrained])).to(logits.device)
+        if len(constrained) == len(rows):
             logits.masked_fill_(~allowed, -torch.inf)
         else:
-            places = [place for place, _ in held]
+            places = [place for place, _ in constrained]
             logits[places] = logits[places].masked_fill(~allowed, -torch.inf)
     highest, tokens = logits.max(-1)
     return tokens.tolist(), (highest - logits.logsumexp(-1)).tolist()
@@ -574,13 +574,13 @@ def _load(base: BaseModel, adapter: Path | None, device: torch.device) -> Any:
     """Load the base, with the adapter merged into its weights; fp32 on a CPU, bf16 on a GPU."""
     import torch
 
-    from odin_slm.inference.onednn_linear import prepack
+    from odin_slm.inference.onednn_linear import use_onednn
 
     dtype = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     model = load_model(base, dtype=dtype)
     if adapter is not None:
         model = attach(model, base, adapter).merge_and_unload()
-    return prepack(model.to(device).eval())
+    return use_onednn(model.to(device).eval())
 
 
 def attach(model: Any, base: BaseModel, adapter: Path) -> Any:

@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 _TOLERANCE = 1e-4
 
 
-class PrepackedLinear(torch.nn.Module):
+class OneDnnLinear(torch.nn.Module):
     """A linear layer for inference.
 
     Args:
@@ -52,7 +52,7 @@ def _bucket(rows: int) -> int:
     return -(-rows // step) * step
 
 
-def prepack(model: Any) -> Any:
+def use_onednn(model: Any) -> Any:
     """Replace the float32 linear layers of a model on the CPU, in place, where this PyTorch has oneDNN for it.
 
     The model can be asked afterwards, neither trained nor saved.
@@ -68,7 +68,7 @@ def prepack(model: Any) -> Any:
     embeddings = model.get_input_embeddings().weight
     for parent, name, linear in layers:
         # an output head is often the table of embeddings, which stays; other weights are in memory once
-        setattr(parent, name, PrepackedLinear(linear, linear.weight if linear.weight is embeddings else None))
+        setattr(parent, name, OneDnnLinear(linear, linear.weight if linear.weight is embeddings else None))
     return model
 
 
@@ -78,8 +78,8 @@ def _agrees(linear: torch.nn.Linear) -> bool:
     with torch.inference_mode():
         try:
             if torch.backends.mkldnn.is_available():
-                found, wanted = PrepackedLinear(linear)(probe), linear(probe)
-                return torch.allclose(found, wanted, rtol=_TOLERANCE, atol=_TOLERANCE)
+                found, expected = OneDnnLinear(linear)(probe), linear(probe)
+                return torch.allclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE)
         except (AttributeError, RuntimeError, NotImplementedError) as error:
             _log.debug("oneDNN is not used: %s", str(error).split("\n")[0])
     return False

@@ -289,8 +289,10 @@ class Reader:
             except OdinError as error:
                 results[number] = error
         owners = [(number, begin, end) for number, found in spans.items() for begin, end in found]
-        held = self._task if self._constrained else None
-        questions = [Question(texts[number][begin:end], self._instruction, held) for number, begin, end in owners]
+        grammars_of = self._task if self._constrained else None
+        questions = [
+            Question(texts[number][begin:end], self._instruction, grammars_of) for number, begin, end in owners
+        ]
         outputs: dict[int, Generation] = {}
         waiting = {number: len(found) for number, found in spans.items()}
         done = len(results)

@@ -1,4 +1,4 @@
-"""Asking a model again: for its own answers, which the same weights give, or for those to another model's test set."""
+"""The reproducibility check: a model is asked again for some of its predictions, which the same weights give."""
 
 from __future__ import annotations
 

@@ -173,8 +173,8 @@ def _from_hub(source: str) -> Path:
 
     name, _, revision = source.partition("@")
     try:
-        wanted = ["*.json", "*.safetensors", "tokenizer*", "base/*", "README.md"]
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
+        patterns = ["*.json", "*.safetensors", "tokenizer*", "base/*", "README.md"]
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ServingError(

@@ -178,8 +178,7 @@ def phases(
     Returns:
         The outputs, in their order.
     """
-    held = [grammars[output.index] for output in outputs]
-    asked = [(output, grammar.lark() if grammar else None) for output, grammar in zip(outputs, held, strict=True)]
+    asked = [(o, grammar.lark() if (grammar := grammars[o.index]) else None) for o in outputs]
     breaks = line_break_counter(tokenizer)
     while asked:
         answers = yield [Request((*o.prompt, *o.tokens), o.limit - len(o.tokens), lark) for o, lark in asked]
@@ -347,8 +346,8 @@ def _sampling(request: Request) -> Any:
     from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
     options = request.sampling()
-    if held := options.pop("structured_outputs", None):
-        options["structured_outputs"] = StructuredOutputsParams(**held)
+    if grammar := options.pop("structured_outputs", None):
+        options["structured_outputs"] = StructuredOutputsParams(**grammar)
     return SamplingParams(**options, output_kind=RequestOutputKind.FINAL_ONLY)
 
 

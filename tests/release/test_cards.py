@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import release_values as values
 from extraction_values import TASK
 from odin_slm.dataprep.quality import assess
 from odin_slm.hub.licensing import base_terms
+from odin_slm.pipelines.combination.nodes import count_records
 from odin_slm.release.cards import (
     DatasetFacts,
     ModelFacts,
@@ -21,6 +23,8 @@ from odin_slm.release.cards import (
 )
 from odin_slm.release.checks import validate_card
 from odin_slm.tasks.extraction.metrics import evaluate
+from odin_slm.tasks.extraction.task import ExtractionTask
+from tasks.another.first_word import FirstWordTask
 
 
 def _model_facts(*, synthetic: bool = True, **changes: Any) -> ModelFacts:
@@ -39,6 +43,7 @@ def _model_facts(*, synthetic: bool = True, **changes: Any) -> ModelFacts:
         "manifest": values.manifest(values.splits(synthetic=synthetic), synthetic=synthetic),
         "leakage": values.leakage(),
         "quality": values.quality(),
+        "task": TASK,
         "checksums": {"LICENSE": "3" * 64},
     }
     return ModelFacts(**{**facts, **changes})
@@ -57,6 +62,7 @@ def _dataset_facts(*, synthetic: bool = True, **changes: Any) -> DatasetFacts:
         "manifest": values.manifest(parts, synthetic=synthetic),
         "leakage": values.leakage(),
         "quality": values.quality(),
+        "task": TASK,
         "checksums": {"LICENSE": "3" * 64},
     }
     return DatasetFacts(**{**facts, **changes})
@@ -237,10 +243,10 @@ def test_failures_are_shown_where_the_text_may_be() -> None:
         _row("bc5cdr", 3, nothing),
         _row("bc5cdr", 4, nothing),
     ]
-    assert [e["input"] for e in failure_examples(rows, real)] == [rows[3]["input"], rows[4]["input"]]
+    assert [e["input"] for e in failure_examples(rows, real, TASK)] == [rows[3]["input"], rows[4]["input"]]
     synthetic = values.manifest(values.splits(synthetic=True), synthetic=True)
-    assert {e["source"] for e in failure_examples(rows, synthetic, 2)} == {"ade", "bc5cdr"}
-    examples = failure_examples(rows, real, 1)
+    assert {e["source"] for e in failure_examples(rows, synthetic, TASK, 2)} == {"ade", "bc5cdr"}
+    examples = failure_examples(rows, real, TASK, 1)
     card = model_card(_model_facts(synthetic=False, failures=examples))
     assert rows[3]["input"] in card
     assert "| Entities:<br>1. [Drug] daxomil<br>2. [Disease] mild rash<br>Relations:<br>" in card
@@ -249,3 +255,76 @@ def test_failures_are_shown_where_the_text_may_be() -> None:
 
 def test_the_gain_over_the_base_is_given_in_points_and_in_per_cent() -> None:
     assert "+0.741 [0.700, 0.780], +600% of the base's" in model_card(_model_facts(synthetic=True))
+
+
+def test_types_of_ones_own_are_what_the_cards_speak_of() -> None:
+    options = {
+        "entities": ["Gene", "Dose"],
+        "relations": [
+            {"type": "inhibits", "head": ["Dose"], "tail": ["Gene"]},
+            {"type": "binds", "head": ["Gene"], "tail": ["Gene"]},
+        ],
+        "sources": dict.fromkeys(("ade", "bc5cdr", "biored"), {"entities": ["Gene", "Dose"], "relations": ["binds"]}),
+    }
+    own = ExtractionTask.from_options(options)
+    card = model_card(_model_facts(task=own))
+    assert "its entities (`Gene`, `Dose`) and the relations between them (`inhibits`, `binds`)" in card
+    assert "`inhibits` from a Dose to a Gene, `binds` between two Genes." in card
+    assert "1. [Gene] first gene" in card
+    data = dataset_card(_dataset_facts(task=own))
+    assert "the entities (Gene, Dose) and relations (inhibits, binds)" in data
+    assert "| relations: binds | 0 | 0 | 0 |" in data
+    for word in ("Symptom", "lisinopril", "treats"):
+        assert word not in _body(card).replace("| `Symptom` |", "").replace("| `treats` |", "")
+        assert word not in data
+
+
+def test_cards_of_another_task_speak_of_it_alone() -> None:
+    task = FirstWordTask()
+    parts = values.splits(synthetic=True)
+    records = {
+        name: [{**r, "instruction": task.instruction(""), "output": r["input"].split()[0]} for r in rows]
+        for name, rows in parts.items()
+    }
+    rows = [
+        {**r, "gold": r["output"], "prediction": "Nobody" if number < 3 else r["output"].upper(), "finished": True}
+        for number, r in enumerate(records["test"])
+    ]
+    base = [{**row, "prediction": "a b"} for row in rows]
+    results = task.score(rows, base, records["train"], experiment="demo", resamples=20)
+    made = values.manifest(records, synthetic=True)
+    leakage = {**values.leakage(), "seen_in_training": {"ade": {"test_outputs": 1, "test_outputs_seen": 1.0}}}
+    shown = failure_examples(rows, made, task)
+    assert {example["prediction"] for example in shown} == {"Nobody"}
+    known = {"task": task, "manifest": made, "leakage": leakage}
+    card = model_card(_model_facts(results=results, failures=shown, **known))
+    assert validate_card(read_front_matter(card), "model") == []
+    low, high = results["intervals"]["accuracy"]
+    assert f"| fine-tuned | **0.667** [{low:.3f}, {high:.3f}] |" in card
+    assert "is fine-tuned for naming the first word" in card
+    assert 'text = "Cough and rash developed."' in card
+    assert "- `bc5cdr`: Write the first word." in card
+    assert "| `ade` | 1 | 100.0% |" in card
+    (result,) = read_front_matter(card)["model-index"][0]["results"]
+    assert result["task"]["name"] == "naming the first word"
+    assert [(m["name"], m["value"]) for m in result["metrics"]] == [("accuracy (free decoding)", 0.6667)]
+    counts = {"test": count_records(records["test"], lambda rows: [1] * len(rows), task)}
+    data = dataset_card(_dataset_facts(statistics=counts, **known))
+    assert validate_card(read_front_matter(data), "dataset") == []
+    assert "Instruction examples for naming the first word" in data
+    for text in (card, data):
+        body = _body(text).partition("## Licence and citation")[0]  # titles of papers speak of relations
+        assert not re.search("entit|relation|symptom", body, re.IGNORECASE)
+
+
+def test_arguments_that_do_not_all_go_together_are_told_apart() -> None:
+    options = {
+        "entities": ["A", "B", "C"],
+        "relations": [
+            {"type": "meets", "head": ["A"], "tail": ["B"]},
+            {"type": "meets", "head": ["B"], "tail": ["C"]},
+        ],
+        "sources": {},
+    }
+    parts = ExtractionTask.from_options(options).card({}, {})
+    assert "`meets` from an A to a B, or from a B to a C." in parts.asked

@@ -8,39 +8,28 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from odin_slm.core.markdown import number, table
 from odin_slm.core.record import render_prompt
 from odin_slm.hub.licensing import BaseTerms, SourceTerms, terms_of
 from odin_slm.inference.served_model import instructions
 from odin_slm.release.checks import leak_counts, size_category
 from odin_slm.release.provenance import is_own_test_set
-from odin_slm.tasks.extraction.format import (
-    Entity,
-    Extraction,
-    RelationTriple,
-    parse,
-    render,
-)
-from odin_slm.tasks.extraction.schema import ENTITY_TYPES, RELATION_TYPES, SCHEMAS
-from odin_slm.tasks.extraction.task import ExtractionTask
+from odin_slm.tasks import Task
+from odin_slm.tasks.card import CardParts, test_set_title
 
 LANGUAGE = "en"
+DOMAIN = ("biomedical", "medical")
+"""Tags of every model."""
 OVERRIDDEN = "overridden_gates"
 """Key of a card's front matter: gate -> reason why it was overridden."""
 
-_KINDS = ("entity", "relation")
 _LONGEST_EXAMPLE = 400
 """Characters of a text that a card quotes."""
 _SPLIT_TITLES = {"train": "train", "val": "validation", "test": "test"}
-
-_EXAMPLE_TEXT = "Two weeks after starting lisinopril for hypertension, the patient developed a dry cough."
-_EXAMPLE = Extraction(
-    (Entity("Drug", "lisinopril"), Entity("Disease", "hypertension"), Entity("Symptom", "dry cough")),
-    (RelationTriple("lisinopril", "treats", "hypertension"), RelationTriple("lisinopril", "causes", "dry cough")),
-)
 
 
 @dataclass(frozen=True)
@@ -63,6 +52,7 @@ class ModelFacts:
         manifest: ``manifest``.
         leakage: ``leakage``.
         quality: ``quality``.
+        task: What the model is taught.
         checksums: File name -> sha256 of the other files of the release.
         dataset_revision: Commit of the published data, or None.
         checkpoint: Name of the training checkpoint, or None for the final adapter.
@@ -84,6 +74,7 @@ class ModelFacts:
     manifest: Mapping[str, Any]
     leakage: Mapping[str, Any]
     quality: Mapping[str, Any]
+    task: Task
     checksums: Mapping[str, str]
     base_conversion: Mapping[str, Any] | None = None
     dataset_revision: str | None = None
@@ -117,6 +108,7 @@ class DatasetFacts:
         manifest: ``manifest``.
         leakage: ``leakage``.
         quality: ``quality``.
+        task: What the model is taught.
         checksums: File name -> sha256 of the other files of the release.
         overridden: Gate -> reason why it was overridden.
     """
@@ -131,6 +123,7 @@ class DatasetFacts:
     manifest: Mapping[str, Any]
     leakage: Mapping[str, Any]
     quality: Mapping[str, Any]
+    task: Task
     checksums: Mapping[str, str]
     overridden: Mapping[str, str] = field(default_factory=dict)
 
@@ -138,27 +131,24 @@ class DatasetFacts:
 def model_card(facts: ModelFacts) -> str:
     """Return the ``README.md`` of a model release."""
     sources = _sources(facts.manifest)
-    asked = instructions(ExtractionTask(), facts.manifest)
+    asked = instructions(facts.task, facts.manifest)
+    parts = facts.task.card(_titles(sources), asked, facts.results)
     return fill(
         "model_card.md.j2",
-        front_matter=_model_front_matter(facts),
+        front_matter=_model_front_matter(facts, parts),
         facts=facts,
+        parts=parts,
         sources=sources,
         synthetic=_tested_on_synthetic(facts, sources),
         run=_run_command(facts.experiment),
-        instructions=asked,
         prompt=_prompt_expression(next(iter(asked.values()))),
-        example_text=_EXAMPLE_TEXT,
-        example_output=render(_EXAMPLE),
-        schema_table=_schema_table(sources),
         data_table=_data_table(facts.manifest),
         leaks=_leak_sentence(facts.leakage),
         quality=_quality_sentence(facts.quality),
-        seen_table=_seen_table(facts.leakage),
+        seen_table=_seen_table(facts.leakage, parts),
         training_table=_training_table(facts),
-        entity_types=_listed(ENTITY_TYPES),
-        relation_types=_listed(RELATION_TYPES),
-        **(_result_tables(facts.results) if facts.results else {}),
+        test_set=facts.results["test_set"] if facts.results else None,
+        test_set_title=test_set_title(facts.results) if facts.results else None,
     )
 
 
@@ -168,47 +158,36 @@ def _tested_on_synthetic(facts: ModelFacts, sources: Mapping[str, SourceTerms]) 
     return set(sources) <= _synthetic(facts.manifest)
 
 
-def _result_tables(results: Mapping[str, Any]) -> dict[str, Any]:
-    test_set = results["test_set"]
-    scored_text = "synthetic test set" if test_set["synthetic"] else "test set"
-    return {
-        "test_set": test_set,
-        "scored_text": scored_text,
-        "headline_table": _headline_table(results, scored_text),
-        "scores_table": _scores_table(results),
-        "types_table": _groups_table(results, "by_type", "type"),
-        "sources_table": _groups_table(results, "by_source", "source"),
-        "output_table": _output_table(results),
-    }
-
-
 def dataset_card(facts: DatasetFacts) -> str:
     """Return the ``README.md`` of a dataset release."""
     sources = _sources(facts.manifest)
+    parts = facts.task.card(_titles(sources), instructions(facts.task, facts.manifest))
+    published = {file.split for file in facts.files}
     return fill(
         "dataset_card.md.j2",
-        front_matter=_dataset_front_matter(facts, sources),
+        front_matter=_dataset_front_matter(facts, parts, sources),
         facts=facts,
+        parts=parts,
         sources=sources,
         withheld=[terms.title for terms in sources.values() if not terms.redistributable],
-        missing_splits=[title for title in _SPLIT_TITLES.values() if title not in {file.split for file in facts.files}],
+        missing_splits=[title for title in _SPLIT_TITLES.values() if title not in published],
         rebuilt_files=json.dumps(
-            {title: f"{name}.json" for name, title in _SPLIT_TITLES.items() if title in {f.split for f in facts.files}}
+            {title: f"{name}.json" for name, title in _SPLIT_TITLES.items() if title in published}
         ),
         wholly_synthetic=set(sources) <= _synthetic(facts.manifest),
         some_synthetic=bool(set(sources) & _synthetic(facts.manifest)),
         run=_run_command(facts.experiment, "--pipelines data"),
         terms_table=_terms_table(sources, facts.rows_by_source),
         data_table=_data_table(facts.manifest),
-        statistics_table=_statistics_table(facts.statistics),
+        statistics_table=_statistics_table(facts.statistics, facts.task, parts),
         leaks=_leak_sentence(facts.leakage),
         quality=_quality_sentence(facts.quality),
-        seen_table=_seen_table(facts.leakage),
+        seen_table=_seen_table(facts.leakage, parts),
     )
 
 
 def failure_examples(
-    predictions: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any], number: int = 3
+    predictions: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any], task: Task, most: int = 3
 ) -> list[dict[str, str]]:
     """Choose outputs that are wrong, for the card: short texts, of different sources where there are some.
 
@@ -217,7 +196,8 @@ def failure_examples(
     Args:
         predictions: Rows of the predictions file.
         manifest: Says which sources are synthetic.
-        number: How many, at most.
+        task: Tells what is wrong.
+        most: How many, at most.
 
     Returns:
         ``source``, ``input``, ``gold`` and ``prediction`` of each.
@@ -228,17 +208,12 @@ def failure_examples(
         for row in predictions
         if terms_of(row.get("source", ""), synthetic).redistributable
         and len(row["input"]) <= _LONGEST_EXAMPLE
-        and _said(row["gold"]) != _said(row["prediction"])
+        and not task.is_right(row["gold"], row["prediction"])
     ]
     wrong.sort(key=lambda row: (len(row["input"]), row["id"]))
     first = list({row["source"]: row for row in reversed(wrong)}.values())[::-1]
-    chosen = [*first, *(row for row in wrong if row not in first)][:number]
+    chosen = [*first, *(row for row in wrong if row not in first)][:most]
     return [{key: row[key].rstrip() for key in ("source", "input", "gold", "prediction")} for row in chosen]
-
-
-def _said(output: str) -> tuple[set[Any], set[Any]]:
-    found = parse(output).extraction
-    return set(found.entities), set(found.relations)
 
 
 def dataset_license(manifest: Mapping[str, Any]) -> str:
@@ -274,7 +249,7 @@ def read_front_matter(card: str) -> dict[str, Any]:
     return dict(RepoCard(card, ignore_metadata_errors=True).data.to_dict())
 
 
-def _model_front_matter(facts: ModelFacts) -> str:
+def _model_front_matter(facts: ModelFacts, parts: CardParts) -> str:
     from huggingface_hub import ModelCardData
 
     return ModelCardData(
@@ -285,46 +260,40 @@ def _model_front_matter(facts: ModelFacts) -> str:
         base_model=facts.base_id,
         base_model_relation="adapter",
         datasets=[facts.dataset_repo] if facts.dataset_repo else None,
-        metrics=["f1", "precision", "recall"] if facts.results else None,
-        tags=["biomedical", "medical", "named-entity-recognition", "relation-extraction", "lora"],
+        metrics=list(dict.fromkeys(figure.type for figure in parts.results.figures)) if parts.results else None,
+        tags=[*DOMAIN, *facts.task.tags, "lora"],
         model_name=facts.name if facts.results else None,
-        eval_results=_figures(facts, facts.results) if facts.results else None,
+        eval_results=_eval_results(facts, facts.results, parts) if facts.results else None,
         **({OVERRIDDEN: dict(facts.overridden)} if facts.overridden else {}),
     ).to_yaml()
 
 
-def _figures(facts: ModelFacts, results: Mapping[str, Any]) -> list[Any]:
-    """Return the micro scores of every decoding for the card's ``model-index``."""
+def _eval_results(facts: ModelFacts, results: Mapping[str, Any], parts: CardParts) -> list[Any]:
+    """Return the task's figures for the card's ``model-index``."""
     from huggingface_hub import EvalResult
 
-    test_set = results["test_set"]
     own = is_own_test_set(results, facts.manifest)
-    scored = {results["decoding"]: results, **({"free": results["free"]} if "free" in results else {})}
     return [
         EvalResult(
             task_type="text-generation",
-            task_name="entity and relation extraction",
+            task_name=facts.task.title,
             dataset_type=(own and facts.dataset_repo) or f"odin-slm-{facts.experiment}{'' if own else '-elsewhere'}",
             dataset_name=(f"{facts.experiment} test set" if own else "records from elsewhere")
-            + (" (synthetic)" if test_set["synthetic"] else ""),
+            + (" (synthetic)" if results["test_set"]["synthetic"] else ""),
             dataset_split="test" if own else None,
             dataset_revision=facts.dataset_revision if own else None,
-            metric_type=metric,
-            metric_name=f"{kind} {metric} (micro, exact match, {decoding} decoding)",
-            metric_value=round(scores[f"{kind}_metrics"]["micro"][metric], 4),
+            metric_type=figure.type,
+            metric_name=figure.name,
+            metric_value=round(figure.value, 4),
             metric_args=(
-                {"interval_95": [round(bound, 4) for bound in scores["intervals"][f"{kind}_f1_micro"]]}
-                if metric == "f1"
-                else None
+                {"interval_95": [round(bound, 4) for bound in figure.interval]} if figure.interval is not None else None
             ),
         )
-        for decoding, scores in scored.items()
-        for kind in _KINDS
-        for metric in ("f1", "precision", "recall")
+        for figure in (parts.results.figures if parts.results else ())
     ]
 
 
-def _dataset_front_matter(facts: DatasetFacts, sources: Mapping[str, SourceTerms]) -> str:
+def _dataset_front_matter(facts: DatasetFacts, parts: CardParts, sources: Mapping[str, SourceTerms]) -> str:
     from huggingface_hub import DatasetCardData
 
     license_id = dataset_license(facts.manifest)
@@ -335,8 +304,8 @@ def _dataset_front_matter(facts: DatasetFacts, sources: Mapping[str, SourceTerms
         license_name="terms-of-each-source" if license_id == "other" else None,
         license_link="LICENSE" if license_id == "other" else None,
         pretty_name=facts.name,
-        task_categories=["token-classification", "text-generation"],
-        task_ids=["named-entity-recognition"],
+        task_categories=list(parts.categories),
+        task_ids=list(parts.task_ids) or None,
         size_categories=[size_category(sum(file.rows for file in facts.files))],
         source_datasets=sorted({terms.hub_id for terms in sources.values()}),
         annotations_creators=[
@@ -377,7 +346,7 @@ def fill(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["number"] = _number
+    environment.filters["number"] = number
     environment.filters["cell"] = _cell
     return environment.get_template(template).render(**values)
 
@@ -386,6 +355,10 @@ def _sources(manifest: Mapping[str, Any]) -> dict[str, SourceTerms]:
     synthetic = _synthetic(manifest)
     found = sorted({source for counts in manifest["counts"].values() for source in counts["by_source"]})
     return {source: terms_of(source, synthetic) for source in found}
+
+
+def _titles(sources: Mapping[str, SourceTerms]) -> dict[str, str]:
+    return {source: terms.title for source, terms in sources.items()}
 
 
 def _synthetic(manifest: Mapping[str, Any]) -> set[str]:
@@ -404,27 +377,18 @@ def _prompt_expression(instruction: str) -> str:
     return f"{json.dumps(before)} + text + {json.dumps(after)}"
 
 
-def _schema_table(sources: Mapping[str, SourceTerms]) -> str:
-    rows = [
-        [f"`{source}`", terms.title, ", ".join(SCHEMAS[source].entities), ", ".join(SCHEMAS[source].relations)]
-        for source, terms in sources.items()
-        if source in SCHEMAS
-    ]
-    return _table(["source", "corpus", "entities", "relations"], rows)
-
-
 def _data_table(manifest: Mapping[str, Any]) -> str:
     sources = list(_sources(manifest))
     rows = [
         [
             _SPLIT_TITLES[split],
-            *(_number(counts["by_source"].get(source, 0)) for source in sources),
-            _number(counts["records"]),
-            _number(counts["documents"]),
+            *(number(counts["by_source"].get(source, 0)) for source in sources),
+            number(counts["records"]),
+            number(counts["documents"]),
         ]
         for split, counts in manifest["counts"].items()
     ]
-    return _table(["split", *(f"`{source}`" for source in sources), "examples", "documents"], rows)
+    return table(["split", *(f"`{source}`" for source in sources), "examples", "documents"], rows)
 
 
 def _terms_table(sources: Mapping[str, SourceTerms], rows_by_source: Mapping[str, int]) -> str:
@@ -434,119 +398,58 @@ def _terms_table(sources: Mapping[str, SourceTerms], rows_by_source: Mapping[str
             terms.title,
             terms.terms,
             "published" if terms.redistributable else "**not published**, hashes only",
-            _number(rows_by_source.get(source, 0)),
+            number(rows_by_source.get(source, 0)),
         ]
         for source, terms in sources.items()
     ]
-    return _table(["source", "corpus", "terms", "text and output", "rows"], rows)
+    return table(["source", "corpus", "terms", "text and output", "rows"], rows)
 
 
-def _statistics_table(statistics: Mapping[str, Any]) -> str:
+def _statistics_table(statistics: Mapping[str, Any], task: Task, parts: CardParts) -> str:
     of_splits = [counts["all"] for counts in statistics.values()]
-    rows = [
-        ["examples", *(_number(counts["records"]) for counts in of_splits)],
-        ["documents", *(_number(counts["documents"]) for counts in of_splits)],
-        ["examples without entities", *(_number(counts["without_entities"]) for counts in of_splits)],
-        ["words of an input, median", *(_number(counts["words_of_input"]["median"]) for counts in of_splits)],
-        ["words of an input, longest", *(_number(counts["words_of_input"]["longest"]) for counts in of_splits)],
+    kinds = list(task.labels(""))
+
+    def row(title: str, *keys: str) -> list[str]:
+        cells = []
+        for found in of_splits:
+            for key in keys:
+                found = found.get(key, 0)
+            cells.append(number(found))
+        return [title, *cells]
+
+    rows = [row("examples", "records"), row("documents", "documents")]
+    if kinds:
+        rows.append(row(f"examples without {kinds[0]}", f"without_{kinds[0]}"))
+    rows += [
+        row("words of an input, median", "words_of_input", "median"),
+        row("words of an input, longest", "words_of_input", "longest"),
     ]
-    for kind, names in (("entities", ENTITY_TYPES), ("relations", RELATION_TYPES)):
-        for name in names:
-            rows.append([f"{kind}: {name}", *(_number(counts[kind].get(name, 0)) for counts in of_splits)])
-    return _table(["", *statistics], rows)
+    for kind in kinds:
+        labels = parts.labels.get(kind) or sorted({label for counts in of_splits for label in counts[kind]})
+        rows += [row(f"{kind}: {label}", kind, label) for label in labels]
+    return table(["", *statistics], rows)
 
 
 def _training_table(facts: ModelFacts) -> str:
     training = facts.training
-    rows = [[key.replace("_", " "), _number(value)] for key, value in _flat(training["hyperparameters"])]
+    rows = [[key.replace("_", " "), number(value)] for key, value in _flat(training["hyperparameters"])]
     rows += [
-        ["trainable parameters", _number(training["trainable_parameters"])],
-        ["tokens seen", _number(training["tokens"])],
+        ["trainable parameters", number(training["trainable_parameters"])],
+        ["tokens seen", number(training["tokens"])],
         ["duration", f"{training['seconds']:.0f} s"],
-        ["best step", _number(training["best_step"])],
-        ["validation loss at that step", _number(training["best_eval_loss"])],
+        ["best step", number(training["best_step"])],
+        ["validation loss at that step", number(training["best_eval_loss"])],
     ]
     if facts.checkpoint:
         rows.append([f"validation loss of this checkpoint, {facts.checkpoint}", _checkpoint_loss(facts)])
     rows += [[f"{name} version", str(version)] for name, version in sorted(facts.manifest["versions"].items())]
-    return _table(["", "value"], rows)
+    return table(["", "value"], rows)
 
 
 def _checkpoint_loss(facts: ModelFacts) -> str:
     step = str(facts.checkpoint).rpartition("-")[2]
     losses = [e["eval_loss"] for e in facts.training["history"] if str(e.get("step")) == step and "eval_loss" in e]
-    return _number(losses[-1]) if losses else "not measured"
-
-
-def _scored(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return everything that was scored, by its title: the headline first; what was not evaluated is left out.
-
-    Where outputs were also decoded freely, every title names its decoding.
-    """
-    found: dict[str, Mapping[str, Any]] = {}
-    for title, scores in (("fine-tuned", results), ("base model alone", results.get("base"))):
-        if scores and scores.get("free"):
-            found[f"{title}, {results['decoding']} decoding"] = scores
-            found[f"{title}, free decoding"] = scores["free"]
-        elif scores:
-            found[title] = scores
-    return found
-
-
-def _headline_table(results: Mapping[str, Any], scored_text: str) -> str:
-    test_set = results["test_set"]
-    title = f"{scored_text}, {_number(test_set['examples'])} examples of {_number(test_set['documents'])} documents"
-    rows = [
-        [name, *(_score(scores[f"{kind}_metrics"]["micro"]["f1"]) for kind in _KINDS)]
-        for name, scores in _scored(results).items()
-    ]
-    return _table([title, *(f"{kind} F1" for kind in _KINDS)], rows)
-
-
-def _scores_table(results: Mapping[str, Any]) -> str:
-    rows = []
-    for title, scores in _scored(results).items():
-        cells = [title]
-        for kind in _KINDS:
-            precision, recall, f1 = _prf(scores[f"{kind}_metrics"]["micro"])
-            cells += [precision, recall, f"**{f1}** {_interval(scores['intervals'][f'{kind}_f1_micro'])}"]
-        rows.append(cells)
-    if results.get("difference"):
-        shown = []
-        for kind in _KINDS:
-            change = results["difference"][f"{kind}_f1_micro"]
-            before = results[f"{kind}_metrics"]["micro"]["f1"] - change["value"]
-            relative = f", {change['value'] / before:+.0%} of the base's" if before > 0 else ""
-            shown.append(f"{change['value']:+.3f} {_interval(change['interval'])}{relative}")
-        rows.append(["difference", "", "", shown[0], "", "", shown[1]])
-    headers = ["", *(f"{kind} {name}" for kind in _KINDS for name in ("P", "R", "F1 [95 %]"))]
-    return _table(headers, rows)
-
-
-def _groups_table(results: Mapping[str, Any], key: str, title: str) -> str:
-    """Return the scores of every group (type or source) of both kinds."""
-    scored = _scored(results)
-    rows = []
-    for kind in _KINDS:
-        for name, own in results[f"{kind}_metrics"][key].items():
-            others = [scores[f"{kind}_metrics"][key].get(name) for scores in list(scored.values())[1:]]
-            f1 = [_score(other["f1"]) if other else "" for other in others]
-            rows.append([f"`{name}`", kind, *_prf(own), *f1, _number(own["support"])])
-    return _table([title, "kind", "P", "R", "F1", *(f"F1, {t}" for t in list(scored)[1:]), "gold items"], rows)
-
-
-def _output_table(results: Mapping[str, Any]) -> str:
-    titles = {
-        "parse_failure_rate": "outputs that break the format or do not end",
-        "hallucinated_entity_rate": "entities that do not stand in the text",
-        "unfinished_rate": "outputs that do not end within the budget",
-    }
-    scored = _scored(results)
-    rows = [
-        [title, *(f"{scores['output_quality'][key]:.1%}" for scores in scored.values())]
-        for key, title in titles.items()
-    ]
-    return _table(["", *scored], rows)
+    return number(losses[-1]) if losses else "not measured"
 
 
 def _leak_sentence(leakage: Mapping[str, Any]) -> str:
@@ -565,19 +468,17 @@ def _quality_sentence(quality: Mapping[str, Any]) -> str:
     )
 
 
-def _seen_table(leakage: Mapping[str, Any]) -> str:
+def _seen_table(leakage: Mapping[str, Any], parts: CardParts) -> str:
+    """Return how much of what the test set says training says too, by source and kind."""
+    seen = leakage["seen_in_training"]
+    kinds = [key for key in next(iter(seen.values()), {}) if not key.endswith("_seen")]
+    titles = [kind.removeprefix("test_") for kind in kinds]
     rows = [
-        [
-            f"`{source}`",
-            _number(seen["test_entities"]),
-            f"{seen['test_entities_seen']:.1%}",
-            _number(seen["test_triples"]),
-            f"{seen['test_triples_seen']:.1%}",
-        ]
-        for source, seen in leakage["seen_in_training"].items()
+        [f"`{source}`", *(cell for kind in kinds for cell in (number(counts[kind]), f"{counts[f'{kind}_seen']:.1%}"))]
+        for source, counts in seen.items()
     ]
-    headers = ["source", "distinct test entities", "of them seen", "distinct test relations", "of them seen"]
-    return _table(headers, rows)
+    headers = (cell for t in titles for cell in (f"distinct test {parts.titles.get(t, t)}", "of them seen"))
+    return table(["source", *headers], rows)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -588,41 +489,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def _prf(scores: Mapping[str, float]) -> list[str]:
-    return [_score(scores[name]) for name in ("precision", "recall", "f1")]
-
-
-def _score(value: float) -> str:
-    return f"{value:.3f}"
-
-
-def _interval(bounds: Sequence[float]) -> str:
-    return f"[{bounds[0]:.3f}, {bounds[1]:.3f}]"
-
-
-def _number(value: Any) -> str:
-    """Return a count with thousands separators, a measure with four figures, a list by its items."""
-    if isinstance(value, bool) or value is None:
-        return str(value).lower()
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list | tuple):
-        return ", ".join(_number(item) for item in value)
-    return str(value)
-
-
 def _cell(text: str) -> str:
     """Return an output as one cell of a table."""
     lines = [line.removeprefix("### ") for line in text.split("\n") if line.strip()]
     return "<br>".join(html.escape(line, quote=False).replace("|", "\\|") for line in lines)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names)
-
-
-def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [headers, ["---"] * len(headers), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

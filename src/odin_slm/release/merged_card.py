@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from odin_slm.hub.licensing import BaseTerms
-from odin_slm.release.cards import LANGUAGE, fill
+from odin_slm.release.cards import DOMAIN, LANGUAGE, fill
+from odin_slm.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class MergedFacts:
         base_id: Hub id of the base model.
         license: Hub licence id.
         base_terms: What the base's licence asks for, or None.
+        task: What the model is taught.
     """
 
     name: str
@@ -27,6 +29,7 @@ class MergedFacts:
     base_id: str
     license: str
     base_terms: BaseTerms | None
+    task: Task
 
 
 def merged_card(facts: MergedFacts, report: Mapping[str, Any], *, gguf: bool) -> str:
@@ -46,7 +49,7 @@ def merged_card(facts: MergedFacts, report: Mapping[str, Any], *, gguf: bool) ->
         pipeline_tag="text-generation",
         base_model=facts.base_id,
         base_model_relation="finetune",
-        tags=["biomedical", "medical", "named-entity-recognition", "relation-extraction"],
+        tags=[*DOMAIN, *facts.task.tags],
     ).to_yaml()
     return fill("merged_card.md.j2", facts=facts, report=report, gguf=gguf, front_matter=front_matter)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from odin_slm.core.document import Document
 from odin_slm.core.record import Record
+from odin_slm.tasks.card import CardParts, card_parts
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -397,6 +398,21 @@ class Task(ABC):
 
     # Publishing
 
-    def card_values(self, results: Mapping[str, Any] | None, sources: Sequence[str]) -> dict[str, Any]:
-        """Return the values of the task's own parts of a model card, for its template ``card.md.j2``."""
-        return {}
+    def is_right(self, gold: str, prediction: str) -> bool:
+        """Tell whether an output says all that it should, and nothing else; cards show some that do not."""
+        return self.items(gold) == self.items(prediction)
+
+    def card(
+        self,
+        sources: Mapping[str, str],
+        instructions: Mapping[str, str],
+        results: Mapping[str, Any] | None = None,
+    ) -> CardParts:
+        """Return what the task says on the cards of its models and its data.
+
+        Args:
+            sources: Source of the data -> title of its corpus.
+            instructions: Source -> instruction of its records.
+            results: ``evaluation_results``; None for data, and for a model that was not evaluated.
+        """
+        return card_parts(self, instructions, results)

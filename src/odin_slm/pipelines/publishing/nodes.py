@@ -195,9 +195,10 @@ def stage_model_release(
         manifest=manifest,
         leakage=leakage,
         quality=quality,
+        task=what,
         checksums=_checksums(files),
         checkpoint=params.checkpoint,
-        failures=failure_examples(predictions, manifest) if results else (),
+        failures=failure_examples(predictions, manifest, what) if results else (),
         overridden=overridden,
     )
     return {**files, "README.md": _checked_card(facts, params)}
@@ -211,6 +212,7 @@ def stage_dataset_release(
     leakage: dict[str, Any],
     quality: dict[str, Any],
     data_statistics: dict[str, Any],
+    task: TaskParams,
     params: PublishingParams,
 ) -> dict[str, bytes | Path]:
     """Gather the dataset as Parquet, with the texts that may be published and hashes of all.
@@ -223,6 +225,7 @@ def stage_dataset_release(
         leakage: What the splits share.
         quality: Quality of the data.
         data_statistics: Counts per split and source.
+        task: What the data teaches.
         params: Names.
 
     Returns:
@@ -269,6 +272,7 @@ def stage_dataset_release(
         manifest=manifest,
         leakage=leakage,
         quality=quality,
+        task=task.task(),
         checksums=_checksums(files),
         overridden=overridden,
     )
@@ -342,6 +346,7 @@ def plan_merged_model(
                 base_id=base_id,
                 license=params.license,
                 base_terms=base_terms(base_id),
+                task=task.task(),
             ),
             task=task.task(),
             gguf=params.export == "gguf",

@@ -47,6 +47,7 @@ def create_pipeline() -> Pipeline:
                     "leakage",
                     "quality",
                     "data_statistics",
+                    "params:task",
                     "params:publishing",
                 ],
                 outputs="dataset_release",

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
     from pydantic import BaseModel
 
+    from odin_slm.tasks.card import CardParts
+
 ALL = "all"
 """The source that asks for every type."""
 
@@ -525,6 +527,19 @@ class ExtractionTask(Task):
         from odin_slm.tasks.extraction.report import render_report
 
         return render_report(results, predictions, training_state, promotion, self.types)
+
+    # Publishing
+
+    def card(
+        self,
+        sources: Mapping[str, str],
+        instructions: Mapping[str, str],
+        results: Mapping[str, Any] | None = None,
+    ) -> CardParts:
+        """See :meth:`Task.card`."""
+        from odin_slm.tasks.extraction.card import card_parts
+
+        return card_parts(self, sources, instructions, results)
 
 
 TASK = ExtractionTask

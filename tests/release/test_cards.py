@@ -264,7 +264,9 @@ def test_types_of_ones_own_are_what_the_cards_speak_of() -> None:
             {"type": "inhibits", "head": ["Dose"], "tail": ["Gene"]},
             {"type": "binds", "head": ["Gene"], "tail": ["Gene"]},
         ],
-        "sources": dict.fromkeys(("ade", "bc5cdr", "biored"), {"entities": ["Gene", "Dose"], "relations": ["binds"]}),
+        "sources": {
+            source: {"entities": ["Gene", "Dose"], "relations": ["binds"]} for source in ("ade", "bc5cdr", "biored")
+        },
     }
     own = ExtractionTask.from_options(options)
     card = model_card(_model_facts(task=own))

@@ -306,7 +306,7 @@ def test_a_local_base_does_not_pass_for_another(
     [
         ({"leakage": values.leakage(pmids=1)}, {}, "1 pmids"),
         ({"quality": values.quality("fail")}, {}, "record ids are unique"),
-        ({}, {"minimum_entity_f1": 0.9}, "below publishing.minimum_entity_f1=0.900"),
+        ({}, {"minimum_scores": {"entity_f1_micro": 0.9}}, "below publishing.minimum_scores.entity_f1_micro=0.900"),
     ],
 )
 def test_a_closed_gate_stages_no_model(

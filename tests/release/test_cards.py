@@ -12,19 +12,22 @@ from extraction_values import TASK
 from odin_slm.dataprep.quality import assess
 from odin_slm.hub.licensing import base_terms
 from odin_slm.pipelines.combination.nodes import count_records
-from odin_slm.release.cards import (
-    DatasetFacts,
-    ModelFacts,
-    SplitFile,
-    dataset_card,
-    failure_examples,
-    model_card,
-    read_front_matter,
-)
+from odin_slm.release.cards import dataset_card, failure_examples, model_card, read_front_matter
 from odin_slm.release.checks import validate_card
+from odin_slm.release.facts import BaseFacts, DataReports, DatasetFacts, ModelFacts, SplitFile
 from odin_slm.tasks.extraction.metrics import evaluate
 from odin_slm.tasks.extraction.task import ExtractionTask
 from tasks.another.first_word import FirstWordTask
+
+
+def _reports(parts: Any, *, synthetic: bool = True, **changes: Any) -> DataReports:
+    reports = {
+        "manifest": values.manifest(parts, synthetic=synthetic),
+        "leakage": values.leakage(),
+        "quality": values.quality(),
+        "statistics": values.statistics(parts),
+    }
+    return DataReports(**{**reports, **changes})
 
 
 def _model_facts(*, synthetic: bool = True, **changes: Any) -> ModelFacts:
@@ -33,16 +36,11 @@ def _model_facts(*, synthetic: bool = True, **changes: Any) -> ModelFacts:
         "experiment": "demo" if synthetic else "nano",
         "repo_id": None,
         "dataset_repo": None,
-        "base_id": "odin-slm/odin-nano",
-        "base_revision": None,
-        "base_included": True,
+        "base": BaseFacts("odin-slm/odin-nano", included=True),
         "license": "apache-2.0",
-        "base_terms": None,
         "results": values.evaluation_results(synthetic=synthetic),
         "training": values.training_state(),
-        "manifest": values.manifest(values.splits(synthetic=synthetic), synthetic=synthetic),
-        "leakage": values.leakage(),
-        "quality": values.quality(),
+        "data": _reports(values.splits(synthetic=synthetic), synthetic=synthetic),
         "task": TASK,
         "checksums": {"LICENSE": "3" * 64},
     }
@@ -58,10 +56,7 @@ def _dataset_facts(*, synthetic: bool = True, **changes: Any) -> DatasetFacts:
         "columns": ("id", "input"),
         "files": [SplitFile("train", 18, 100, 50), SplitFile("validation", 6, 40, 20), SplitFile("test", 9, 60, 30)],
         "rows_by_source": {"ade": 11, "bc5cdr": 11, "biored": 11},
-        "statistics": values.statistics(parts),
-        "manifest": values.manifest(parts, synthetic=synthetic),
-        "leakage": values.leakage(),
-        "quality": values.quality(),
+        "data": _reports(parts, synthetic=synthetic),
         "task": TASK,
         "checksums": {"LICENSE": "3" * 64},
     }
@@ -142,7 +137,7 @@ def test_the_reports_of_the_other_pipelines_fill_a_card() -> None:
     results = evaluate(rows, base, parts["train"], experiment="demo", resamples=20)
     leaks: dict[str, list[Any]] = {"exact_inputs": [], "pmids": [], "near_duplicates": []}
     quality = assess(parts, leaks, TASK, profile="exploration")
-    card = model_card(_model_facts(results=results, quality=quality))
+    card = model_card(_model_facts(results=results, data=_reports(parts, quality=quality)))
     assert validate_card(read_front_matter(card), "model") == []
     assert "| fine-tuned | 1.000 | 1.000 |" in card
     assert "| base model alone | 0.000 | 0.000 |" in card
@@ -166,7 +161,8 @@ def test_the_card_tells_data_training_and_how_to_reproduce() -> None:
 def test_the_prompt_of_the_snippet_is_the_one_of_training() -> None:
     assert "Extract entities: Drug, Symptom. Relations: causes." in model_card(_model_facts())
     parts = values.splits(synthetic=True)
-    shared = model_card(_model_facts(manifest=values.manifest(parts, synthetic=True, instruction="shared")))
+    made = values.manifest(parts, synthetic=True, instruction="shared")
+    shared = model_card(_model_facts(data=_reports(parts, manifest=made)))
     assert TASK.shared_instruction in shared
     assert "Extract entities: Drug, Symptom. Relations: causes." not in shared
 
@@ -174,10 +170,7 @@ def test_the_prompt_of_the_snippet_is_the_one_of_training() -> None:
 def test_a_base_on_the_hub_is_loaded_from_there_at_its_revision() -> None:
     terms = base_terms("meta-llama/Llama-3.1-8B")
     facts = _model_facts(
-        base_id="meta-llama/Llama-3.1-8B",
-        base_revision="abc123",
-        base_included=False,
-        base_terms=terms,
+        base=BaseFacts("meta-llama/Llama-3.1-8B", "abc123", terms=terms),
         license="llama3.1",
         repo_id="me/Llama-odin",
     )
@@ -298,7 +291,8 @@ def test_cards_of_another_task_speak_of_it_alone() -> None:
     leakage = {**values.leakage(), "seen_in_training": {"ade": {"test_outputs": 1, "test_outputs_seen": 1.0}}}
     shown = failure_examples(rows, made, task)
     assert {example["prediction"] for example in shown} == {"Nobody"}
-    known = {"task": task, "manifest": made, "leakage": leakage}
+    counts = {"test": count_records(records["test"], lambda rows: [1] * len(rows), task)}
+    known = {"task": task, "data": _reports(parts, manifest=made, leakage=leakage, statistics=counts)}
     card = model_card(_model_facts(results=results, failures=shown, **known))
     assert validate_card(read_front_matter(card), "model") == []
     low, high = results["intervals"]["accuracy"]
@@ -310,8 +304,7 @@ def test_cards_of_another_task_speak_of_it_alone() -> None:
     (result,) = read_front_matter(card)["model-index"][0]["results"]
     assert result["task"]["name"] == "naming the first word"
     assert [(m["name"], m["value"]) for m in result["metrics"]] == [("accuracy (free decoding)", 0.6667)]
-    counts = {"test": count_records(records["test"], lambda rows: [1] * len(rows), task)}
-    data = dataset_card(_dataset_facts(statistics=counts, **known))
+    data = dataset_card(_dataset_facts(**known))
     assert validate_card(read_front_matter(data), "dataset") == []
     assert "Instruction examples for naming the first word" in data
     for text in (card, data):

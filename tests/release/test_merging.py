@@ -124,8 +124,11 @@ def test_weights_that_score_otherwise_are_refused_and_leave_nothing(
 ) -> None:
     perfect = [{**row, "prediction": row["gold"], "finished": True} for row in predictions]
     with pytest.raises(DatasetError, match=r"export_tolerance=0\.01: .*entity_f1_micro 0\.\d+ in place of 1\.0000"):
-        publish(export="merged", inputs={"predictions": perfect}, replayed_predictions=0)
-    assert {entry.name for entry in tmp_path.iterdir()} == {"dataset", "model", "dataset.json"}
+        publish(export="merged", inputs={"predictions": perfect}, reproduced_predictions=0)
+    assert {entry.name for entry in tmp_path.iterdir()} == {
+        *("dataset", "model", "dataset.json"),
+        *("data_gate.json", "gates.json", "dry_run.json"),
+    }
 
 
 def test_a_refused_export_leaves_the_old_one(publish: Callable[..., Path], predictions: list[dict[str, Any]]) -> None:

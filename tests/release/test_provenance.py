@@ -12,7 +12,7 @@ from odin_slm.config.parameters import EvaluationParams, TaskParams
 from odin_slm.core.errors import PredictionsError
 from odin_slm.core.hashing import canonical_json, sha256_text
 from odin_slm.pipelines.evaluation.nodes import generate_predictions
-from odin_slm.release.provenance import is_of, is_own_test_set, lineage_problems, other_splits, splits_learned
+from odin_slm.release.provenance import is_of, is_own_test_set, other_splits, provenance_problems, splits_learned
 
 TRAIN, VAL = [{"id": "a"}], [{"id": "b"}]
 MANIFEST = {"outputs": {**splits_learned(TRAIN, VAL), "test.json": "0" * 64}}
@@ -21,8 +21,8 @@ LEARNED = {"data": splits_learned(TRAIN, VAL)}
 
 
 def test_what_belongs_together_has_no_problems() -> None:
-    assert list(lineage_problems(LEARNED, OWN, MANIFEST)) == []
-    assert list(lineage_problems(LEARNED, None, MANIFEST)) == []
+    assert list(provenance_problems(LEARNED, OWN, MANIFEST)) == []
+    assert list(provenance_problems(LEARNED, None, MANIFEST)) == []
     assert is_own_test_set(OWN, MANIFEST)
 
 
@@ -36,7 +36,7 @@ def test_what_belongs_together_has_no_problems() -> None:
     ],
 )
 def test_what_does_not_is_named(state: dict[str, Any], results: dict[str, Any], expected: str) -> None:
-    (problem,) = lineage_problems(state, results, MANIFEST)
+    (problem,) = provenance_problems(state, results, MANIFEST)
     assert expected in problem
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,7 +15,7 @@ from kedro_datasets._typing import JSONPreview, TablePreview
 from odin_slm.core.errors import MissingInputError, ReleaseError
 from odin_slm.core.hashing import canonical_json, sha256_of
 from odin_slm.core.redaction import text_problems
-from odin_slm.datasets.files import new_folder
+from odin_slm.datasets.files import new_folder, write_text
 from odin_slm.release.cards import OVERRIDDEN, read_front_matter
 from odin_slm.release.checks import (
     CHECKSUMS,
@@ -69,10 +70,7 @@ class ReleaseDataset(AbstractDataset[dict[str, bytes | Path], Path]):
             ReleaseError: Something may not be released; the old folder stays.
         """
         with new_folder(self._filepath) as folder:
-            for name, content in data.items():
-                _put(folder, name, content)
-            (folder / CHECKSUMS).write_text(checksum_lines(file_hashes(folder)), encoding="utf-8", newline="\n")
-            check_release(folder, self._kind)
+            _fill(folder, data, self._kind)
 
     def _exists(self) -> bool:
         return (self._filepath / CHECKSUMS).is_file()
@@ -117,8 +115,7 @@ class MergedModelDataset(AbstractDataset[MergeRequest, dict[str, Any]]):
             return
         with new_folder(self._filepath) as folder:
             export(data.job, folder)
-            (folder / CHECKSUMS).write_text(checksum_lines(file_hashes(folder)), encoding="utf-8", newline="\n")
-            check_release(folder, "merged")
+            _seal(folder, "merged")
 
     def _exists(self) -> bool:
         return True
@@ -131,12 +128,45 @@ class MergedModelDataset(AbstractDataset[MergeRequest, dict[str, Any]]):
         return JSONPreview(canonical_json(self.load()))
 
 
-class OptionalReleaseDataset(ReleaseDataset):
-    """A release that may not have been staged; a load is then None."""
+class ReleaseCheckDataset(AbstractDataset[dict[str, bytes | Path], dict[str, Any]]):
+    """A dry run: a save checks a release as if it were staged, and keeps no more than the list of its files.
 
-    def load(self) -> Path | None:  # type: ignore[override]
-        """Return the folder, or None where nothing is staged."""
-        return super().load() if self._exists() else None
+    Args:
+        filepath: The list.
+        kind: ``model`` or ``dataset``.
+    """
+
+    def __init__(self, *, filepath: str, kind: ReleaseKind, metadata: dict[str, Any] | None = None) -> None:
+        self._filepath = Path(filepath)
+        self._kind = kind
+        self.metadata = metadata
+
+    def load(self) -> dict[str, Any]:
+        """Return ``kind`` and ``files`` (name -> sha256) of the release that was checked."""
+        found: dict[str, Any] = json.loads(self._filepath.read_text(encoding="utf-8"))
+        return found
+
+    def save(self, data: dict[str, bytes | Path]) -> None:
+        """Check a release.
+
+        Raises:
+            ReleaseError: Something may not be released; the list is then gone.
+        """
+        self._filepath.unlink(missing_ok=True)
+        self._filepath.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".dry-run-", dir=self._filepath.parent) as scratch:
+            hashes = _fill(Path(scratch), data, self._kind)
+        write_text(self._filepath, canonical_json({"kind": self._kind, "files": hashes}))
+
+    def _exists(self) -> bool:
+        return self._filepath.is_file()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath), "kind": self._kind}
+
+    def preview(self) -> JSONPreview:
+        """Return the list."""
+        return JSONPreview(canonical_json(self.load()))
 
 
 def check_release(folder: Path, kind: ReleaseKind) -> None:
@@ -161,6 +191,21 @@ def file_hashes(folder: Path) -> dict[str, str]:
         for file in sorted(folder.rglob("*"))
         if file.is_file() and file.name != CHECKSUMS
     }
+
+
+def _fill(folder: Path, files: Mapping[str, bytes | Path], kind: ReleaseKind) -> dict[str, str]:
+    """Put a release into a folder and check it; return the hashes."""
+    for name, content in files.items():
+        _put(folder, name, content)
+    return _seal(folder, kind)
+
+
+def _seal(folder: Path, kind: ReleaseKind) -> dict[str, str]:
+    """Write ``SHA256SUMS`` and check the folder; return the hashes."""
+    hashes = file_hashes(folder)
+    (folder / CHECKSUMS).write_text(checksum_lines(hashes), encoding="utf-8", newline="\n")
+    check_release(folder, kind)
+    return hashes
 
 
 def _put(folder: Path, name: str, content: bytes | Path) -> None:

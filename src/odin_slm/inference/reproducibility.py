@@ -42,7 +42,7 @@ def choose_questions(
     ]
 
 
-def replay(base: BaseModel, adapter: Path, questions: Sequence[Mapping[str, Any]], task: Task) -> list[str]:
+def reproduce(base: BaseModel, adapter: Path, questions: Sequence[Mapping[str, Any]], task: Task) -> list[str]:
     """Return what the adapter answers to questions, decoded as they were.
 
     Raises:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from odin_slm.core.markdown import number, table
 from odin_slm.core.record import render_prompt
-from odin_slm.hub.licensing import BaseTerms, SourceTerms, terms_of
+from odin_slm.hub.licensing import SourceTerms, terms_of
 from odin_slm.inference.served_model import instructions
 from odin_slm.release.checks import leak_counts, size_category
+from odin_slm.release.facts import DatasetFacts, ModelFacts
 from odin_slm.release.provenance import is_own_test_set
 from odin_slm.tasks import Task
 from odin_slm.tasks.card import CardParts, test_set_title
@@ -32,106 +32,10 @@ _LONGEST_EXAMPLE = 400
 _SPLIT_TITLES = {"train": "train", "val": "validation", "test": "test"}
 
 
-@dataclass(frozen=True)
-class ModelFacts:
-    """Everything that a model card says.
-
-    Attributes:
-        name: Title of the card.
-        experiment: Experiment that the commands on the card reproduce.
-        repo_id: Hub id of the model, or None while it has no repository.
-        dataset_repo: Hub id of the data, or None.
-        base_id: Hub id of the base model.
-        base_revision: Commit of the base on the Hub, where it is known.
-        base_included: Whether the base lies in the release under ``base/``.
-        base_conversion: What the base was converted from (``conversion.json``); None for one as its maker published it.
-        license: Hub licence id of the adapter.
-        base_terms: What the base's licence asks for, or None.
-        results: ``evaluation_results``; None for a checkpoint that was not evaluated.
-        training: ``training_state``.
-        manifest: ``manifest``.
-        leakage: ``leakage``.
-        quality: ``quality``.
-        task: What the model is taught.
-        checksums: File name -> sha256 of the other files of the release.
-        dataset_revision: Commit of the published data, or None.
-        checkpoint: Name of the training checkpoint, or None for the final adapter.
-        failures: What :func:`failure_examples` found.
-        overridden: Gate -> reason why it was overridden.
-    """
-
-    name: str
-    experiment: str
-    repo_id: str | None
-    dataset_repo: str | None
-    base_id: str
-    base_revision: str | None
-    base_included: bool
-    license: str
-    base_terms: BaseTerms | None
-    results: Mapping[str, Any] | None
-    training: Mapping[str, Any]
-    manifest: Mapping[str, Any]
-    leakage: Mapping[str, Any]
-    quality: Mapping[str, Any]
-    task: Task
-    checksums: Mapping[str, str]
-    base_conversion: Mapping[str, Any] | None = None
-    dataset_revision: str | None = None
-    checkpoint: str | None = None
-    failures: Sequence[Mapping[str, str]] = ()
-    overridden: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class SplitFile:
-    """One Parquet file of a dataset release: split name, rows, bytes in memory and on disk."""
-
-    split: str
-    rows: int
-    num_bytes: int
-    file_bytes: int
-
-
-@dataclass(frozen=True)
-class DatasetFacts:
-    """Everything that a dataset card says.
-
-    Attributes:
-        name: Title of the card.
-        experiment: Experiment that the commands on the card reproduce.
-        repo_id: Hub id of the data, or None while it has no repository.
-        columns: Column names of every split; all of them are strings.
-        files: One entry per split.
-        rows_by_source: Source -> number of rows, all splits together.
-        statistics: ``data_statistics``.
-        manifest: ``manifest``.
-        leakage: ``leakage``.
-        quality: ``quality``.
-        task: What the model is taught.
-        checksums: File name -> sha256 of the other files of the release.
-        overridden: Gate -> reason why it was overridden.
-    """
-
-    name: str
-    experiment: str
-    repo_id: str | None
-    columns: Sequence[str]
-    files: Sequence[SplitFile]
-    rows_by_source: Mapping[str, int]
-    statistics: Mapping[str, Any]
-    manifest: Mapping[str, Any]
-    leakage: Mapping[str, Any]
-    quality: Mapping[str, Any]
-    task: Task
-    checksums: Mapping[str, str]
-    overridden: Mapping[str, str] = field(default_factory=dict)
-
-
 def model_card(facts: ModelFacts) -> str:
     """Return the ``README.md`` of a model release."""
-    sources = _sources(facts.manifest)
-    asked = instructions(facts.task, facts.manifest)
+    sources = _sources(facts.data.manifest)
+    asked = instructions(facts.task, facts.data.manifest)
     parts = facts.task.card(_titles(sources), asked, facts.results)
     return fill(
         "model_card.md.j2",
@@ -142,10 +46,10 @@ def model_card(facts: ModelFacts) -> str:
         synthetic=_tested_on_synthetic(facts, sources),
         run=_run_command(facts.experiment),
         prompt=_prompt_expression(next(iter(asked.values()))),
-        data_table=_data_table(facts.manifest),
-        leaks=_leak_sentence(facts.leakage),
-        quality=_quality_sentence(facts.quality),
-        seen_table=_seen_table(facts.leakage, parts),
+        data_table=_data_table(facts.data.manifest),
+        leaks=_leak_sentence(facts.data.leakage),
+        quality=_quality_sentence(facts.data.quality),
+        seen_table=_seen_table(facts.data.leakage, parts),
         training_table=_training_table(facts),
         test_set=facts.results["test_set"] if facts.results else None,
         test_set_title=test_set_title(facts.results) if facts.results else None,
@@ -155,13 +59,13 @@ def model_card(facts: ModelFacts) -> str:
 def _tested_on_synthetic(facts: ModelFacts, sources: Mapping[str, SourceTerms]) -> bool:
     if facts.results:
         return bool(facts.results["test_set"]["synthetic"])
-    return set(sources) <= _synthetic(facts.manifest)
+    return set(sources) <= _synthetic(facts.data.manifest)
 
 
 def dataset_card(facts: DatasetFacts) -> str:
     """Return the ``README.md`` of a dataset release."""
-    sources = _sources(facts.manifest)
-    parts = facts.task.card(_titles(sources), instructions(facts.task, facts.manifest))
+    sources = _sources(facts.data.manifest)
+    parts = facts.task.card(_titles(sources), instructions(facts.task, facts.data.manifest))
     published = {file.split for file in facts.files}
     return fill(
         "dataset_card.md.j2",
@@ -174,15 +78,15 @@ def dataset_card(facts: DatasetFacts) -> str:
         rebuilt_files=json.dumps(
             {title: f"{name}.json" for name, title in _SPLIT_TITLES.items() if title in published}
         ),
-        wholly_synthetic=set(sources) <= _synthetic(facts.manifest),
-        some_synthetic=bool(set(sources) & _synthetic(facts.manifest)),
+        wholly_synthetic=set(sources) <= _synthetic(facts.data.manifest),
+        some_synthetic=bool(set(sources) & _synthetic(facts.data.manifest)),
         run=_run_command(facts.experiment, "--pipelines data"),
         terms_table=_terms_table(sources, facts.rows_by_source),
-        data_table=_data_table(facts.manifest),
-        statistics_table=_statistics_table(facts.statistics, facts.task, parts),
-        leaks=_leak_sentence(facts.leakage),
-        quality=_quality_sentence(facts.quality),
-        seen_table=_seen_table(facts.leakage, parts),
+        data_table=_data_table(facts.data.manifest),
+        statistics_table=_statistics_table(facts.data.statistics, facts.task, parts),
+        leaks=_leak_sentence(facts.data.leakage),
+        quality=_quality_sentence(facts.data.quality),
+        seen_table=_seen_table(facts.data.leakage, parts),
     )
 
 
@@ -257,7 +161,7 @@ def _model_front_matter(facts: ModelFacts, parts: CardParts) -> str:
         license=facts.license,
         library_name="peft",
         pipeline_tag="text-generation",
-        base_model=facts.base_id,
+        base_model=facts.base.id,
         base_model_relation="adapter",
         datasets=[facts.dataset_repo] if facts.dataset_repo else None,
         metrics=list(dict.fromkeys(figure.type for figure in parts.results.figures)) if parts.results else None,
@@ -272,7 +176,7 @@ def _eval_results(facts: ModelFacts, results: Mapping[str, Any], parts: CardPart
     """Return the task's figures for the card's ``model-index``."""
     from huggingface_hub import EvalResult
 
-    own = is_own_test_set(results, facts.manifest)
+    own = is_own_test_set(results, facts.data.manifest)
     return [
         EvalResult(
             task_type="text-generation",
@@ -296,7 +200,7 @@ def _eval_results(facts: ModelFacts, results: Mapping[str, Any], parts: CardPart
 def _dataset_front_matter(facts: DatasetFacts, parts: CardParts, sources: Mapping[str, SourceTerms]) -> str:
     from huggingface_hub import DatasetCardData
 
-    license_id = dataset_license(facts.manifest)
+    license_id = dataset_license(facts.data.manifest)
     synthetic = [terms.hub_id == "original" for terms in sources.values()]
     return DatasetCardData(
         language=[LANGUAGE],
@@ -442,7 +346,7 @@ def _training_table(facts: ModelFacts) -> str:
     ]
     if facts.checkpoint:
         rows.append([f"validation loss of this checkpoint, {facts.checkpoint}", _checkpoint_loss(facts)])
-    rows += [[f"{name} version", str(version)] for name, version in sorted(facts.manifest["versions"].items())]
+    rows += [[f"{name} version", str(version)] for name, version in sorted(facts.data.manifest["versions"].items())]
     return table(["", "value"], rows)
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from odin_slm.hub.licensing import BaseTerms
 from odin_slm.release.cards import DOMAIN, LANGUAGE, fill
+from odin_slm.release.facts import BaseFacts
 from odin_slm.tasks import Task
 
 
@@ -18,17 +18,15 @@ class MergedFacts:
     Attributes:
         name: Title of the card, and the name of the files to make.
         experiment: Experiment that the adapter comes from.
-        base_id: Hub id of the base model.
+        base: The base model.
         license: Hub licence id.
-        base_terms: What the base's licence asks for, or None.
         task: What the model is taught.
     """
 
     name: str
     experiment: str
-    base_id: str
+    base: BaseFacts
     license: str
-    base_terms: BaseTerms | None
     task: Task
 
 
@@ -47,7 +45,7 @@ def merged_card(facts: MergedFacts, report: Mapping[str, Any], *, gguf: bool) ->
         license=facts.license,
         library_name="transformers",
         pipeline_tag="text-generation",
-        base_model=facts.base_id,
+        base_model=facts.base.id,
         base_model_relation="finetune",
         tags=[*DOMAIN, *facts.task.tags],
     ).to_yaml()

@@ -18,6 +18,7 @@ from odin_slm.inference.generation import attach
 from odin_slm.inference.reading import Question, ask
 from odin_slm.models.base_model import BaseModel, load_model
 from odin_slm.models.tokens import output_budget
+from odin_slm.release.facts import ReferenceAnswers
 from odin_slm.release.merged_card import MergedFacts, gguf_instructions, merged_card
 from odin_slm.tasks import Task
 
@@ -32,27 +33,19 @@ class Merge:
     Attributes:
         base: The base.
         adapter: Folder of the adapter and its tokenizer.
-        records: Test records.
-        predictions: What the adapter answered in evaluation, rows of the predictions file.
-        max_new_tokens: Budget of an output, as in evaluation.
-        batch_size: Outputs decoded together.
-        tolerance: How far a micro F1 may be from the adapter's.
+        reference: What the adapter answered in evaluation, and how it was asked.
+        tolerance: How far a headline figure may be from the adapter's.
         files: File name -> content or file, to be laid beside the weights.
         facts: What the card says besides the scores.
-        task: What reads and scores.
         gguf: Whether the commands that make a GGUF file are wanted.
     """
 
     base: BaseModel
     adapter: Path
-    records: Sequence[Mapping[str, Any]]
-    predictions: Sequence[Mapping[str, Any]]
-    max_new_tokens: int | str
-    batch_size: int
+    reference: ReferenceAnswers
     tolerance: float
     files: Mapping[str, bytes | Path]
     facts: MergedFacts
-    task: Task
     gguf: bool = False
 
 
@@ -72,15 +65,15 @@ def export(job: Merge, folder: Path) -> dict[str, Any]:
 
     Returns:
         The report, which is also ``merging.json``: ``dtype``, ``architecture``, ``adapter_sha256``, ``records``,
-        ``equal_predictions``, ``decoding``, ``tolerance``, and under ``adapter`` and ``merged`` the micro F1 of each.
+        ``equal_predictions``, ``decoding``, ``tolerance``, and under ``adapter`` and ``merged`` the headline of each.
 
     Raises:
         MissingInputError: There are no predictions to compare with.
         ReleaseError: The merged model scores otherwise than its adapter.
         BackendError: A merged weight is not finite, or a quantised base cannot be read here.
     """
-    asked = {record["id"]: record for record in job.records}
-    rows = [row for row in job.predictions if row["id"] in asked]
+    known = {record["id"] for record in job.reference.records}
+    rows = [row for row in job.reference.predictions if row["id"] in known]
     if not rows:
         raise MissingInputError(
             "there are no predictions of the test records that the merged weights could be compared with.",
@@ -100,7 +93,7 @@ def export(job: Merge, folder: Path) -> dict[str, Any]:
     report = {
         **described,
         "adapter_sha256": sha256_of(job.adapter / "adapter_model.safetensors"),
-        **compare(BaseModel(job.facts.name, folder), rows, asked, job),
+        **compare(BaseModel(job.facts.name, folder), rows, job),
     }
     (folder / "merging.json").write_text(canonical_json(report), encoding="utf-8")
     (folder / "README.md").write_text(merged_card(job.facts, report, gguf=job.gguf), encoding="utf-8")
@@ -151,57 +144,57 @@ def merge(base: BaseModel, adapter: Path) -> Any:
     return merged.to(torch.bfloat16) if wide else merged
 
 
-def compare(
-    merged: BaseModel, rows: Sequence[Mapping[str, Any]], asked: Mapping[str, Mapping[str, Any]], job: Merge
-) -> dict[str, Any]:
+def compare(merged: BaseModel, rows: Sequence[Mapping[str, Any]], job: Merge) -> dict[str, Any]:
     """Ask a merged model what its adapter was asked, decoded in the same way, and score both.
 
     Args:
         merged: The saved model.
         rows: The adapter's predictions.
-        asked: Record id -> test record.
-        job: Budget, batch size, tolerance.
+        job: How it was asked, what reads the answers, and how far the scores may be apart.
 
     Raises:
-        ReleaseError: A micro F1 differs by more than the tolerance.
+        ReleaseError: A headline figure differs by more than the tolerance.
     """
-    records = [asked[row["id"]] for row in rows]
-    constrained = rows[0]["decoding"] == "constrained"
-    golds = [record["output"] for record in job.records]
-    budget = output_budget(job.base, golds) if job.max_new_tokens == "auto" else int(job.max_new_tokens)
-    outputs = ask(
-        merged,
-        None,
-        [Question(r["input"], r["instruction"], job.task if constrained else None) for r in records],
-        names=[record["id"] for record in records],
-        batch_size=job.batch_size,
-        max_new_tokens=budget,
-    )
-    again = [
-        {**row, "prediction": output.text, "finished": output.finished, "tokens": output.tokens}
-        for row, output in zip(rows, outputs, strict=True)
-    ]
-    scores = {name: _headline(job.task, found) for name, found in (("adapter", rows), ("merged", again))}
-    report = {
-        "records": len(rows),
-        "decoding": rows[0]["decoding"],
-        "equal_predictions": sum(a["prediction"] == b["prediction"] for a, b in zip(rows, again, strict=True)),
-        "tolerance": job.tolerance,
-        **scores,
-    }
-    apart = {
-        name: (scores["adapter"][name], value)
-        for name, value in scores["merged"].items()
-        if abs(value - scores["adapter"][name]) > job.tolerance
-    }
+    again = _asked_again(merged, rows, job)
+    adapter, own = _headline(job.facts.task, rows), _headline(job.facts.task, again)
+    apart = [name for name, value in own.items() if abs(value - adapter[name]) > job.tolerance]
     if apart:
-        listed = ", ".join(f"{name} {merged:.4f} in place of {own:.4f}" for name, (own, merged) in apart.items())
+        listed = ", ".join(f"{name} {own[name]:.4f} in place of {adapter[name]:.4f}" for name in apart)
         raise ReleaseError(
             f"the merged weights score otherwise than the adapter on {len(rows)} test records: {listed}.",
             where=f"publishing.export_tolerance={job.tolerance}",
             fix="Evaluate this adapter again on this machine; where rounding to 16 bit does it, publish the adapter.",
         )
-    return report
+    return {
+        "records": len(rows),
+        "decoding": rows[0]["decoding"],
+        "equal_predictions": sum(a["prediction"] == b["prediction"] for a, b in zip(rows, again, strict=True)),
+        "tolerance": job.tolerance,
+        "adapter": adapter,
+        "merged": own,
+    }
+
+
+def _asked_again(merged: BaseModel, rows: Sequence[Mapping[str, Any]], job: Merge) -> list[dict[str, Any]]:
+    """Return the rows with the merged model's outputs in place of the adapter's."""
+    reference = job.reference
+    by_id = {record["id"]: record for record in reference.records}
+    task = job.facts.task if rows[0]["decoding"] == "constrained" else None
+    budget = reference.max_new_tokens
+    if budget == "auto":
+        budget = output_budget(job.base, [record["output"] for record in reference.records])
+    outputs = ask(
+        merged,
+        None,
+        [Question(r["input"], r["instruction"], task) for r in (by_id[row["id"]] for row in rows)],
+        names=[row["id"] for row in rows],
+        batch_size=reference.batch_size,
+        max_new_tokens=int(budget),
+    )
+    return [
+        {**row, "prediction": output.text, "finished": output.finished, "tokens": output.tokens}
+        for row, output in zip(rows, outputs, strict=True)
+    ]
 
 
 def _headline(task: Task, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -41,7 +41,7 @@ def is_own_test_set(results: Mapping[str, Any], manifest: Mapping[str, Any]) -> 
     return results["test_set"].get("manifest_sha256") == sha256_text(canonical_json(manifest))
 
 
-def lineage_problems(
+def provenance_problems(
     training_state: Mapping[str, Any], results: Mapping[str, Any] | None, manifest: Mapping[str, Any]
 ) -> Iterator[str]:
     """Say what of a release does not belong together.

@@ -36,11 +36,11 @@ class PublishingParams(Parameters):
     """Text of that licence, unless it is apache-2.0 or lies in the base's folder as LICENSE."""
     base_license: str | None = None
     """Hub licence id of a base whose card states none; you have read it elsewhere."""
-    minimum_entity_f1: float = Field(default=0.0, ge=0.0, le=1.0)
-    """A model with a lower micro F1 over entities is not staged."""
+    minimum_scores: dict[str, float] = Field(default_factory=dict)
+    """Headline metric of the task, as entity_f1_micro -> the least that a model needs to be staged."""
     maximum_parse_failure_rate: float = Field(default=0.2, ge=0.0, le=1.0)
     """Nor is one of whose outputs a larger share breaks the format or does not end."""
-    replayed_predictions: int = Field(default=2, ge=0)
+    reproduced_predictions: int = Field(default=2, ge=0)
     """Predictions that the adapter is asked for again before it is staged; a push needs at least one."""
     checkpoint: str | None = Field(default=None, pattern=r"^checkpoint-\d+$")
     """Checkpoint of the training to release in place of the final adapter; its card then shows no scores."""
@@ -76,6 +76,6 @@ class PublishingParams(Parameters):
             raise ValueError("export needs the final adapter, whose scores the merged weights are held against.")
         if self.push and not (self.model_repo or self.dataset_repo):
             raise ValueError("push needs model_repo=OWNER/NAME, dataset_repo=OWNER/NAME, or both.")
-        if self.push and self.model_repo and not self.replayed_predictions:
-            raise ValueError("push needs replayed_predictions of at least 1.")
+        if self.push and self.model_repo and not self.reproduced_predictions:
+            raise ValueError("push needs reproduced_predictions of at least 1.")
         return self

@@ -5,29 +5,24 @@ from kedro.pipeline import Node, Pipeline
 from odin_slm.pipelines.publishing.nodes import (
     conclude_publication,
     describe_merged_model,
+    draft_model_release,
+    dry_run_model_release,
+    gather_data_reports,
+    gather_model_evidence,
+    gather_model_files,
+    gather_reference_answers,
+    judge_data,
+    judge_model,
     plan_dataset_publication,
     plan_merged_model,
     plan_model_publication,
-    rehearse_model_release,
-    replay_predictions,
+    reproduce_predictions,
+    select_adapter,
+    set_thresholds,
     stage_dataset_release,
     stage_model_release,
+    verify_splits,
 )
-
-_MODEL = [
-    "adapter",
-    "training_work",
-    "base_model",
-    "evaluation_results",
-    "predictions",
-    "promotion",
-    "replayed_predictions",
-    "training_state",
-    "manifest",
-    "leakage",
-    "quality",
-]
-"""What a model release is made of."""
 
 
 def create_pipeline() -> Pipeline:
@@ -35,98 +30,149 @@ def create_pipeline() -> Pipeline:
 
     The nodes tagged ``dataset`` publish the data alone.
     """
-    return Pipeline(
-        [
-            Node(
-                func=stage_dataset_release,
-                inputs=[
-                    "train",
-                    "val",
-                    "test",
-                    "manifest",
-                    "leakage",
-                    "quality",
-                    "data_statistics",
-                    "params:task",
-                    "params:publishing",
-                ],
-                outputs="dataset_release",
-                name="stage_dataset_release",
-                tags=["dataset"],
-            ),
-            Node(
-                func=replay_predictions,
-                inputs=[
-                    "base_model",
-                    "adapter",
-                    "training_work",
-                    "test_data",
-                    "predictions",
-                    "params:task",
-                    "params:publishing",
-                ],
-                outputs="replayed_predictions",
-                name="replay_predictions",
-            ),
-            Node(
-                func=rehearse_model_release,
-                inputs=["params:publishing", "params:task", *_MODEL],
-                outputs="model_rehearsal",
-                name="rehearse_model_release",
-            ),
-            Node(
-                func=plan_dataset_publication,
-                inputs=["dataset_release", "model_rehearsal", "params:publishing"],
-                outputs="dataset_publication",
-                name="plan_dataset_publication",
-                tags=["dataset"],
-            ),
-            Node(
-                func=stage_model_release,
-                inputs=[*_MODEL, "dataset_publication", "params:task", "params:publishing"],
-                outputs="model_release",
-                name="stage_model_release",
-            ),
-            Node(
-                func=plan_merged_model,
-                inputs=[
-                    "model_release",
-                    "adapter",
-                    "base_model",
-                    "test_data",
-                    "predictions",
-                    "params:task",
-                    "params:publishing",
-                    "params:evaluation",
-                ],
-                outputs="merged_model",
-                name="plan_merged_model",
-            ),
-            Node(
-                func=describe_merged_model,
-                inputs=["merged_model", "params:publishing"],
-                outputs="merging_report",
-                name="describe_merged_model",
-            ),
-            Node(
-                func=plan_model_publication,
-                inputs=[
-                    "model_release",
-                    "base_model",
-                    "replayed_predictions",
-                    "dataset_publication",
-                    "params:publishing",
-                ],
-                outputs="model_publication",
-                name="plan_model_publication",
-            ),
-            Node(
-                func=conclude_publication,
-                inputs=["dataset_publication", "model_publication", "params:publishing"],
-                outputs="publication",
-                name="conclude_publication",
-                tags=["dataset"],
-            ),
-        ],
-        tags=["publishing"],
-    )
+    dataset = [
+        Node(
+            func=gather_data_reports,
+            inputs=["manifest", "leakage", "quality", "data_statistics"],
+            outputs="data_reports",
+            name="gather_data_reports",
+        ),
+        Node(
+            func=judge_data,
+            inputs=["data_reports", "params:publishing"],
+            outputs="data_gate",
+            name="judge_data",
+        ),
+        Node(
+            func=verify_splits,
+            inputs=["train", "val", "test", "manifest"],
+            outputs="verified_splits",
+            name="verify_splits",
+        ),
+        Node(
+            func=stage_dataset_release,
+            inputs=["verified_splits", "data_reports", "data_gate", "params:task", "params:publishing"],
+            outputs="dataset_release",
+            name="stage_dataset_release",
+        ),
+        Node(
+            func=plan_dataset_publication,
+            inputs=["dataset_release", "model_dry_run", "params:publishing"],
+            outputs="dataset_publication",
+            name="plan_dataset_publication",
+        ),
+        Node(
+            func=conclude_publication,
+            inputs=["dataset_publication", "model_publication", "params:publishing"],
+            outputs="publication",
+            name="conclude_publication",
+        ),
+    ]
+    model = [
+        Node(
+            func=set_thresholds,
+            inputs=["params:task", "params:publishing"],
+            outputs="thresholds",
+            name="set_thresholds",
+        ),
+        Node(
+            func=select_adapter,
+            inputs=["adapter", "training_work", "params:publishing"],
+            outputs="released_adapter",
+            name="select_adapter",
+        ),
+        Node(
+            func=gather_reference_answers,
+            inputs=["test_data", "predictions", "params:evaluation"],
+            outputs="reference_answers",
+            name="gather_reference_answers",
+        ),
+        Node(
+            func=reproduce_predictions,
+            inputs=["base_model", "released_adapter", "reference_answers", "params:task", "params:publishing"],
+            outputs="reproduced_predictions",
+            name="reproduce_predictions",
+        ),
+        Node(
+            func=gather_model_evidence,
+            inputs=[
+                "evaluation_results",
+                "predictions",
+                "promotion",
+                "reproduced_predictions",
+                "training_state",
+                "params:publishing",
+            ],
+            outputs="model_evidence",
+            name="gather_model_evidence",
+        ),
+        Node(
+            func=judge_model,
+            inputs=[
+                "model_evidence",
+                "released_adapter",
+                "data_reports",
+                "data_gate",
+                "thresholds",
+                "params:publishing",
+            ],
+            outputs="gates",
+            name="judge_model",
+        ),
+        Node(
+            func=gather_model_files,
+            inputs=["base_model", "released_adapter", "data_reports", "params:task", "params:publishing"],
+            outputs="model_files",
+            name="gather_model_files",
+        ),
+        Node(
+            func=draft_model_release,
+            inputs=["model_files", "model_evidence", "data_reports", "gates", "params:task", "params:publishing"],
+            outputs="model_draft",
+            name="draft_model_release",
+        ),
+        Node(
+            func=dry_run_model_release,
+            inputs=["model_draft", "params:publishing"],
+            outputs="model_dry_run",
+            name="dry_run_model_release",
+        ),
+        Node(
+            func=stage_model_release,
+            inputs=["model_draft", "dataset_publication", "params:publishing"],
+            outputs="model_release",
+            name="stage_model_release",
+        ),
+        Node(
+            func=plan_merged_model,
+            inputs=[
+                "model_release",
+                "released_adapter",
+                "base_model",
+                "reference_answers",
+                "params:task",
+                "params:publishing",
+            ],
+            outputs="merged_model",
+            name="plan_merged_model",
+        ),
+        Node(
+            func=describe_merged_model,
+            inputs=["merged_model", "params:publishing"],
+            outputs="merging_report",
+            name="describe_merged_model",
+        ),
+        Node(
+            func=plan_model_publication,
+            inputs=[
+                "model_release",
+                "base_model",
+                "reproduced_predictions",
+                "dataset_publication",
+                "params:publishing",
+            ],
+            outputs="model_publication",
+            name="plan_model_publication",
+        ),
+    ]
+    return Pipeline([*Pipeline(dataset, tags=["dataset"]).nodes, *model], tags=["publishing"])

@@ -15,6 +15,7 @@ from odin_slm.config.parameters import EvaluationParams, PublishingParams, TaskP
 from odin_slm.core.hashing import canonical_json, sha256_text
 from odin_slm.datasets.hub import HubRepositoryDataset, PublicationDataset
 from odin_slm.datasets.json_files import CanonicalJSONDataset
+from odin_slm.datasets.optional import OptionalDataset
 from odin_slm.datasets.release import MergedModelDataset, ReleaseCheckDataset, ReleaseDataset
 from odin_slm.models.base_model import BaseModel
 from odin_slm.pipelines.publishing import create_pipeline
@@ -106,7 +107,9 @@ def publish_from(
     folders = {kind: target / kind for kind in ("model", "dataset")}
     files = {
         **{f"{kind}_release": ReleaseDataset(filepath=str(path), kind=kind) for kind, path in folders.items()},
-        "model_dry_run": ReleaseCheckDataset(filepath=str(target / "dry_run.json"), kind="model"),
+        "model_dry_run": OptionalDataset(
+            dataset={"type": ReleaseCheckDataset, "filepath": str(target / "dry_run.json"), "kind": "model"}
+        ),
         "data_gate": CanonicalJSONDataset(filepath=str(target / "data_gate.json")),
         "gates": CanonicalJSONDataset(filepath=str(target / "gates.json")),
         **{f"{kind}_publication": HubRepositoryDataset(filepath=str(target / f"{kind}.json")) for kind in folders},

@@ -12,7 +12,7 @@ from hub.conftest import READ_ONLY, STRANGER
 from hub.releases import dataset_files, hub_of, model_files, plan, published, stage, visible
 from hub_server import Fault, HubServer, Request, User
 from odin_slm.core.errors import AdapterError, HubError
-from odin_slm.hub.upload import content_tag, local_files, publication_tags, publish, set_visibility
+from odin_slm.hub.upload import content_tag, file_hashes, publication_tags, publish, set_visibility
 
 
 def seen(folder: Path) -> Mapping[str, Any]:
@@ -37,9 +37,9 @@ def test_a_release_is_one_private_verified_tagged_commit(hub: HubServer, naps: l
     assert repository.private
     assert [commit.message for commit in repository.history()] == ["Release", "initial commit"]
     assert published(hub, "model", "anna/odin", found["revision"]) == files
-    assert repository.tags == {content_tag(local_files(folder)): found["revision"]}
+    assert repository.tags == {content_tag(file_hashes(folder)): found["revision"]}
     assert found["verified"] == {"readme": "# m"}
-    assert found["files"] == {name: file.sha256 for name, file in local_files(folder).items()}
+    assert found["files"] == file_hashes(folder)
     assert (found["private"], found["committed"], found["pull_request"]) == (True, True, None)
     assert naps == []
     assert publication_tags([found]) == {

@@ -128,11 +128,11 @@ class MergedModelDataset(AbstractDataset[MergeRequest, dict[str, Any]]):
         return JSONPreview(canonical_json(self.load()))
 
 
-class ReleaseCheckDataset(AbstractDataset[dict[str, bytes | Path], dict[str, Any] | None]):
+class ReleaseCheckDataset(AbstractDataset[dict[str, bytes | Path], dict[str, Any]]):
     """A dry run: a save checks a release as if it were staged, and keeps no more than the list of its files.
 
     Args:
-        filepath: The list; it may be absent, where nothing was checked.
+        filepath: The list.
         kind: ``model`` or ``dataset``.
     """
 
@@ -141,9 +141,10 @@ class ReleaseCheckDataset(AbstractDataset[dict[str, bytes | Path], dict[str, Any
         self._kind = kind
         self.metadata = metadata
 
-    def load(self) -> dict[str, Any] | None:
-        """Return ``kind`` and ``files`` (name -> sha256) of the release that was checked; None where none was."""
-        return json.loads(self._filepath.read_text(encoding="utf-8")) if self._exists() else None
+    def load(self) -> dict[str, Any]:
+        """Return ``kind`` and ``files`` (name -> sha256) of the release that was checked."""
+        found: dict[str, Any] = json.loads(self._filepath.read_text(encoding="utf-8"))
+        return found
 
     def save(self, data: dict[str, bytes | Path]) -> None:
         """Check a release.

@@ -2,6 +2,10 @@
 
 The order is that of distrust: nothing is sent before the token, the namespace and the visibility are known; what was
 committed is compared by hash, tagged, downloaded into an empty cache and used; only then may it become visible.
+
+``HfApi`` hashes, uploads, commits and compares. It has no call that looks for a commit whose answer was lost or takes
+back what others see already, which this module adds; and its ``upload_folder`` splits a large folder over several
+commits, where a release is one.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from odin_slm.core.errors import HubError, OdinError
+from odin_slm.core.hashing import sha256_of
 from odin_slm.hub.client import (
     Hub,
     RepositoryType,
@@ -65,16 +70,6 @@ class Plan:
     def where(self) -> str:
         """What messages call the repository."""
         return f"{self.kind} {self.repo_id}"
-
-
-@dataclass(frozen=True)
-class LocalFile:
-    """A file of the release with the hashes that Git and LFS know it by."""
-
-    path: Path
-    size: int
-    sha256: str
-    git_oid: str
 
 
 @dataclass(frozen=True)
@@ -174,31 +169,31 @@ def set_visibility(hub: Hub, kind: RepositoryType, repo_id: str, *, private: boo
         raise HubError("the Hub took the setting, but the repository is as visible as before.", where=what)
 
 
-def local_files(folder: Path) -> dict[str, LocalFile]:
-    """Return relative POSIX name -> file, for every file of a staged release."""
+def file_hashes(folder: Path) -> dict[str, str]:
+    """Return relative POSIX name -> hexadecimal SHA-256, for every file of a staged release."""
     return {
-        path.relative_to(folder).as_posix(): _local(path) for path in sorted(folder.rglob("*")) if not path.is_dir()
+        path.relative_to(folder).as_posix(): sha256_of(path) for path in sorted(folder.rglob("*")) if not path.is_dir()
     }
 
 
 def _publish(plan: Plan, hub: Hub, verify: Callable[[Path], Mapping[str, Any]], progress: Progress) -> dict[str, Any]:
-    files = local_files(plan.folder)
+    files = file_hashes(plan.folder)
     tag = None if plan.pull_request else plan.tag or content_tag(files)
     _check_identity(plan, hub)
     _prepare_repository(plan, hub, progress)
     head = _head(plan, hub, progress)
-    _check_tag(plan, hub, tag, files)
+    _check_tag(plan, hub, tag)
     progress.before = head
-    commit, proposal = _commit(plan, hub, head, files, progress)
+    commit, proposal = _commit(plan, hub, head, progress)
     progress.commit = commit if commit != head and proposal is None else None
-    if differing := _differences(hub, plan, commit, files):
+    if differing := _differences(hub, plan, commit):
         raise HubError(
             f"the commit {commit} does not hold what was staged: {', '.join(differing[:5])}.",
             where="compare hashes",
             fix="Do not use this commit. " + _AGAIN,
         )
     if tag:
-        _tag(plan, hub, tag, commit, files, progress)
+        _tag(plan, hub, tag, commit, progress)
     verified = _verify_download(plan, hub, commit, files, verify)
     logger.info("Published %s at %s, verified.", plan.where, commit)
     return {
@@ -210,14 +205,14 @@ def _publish(plan: Plan, hub: Hub, verify: Callable[[Path], Mapping[str, Any]], 
         "private": not progress.was_public,
         "committed": commit != head,
         "pull_request": proposal,
-        "files": {name: file.sha256 for name, file in files.items()},
+        "files": files,
         "verified": dict(verified),
     }
 
 
-def content_tag(files: Mapping[str, LocalFile]) -> str:
+def content_tag(files: Mapping[str, str]) -> str:
     """Return a tag that equal content shares and other content does not."""
-    lines = "".join(f"{file.sha256}  {name}\n" for name, file in sorted(files.items()))
+    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(files.items()))
     return f"release-{hashlib.sha256(lines.encode()).hexdigest()[:12]}"
 
 
@@ -310,10 +305,10 @@ def _head(plan: Plan, hub: Hub, progress: Progress) -> str:
     return head
 
 
-def _check_tag(plan: Plan, hub: Hub, tag: str | None, files: Mapping[str, LocalFile]) -> None:
+def _check_tag(plan: Plan, hub: Hub, tag: str | None) -> None:
     """Refuse a tag that names other content, before anything is committed: tags are never moved."""
     commit = _tags(plan, hub).get(tag or "")
-    if commit and _differences(hub, plan, commit, files):
+    if commit and _differences(hub, plan, commit):
         raise HubError(
             f"the tag {tag} names other content, the commit {commit}; a tag is never moved.",
             where="check the tag",
@@ -321,9 +316,7 @@ def _check_tag(plan: Plan, hub: Hub, tag: str | None, files: Mapping[str, LocalF
         )
 
 
-def _commit(
-    plan: Plan, hub: Hub, head: str, files: Mapping[str, LocalFile], progress: Progress
-) -> tuple[str, str | None]:
+def _commit(plan: Plan, hub: Hub, head: str, progress: Progress) -> tuple[str, str | None]:
     """Make the branch, or a pull request to it, hold exactly the files.
 
     Returns:
@@ -331,16 +324,18 @@ def _commit(
     """
     moved = 0
     for attempt in range(1, _COMMIT_ATTEMPTS + 2):
-        if not _differences(hub, plan, head, files):
+        differing = _differences(hub, plan, head)
+        if not differing:
             return head, None
-        if plan.pull_request and (found := _proposed(plan, hub, files)):
+        if plan.pull_request and (found := _proposed(plan, hub)):
             return found
-        operations = _operations(plan, hub, head, files, progress)
+        if progress.was_public and not plan.pull_request:
+            _remember(plan, hub, head, differing, progress)
         progress.unsure = True
         try:
             made = hub.api.create_commit(
                 plan.repo_id,
-                operations,
+                _operations(plan, differing),
                 commit_message=plan.message,
                 repo_type=plan.kind,
                 revision=plan.branch,
@@ -352,8 +347,8 @@ def _commit(
                 raise
             # The commit may have gone through and only its answer be lost: look before anything is repeated.
             now = hub.ask("look whether the commit went through", lambda api: _sha(api, plan), patient=True)
-            there = not _differences(hub, plan, now, files)
-            found = _proposed(plan, hub, files) if plan.pull_request and not there else None
+            there = not _differences(hub, plan, now)
+            found = _proposed(plan, hub) if plan.pull_request and not there else None
             progress.unsure = False
             if there:
                 return now, None
@@ -380,25 +375,30 @@ def _commit(
     raise AssertionError("unreachable")
 
 
-def _operations(plan: Plan, hub: Hub, head: str, files: Mapping[str, LocalFile], progress: Progress) -> list[Any]:
+def _operations(plan: Plan, names: Sequence[str]) -> list[Any]:
+    """Return what makes the Hub hold the folder's files under these names, or none where the folder has none."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    present = _remote(hub, plan, head)
-    stale = [name for name in present if name not in files and name not in _OF_THE_HUB]
-    changed = [name for name, file in files.items() if not _same(present.get(name), file)]
-    if progress.was_public and not plan.pull_request:
-        names = [*changed, *stale]
-        progress.kept = [name for name in names if name in present and present[name].lfs]
-        progress.former = dict.fromkeys(name for name in changed if name not in present)
-        regular = [name for name in names if name in present and not present[name].lfs]
-        progress.former |= _read(plan, hub, head, regular)
     return [
-        *(CommitOperationAdd(name, files[name].path) for name in changed),
-        *(CommitOperationDelete(name) for name in stale),
+        CommitOperationAdd(name, plan.folder / name) if (plan.folder / name).is_file() else CommitOperationDelete(name)
+        for name in names
     ]
 
 
-def _proposed(plan: Plan, hub: Hub, files: Mapping[str, LocalFile]) -> tuple[str, str] | None:
+def _remember(plan: Plan, hub: Hub, commit: str, names: Sequence[str], progress: Progress) -> None:
+    """Note what a commit holds under these names, so that it can be put there again."""
+
+    def look(api: Any) -> dict[str, bool]:
+        found = api.get_paths_info(plan.repo_id, list(names), repo_type=plan.kind, revision=commit)
+        return {entry.path: entry.lfs is not None for entry in found}
+
+    present = hub.ask(f"read the files of {commit[:12]}", look, patient=True)
+    progress.kept = [name for name, lfs in present.items() if lfs]
+    progress.former = dict.fromkeys(name for name in names if name not in present)
+    progress.former |= _read(plan, hub, commit, [name for name, lfs in present.items() if not lfs])
+
+
+def _proposed(plan: Plan, hub: Hub) -> tuple[str, str] | None:
     """Return the open pull request that already holds exactly the files."""
 
     def read(api: Any) -> dict[int, str]:
@@ -410,7 +410,7 @@ def _proposed(plan: Plan, hub: Hub, files: Mapping[str, LocalFile]) -> tuple[str
         return {p.num: commits[p.num] for p in proposals if p.status in ("open", "draft") and p.num in commits}
 
     for number, commit in hub.ask("read the pull requests", read, patient=True).items():
-        if not _differences(hub, plan, commit, files):
+        if not _differences(hub, plan, commit):
             folder = "datasets/" if plan.kind == "dataset" else ""
             return commit, f"{hub.endpoint}/{folder}{plan.repo_id}/discussions/{number}"
     return None
@@ -420,9 +420,9 @@ def _number(address: str) -> int:
     return int(address.rpartition("/")[2])
 
 
-def _tag(plan: Plan, hub: Hub, tag: str, commit: str, files: Mapping[str, LocalFile], progress: Progress) -> None:
+def _tag(plan: Plan, hub: Hub, tag: str, commit: str, progress: Progress) -> None:
     named = _tags(plan, hub).get(tag)
-    if named == commit or (named and not _differences(hub, plan, named, files)):
+    if named == commit or (named and not _differences(hub, plan, named)):
         return  # it names this very content, perhaps in an earlier commit: what was published before comes back
 
     def create(api: Any) -> None:
@@ -449,7 +449,7 @@ def _verify_download(
     plan: Plan,
     hub: Hub,
     commit: str,
-    files: Mapping[str, LocalFile],
+    files: Mapping[str, str],
     verify: Callable[[Path], Mapping[str, Any]],
 ) -> Mapping[str, Any]:
     """Download the commit as a stranger would, into an empty cache: an old one would answer for a Hub that is down."""
@@ -461,8 +461,7 @@ def _verify_download(
             )
 
         folder = hub.ask(f"download {commit}", download, patient=True)
-        got = {name: file.sha256 for name, file in local_files(folder).items() if name not in _OF_THE_HUB}
-        if got != {name: file.sha256 for name, file in files.items()}:
+        if {name: digest for name, digest in file_hashes(folder).items() if name not in _OF_THE_HUB} != files:
             raise HubError("the download differs from what was staged.", where=f"download {commit}", fix=_AGAIN)
         return verify(folder)
 
@@ -596,27 +595,18 @@ def _read(plan: Plan, hub: Hub, commit: str, names: Sequence[str]) -> dict[str, 
         return hub.ask(f"read what {commit[:12]} holds", read)
 
 
-def _differences(hub: Hub, plan: Plan, commit: str, files: Mapping[str, LocalFile]) -> list[str]:
+def _differences(hub: Hub, plan: Plan, commit: str) -> list[str]:
     """Return the names under which a commit and the staged folder differ."""
-    present = {name: entry for name, entry in _remote(hub, plan, commit).items() if name not in _OF_THE_HUB}
-    return sorted(name for name in {*present, *files} if name not in files or not _same(present.get(name), files[name]))
-
-
-def _remote(hub: Hub, plan: Plan, commit: str) -> dict[str, Any]:
-    from huggingface_hub import RepoFile
-
-    def read(api: Any) -> dict[str, Any]:
-        tree = api.list_repo_tree(plan.repo_id, repo_type=plan.kind, revision=commit, recursive=True)
-        return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
-
     # The commit's id came from the Hub a moment ago; that it is not found now is a hiccup.
-    return hub.ask(f"read the files of {commit[:12]}", read, patient=True)
-
-
-def _same(entry: Any, file: LocalFile) -> bool:
-    if entry is None or entry.size != file.size:
-        return False
-    return bool(entry.lfs.sha256 == file.sha256 if entry.lfs else entry.blob_id == file.git_oid)
+    found = hub.ask(
+        f"read the files of {commit[:12]}",
+        lambda api: api.verify_repo_checksums(
+            plan.repo_id, repo_type=plan.kind, revision=commit, local_dir=plan.folder
+        ),
+        patient=True,
+    )
+    names = {*(mismatch["path"] for mismatch in found.mismatches), *found.missing_paths, *found.extra_paths}
+    return sorted(names - _OF_THE_HUB)
 
 
 def _tags(plan: Plan, hub: Hub) -> dict[str, str]:
@@ -626,16 +616,6 @@ def _tags(plan: Plan, hub: Hub) -> dict[str, str]:
 
 def _sha(api: Any, plan: Plan) -> str:
     return str(api.repo_info(plan.repo_id, repo_type=plan.kind, revision=plan.branch).sha)
-
-
-def _local(path: Path) -> LocalFile:
-    size = path.stat().st_size
-    sha256, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size)
-    with path.open("rb") as stream:
-        while block := stream.read(2**20):
-            sha256.update(block)
-            git.update(block)
-    return LocalFile(path, size, sha256.hexdigest(), git.hexdigest())
 
 
 def publication_tags(publications: Sequence[Mapping[str, Any]]) -> dict[str, str]:

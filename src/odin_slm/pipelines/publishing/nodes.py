@@ -65,7 +65,7 @@ def gather_data_reports(
         data_statistics: Counts per split and source.
 
     Raises:
-        MissingInputError: The manifest is absent.
+        MissingInputError: There is no manifest.
     """
     return DataReports(required(manifest, "manifest.json"), leakage, quality, data_statistics)
 
@@ -101,19 +101,20 @@ def verify_splits(
         MissingInputError: A split or the manifest is absent.
         ReleaseError: The manifest is of other data.
     """
-    manifest = required(manifest, "manifest.json")
-    given = zip(_SPLITS.items(), (train, val, test), strict=True)
-    splits = {split: required(records, file) for (split, file), records in given}
-    for split, records in splits.items():
-        if sha256_text(canonical_json(records)) != manifest["outputs"][_SPLITS[split]]:
+    expected = required(manifest, "manifest.json")["outputs"]
+    splits = {}
+    for (split, file), records in zip(_SPLITS.items(), (train, val, test), strict=True):
+        if sha256_text(canonical_json(required(records, file))) != expected[file]:
             raise ReleaseError(
                 "the file is not the one that manifest.json describes.",
-                where=_SPLITS[split],
+                where=file,
                 fix="Run kedro run --pipelines data again; what was changed by hand belongs into a corpus.",
             )
-        if not records and split != "train":
+        if records or split == "train":
+            splits[split] = records or []
+        else:
             logger.warning("The dataset is staged without %s: no record lies there.", split)
-    return {split: records for split, records in splits.items() if records or split == "train"}
+    return splits
 
 
 def stage_dataset_release(

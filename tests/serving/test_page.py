@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from odin_slm.corpora.synthetic import generate
 from odin_slm.models.base_model import resolve_base_model
+from odin_slm.serving.settings import hash_key
 from serving_service import service
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -22,6 +24,14 @@ FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 ).split()
+
+
+def opened(address: str, user: Path) -> str:
+    """Return what a browser makes of a page: its elements, when all answers have come."""
+    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={user}", "--virtual-time-budget=20000", "--dump-dom", address]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout, done.stderr[-500:]
+    return done.stdout
 
 
 def test_the_page_needs_nothing_from_elsewhere(tiny_base: Path) -> None:
@@ -37,17 +47,14 @@ def test_the_page_needs_nothing_from_elsewhere(tiny_base: Path) -> None:
 @pytest.mark.parametrize("fragment", [f"read&text={quote(TEXT)}", "read&text=%20"])
 def test_a_browser_shows_what_was_read(tiny_base: Path, tmp_path: Path, fragment: str) -> None:
     with service(tiny_base) as client:
-        address = f"{client.base_url}/#{fragment}"
-        command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={tmp_path}", "--virtual-time-budget=20000", "--dump-dom"]
-        done = subprocess.run([*command, address], capture_output=True, text=True, timeout=120, check=False)
+        dom = opened(f"{client.base_url}/#{fragment}", tmp_path)
         found = client.post("/extract", json={"text": TEXT}).json()
-    dom = done.stdout
     if "text=%20" in fragment:
         assert re.search(r'id="status"[^>]*class="bad"[^>]*>invalid: .*blank', dom)
         return
     shown = re.search(r'<span id="body">(.*?)</span>', dom, re.DOTALL)
-    assert shown, done.stderr[-500:]
-    marks = re.findall(r'<mark class="(\w+)" data-begin="(\d+)">(.*?)<small>', shown[1])
+    assert shown
+    marks = re.findall(r'<mark class="c\d" data-type="(\w+)" data-begin="(\d+)">(.*?)<small>', shown[1])
     places = {(o["begin"], e["type"], o["text"]) for e in found["entities"] for o in e["occurrences"]}
     assert marks
     assert {(int(begin), kind, html.unescape(text)) for kind, begin, text in marks} <= places
@@ -55,6 +62,58 @@ def test_a_browser_shows_what_was_read(tiny_base: Path, tmp_path: Path, fragment
     assert html.unescape(without_tags) == TEXT, "the text itself is unchanged, and no markup of it is alive"
     assert len(re.findall(r'<g class="relation">', dom)) <= len(found["relations"])
     assert '"model": "sha256:' in html.unescape(dom), "the JSON to copy is shown"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+def test_a_first_visitor_is_told_what_this_is(tiny_base: Path, tmp_path: Path) -> None:
+    with service(tiny_base) as client:
+        schemas, version = (client.get("/model").json()[name] for name in ("schemas", "version"))
+        dom = html.unescape(opened(f"{client.base_url}/#read&schema=ade&text={quote(TEXT)}", tmp_path))
+    assert "not a medical device" in dom
+    assert f"served by odin-slm {version}" in dom
+    offered = dict(re.findall(r'<option value="(\w+)">(.*?)</option>', dom))
+    assert set(offered) == set(schemas)
+    assert offered["ade"] == "ade: Drug, Symptom, causes"
+    legend = re.search(r'id="legend"[^>]*>(.*?)</div>', dom)
+    assert legend
+    assert re.findall(r'data-type="(\w+)"', legend[1])[:2] == ["Drug", "Symptom"]
+    assert "causes" in legend[1]
+    assert "API key" in dom.split('id="locked" hidden')[1], "no key is asked for where none is needed"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+def test_examples_are_of_schemas_that_the_model_knows(tiny_base: Path, tmp_path: Path) -> None:
+    with service(tiny_base) as client:
+        page, schemas = client.get("/").text, client.get("/model").json()["schemas"]
+        dom = html.unescape(opened(f"{client.base_url}/", tmp_path))
+    examples = re.findall(r'\{ label: "([^"]+)", schema: "(\w+)", text: "([^"]+)" \}', page)
+    shown = re.findall(r'class="example" type="button" title="([^"]+)">(.*?)</button>', dom)
+    assert [(text, label) for label, _, text in examples] == shown
+    assert {schema for _, schema, _ in examples} <= set(schemas)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+def test_types_of_another_model_have_colours_too(tiny_base: Path, tmp_path: Path) -> None:
+    task = {"entities": [f"Type{n}" for n in range(9)], "sources": {"mine": {"entities": ["Type8", "Type2"]}}}
+    values = {"name": "extraction", "options": {**task, "relations": [], "synonyms": {}}}
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_base, folder)
+    (folder / "task.json").write_text(json.dumps(values))
+    with service(folder) as client:
+        dom = html.unescape(opened(f"{client.base_url}/#read&schema=mine&text={quote(TEXT)}", tmp_path / "user"))
+    legend = re.search(r'id="legend"[^>]*>(.*?)</div>', dom)
+    assert legend
+    colours = dict(re.findall(r'<mark class="(c\d)" data-type="(\w+)"', legend[1]))
+    assert set(colours.values()) == {"Type2", "Type8"}
+    assert 'title="Cough and rash' in dom, "the task's own example stands in for those of other schemas"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+def test_a_locked_service_asks_for_its_key(tiny_base: Path, tmp_path: Path) -> None:
+    with service(tiny_base, keys=f"clinic:{hash_key('secret')}") as client:
+        dom = opened(f"{client.base_url}/", tmp_path)
+    assert "This service asks for an API key." in dom
+    assert '<label id="locked">' in dom
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
@@ -66,14 +125,8 @@ def test_a_browser_draws_relations(tmp_path: Path) -> None:
     with service(base.path, max_new_tokens=128) as client:
         answers = ((note, client.post("/extract", json={"text": note, "schema": "ade"}).json()) for note in notes)
         note, found = next((note, answer) for note, answer in answers if answer["relations"])
-        command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={tmp_path / 'user'}", "--virtual-time-budget=20000"]
-        address = f"{client.base_url}/#read&schema=ade&text={quote(note)}"
-        done = subprocess.run(
-            [*command, "--dump-dom", address], capture_output=True, text=True, timeout=120, check=False
-        )
-    drawn = re.findall(
-        r'<g class="relation"><path d="M[^"]+" marker-end="url\(#tip\)"></path><text[^>]*>(\w+)', done.stdout
-    )
+        dom = opened(f"{client.base_url}/#read&schema=ade&text={quote(note)}", tmp_path / "user")
+    drawn = re.findall(r'<g class="relation"><path d="M[^"]+" marker-end="url\(#tip\)"></path><text[^>]*>(\w+)', dom)
     assert drawn == [relation["type"] for relation in found["relations"]]
 
 

@@ -1,42 +1,50 @@
-"""A new corpus is one parser module, one catalog entry and one block of parameters, as the README shows it."""
+"""A new corpus is a parser, a catalog entry and a block of parameters, as CONTRIBUTING.md shows; models serve it."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
+import mlflow
 import pytest
 from kedro.framework.project import pipelines
+from pyarrow.parquet import read_table
 
 from conftest import REGISTRY, ROOT
 from odin_slm import corpora
 from odin_slm.config.parameters import IngestionParams, options_of
-from odin_slm.tasks.extraction import schema
+from odin_slm.config.parameters.task import _task
+from odin_slm.inference.served_model import resolve_model
+from odin_slm.serving.__main__ import build
+from odin_slm.serving.settings import ApiKeys, ServingSettings
+from serving_service import SMALL, running
 
 
 def blocks() -> list[str]:
-    """The code of the README's section, which is also what this test adds."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = text[text.index("**A corpus.**") : text.index("**A base model.**")]
-    return re.findall(r"^```\w*\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    """The code of the guide's section, which is also what this test adds."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text[text.index("## Add a corpus") : text.index("## Add types")]
+    return re.findall(r"^```[^\n]*\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
-def with_corpus(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The project with the README's corpus in it."""
+def with_corpus(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The project with the guide's corpus in it."""
     module, catalog, parameters = blocks()
     package = tmp_path / "added"
     package.mkdir()
     (package / "mine.py").write_text(module)
     monkeypatch.setattr(corpora, "__path__", [*corpora.__path__, str(package)])
     monkeypatch.setattr(corpora, "CORPORA", corpora.discover())
+    _task.cache_clear()
     pipelines.configure(REGISTRY)
     with (project / "conf/base/catalog_ingestion.yml").open("a") as stream:
         stream.write(catalog)
-    (project / "conf/test/parameters_ingestion.yml").write_text("# mine\n" + parameters + "  max_tokens: 900\n")
+    (project / "conf/test/parameters_ingestion.yml").write_text(parameters + "  max_tokens: 900\n")
     folder = project / "data/01_raw/sample/mine"
     folder.mkdir()
     rows = (
@@ -45,15 +53,16 @@ def with_corpus(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     )
     (folder / "notes.txt").write_text("".join("\t".join((*row, "migraine")) + "\n" for row in rows))
     yield project
-    schema.SCHEMAS.pop("mine")
     options_of.cache_clear()
+    _task.cache_clear()
     monkeypatch.undo()
     pipelines.configure(REGISTRY)
 
 
-def test_the_readmes_corpus_runs(with_corpus: Path, run: Callable[..., dict[str, Any]]) -> None:
-    assert sum(len(block.splitlines()) for block in blocks()) < 30
-    run("data")
+@pytest.mark.slow
+def test_the_guides_corpus_goes_all_the_way(with_corpus: Path, run: Callable[..., dict[str, Any]]) -> None:
+    assert sum(len(block.splitlines()) for block in blocks()) < 40
+    run(params={"evaluation": {"num_samples": 6, "max_new_tokens": 24, "bootstrap_resamples": 100}})
     model_input = with_corpus / "data/05_model_input/test"
     records = {name: json.loads((model_input / f"{name}.json").read_text()) for name in ("train", "val", "test")}
     mine = [record for part in records.values() for record in part if record["source"] == "mine"]
@@ -62,6 +71,27 @@ def test_the_readmes_corpus_runs(with_corpus: Path, run: Callable[..., dict[str,
     assert {record["source"] for record in records["train"]} == {"ade", "bc5cdr", "biored", "mine"}
     manifest = json.loads((model_input / "manifest.json").read_text())
     assert "mine/notes.txt" in manifest["inputs"]
+
+    asked = "Extract entities: Drug, Disease. Relations: treats."
+    card = (with_corpus / "data/08_reporting/test/release/model/README.md").read_text()
+    assert f"- `mine`: {asked}" in card
+    text = "Patient 41 of ward 3 took drugol41 for migraine."
+    model = mlflow.pyfunc.load_model("models:/odin-medical-ner-re-test@champion")
+    (answer,) = model.predict([text], params={"schema": "mine", "max_new_tokens": 40}).to_dict("records")
+    assert {entity["type"] for entity in answer["entities"]} <= {"Drug", "Disease"}
+    adapter = str(with_corpus / "data/06_models/test/adapter")
+    app = build(ServingSettings(**SMALL, model=adapter), ApiKeys(), resolve_model(adapter, root=with_corpus))
+    with running(app) as address, httpx.Client(base_url=address, timeout=60) as client:
+        schemas = client.get("/model").json()["schemas"]
+        assert schemas["mine"] == {"entities": ["Drug", "Disease"], "relations": ["treats"]}
+        found = client.post("/predict", json={"text": text, "schema": "mine"}).json()["results"][0]
+        assert {entity["type"] for entity in found["entities"]} <= {"Drug", "Disease"}
+    documents = with_corpus / "documents.txt"
+    documents.write_text(text)
+    run("extraction", params={"documents": str(documents), "extraction": {"schema": "mine", "max_new_tokens": 40}})
+    (shard,) = (with_corpus / "data/07_model_output/test/extractions").glob("*.parquet")
+    (row,) = read_table(shard).to_pylist()
+    assert row["schema"] == "mine"
 
 
 def test_a_bad_line_of_it_is_named(with_corpus: Path, run: Callable[..., dict[str, Any]]) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from kedro.framework.hooks import hook_impl
 from kedro.io import MemoryDataset
 
+if TYPE_CHECKING:
+    from odin_slm.tasks import Task
+
 
 class EvaluationMetricsHook:
-    """Log the scores when ``evaluation_results`` is saved."""
+    """Log the scores when ``evaluation_results`` and ``document_results`` are saved."""
 
     def __init__(self) -> None:
         self._catalog: Any = None
@@ -22,7 +26,7 @@ class EvaluationMetricsHook:
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
         """Log each score once, with the ends of its interval."""
-        if dataset_name != "evaluation_results":
+        if dataset_name not in ("evaluation_results", "document_results"):
             return
         import mlflow
 
@@ -31,7 +35,9 @@ class EvaluationMetricsHook:
         if mlflow.active_run():
             known = self._catalog.get("params:task")
             task = known.load() if isinstance(known, MemoryDataset) else "extraction"
-            mlflow.log_metrics(TaskParams.model_validate(task).task().tracked(data))
+            made = TaskParams.model_validate(task).task()
+            documents = dataset_name == "document_results"
+            mlflow.log_metrics(_of_documents(made, data) if documents else made.tracked(data))
 
 
 class PublicationHook:
@@ -49,3 +55,15 @@ class PublicationHook:
         published = [data[kind] for kind in ("dataset", "model") if data[kind]["published"]]
         if published and mlflow.active_run():
             mlflow.set_tags(publication_tags(published))
+
+
+def _of_documents(task: Task, results: Mapping[str, Any]) -> dict[str, float]:
+    """Return the headline figures over whole documents; none where the task does not score these."""
+    if "intervals" not in results:
+        return {}
+    found: dict[str, float] = {}
+    for metric in task.headline:
+        low, high = results["intervals"][metric.name]
+        name = f"document_{metric.name}"
+        found |= {name: metric.value(results), f"{name}_low": low, f"{name}_high": high}
+    return found

@@ -171,6 +171,61 @@ def generate_predictions(
     return _predict(base_model, checked_adapter, test_data, resume_log, task.task(), params, "fine-tuned model")
 
 
+@one_at_a_time
+def read_whole_documents(
+    base_model: BaseModel,
+    adapter: Path,
+    test_data: list[dict[str, Any]],
+    raw_predictions: list[dict[str, Any]],
+    task: TaskParams,
+    params: EvaluationParams,
+) -> list[dict[str, Any]]:
+    """Read the documents of the test records as the service does: whole, in windows that overlap and are joined.
+
+    Args:
+        base_model: The base.
+        adapter: Folder of the LoRA adapter.
+        test_data: Test records.
+        raw_predictions: The adapter's predictions; a document of one record and one window is not read again.
+        task: What reads the outputs.
+        params: Batch size and backend; window and budget are the service's defaults.
+
+    Returns:
+        See :func:`odin_slm.inference.documents.read_documents`; none for a task that does not cut documents.
+    """
+    from odin_slm.inference.documents import read_documents
+
+    return read_documents(
+        base_model,
+        adapter,
+        test_data,
+        raw_predictions,
+        task.task(),
+        batch_size=params.batch_size,
+        backend=params.backend,
+    )
+
+
+def score_documents(
+    document_predictions: list[dict[str, Any]], task: TaskParams, params: EvaluationParams
+) -> dict[str, Any]:
+    """Score whole documents, with what their windows say joined; see :meth:`odin_slm.tasks.Task.score_documents`.
+
+    Args:
+        document_predictions: Rows of :func:`read_whole_documents`.
+        task: What scores.
+        params: Experiment, bootstrap.
+
+    Returns:
+        The scores, with ``experiment``; of a task that does not cut documents, the experiment alone.
+    """
+    found: dict[str, Any] = {"experiment": params.experiment}
+    if not document_predictions:
+        return found
+    resamples, seed = params.bootstrap_resamples, params.seed
+    return {**found, **task.task().score_documents(document_predictions, resamples=resamples, seed=seed)}
+
+
 def add_confidences(
     raw_predictions: list[dict[str, Any]], calibrator: dict[str, Any] | None, task: TaskParams
 ) -> list[dict[str, Any]]:

@@ -52,6 +52,8 @@ def params(project: Path) -> dict[str, Any]:
     texts, past = project / "texts", project / "past/first"
     texts.mkdir()
     (texts / "plain.txt").write_text("Rash followed aspirin in one patient. It resolved after a week.\n" * 40)
+    tagged = "We\tO\nfound\tO\nBRCA{}\tB-Gene\nmutations\tO\n.\tO\n"
+    (texts / "genes.iob.tsv").write_text("\n".join(tagged.format(number) for number in range(30)))
     past.mkdir(parents=True)
     (past / "config.yaml").write_text("model: {name: meta-llama/Llama-3.1-8B}\ntraining: {epochs: 3}\n")
     state = {"global_step": 20, "log_history": [{"loss": 1.5, "epoch": 0.5, "step": 10}]}

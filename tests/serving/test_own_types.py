@@ -79,10 +79,9 @@ def test_requests_take_its_sources_and_answers_name_its_types_alone(client: http
     assert client.get("/ready").status_code == 200
 
 
-def test_the_page_offers_its_sources_and_colours_its_types(client: httpx.Client) -> None:
+def test_the_page_offers_its_sources_and_knows_its_types(client: httpx.Client) -> None:
     page = client.get("/").text
-    assert "<option>mine</option><option>all</option><option>genes</option>" in page
-    assert ".Gene { background: var(--kind0) } .Dose { background: var(--kind1) }" in page
+    assert '"source": "mine", "schemas": {"all": {"entities": ["Gene", "Dose"]' in page
     assert "{{" not in page
 
 

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
@@ -189,49 +190,9 @@ def extract_with_ray(
         BackendError: Ray is not installed, its cluster cannot be reached, or its workers fail.
         OdinError: What a worker says of the model or the texts.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read on import: nobody is told that Ray is used
-    try:
-        import pyarrow
-        import ray
+    with _cluster() as ray:
         from ray.data import ActorPoolStrategy, DataContext, ExecutionResources, read_datasource
-        from ray.exceptions import RayError
-    except ImportError as error:
-        raise BackendError(
-            f"Ray cannot be imported ({error}).",
-            where="extraction.engine",
-            fix='Set extraction.engine=local, or pip install -c requirements/constraints.txt -e ".[ray]"',
-        ) from None
 
-    class Worker:
-        """A process with the model."""
-
-        def __init__(self) -> None:
-            self._reader: Reader | None = None
-
-        def __call__(self, table: Any) -> Any:
-            shard = table.to_pylist()[0]
-            result: dict[str, Any] | None = None
-            if shard["documents"] is not None:
-                documents = [GivenDocument(**values) for values in json.loads(shard["documents"])]
-                try:
-                    self._reader = self._reader or _alone(job.reader)
-                    result = {"result": job.extract(self._reader, documents)}
-                except OdinError as error:
-                    result = {"fault": [type(error).__name__, error.what, error.where, error.fix]}
-            row = {"name": shard["name"], "count": shard["count"], "result": json.dumps(result)}
-            return pyarrow.Table.from_pylist([row])
-
-    fix = "Run again: shards that are written are kept. Check the cluster of RAY_ADDRESS and the memory for "
-    fix += "extraction.workers models, or set extraction.engine=local."
-    mine = not ray.is_initialized()
-    if mine:
-        try:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        except Exception as error:  # Ray raises its own, ConnectionError, ValueError and plain Exception
-            ray.shutdown()
-            raise BackendError(f"Ray does not start ({error}).", where="extraction.engine", fix=fix) from None
-    try:
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
         resources = ray.cluster_resources()
         gpus = int(resources.get("GPU", 0))
         room = gpus or max(int(resources.get("CPU", 1)), 1)
@@ -245,7 +206,8 @@ def extract_with_ray(
             here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}  # where the documents are
             source = _source(job, read, finished)
             stream = read_datasource(source, num_cpus=0, override_num_blocks=1, label_selector=here).map_batches(
-                Worker,
+                _Worker,
+                fn_constructor_args=(job,),
                 batch_size=1,
                 batch_format="pyarrow",
                 compute=ActorPoolStrategy(size=workers),
@@ -260,6 +222,38 @@ def extract_with_ray(
                 done += row["count"]
                 yield row["name"], given and given["result"]
                 on_progress(done, total)
+
+
+@contextmanager
+def _cluster() -> Iterator[Any]:
+    """Yield ``ray`` with its cluster: the one that is there, or one that ends with the job.
+
+    Raises:
+        BackendError: Ray is not installed, does not start, or fails on the way.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read on import: nobody is told that Ray is used
+    try:
+        import pyarrow  # noqa: F401
+        import ray
+        from ray.exceptions import RayError
+    except ImportError as error:
+        raise BackendError(
+            f"Ray cannot be imported ({error}).",
+            where="extraction.engine",
+            fix='Set extraction.engine=local, or pip install -c requirements/constraints.txt -e ".[ray]"',
+        ) from None
+    fix = "Run again: shards that are written are kept. Check the cluster of RAY_ADDRESS and the memory for "
+    fix += "extraction.workers models, or set extraction.engine=local."
+    mine = not ray.is_initialized()
+    if mine:
+        try:
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:  # Ray raises its own, ConnectionError, ValueError and plain Exception
+            ray.shutdown()
+            raise BackendError(f"Ray does not start ({error}).", where="extraction.engine", fix=fix) from None
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        yield ray
     except RayError as error:
         reason = str(error).strip().split("\n")[-1]
         raise BackendError(
@@ -268,6 +262,29 @@ def extract_with_ray(
     finally:
         if mine:
             ray.shutdown()
+
+
+class _Worker:
+    """A process of Ray with the model."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._reader: Reader | None = None
+
+    def __call__(self, table: Any) -> Any:
+        import pyarrow
+
+        shard = table.to_pylist()[0]
+        result: dict[str, Any] | None = None
+        if shard["documents"] is not None:
+            documents = [GivenDocument(**values) for values in json.loads(shard["documents"])]
+            try:
+                self._reader = self._reader or _alone(self._job.reader)
+                result = {"result": self._job.extract(self._reader, documents)}
+            except OdinError as error:
+                result = {"fault": [type(error).__name__, error.what, error.where, error.fix]}
+        row = {"name": shard["name"], "count": shard["count"], "result": json.dumps(result)}
+        return pyarrow.Table.from_pylist([row])
 
 
 def _source(job: Job, read: Read, finished: Collection[str]) -> Any:

@@ -54,31 +54,26 @@ def read_documents(
     """
     if not task.scores_documents:
         return []
-    rows = {row["id"]: row for row in predictions}
-    of_document: dict[str, list[Mapping[str, Any]]] = {}
-    for record in sorted(records, key=lambda record: (len(record["id"]), record["id"])):  # windows by their number
-        if record["id"] in rows:
-            of_document.setdefault(record["document_id"], []).append(record)
     asked = {record["source"]: record["instruction"] for record in records}
     budget = TokenBudget(
         load_tokenizer(base), context_of(base), max_new_tokens, window_tokens, all_instructions(task, asked)
     )
+    rows = {row["id"]: row for row in predictions}
     documents, questions, names, places = [], [], [], []
-    for name, own in sorted(of_document.items()):
+    for name, own in _by_document([record for record in records if record["id"] in rows]):
         first, row = own[0], rows[own[0]["id"]]
         text = " ".join(record["input"] for record in own)
+        windows: list[dict[str, Any]] = []
         document = {"id": name, "source": first["source"], "text": text, "gold": [r["output"] for r in own]}
-        documents.append({**document, "decoding": row["decoding"], "windows": []})
+        documents.append({**document, "decoding": row["decoding"], "windows": windows})
         spans = budget.windows(text, overlap)
         if len(own) == len(spans) == 1:
-            window = Window(0, len(text), row["prediction"], row["finished"], row["tokens"])
-            documents[-1]["windows"].append(window.to_dict())
+            windows.append(Window(0, len(text), row["prediction"], row["finished"], row["tokens"]).to_dict())
             continue
         grammars_of = task if row["decoding"] == "constrained" else None
-        for begin, end in spans:
-            questions.append(Question(text[begin:end], first["instruction"], grammars_of))
-            names.append(f"{name}, characters {begin}-{end}")
-            places.append((documents[-1]["windows"], begin, end))
+        questions += [Question(text[begin:end], first["instruction"], grammars_of) for begin, end in spans]
+        names += [f"{name}, characters {begin}-{end}" for begin, end in spans]
+        places += [(windows, begin, end) for begin, end in spans]
     with progress("Reading documents whole", len(questions)) as on_progress:
         outputs = ask(
             base,
@@ -94,3 +89,11 @@ def read_documents(
     for (windows, begin, end), output in zip(places, outputs, strict=True):
         windows.append(Window(begin, end, output.text, output.finished, output.tokens).to_dict())
     return documents
+
+
+def _by_document(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """Return each document with its records in text order: by the number of the window in their ids."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for record in sorted(records, key=lambda record: (len(record["id"]), record["id"])):
+        found.setdefault(record["document_id"], []).append(record)
+    return sorted(found.items())

@@ -65,6 +65,10 @@ class ServedModel:
         """What is asked for where nothing is named."""
         return self.schema or self.task.default_source
 
+    def describe_source(self, source: str) -> dict[str, list[str]]:
+        """Return what a request for a source looks for, as far as the task knows."""
+        return self.task.describe_source(source) if source in self.task.sources else {}
+
 
 def resolve_model(source: str, *, root: Path, base_model: str | None = None, digest: str | None = None) -> ServedModel:
     """Find the model that a setting names, and check that it is the one that is meant.
@@ -83,20 +87,7 @@ def resolve_model(source: str, *, root: Path, base_model: str | None = None, dig
     """
     from odin_slm.inference.generation import check_config
 
-    card: dict[str, Any] = {}
-    metrics: dict[str, float] = {}
-    if source.startswith(("models:/", "runs:/")):
-        folder, card, metrics = _from_tracking(source, root)
-    elif (root / Path(source).expanduser()).is_dir():
-        folder = root / Path(source).expanduser()
-    elif HUB_ID.fullmatch(source.partition("@")[0]) and not source.startswith(("data/", "./")):
-        folder = _from_hub(source)
-    else:
-        raise ServingError(
-            "there is no such folder, and it is no Hub id (owner/name), models:/ or runs:/ address.",
-            where=f"model {source}",
-            fix="Train one (make run) and name data/06_models/demo/adapter, or name another.",
-        )
+    folder, card, metrics = _fetched(source, root)
     packaged, taught = _packaged(folder), _taught(folder)
     task = task_of(folder)
     if (folder / _ADAPTER).is_file():
@@ -132,6 +123,22 @@ def resolve_model(source: str, *, root: Path, base_model: str | None = None, dig
         calibrator=_calibrator(folder),
         instructions=packaged.get("instructions") or taught.get("instructions") or _instructions_beside(folder, task),
         schema=packaged.get("schema", ""),
+    )
+
+
+def _fetched(source: str, root: Path) -> tuple[Path, dict[str, Any], dict[str, float]]:
+    """Return a model's folder on this machine, where it comes from, and its metrics; what is known of either."""
+    local = root / Path(source).expanduser()
+    if source.startswith(("models:/", "runs:/")):
+        return _from_tracking(source, root)
+    if local.is_dir():
+        return local, {}, {}
+    if HUB_ID.fullmatch(source.partition("@")[0]) and not source.startswith(("data/", "./")):
+        return _from_hub(source), {}, {}
+    raise ServingError(
+        "there is no such folder, and it is no Hub id (owner/name), models:/ or runs:/ address.",
+        where=f"model {source}",
+        fix="Train one (make run) and name data/06_models/demo/adapter, or name another.",
     )
 
 

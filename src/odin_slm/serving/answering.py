@@ -116,7 +116,7 @@ class Answering:
             },
             "task": task.name,
             "example": task.example,
-            "schemas": {name: task.describe_source(name) for name in model.sources},
+            "schemas": {name: model.describe_source(name) for name in model.sources},
             "version": __version__,
         }
 

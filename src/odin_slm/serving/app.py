@@ -190,7 +190,7 @@ def _page(model: ServedModel) -> tuple[str, dict[str, str]]:
         "title": task.title,
         "example": task.example,
         "source": model.default_source,
-        "schemas": {name: task.describe_source(name) for name in model.sources},
+        "schemas": {name: model.describe_source(name) for name in model.sources},
     }
     # A script ends at the first end tag, whatever string it stands in.
     values = json.dumps(described, ensure_ascii=False).replace("<", "\\u003c")

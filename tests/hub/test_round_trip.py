@@ -228,7 +228,7 @@ def test_a_release_that_was_changed_by_hand_is_not_pushed(
     hub: HubServer, push: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from odin_slm.datasets.hub import HubRepositoryDataset
-    from odin_slm.hub.upload import Plan, Request
+    from odin_slm.hub.plan import Plan, Request
 
     push(push=False)
     folder = tmp_path / "release" / "dataset"

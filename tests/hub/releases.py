@@ -17,7 +17,7 @@ from canary import TOKEN
 from hub_server import HubServer
 from odin_slm.hub.client import Hub
 from odin_slm.hub.credentials import Token
-from odin_slm.hub.upload import Plan
+from odin_slm.hub.plan import Plan
 
 Content = dict[str, bytes]
 

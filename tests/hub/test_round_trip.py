@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -207,11 +208,27 @@ def test_an_adapter_that_answers_otherwise_than_its_figures_is_refused(
     assert "overridden_gates:" in card
 
 
+def test_a_file_of_the_model_that_may_not_be_released_keeps_the_dataset_back(
+    hub: HubServer, push: Callable[..., dict[str, Any]], trained: dict[str, Path], tmp_path: Path
+) -> None:
+    adapter = tmp_path / "adapter"
+    shutil.copytree(trained["adapter"], adapter)
+    file = adapter / "tokenizer_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**config, "made_in": "/somewhere/on/this/machine"}), encoding="utf-8")
+    with pytest.raises(DatasetError) as refusal:
+        push(inputs={"adapter": adapter})
+    assert "tokenizer_config.json: made_in is a path of this machine" in str(explain(refusal.value))
+    assert not hub.journal
+    left = {entry.name for entry in (tmp_path / "release").iterdir()}
+    assert left == {"dataset", "data_gate.json", "gates.json"}, "no dry run, no staged model"
+
+
 def test_a_release_that_was_changed_by_hand_is_not_pushed(
     hub: HubServer, push: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from odin_slm.datasets.hub import HubRepositoryDataset
-    from odin_slm.hub.upload import Plan, Request
+    from odin_slm.hub.plan import Plan, Request
 
     push(push=False)
     folder = tmp_path / "release" / "dataset"
@@ -243,8 +260,6 @@ def test_what_was_published_before_can_come_back(hub: HubServer, push: Callable[
 def test_a_checkpoint_is_published_without_the_scores_of_another(
     hub: HubServer, push: Callable[..., dict[str, Any]], trained: dict[str, Path], tmp_path: Path
 ) -> None:
-    import shutil
-
     work = tmp_path / "work"
     shutil.copytree(trained["adapter"], work / "checkpoints" / "checkpoint-5")
     with pytest.raises(ReleaseError, match=r"no checkpoint checkpoint-6.*Name one of checkpoint-5"):

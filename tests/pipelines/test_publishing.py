@@ -14,12 +14,15 @@ import pytest
 import yaml
 
 import release_values as values
-from odin_slm.config.parameters import PublishingParams
+from odin_slm.config.parameters import PublishingParams, TaskParams
 from odin_slm.core.errors import MissingInputError, ReleaseError
 from odin_slm.core.hashing import canonical_json, sha256_text
 from odin_slm.models.base_model import BaseModel
+from odin_slm.pipelines.combination.nodes import count_records
 from odin_slm.release.cards import read_front_matter
-from staging import continue_locally, make_adapter, publish_from, snippets
+from odin_slm.tasks import Task
+from staging import continue_locally, make_adapter, predict, publish_from, snippets
+from tasks.another.first_word import FirstWordTask
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -341,6 +344,49 @@ def test_an_adapter_without_safetensors_is_refused(
     (tmp_path / "adapter" / "adapter_model.safetensors").rename(tmp_path / "adapter" / "adapter_model.bin")
     with pytest.raises(ReleaseError, match=r"adapter_model\.safetensors"):
         stage(inputs={"adapter": tmp_path / "adapter"})
+
+
+def test_a_release_of_another_task_speaks_of_it(
+    stage: Callable[..., dict[str, Path]], trained: dict[str, Path], tmp_path: Path
+) -> None:
+    class FirstWord(TaskParams):
+        def task(self) -> Task:
+            return FirstWordTask()
+
+    task = FirstWordTask()
+    parts = {
+        name: [{**r, "instruction": task.instruction(r["source"]), "output": r["input"].split()[0]} for r in records]
+        for name, records in values.splits(synthetic=True).items()
+    }
+    manifest = values.manifest(parts, synthetic=True)
+    rows = [
+        {**row, "manifest_sha256": sha256_text(canonical_json(manifest))} for row in predict(trained, parts["test"])
+    ]
+    inputs = {
+        **parts,
+        "params:task": FirstWord(),
+        "manifest": manifest,
+        "leakage": {**values.leakage(), "seen_in_training": {"ade": {"test_outputs": 1, "test_outputs_seen": 1.0}}},
+        "test_data": parts["test"],
+        "predictions": rows,
+        "evaluation_results": task.score(rows, None, parts["train"], experiment="demo", resamples=20),
+        "data_statistics": {"train": count_records(parts["train"], lambda rows: [1] * len(rows), task)},
+    }
+    options = {"maximum_parse_failure_rate": 1.0, "export": "merged"}
+    with pytest.raises(ReleaseError, match="first_word has no metric entity_f1_micro; it has accuracy"):
+        stage(inputs=inputs, minimum_scores={"entity_f1_micro": 0.1}, **options)
+    with pytest.raises(ReleaseError, match=r"accuracy is 0\.000, below publishing\.minimum_scores\.accuracy=0\.100"):
+        stage(inputs=inputs, minimum_scores={"accuracy": 0.1}, **options)
+    judged = json.loads((tmp_path / "release" / "gates.json").read_text(encoding="utf-8"))
+    assert judged["model"]["judged"]["scores"] == {"accuracy": 0.0}
+    folder = stage(inputs=inputs, **options)["model"]
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "is fine-tuned for naming the first word" in card
+    assert "Write the first word." in card
+    assert "entities" not in card
+    assert json.loads((folder / "task.json").read_text(encoding="utf-8"))["name"] == "first_word"
+    merged = (folder.parent / "merged" / "README.md").read_text(encoding="utf-8")
+    assert "| accuracy | 0.0000 | 0.0000 |" in merged
 
 
 def test_the_shipped_parameters_are_those_of_the_model() -> None:

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from odin_slm.config.parameters import EvaluationParams, TaskParams
 from odin_slm.core.errors import PredictionsError
 from odin_slm.core.hashing import canonical_json, sha256_text
-from odin_slm.pipelines.evaluation.nodes import generate_predictions
+from odin_slm.pipelines.evaluation.nodes import check_adapter
 from odin_slm.release.provenance import is_of, is_own_test_set, other_splits, provenance_problems, splits_learned
 
 TRAIN, VAL = [{"id": "a"}], [{"id": "b"}]
@@ -52,26 +51,14 @@ def test_an_adapter_is_not_scored_on_a_test_split_of_other_data(own: bool, tmp_p
     (tmp_path / "adapter_model.safetensors").write_bytes(b"weights")
     weights = hashlib.sha256(b"weights" if own else b"of another adapter").hexdigest()
     state = {"data": splits_learned(VAL, TRAIN), "adapter_sha256": weights}
-
-    class Asked(Exception):
-        pass
-
-    class Base:
-        def __getattr__(self, name: str) -> Any:
-            raise Asked
-
     record = {"id": "c", "instruction": "", "input": "", "output": "", "manifest_sha256": "0" * 64}
     from_elsewhere = {key: value for key, value in record.items() if key != "manifest_sha256"}
-    options = EvaluationParams(experiment="test")
-
-    def score(records: list[dict[str, Any]], manifest: dict[str, Any] | None) -> None:
-        generate_predictions(Base(), tmp_path, records, None, tmp_path, TaskParams(), options, state, manifest)  # type: ignore[arg-type]
-
-    with pytest.raises(PredictionsError if own else Asked) as refusal:
-        score([record], MANIFEST)
     if own:
+        with pytest.raises(PredictionsError) as refusal:
+            check_adapter(tmp_path, [record], state, MANIFEST)
         assert "another train.json and another val.json" in str(refusal.value)
         assert "test_data=FILE.json" in str(refusal.value)
-    for records, manifest in (([from_elsewhere], MANIFEST), ([record], None)):
-        with pytest.raises(Asked):
-            score(records, manifest)
+    else:
+        assert check_adapter(tmp_path, [record], state, MANIFEST) == tmp_path
+    assert check_adapter(tmp_path, [from_elsewhere], state, MANIFEST) == tmp_path
+    assert check_adapter(tmp_path, [record], state, None) == tmp_path

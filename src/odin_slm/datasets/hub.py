@@ -19,7 +19,9 @@ from odin_slm.datasets.files import write_text
 from odin_slm.datasets.release import check_release, file_hashes
 from odin_slm.hub.client import Hub
 from odin_slm.hub.credentials import require_token
-from odin_slm.hub.upload import Plan, Progress, Request, publish, set_visibility, take_back
+from odin_slm.hub.plan import Plan, Progress, Request
+from odin_slm.hub.undo import take_back
+from odin_slm.hub.upload import publish, set_visibility
 from odin_slm.release.checks import CHECKSUMS
 from odin_slm.release.verification import verify_dataset, verify_model
 

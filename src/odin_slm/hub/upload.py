@@ -3,9 +3,9 @@
 The order is that of distrust: nothing is sent before the token, the namespace and the visibility are known; what was
 committed is compared by hash, tagged, downloaded into an empty cache and used; only then may it become visible.
 
-``HfApi`` hashes, uploads, commits and compares. It has no call that looks for a commit whose answer was lost or takes
-back what others see already, which this module adds; and its ``upload_folder`` splits a large folder over several
-commits, where a release is one.
+``HfApi`` hashes, uploads, commits and compares. What it has no call for stands here and in
+:mod:`odin_slm.hub.undo`: it does not look for a commit whose answer was lost, it takes nothing back, and its
+``upload_folder`` splits a large folder over several commits, where a release is one.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import hashlib
 import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from odin_slm.core.errors import HubError, OdinError
 from odin_slm.core.hashing import sha256_of
@@ -30,9 +29,8 @@ from odin_slm.hub.client import (
     upload_by_lfs,
     wait_of,
 )
-
-if TYPE_CHECKING:
-    from odin_slm.models.base_model import BaseModel
+from odin_slm.hub.plan import Plan, Progress
+from odin_slm.hub.undo import head_of, number_of, remember, take_back
 
 logger = logging.getLogger(__name__)
 
@@ -40,78 +38,6 @@ _OF_THE_HUB = frozenset({".gitattributes"})
 """Files that the Hub itself puts into a repository."""
 _COMMIT_ATTEMPTS = 3
 _AGAIN = "Run the same command again: it goes on from there, and equal content makes no second commit."
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be published, where and how.
-
-    Attributes:
-        kind: Model or dataset.
-        folder: The staged release; all of its files are published.
-        repo_id: ``owner/name``.
-        private: Whether the repository is to stay hidden.
-        message: First line of the commit's message.
-        tag: Name for the commit; None derives one from the content.
-        branch: Where the commit goes.
-        pull_request: Propose the commit instead of making it; it is then neither tagged nor made visible.
-    """
-
-    kind: RepositoryType
-    folder: Path
-    repo_id: str
-    private: bool
-    message: str
-    tag: str | None = None
-    branch: str = "main"
-    pull_request: bool = False
-
-    @property
-    def where(self) -> str:
-        """What messages call the repository."""
-        return f"{self.kind} {self.repo_id}"
-
-
-@dataclass(frozen=True)
-class Request:
-    """A staged release, and whether it goes to the Hub.
-
-    Attributes:
-        folder: The staged release.
-        plan: How to publish it; None where that was not asked for.
-        base: The base that a downloaded adapter is tried on where its release does not hold one; None for data.
-        questions: What a downloaded adapter is asked, with the local ``answer``.
-        undo: Takes back what this run has published before, where this fails; it returns a sentence about that.
-    """
-
-    folder: Path
-    plan: Plan | None
-    base: BaseModel | None = None
-    questions: Sequence[Mapping[str, Any]] = ()
-    undo: Callable[[], str] | None = None
-
-
-@dataclass
-class Progress:
-    """How far a publication came: what has to be said, and undone, when it fails."""
-
-    was_public: bool = False
-    created: bool = False
-    unsure: bool = False
-    branched: bool = False
-    before: str | None = None
-    commit: str | None = None
-    proposal: str | None = None
-    tagged: str | None = None
-    former: dict[str, bytes | None] = field(default_factory=dict)
-    """What a commit that others see changes: name -> old content, LFS files excepted; None for no file."""
-    kept: list[str] = field(default_factory=list)
-    """LFS files that it changes; the Hub copies them from the commit before."""
-
-    @property
-    def visible(self) -> bool:
-        """Whether others see something that this publication made."""
-        return self.was_public and bool(self.commit or self.proposal or self.branched)
 
 
 def publish(
@@ -330,7 +256,7 @@ def _commit(plan: Plan, hub: Hub, head: str, progress: Progress) -> tuple[str, s
         if plan.pull_request and (found := _proposed(plan, hub)):
             return found
         if progress.was_public and not plan.pull_request:
-            _remember(plan, hub, head, differing, progress)
+            remember(plan, hub, head, differing, progress)
         progress.unsure = True
         try:
             made = hub.api.create_commit(
@@ -346,7 +272,7 @@ def _commit(plan: Plan, hub: Hub, head: str, progress: Progress) -> tuple[str, s
             if not is_remote(error):
                 raise
             # The commit may have gone through and only its answer be lost: look before anything is repeated.
-            now = hub.ask("look whether the commit went through", lambda api: _sha(api, plan), patient=True)
+            now = hub.ask("look whether the commit went through", lambda api: head_of(api, plan), patient=True)
             there = not _differences(hub, plan, now)
             found = _proposed(plan, hub) if plan.pull_request and not there else None
             progress.unsure = False
@@ -385,25 +311,12 @@ def _operations(plan: Plan, names: Sequence[str]) -> list[Any]:
     ]
 
 
-def _remember(plan: Plan, hub: Hub, commit: str, names: Sequence[str], progress: Progress) -> None:
-    """Note what a commit holds under these names, so that it can be put there again."""
-
-    def look(api: Any) -> dict[str, bool]:
-        found = api.get_paths_info(plan.repo_id, list(names), repo_type=plan.kind, revision=commit)
-        return {entry.path: entry.lfs is not None for entry in found}
-
-    present = hub.ask(f"read the files of {commit[:12]}", look, patient=True)
-    progress.kept = [name for name, lfs in present.items() if lfs]
-    progress.former = dict.fromkeys(name for name in names if name not in present)
-    progress.former |= _read(plan, hub, commit, [name for name, lfs in present.items() if not lfs])
-
-
 def _proposed(plan: Plan, hub: Hub) -> tuple[str, str] | None:
     """Return the open pull request that already holds exactly the files."""
 
     def read(api: Any) -> dict[int, str]:
         refs = api.list_repo_refs(plan.repo_id, repo_type=plan.kind, include_pull_requests=True).pull_requests or []
-        commits = {_number(ref.ref): ref.target_commit for ref in refs if ref.ref.startswith("refs/pr/")}
+        commits = {number_of(ref.ref): ref.target_commit for ref in refs if ref.ref.startswith("refs/pr/")}
         if not commits:
             return {}
         proposals = api.get_repo_discussions(plan.repo_id, repo_type=plan.kind, discussion_type="pull_request")
@@ -414,10 +327,6 @@ def _proposed(plan: Plan, hub: Hub) -> tuple[str, str] | None:
             folder = "datasets/" if plan.kind == "dataset" else ""
             return commit, f"{hub.endpoint}/{folder}{plan.repo_id}/discussions/{number}"
     return None
-
-
-def _number(address: str) -> int:
-    return int(address.rpartition("/")[2])
 
 
 def _tag(plan: Plan, hub: Hub, tag: str, commit: str, progress: Progress) -> None:
@@ -466,135 +375,6 @@ def _verify_download(
         return verify(folder)
 
 
-def take_back(plan: Plan, hub: Hub, progress: Progress) -> str:
-    """Undo what others can see of a publication, and say what is left of it.
-
-    The Hub is in trouble where this is called, so it is asked for as little as will do.
-
-    Args:
-        plan: What was to be published.
-        hub: The Hub.
-        progress: How far it came.
-
-    Returns:
-        A sentence for the user; it says so where the Hub refuses to take something back.
-    """
-    if progress.unsure:
-        return (
-            "Whether the commit went through cannot be seen from here; the same command, run again, looks before it "
-            "commits."
-        )
-    made = progress.commit or progress.proposal
-    if not progress.visible:
-        if made:
-            return (
-                f"The repository is private, and nobody else sees anything; {_title(progress)} stays there unverified."
-            )
-        return f"The new repository {plan.repo_id} is empty." if progress.created else "Nothing was changed on the Hub."
-    try:
-        if progress.proposal:
-            _close(plan, hub, progress.proposal)
-        if progress.branched:
-            _remove_branch(plan, hub, progress)
-        elif progress.commit:
-            _restore(plan, hub, progress)
-        if progress.tagged:
-            _remove_tag(plan, hub, progress.tagged)
-    except HubError as error:
-        return (
-            f"On {plan.where}, {_title(progress)} is visible and could not be taken back ({error}); revert it by hand, "
-            "or run the same command again."
-        )
-    if progress.proposal:
-        return f"The pull request {progress.proposal} was closed."
-    if progress.branched:
-        return f"The branch {plan.branch} of {plan.where} was taken back."
-    what = f"The commit {progress.commit} of {plan.where}"
-    return f"{what} was taken back by another one: {plan.branch} is as it was before."
-
-
-def _title(progress: Progress) -> str:
-    if progress.proposal:
-        return f"the pull request {progress.proposal}"
-    return f"the commit {progress.commit}" if progress.commit else "the new branch"
-
-
-def _close(plan: Plan, hub: Hub, proposal: str) -> None:
-    def close(api: Any) -> None:
-        api.change_discussion_status(plan.repo_id, _number(proposal), "closed", repo_type=plan.kind)
-
-    hub.ask(f"close {proposal}", close, patient=True)
-
-
-def _remove_branch(plan: Plan, hub: Hub, progress: Progress) -> None:
-    def remove(api: Any) -> None:
-        try:
-            if _sha(api, plan) in (progress.before, progress.commit):  # else somebody works on it by now
-                api.delete_branch(plan.repo_id, branch=plan.branch, repo_type=plan.kind)
-        except Exception as error:
-            if status_of(error) != 404:  # never made, or gone after an answer that was lost
-                raise
-
-    hub.ask(f"remove the branch {plan.branch}", remove, patient=True)
-
-
-def _remove_tag(plan: Plan, hub: Hub, tag: str) -> None:
-    def remove(api: Any) -> None:
-        try:
-            api.delete_tag(plan.repo_id, tag=tag, repo_type=plan.kind)
-        except Exception as error:
-            if status_of(error) != 404:  # gone, after an answer that was lost
-                raise
-
-    hub.ask(f"remove the tag {tag}", remove, patient=True)
-
-
-def _restore(plan: Plan, hub: Hub, progress: Progress) -> None:
-    """Commit the files as they were before."""
-    from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
-
-    before, after = str(progress.before), str(progress.commit)
-    asked = False
-
-    def restore(api: Any) -> None:
-        nonlocal asked
-        if _sha(api, plan) != after:
-            if asked:  # only the answer was lost
-                return
-            raise HubError("somebody has committed since.", where="take the commit back")
-        asked = True
-        api.create_commit(
-            plan.repo_id,
-            [
-                *(CommitOperationCopy(name, name, src_revision=before) for name in progress.kept),
-                *(
-                    CommitOperationDelete(name) if content is None else CommitOperationAdd(name, content)
-                    for name, content in progress.former.items()
-                ),
-            ],
-            commit_message=f"Take back {after[:12]}, which could not be verified",
-            repo_type=plan.kind,
-            revision=plan.branch,
-            parent_commit=after,
-        )
-
-    hub.ask("take the commit back", restore, patient=True)
-
-
-def _read(plan: Plan, hub: Hub, commit: str, names: Sequence[str]) -> dict[str, bytes]:
-    with tempfile.TemporaryDirectory(prefix="odin-slm-former-") as scratch:
-
-        def read(api: Any) -> dict[str, bytes]:
-            return {
-                name: Path(
-                    api.hf_hub_download(plan.repo_id, name, repo_type=plan.kind, revision=commit, cache_dir=scratch)
-                ).read_bytes()
-                for name in names
-            }
-
-        return hub.ask(f"read what {commit[:12]} holds", read)
-
-
 def _differences(hub: Hub, plan: Plan, commit: str) -> list[str]:
     """Return the names under which a commit and the staged folder differ."""
     # The commit's id came from the Hub a moment ago; that it is not found now is a hiccup.
@@ -612,10 +392,6 @@ def _differences(hub: Hub, plan: Plan, commit: str) -> list[str]:
 def _tags(plan: Plan, hub: Hub) -> dict[str, str]:
     refs = hub.ask("read the tags", lambda api: api.list_repo_refs(plan.repo_id, repo_type=plan.kind), patient=True)
     return {ref.name: ref.target_commit for ref in refs.tags}
-
-
-def _sha(api: Any, plan: Plan) -> str:
-    return str(api.repo_info(plan.repo_id, repo_type=plan.kind, revision=plan.branch).sha)
 
 
 def publication_tags(publications: Sequence[Mapping[str, Any]]) -> dict[str, str]:

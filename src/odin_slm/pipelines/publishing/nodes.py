@@ -12,7 +12,7 @@ from odin_slm.core.hashing import canonical_json, sha256_of, sha256_text
 from odin_slm.core.runtime_environment import one_at_a_time
 from odin_slm.hub.client import RepositoryType
 from odin_slm.hub.licensing import base_terms
-from odin_slm.hub.upload import Plan, Request
+from odin_slm.hub.plan import Plan, Request
 from odin_slm.models.base_model import BaseModel
 from odin_slm.release.cards import failure_examples
 from odin_slm.release.checks import TOKENIZER_FILES

@@ -30,45 +30,46 @@ def create_pipeline() -> Pipeline:
 
     The nodes tagged ``dataset`` publish the data alone.
     """
-    dataset = [
+    return Pipeline([*_dataset(), *_evidence(), *_model(), *_hub()], tags=["publishing"])
+
+
+def _dataset() -> list[Node]:
+    """Data and its reports -> the staged dataset."""
+    return [
         Node(
             func=gather_data_reports,
             inputs=["manifest", "leakage", "quality", "data_statistics"],
             outputs="data_reports",
             name="gather_data_reports",
+            tags=["dataset"],
         ),
         Node(
             func=judge_data,
             inputs=["data_reports", "params:publishing"],
             outputs="data_gate",
             name="judge_data",
+            tags=["dataset"],
         ),
         Node(
             func=verify_splits,
             inputs=["train", "val", "test", "manifest"],
             outputs="verified_splits",
             name="verify_splits",
+            tags=["dataset"],
         ),
         Node(
             func=stage_dataset_release,
             inputs=["verified_splits", "data_reports", "data_gate", "params:task", "params:publishing"],
             outputs="dataset_release",
             name="stage_dataset_release",
-        ),
-        Node(
-            func=plan_dataset_publication,
-            inputs=["dataset_release", "model_dry_run", "params:publishing"],
-            outputs="dataset_publication",
-            name="plan_dataset_publication",
-        ),
-        Node(
-            func=conclude_publication,
-            inputs=["dataset_publication", "model_publication", "params:publishing"],
-            outputs="publication",
-            name="conclude_publication",
+            tags=["dataset"],
         ),
     ]
-    model = [
+
+
+def _evidence() -> list[Node]:
+    """Adapter, results and reports -> what is known of the model, and the judgement on it."""
+    return [
         Node(
             func=set_thresholds,
             inputs=["params:task", "params:publishing"],
@@ -119,6 +120,12 @@ def create_pipeline() -> Pipeline:
             outputs="gates",
             name="judge_model",
         ),
+    ]
+
+
+def _model() -> list[Node]:
+    """Adapter, base and evidence -> files that are checked in a dry run, then staged, and merged if asked for."""
+    return [
         Node(
             func=gather_model_files,
             inputs=["base_model", "released_adapter", "data_reports", "params:task", "params:publishing"],
@@ -162,6 +169,19 @@ def create_pipeline() -> Pipeline:
             outputs="merging_report",
             name="describe_merged_model",
         ),
+    ]
+
+
+def _hub() -> list[Node]:
+    """Staged releases -> the Hub: the data first, so that the model names its commit."""
+    return [
+        Node(
+            func=plan_dataset_publication,
+            inputs=["dataset_release", "model_dry_run", "params:publishing"],
+            outputs="dataset_publication",
+            name="plan_dataset_publication",
+            tags=["dataset"],
+        ),
         Node(
             func=plan_model_publication,
             inputs=[
@@ -174,5 +194,11 @@ def create_pipeline() -> Pipeline:
             outputs="model_publication",
             name="plan_model_publication",
         ),
+        Node(
+            func=conclude_publication,
+            inputs=["dataset_publication", "model_publication", "params:publishing"],
+            outputs="publication",
+            name="conclude_publication",
+            tags=["dataset"],
+        ),
     ]
-    return Pipeline([*Pipeline(dataset, tags=["dataset"]).nodes, *model], tags=["publishing"])

@@ -84,7 +84,7 @@ def _lineage(work: Path) -> Iterator[str]:
     handler = partial(_Quiet, directory=str(work / "viz"))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/?pid=__default__&sid={chosen}"
+        yield f"http://127.0.0.1:{server.server_port}/?pid=combination&sid={chosen}"
         server.shutdown()
 
 

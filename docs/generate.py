@@ -438,7 +438,8 @@ def _entries(file: Path) -> Iterator[tuple[str, str]]:
         if line.startswith("#"):
             comment += [] if opening else [line.lstrip("# ")]
         elif match := re.match(r'"?([\w{}]+)"?:', line):
-            yield match[1], " ".join(comment)
+            if not match[1].startswith("_"):  # a template of entries, which the loader leaves out
+                yield match[1], " ".join(comment)
             comment, opening = [], False
         elif not line.strip():
             comment, opening = [], False

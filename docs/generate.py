@@ -344,8 +344,8 @@ def _openapi() -> dict[str, Any]:
     from odin_slm.serving.__main__ import build
     from odin_slm.serving.settings import ApiKeys, ServingSettings
 
-    # Decoders in processes start with the service, so that nothing loads the weights here.
-    settings = ServingSettings(decoders="processes", workers=1)
+    # The description is the same whoever decodes; a server that is never asked needs no weights here.
+    settings = ServingSettings(engine="vllm", vllm_url="http://127.0.0.1:8001")
     document: dict[str, Any] = build(settings, ApiKeys(), _served_model()).openapi()
     return document
 

@@ -75,6 +75,7 @@ def test_the_reference_describes_every_environment_entry_and_pipeline() -> None:
     files = (ROOT / "conf/base").glob("catalog_*.yml")
     entries = {name for file in files for name in yaml.safe_load(file.read_text()) if not name.startswith("_")}
     assert set(re.findall(r"^\| `([\w{}]+)`<br>", generator().catalog(), re.MULTILINE)) == entries
+    assert "`data/05_model_input/<experiment>/train.json`" in generator().catalog()
     assert "| `train_adapter` |" in generator().pipelines()
 
 

@@ -93,13 +93,14 @@ def catalog() -> str:
         rows = []
         for name, comment in _entries(file):
             entry = entries[name]
+            layer = ((entry.get("metadata") or {}).get("kedro-viz") or {}).get("layer", "")
+            entry = entry.get("dataset") or entry  # what one that may be absent is otherwise
             pattern = re.compile(re.escape(name).replace(r"\{corpus\}", r"\w+"))
             writers = sorted(
                 {node for dataset, nodes in written.items() if pattern.fullmatch(dataset) for node in nodes}
             )
             readers = sorted({node for dataset, nodes in read.items() if pattern.fullmatch(dataset) for node in nodes})
             kind = str(entry["type"]).rsplit(".", 1)[-1]
-            layer = ((entry.get("metadata") or {}).get("kedro-viz") or {}).get("layer", "")
             place = str(entry.get("filepath") or entry.get("path") or "").replace("/demo/", "/<experiment>/")
             place = place.removeprefix(f"{ROOT.as_posix()}/")
             words = [_prose(comment)] if comment else []
@@ -117,14 +118,12 @@ def pipelines() -> str:
     for name, pipeline in _pipelines().items():
         if name in ("__default__", "data"):
             continue
-        module = inspect.getmodule(pipeline.nodes[0].func)
-        package = str(getattr(module, "__name__", "")).split(".pipelines.")[-1].split(".")[0]
         rows = []
         for node in pipeline.nodes:
             inputs = [f"`{dataset}`" for dataset in node.inputs]
             outputs = [f"`{dataset}`" for dataset in node.outputs]
             rows.append([f"`{node.name}`", _first_sentence(node.func), "<br>".join(inputs), "<br>".join(outputs)])
-        said = _factory_docstring(name if (SOURCES / "pipelines" / name).is_dir() else package)
+        said = _factory_docstring(name)
         tags = sorted({tag for node in pipeline.nodes for tag in node.tags} - {name})
         tagged = f" Tags: {', '.join(f'`{tag}`' for tag in tags)}." if tags else ""
         pages.append(f"## {name}\n\n{said}{tagged}\n\n{_table(['node', 'what it does', 'reads', 'writes'], rows)}")
@@ -293,13 +292,15 @@ def _pipelines() -> dict[str, Pipeline]:
 
 
 @cache
-def _configured(env: str) -> Any:
+def _configured(env: str) -> dict[str, dict[str, Any]]:
     from kedro.framework.project import settings
 
     from odin_slm.config.loader import ProjectConfigLoader
 
     _pipelines()
-    return ProjectConfigLoader(ROOT / "conf", env, **settings.CONFIG_LOADER_ARGS)
+    loader = ProjectConfigLoader(ROOT / "conf", env, **settings.CONFIG_LOADER_ARGS)
+    # All at once: the next loader puts its own globals in the place of these.
+    return {kind: dict(loader[kind]) for kind in ("globals", "parameters", "catalog")}
 
 
 def _environments() -> list[str]:
@@ -344,8 +345,8 @@ def _openapi() -> dict[str, Any]:
     from odin_slm.serving.__main__ import build
     from odin_slm.serving.settings import ApiKeys, ServingSettings
 
-    # Decoders in processes start with the service, so that nothing loads the weights here.
-    settings = ServingSettings(decoders="processes", workers=1)
+    # The description is the same whoever decodes; a server that is never asked needs no weights here.
+    settings = ServingSettings(engine="vllm", vllm_url="http://127.0.0.1:8001")
     document: dict[str, Any] = build(settings, ApiKeys(), _served_model()).openapi()
     return document
 
@@ -438,7 +439,8 @@ def _entries(file: Path) -> Iterator[tuple[str, str]]:
         if line.startswith("#"):
             comment += [] if opening else [line.lstrip("# ")]
         elif match := re.match(r'"?([\w{}]+)"?:', line):
-            yield match[1], " ".join(comment)
+            if not match[1].startswith("_"):  # a template of entries, which the loader leaves out
+                yield match[1], " ".join(comment)
             comment, opening = [], False
         elif not line.strip():
             comment, opening = [], False

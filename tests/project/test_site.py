@@ -72,8 +72,10 @@ def test_the_reference_describes_every_parameter() -> None:
 def test_the_reference_describes_every_environment_entry_and_pipeline() -> None:
     described = re.findall(r"^## (\S+)$", generator().environments(), re.MULTILINE)
     assert set(described) == set(environments(ROOT / "conf")) - {"base", "local"}
-    entries = {name for file in (ROOT / "conf/base").glob("catalog_*.yml") for name in yaml.safe_load(file.read_text())}
+    files = (ROOT / "conf/base").glob("catalog_*.yml")
+    entries = {name for file in files for name in yaml.safe_load(file.read_text()) if not name.startswith("_")}
     assert set(re.findall(r"^\| `([\w{}]+)`<br>", generator().catalog(), re.MULTILINE)) == entries
+    assert "`data/05_model_input/<experiment>/train.json`" in generator().catalog()
     assert "| `train_adapter` |" in generator().pipelines()
 
 

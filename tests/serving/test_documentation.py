@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from conftest import ROOT
-from extraction_values import TASK
+from odin_slm.config.parameters import TaskParams
 from odin_slm.inference.served_model import ServedModel
 from odin_slm.models.base_model import BaseModel
 from odin_slm.serving import api_schemas
@@ -23,7 +23,7 @@ from site_pages import generator
 @pytest.fixture(scope="module")
 def metrics() -> Metrics:
     scores = {"entity_f1_micro": 0.1, "relation_f1_micro": 0.1}
-    return Metrics(ServedModel("x", BaseModel("y"), None, "sha256:0", 0.0, TASK, scores), 1)
+    return Metrics(ServedModel("x", BaseModel("y"), None, "sha256:0", 0.0, TaskParams().task(), scores), 1)
 
 
 def test_every_setting_is_described() -> None:

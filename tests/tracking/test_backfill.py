@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extraction_values import TASK
 from odin_slm.core.errors import ExperimentFolderError, MissingInputError
 from odin_slm.tracking.backfill import ExperimentFolder, read_folder
 from odin_slm.tracking.comparison import compare, comparison_text, plot_comparison
@@ -237,18 +238,18 @@ def test_a_comparison_says_what_changed_and_on_which_data() -> None:
         one(3, "2024-03-01", {}, **{"mlflow.parentRunId": "00000001"}),
         one(4, "2024-04-01", {"a": "9"}, experiment="other"),
     ]
-    rows = compare(runs, "v15")
+    rows = compare(runs, TASK.headline, "v15")
     assert [row["run_id"] for row in rows] == ["00000001", "00000002", "00000003"]
     assert [row["changed"] for row in rows] == [{}, {"a": ["1", "2"]}, {"a": ["2", "1"]}]
     assert rows[1]["entity_f1_interval"] == [0.4, 0.6]
     assert rows[1]["relation_f1"] is None
-    assert "ffffffffffff" in comparison_text(rows)
-    figure = plot_comparison(rows)
+    assert "ffffffffffff" in comparison_text(rows, TASK.headline)
+    figure = plot_comparison(rows, TASK.headline)
     assert list(figure.data[0].error_y.arrayminus) == pytest.approx([0.1] * 3)
-    assert compare([]) == []
-    assert plot_comparison([]).layout.title.text == "No run has measured F1"
+    assert compare([], TASK.headline) == []
+    assert plot_comparison([], TASK.headline).layout.title.text == "No run has measured entity F1 and relation F1"
 
 
 def test_a_comparison_of_an_experiment_without_runs_names_those_that_have_some() -> None:
     with pytest.raises(MissingInputError, match=r"comparison\.experiment: no run.*'v51'.*v15"):
-        compare([one(1, "2024-01-01", {"a": "1"})], "v51")
+        compare([one(1, "2024-01-01", {"a": "1"})], TASK.headline, "v51")

@@ -20,10 +20,11 @@ import yaml
 
 from odin_slm.core.errors import ExperimentFolderError
 from odin_slm.core.hashing import canonical_json, sha256_text
-from odin_slm.tasks.extraction.metrics import KINDS
 
 _DATE_KEYS = ("timestamp", "date", "created_at", "created", "evaluated_at", "start_time")
 _DATE_IN_NAME = re.compile(r"(20\d\d)-?([01]\d)-?([0-3]\d)(?:[-_T]?([0-2]\d)[-:]?([0-5]\d)(?:[-:]?([0-5]\d))?)?(?!\d)")
+_KINDS = ("entity", "relation")
+"""Kinds of scores in the results files of these experiments."""
 _PATH = re.compile(r"(?<![\w.:/<…])/(?:[\w.@-]+/)+([\w.@-]+)")
 _SECRET = re.compile(
     r"\bhf_[A-Za-z0-9]{16,}\b|\bgh[pousr]_[A-Za-z0-9]{36,}\b|\bAKIA[0-9A-Z]{16}\b"
@@ -177,7 +178,7 @@ def _evaluation(folder: ExperimentFolder, file: str, training: PastRun) -> PastR
 
 
 def _scores(results: Mapping[str, Any], where: str) -> Iterator[tuple[str, float]]:
-    for kind in KINDS:
+    for kind in _KINDS:
         scores = results.get(f"{kind}_metrics")
         if not isinstance(scores, Mapping) or not isinstance(scores.get("micro"), Mapping):
             raise ExperimentFolderError(f"no {kind}_metrics with micro scores.", where=where)

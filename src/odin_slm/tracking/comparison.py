@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from odin_slm.core.errors import MissingInputError
-from odin_slm.tasks.extraction.metrics import KINDS
+from odin_slm.tasks import Metric
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-_COLOURS = {"entity": "#1b6ca8", "relation": "#c8553d"}
+_COLOURS = ("#1b6ca8", "#c8553d", "#e0a458", "#4c956c")
 _HASH = 12
 
 
-def compare(runs: Sequence[Mapping[str, Any]], experiment: str | None = None) -> list[dict[str, Any]]:
+def compare(
+    runs: Sequence[Mapping[str, Any]], headline: Sequence[Metric], experiment: str | None = None
+) -> list[dict[str, Any]]:
     """Return one row per run, the oldest first.
 
     Args:
         runs: ``run_id``, ``name``, ``status``, ``started`` (UTC), ``tags``, ``params``, ``metrics``.
+        headline: The metrics that are compared.
         experiment: Take the runs of this experiment only; None takes all.
 
     Returns:
         ``run_id``, ``name``, ``experiment``, ``stage``, ``status``, ``started``, ``model_version``, ``data``: the hash
-        of the manifest, ``entity_f1`` and ``relation_f1`` with ``…_interval`` (None where it was not measured), and
+        of the manifest, each metric with its ``…_interval`` (None where it was not measured; ``_micro`` is left out), and
         ``changed``: parameter -> [before, now], against the last run of the table that has parameters. A run without
         parameters, as an evaluation of an earlier training, is judged by its parent's.
 
@@ -54,44 +58,44 @@ def compare(runs: Sequence[Mapping[str, Any]], experiment: str | None = None) ->
         row = {name: run[name] for name in ("run_id", "name", "status", "started")}
         row |= {name: tags.get(name, "") for name in ("experiment", "stage", "model_version")}
         row["data"] = tags.get("data_manifest_sha256", "")
-        for kind in KINDS:
-            name = f"{kind}_f1_micro"
-            ends = [metrics.get(f"{name}_{end}") for end in ("low", "high")]
-            row[f"{kind}_f1"] = metrics.get(name)
-            row[f"{kind}_f1_interval"] = None if None in ends else ends
+        for metric in headline:
+            ends = [metrics.get(f"{metric.name}_{end}") for end in ("low", "high")]
+            row[_key(metric)] = metrics.get(metric.name)
+            row[f"{_key(metric)}_interval"] = None if None in ends else ends
         row["changed"] = _changes(before, params) if before and params else {}
         before = params or before
         rows.append(row)
     return rows
 
 
-def comparison_text(rows: Sequence[Mapping[str, Any]]) -> str:
+def comparison_text(rows: Sequence[Mapping[str, Any]], headline: Sequence[Metric]) -> str:
     """Return the comparison as a Markdown table."""
-    head = ["run", "started (UTC)", "stage", "entity F1 [95 %]", "relation F1 [95 %]", "data", "changed"]
+    titles = [f"{metric.title} [95 %]" for metric in headline]
+    head = ["run", "started (UTC)", "stage", *titles, "data", "changed"]
     lines = [_line(head), _line(["---"] * len(head))]
     for row in rows:
         changed = "; ".join(f"{name}: {old} → {new}" for name, (old, new) in row["changed"].items())
-        scores = [_score(row, kind) for kind in KINDS]
+        scores = [_score(row, _key(metric)) for metric in headline]
         named = f"{row['name']} {row['run_id'][:8]}"
         lines.append(_line([named, row["started"], row["stage"], *scores, row["data"][:_HASH] or "–", changed or "–"]))
     return "\n".join(lines) + "\n"
 
 
-def plot_comparison(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw micro F1 of every run that measured it, with its 95 % interval."""
+def plot_comparison(rows: Sequence[Mapping[str, Any]], headline: Sequence[Metric]) -> Figure:
+    """Draw the headline figures of every run that measured them, with their 95 % intervals."""
     from plotly.graph_objects import Figure
 
     figure = Figure()
-    scored = [row for row in rows if row["entity_f1"] is not None]
-    for kind in KINDS:
-        values = [row[f"{kind}_f1"] for row in scored]
-        ends = [row[f"{kind}_f1_interval"] for row in scored]
+    scored = [row for row in rows if row[_key(headline[0])] is not None]
+    for metric, colour in zip(headline, cycle(_COLOURS), strict=False):
+        values = [row[_key(metric)] for row in scored]
+        ends = [row[f"{_key(metric)}_interval"] for row in scored]
         figure.add_scatter(
-            name="entities" if kind == "entity" else "relations",
+            name=metric.title,
             x=[f"{row['name']} {row['run_id'][:8]}" for row in scored],
             y=values,
             mode="markers",
-            marker={"size": 10, "color": _COLOURS[kind]},
+            marker={"size": 10, "color": colour},
             error_y={
                 "type": "data",
                 "symmetric": False,
@@ -99,10 +103,11 @@ def plot_comparison(rows: Sequence[Mapping[str, Any]]) -> Figure:
                 "arrayminus": [value - end[0] if end else None for value, end in zip(values, ends, strict=True)],
             },
             customdata=[[row["data"][:_HASH] or "–", row["started"]] for row in scored],
-            hovertemplate="%{x}: F1 %{y:.3f}<br>data %{customdata[0]}<br>%{customdata[1]}<extra></extra>",
+            hovertemplate="%{x}: %{y:.3f}<br>data %{customdata[0]}<br>%{customdata[1]}<extra></extra>",
         )
-    title = "Micro F1 of the runs" if scored else "No run has measured F1"
-    return figure.update_layout(title=title, template="plotly_white").update_yaxes(range=[0, 1], title="micro F1")
+    listed = " and ".join(metric.title for metric in headline)
+    title = f"{listed[0].upper()}{listed[1:]} of the runs" if scored else f"No run has measured {listed}"
+    return figure.update_layout(title=title, template="plotly_white")
 
 
 def _changes(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, list[str]]:
@@ -111,8 +116,12 @@ def _changes(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, lis
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def _score(row: Mapping[str, Any], kind: str) -> str:
-    value, ends = row[f"{kind}_f1"], row[f"{kind}_f1_interval"]
+def _key(metric: Metric) -> str:
+    return metric.name.removesuffix("_micro")
+
+
+def _score(row: Mapping[str, Any], key: str) -> str:
+    value, ends = row[key], row[f"{key}_interval"]
     if value is None:
         return "–"
     return f"{value:.3f} [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else f"{value:.3f}"

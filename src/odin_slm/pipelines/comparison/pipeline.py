@@ -11,19 +11,19 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 func=compare_runs,
-                inputs=["tracked_runs", "params:comparison"],
+                inputs=["tracked_runs", "params:task", "params:comparison"],
                 outputs="comparison",
                 name="compare_runs",
             ),
             Node(
                 func=write_comparison,
-                inputs="comparison",
+                inputs=["comparison", "params:task"],
                 outputs="comparison_table",
                 name="write_comparison",
             ),
             Node(
                 func=draw_comparison,
-                inputs="comparison",
+                inputs=["comparison", "params:task"],
                 outputs="comparison_figure",
                 name="draw_comparison",
             ),

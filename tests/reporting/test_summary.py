@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from extraction_values import TASK
 from odin_slm.reporting.summary import RunSummary, print_summary
 from tracking.test_tracking import RESULTS
 
@@ -19,7 +20,9 @@ CLEAN = {"exact_inputs": 0, "pmids": 0, "near_duplicates": 0}
 
 def printed(**values: Any) -> str:
     stream = io.StringIO()
-    print_summary(RunSummary(**{"experiment": "demo", **values}), Console(file=stream, width=120))
+    print_summary(
+        RunSummary(**{"experiment": "demo", "headline": TASK.headline, **values}), Console(file=stream, width=120)
+    )
     return stream.getvalue()
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from kedro.framework.hooks import hook_impl
-from kedro.io import MemoryDataset
+
+from odin_slm.hooks.run_state import task_of
 
 if TYPE_CHECKING:
     from odin_slm.tasks import Task
@@ -30,12 +31,8 @@ class EvaluationMetricsHook:
             return
         import mlflow
 
-        from odin_slm.config.parameters import TaskParams
-
         if mlflow.active_run():
-            known = self._catalog.get("params:task")
-            task = known.load() if isinstance(known, MemoryDataset) else "extraction"
-            made = TaskParams.model_validate(task).task()
+            made = task_of(self._catalog)
             documents = dataset_name == "document_results"
             mlflow.log_metrics(_of_documents(made, data) if documents else made.tracked(data))
 

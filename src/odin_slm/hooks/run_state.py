@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kedro.io import MemoryDataset
 
 from odin_slm.core.redaction import Portable
+
+if TYPE_CHECKING:
+    from odin_slm.tasks import Task
 
 _ENTRY = "run_state"
 
@@ -41,3 +44,11 @@ def state_of(catalog: Any) -> RunState | None:
     """Return the state, or None before the run is opened."""
     dataset = catalog.get(_ENTRY)
     return dataset.load() if isinstance(dataset, MemoryDataset) else None
+
+
+def task_of(catalog: Any) -> Task:
+    """Return the task of a run; the shipped one where no node names it."""
+    from odin_slm.config.parameters import TaskParams
+
+    known = catalog.get("params:task")
+    return TaskParams.model_validate(known.load() if isinstance(known, MemoryDataset) else "extraction").task()

@@ -11,7 +11,7 @@ from typing import Any
 from kedro.framework.hooks import hook_impl
 
 from odin_slm.hooks.artifacts import local_path
-from odin_slm.hooks.run_state import state_of
+from odin_slm.hooks.run_state import state_of, task_of
 from odin_slm.reporting.summary import RunSummary, print_summary
 
 _STAGES = ("ingestion", "combination", "training", "evaluation", "publishing")
@@ -69,6 +69,7 @@ class SummaryHook:
         print_summary(
             RunSummary(
                 experiment=state.experiment,
+                headline=task_of(catalog).headline,
                 env=run_params.get("env"),
                 values={name: catalog.load(name) for name in sorted(names & RunSummary.READS) if catalog.exists(name)},
                 places=places,

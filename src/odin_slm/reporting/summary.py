@@ -12,6 +12,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from odin_slm.tasks import Metric
+
 _PLACES = {
     "report": "report",
     "adapter": "adapter",
@@ -20,7 +22,6 @@ _PLACES = {
     "hub_model": "model on the Hub",
     "hub_dataset": "dataset on the Hub",
 }
-_KINDS = {"entity": "entities", "relation": "relations"}
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class RunSummary:
 
     Attributes:
         experiment: Name of the experiment.
+        headline: The metrics that are shown.
         env: Kedro environment, None for the default one.
         values: Dataset name -> value, for those of :attr:`READS` that the run's pipelines know.
         places: Dataset name -> path relative to the project's folder; for a repository on the Hub, its name.
@@ -41,6 +43,7 @@ class RunSummary:
     )
 
     experiment: str
+    headline: tuple[Metric, ...] = ()
     env: str | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
     places: Mapping[str, str] = field(default_factory=dict)
@@ -61,7 +64,7 @@ def _parts(summary: RunSummary) -> Iterator[RenderableType]:
         yield from _data_notes(summary.values)
     if "evaluation_results" in summary.values:
         results = summary.values["evaluation_results"]
-        yield _scores(results)
+        yield _scores(results, summary.headline)
         yield _test_set(results["test_set"])
     yield _where(summary)
     yield _next(summary)
@@ -89,12 +92,12 @@ def _data_notes(values: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield _note(f"Leakage between splits: {counts}.", "red" if any(leakage[kind] for kind in kinds) else "green")
 
 
-def _scores(results: Mapping[str, Any]) -> RenderableType:
-    table = Table("micro F1 (95 % interval)", title="Scores on the test set", title_justify="left", box=box.SIMPLE)
-    for name in _KINDS.values():
-        table.add_column(name, justify="right")
+def _scores(results: Mapping[str, Any], headline: tuple[Metric, ...]) -> RenderableType:
+    table = Table("(95 % interval)", title="Scores on the test set", title_justify="left", box=box.SIMPLE)
+    for metric in headline:
+        table.add_column(metric.title, justify="right")
     for label, scored in _scored(results):
-        table.add_row(label, *(_f1(scored, kind) for kind in _KINDS))
+        table.add_row(label, *(_figure(metric, scored) for metric in headline))
     return table
 
 
@@ -106,10 +109,9 @@ def _scored(results: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]
                 yield f"{model}, free decoding", scored["free"]
 
 
-def _f1(scored: Mapping[str, Any], kind: str) -> str:
-    f1 = scored[f"{kind}_metrics"]["micro"]["f1"]
-    interval = scored.get("intervals", {}).get(f"{kind}_f1_micro")
-    return f"{f1:.3f} ({interval[0]:.3f}-{interval[1]:.3f})" if interval else f"{f1:.3f}"
+def _figure(metric: Metric, scored: Mapping[str, Any]) -> str:
+    value, interval = metric.value(scored), scored.get("intervals", {}).get(metric.name)
+    return f"{value:.3f} ({interval[0]:.3f}-{interval[1]:.3f})" if interval else f"{value:.3f}"
 
 
 def _test_set(test_set: Mapping[str, Any]) -> RenderableType:

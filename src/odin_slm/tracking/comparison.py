@@ -28,7 +28,7 @@ def compare(
 
     Returns:
         ``run_id``, ``name``, ``experiment``, ``stage``, ``status``, ``started``, ``model_version``, ``data``: the hash
-        of the manifest, each metric with its ``…_interval`` (None where it was not measured; ``_micro`` is left out), and
+        of the manifest, each metric, without ``_micro``, with its ``…_interval`` (None where it was not measured), and
         ``changed``: parameter -> [before, now], against the last run of the table that has parameters. A run without
         parameters, as an evaluation of an earlier training, is judged by its parent's.
 

@@ -107,8 +107,13 @@ def test_every_node_can_be_handed_to_another_process() -> None:
 
 # Catalog
 
-MEMORY = {"combined", "cleaned", "checked_adapter", "raw_predictions", "evidence", "past_experiments"}
-"""Handed from node to node; Kedro makes the memory for it, which processes share where there are several."""
+MEMORY = {
+    *("combined", "cleaned", "checked_adapter", "raw_predictions", "evidence", "past_experiments"),
+    *("data_reports", "verified_splits", "thresholds", "reference_answers"),
+    *("released_adapter", "model_evidence", "model_files", "model_draft"),
+}
+"""Handed from node to node. An entry of the type MemoryDataset would be each process' own under ParallelRunner; without
+an entry Kedro makes memory that the processes share."""
 
 
 def test_one_file_is_one_entry() -> None:

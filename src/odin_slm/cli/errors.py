@@ -20,8 +20,8 @@ from odin_slm.core.errors import OdinError
 
 _LOGGER = logging.getLogger(__name__)
 _DISK = {
-    errno.ENOSPC: "Make room on the disk and run the command again; nothing half-written is left in data/.",
-    errno.EDQUOT: "Make room within the quota and run the command again; nothing half-written is left in data/.",
+    errno.ENOSPC: "Make room on the disk and run the command again: it writes every file of the run anew.",
+    errno.EDQUOT: "Make room within the quota and run the command again: it writes every file of the run anew.",
     errno.EROFS: "Write to another place: data in conf/<env>/globals.yml names the folder.",
     errno.EACCES: "Give the user of this process the right to read and write there.",
 }

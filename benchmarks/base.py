@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from odin_slm.config.parameters import EvaluationParams, LoraParams, TrainingParams
+from odin_slm.config.parameters import EvaluationParams, LoraParams, TaskParams, TrainingParams
 from odin_slm.core.record import Record
 from odin_slm.models.base_model import resolve_base_model
 from odin_slm.pipelines.evaluation.nodes import generate_base_predictions, generate_predictions
@@ -202,8 +202,8 @@ def main() -> None:
             ),
             lambda *_: None,  # training logs its own progress
         )
-        tuned = generate_predictions(base, adapter, test, None, work, options)
-        alone = generate_base_predictions(base, test, work, options)
+        tuned = generate_predictions(base, adapter, test, work, TaskParams(), options)
+        alone = generate_base_predictions(base, test, work, TaskParams(), options)
         copied = probe_base(
             base,
             Sources([], [], [record["input"] for record in test]),

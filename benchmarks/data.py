@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from odin_slm.config.parameters import CombinationParams, IngestionParams
+from odin_slm.config.parameters import CombinationParams, IngestionParams, TaskParams
 from odin_slm.corpora.synthetic import generate
 from odin_slm.models.base_model import resolve_base_model
 from odin_slm.models.tokens import token_counter
@@ -42,15 +42,16 @@ def measure(count: int) -> dict[str, Any]:
     documents = [document.to_dict() for document in generate(count, seed=1, corpus="bc5cdr")]
     base = resolve_base_model("data/06_models/odin-nano", root=ROOT)
     token_counter(base)  # loading the tokenizer's library takes the same seconds however many documents there are
-    ingestion, combination = IngestionParams(), CombinationParams()
-    records, _ = timed("write_records", lambda: write_records(documents, base, ingestion))
-    splits = timed("place_documents", lambda: nodes.place_documents(combination, documents))
-    combined = timed("combine_records", lambda: nodes.combine_records(splits, combination, records))
-    cleaned, _ = timed("clean_records", lambda: nodes.clean_records(combined, combination))
-    train, val, test, leakage = timed("check_leakage", lambda: nodes.check_leakage(cleaned, splits, combination))
-    timed("write_manifest", lambda: nodes.write_manifest(train, val, test, splits, ingestion, combination))
-    timed("assess_quality", lambda: nodes.assess_quality(train, val, test, leakage, combination))
-    timed("count_data", lambda: nodes.count_data(train, val, test, base))
+    task, ingestion, combination = TaskParams(), IngestionParams(), CombinationParams()
+    records, _ = timed("write_records", lambda: write_records(documents, base, task, ingestion))
+    splits = timed("place_documents", lambda: nodes.place_documents(documents, combination))
+    combined = timed("combine_records", lambda: nodes.combine_records(records, splits, combination))
+    cleaned, _ = timed("clean_records", lambda: nodes.clean_records(combined, task, combination))
+    train, val, test, leakage = timed("check_leakage", lambda: nodes.check_leakage(cleaned, splits, task, combination))
+    sources = nodes.gather_sources(ingestion)
+    timed("write_manifest", lambda: nodes.write_manifest(train, val, test, splits, sources, combination))
+    timed("assess_quality", lambda: nodes.assess_quality(train, val, test, leakage, task, combination))
+    timed("count_data", lambda: nodes.count_data(train, val, test, base, task))
     total = sum(seconds.values())
     return {
         "documents": count,

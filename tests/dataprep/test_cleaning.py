@@ -168,6 +168,6 @@ def test_the_names_of_concepts_are_cleaned_as_the_records_are() -> None:
         (CombinationParams(normalise_text=True), "Caf\u00e9 syndrome", "'CS'"),
         (CombinationParams(), "Caf\u0065\u0301 syndrome", "\u2018CS\u2019"),
     ):
-        context = describe_test_set({"seed": 1}, splits, params, documents[:1], documents[1:])
+        context = describe_test_set(documents, splits, {"seed": 1}, params)
         assert context["surface_forms"] == {"bc5cdr-1": {name: [other]}}
         assert context["manifest_sha256"] == sha256_text(canonical_json({"seed": 1}))

@@ -21,7 +21,7 @@ from odin_slm.tracking import promotion
 from odin_slm.tracking.promotion import decide
 from tasks.extraction.test_metrics import random_rows
 
-OPTIONS: dict[str, Any] = {"task": TASK, "significance": 0.05, "resamples": 999, "seed": 1}
+OPTIONS: dict[str, Any] = {"significance": 0.05, "resamples": 999, "seed": 1}
 
 
 def rows(right: float, seed: int, size: int = 80, *, relations: bool = True) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from odin_slm.config.parameters import TrainingParams
+from odin_slm.config.parameters import TaskParams, TrainingParams
 from odin_slm.core.errors import BaseModelError
 from odin_slm.core.record import render_prompt
 from odin_slm.inference.constraint import Vocabulary
@@ -53,7 +53,7 @@ def test_it_is_refused_before_anything_is_generated(converted: BaseModel) -> Non
 
 
 def test_a_training_warns_before_it_starts(converted: BaseModel, caplog: pytest.LogCaptureFixture) -> None:
-    assert check_training(converted, TrainingParams())["parameters"] > 0
+    assert check_training(converted, TaskParams(), TrainingParams())["parameters"] > 0
     [warning] = [record for record in caplog.records if record.levelname == "WARNING"]
     assert "The evaluation will be free or fail" in warning.message
 

@@ -158,6 +158,15 @@ def test_the_card_tells_data_training_and_how_to_reproduce() -> None:
     assert "not a medical device" in card
 
 
+def test_the_card_tells_by_what_the_checkpoint_was_chosen() -> None:
+    assert "lowest validation loss is the one" in model_card(_model_facts())
+    chosen = {"name": "entity_f1_micro", "title": "entity F1", "value": 0.75, "records": 64}
+    card = model_card(_model_facts(training={**values.training_state(), "task_metric": chosen}))
+    assert "lowest validation loss is the one" not in card
+    assert "The checkpoint with the best entity F1 on a sample of validation records" in card
+    assert "| entity F1 of 64 validation records at that step, by which it was chosen | 0.75 |" in card
+
+
 def test_the_prompt_of_the_snippet_is_the_one_of_training() -> None:
     assert "Extract entities: Drug, Symptom. Relations: causes." in model_card(_model_facts())
     parts = values.splits(synthetic=True)

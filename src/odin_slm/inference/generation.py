@@ -177,9 +177,24 @@ class Generator:
         import torch
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.on_cpu = device.type == "cpu"
-        self.tokenizer = load_tokenizer(base)
-        self._model = _load(base, adapter, device)
+        self._take(_load(base, adapter, device), load_tokenizer(base))
+
+    @classmethod
+    def of(cls, model: Any, tokenizer: Any) -> Generator:
+        """Return a generator of a model that is in memory already, as it is; a model that changes needs a new one.
+
+        Args:
+            model: A causal model of transformers in evaluation mode.
+            tokenizer: Its tokenizer.
+        """
+        generator = cls.__new__(cls)
+        generator._take(model, tokenizer)
+        return generator
+
+    def _take(self, model: Any, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self._model = model
+        self.on_cpu = model.device.type == "cpu"
         self._end_tokens = _end_tokens(self._model, self.tokenizer)
         self._breaks = line_break_counter(self.tokenizer)
         self._narrow = self.on_cpu and getattr(self._model.config, "hidden_size", _NARROW + 1) <= _NARROW

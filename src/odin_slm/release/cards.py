@@ -344,6 +344,9 @@ def _training_table(facts: ModelFacts) -> str:
         ["best step", number(training["best_step"])],
         ["validation loss at that step", number(training["best_eval_loss"])],
     ]
+    if chosen := training.get("task_metric"):
+        title = f"{chosen['title']} of {chosen['records']} validation records at that step, by which it was chosen"
+        rows.append([title, number(chosen["value"])])
     if facts.checkpoint:
         rows.append([f"validation loss of this checkpoint, {facts.checkpoint}", _checkpoint_loss(facts)])
     rows += [[f"{name} version", str(version)] for name, version in sorted(facts.data.manifest["versions"].items())]

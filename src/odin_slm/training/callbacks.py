@@ -11,6 +11,7 @@ from odin_slm.config.parameters import TrainingParams
 from odin_slm.core.record import Record, full_text
 from odin_slm.models.backends import Name
 from odin_slm.models.tokens import completion_ids, prompt_ids
+from odin_slm.training.task_metric import undisturbed
 
 logger = logging.getLogger(__name__)
 
@@ -22,9 +23,17 @@ class Progress:
         steps: Optimizer steps of the run.
         step_tokens: Mean number of tokens in a step.
         on_log: Called with the step and its figures.
+        shown: Names of the figures to show.
     """
 
-    def __init__(self, steps: int, step_tokens: float, on_log: Callable[[int, dict[str, float]], None]) -> None:
+    def __init__(
+        self,
+        steps: int,
+        step_tokens: float,
+        on_log: Callable[[int, dict[str, float]], None],
+        shown: Sequence[str] = ("loss", "eval_loss"),
+    ) -> None:
+        self._names = shown
         self._steps = steps
         self._step_tokens = step_tokens
         self._on_log = on_log
@@ -55,7 +64,7 @@ class Progress:
 
     def log(self, step: int, figures: dict[str, float]) -> None:
         """Show and report figures."""
-        self._shown |= {name: figures[name] for name in ("loss", "eval_loss") if name in figures}
+        self._shown |= {name: figures[name] for name in self._names if name in figures}
         if self._bar:
             self.step(step)
         else:
@@ -129,12 +138,6 @@ def sample_outputs(model: Any, tokenizer: Any, records: Sequence[Record], backen
     import torch
     from transformers import GenerationConfig
 
-    if backend == "unsloth":
-        from unsloth import FastLanguageModel
-
-        FastLanguageModel.for_inference(model)
-    training = model.training
-    model.eval()
     written = []
     for record in records:
         prompt, gold = full_text(record)
@@ -145,13 +148,10 @@ def sample_outputs(model: Any, tokenizer: Any, records: Sequence[Record], backen
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
-        with torch.no_grad():
+        with torch.no_grad(), undisturbed(model, backend):
             output = model.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings, use_cache=True
             )
         text = tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True, clean_up_tokenization_spaces=False)
         written.append({"id": record["id"], "gold": gold, "prediction": text})
-    if backend == "unsloth":
-        FastLanguageModel.for_training(model)
-    model.train(training)
     return written

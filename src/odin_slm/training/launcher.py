@@ -23,6 +23,7 @@ from odin_slm.core.errors import BackendError, OdinError
 from odin_slm.core.record import Record
 from odin_slm.models import backends
 from odin_slm.models.base_model import BaseModel
+from odin_slm.tasks import Task
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ def launch(
     params: TrainingParams,
     on_log: Callable[[int, dict[str, float]], None],
     backend: backends.Name,
+    task: Task | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Train in separate processes; arguments and result are those of :func:`odin_slm.training.lora.train_lora`.
 
@@ -51,6 +53,7 @@ def launch(
             "work": str(work.absolute()),
             "params": params.model_dump(mode="json"),
             "backend": backend,
+            "task": task.to_dict() if task else None,
         }
         for part, value in (("job", job), ("train", list(train)), ("validation", list(validation))):
             (folder / f"{part}.json").write_text(json.dumps(value), encoding="utf-8")

@@ -20,12 +20,14 @@ from odin_slm.core.errors import BackendError, DeviceMemoryError
 from odin_slm.core.record import Record
 from odin_slm.models import backends, preflight
 from odin_slm.models.base_model import BaseModel, load_tokenizer
+from odin_slm.tasks import Task
 from odin_slm.training import checkpoints
 from odin_slm.training.callbacks import Progress, callbacks
 from odin_slm.training.collation import Collator, check_mask, dataset_of, tokenise
 from odin_slm.training.data_parallel_steps import data_parallel_of, with_data_parallel
 from odin_slm.training.launcher import launch
 from odin_slm.training.packing import capacity_of, packs, with_packing
+from odin_slm.training.task_metric import TaskMetric, with_task_metric
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +39,9 @@ def train_lora(
     work: Path,
     params: TrainingParams,
     on_log: Callable[[int, dict[str, float]], None],
+    task: Task | None = None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Train a LoRA adapter on records and keep the checkpoint with the lowest validation loss.
+    """Train a LoRA adapter on records and keep the best checkpoint, by validation loss or by the task's own metric.
 
     Args:
         base: The frozen base model.
@@ -47,6 +50,7 @@ def train_lora(
         work: Folder for the checkpoints and the finished ``adapter/``. It is emptied first, unless ``params.resume``.
         params: Hyper-parameters.
         on_log: Called with the step and its figures at every log line.
+        task: What ``params.metric_for_best_model: task`` reads and scores outputs with.
 
     Returns:
         The folder with the adapter and its tokenizer, and the state of the training.
@@ -56,7 +60,10 @@ def train_lora(
         DeviceMemoryError: The device ran out of memory; if ``params.oom`` is ``halve``, with half the batch as well.
         BackendError: The machine cannot do what the parameters ask for, another training is using ``work``, or
             ``params.resume`` finds checkpoints of other data, other parameters or another base.
+        ValueError: ``params`` choose by the task, and there is none.
     """
+    if params.metric_for_best_model == "task" and task is None:
+        raise ValueError("metric_for_best_model: task needs the task.")
     backend = backends.choose(params)
     run = launch if params.launcher == "accelerate" or backends.needs_process(backend) else train_here
     if params.resume:
@@ -68,7 +75,7 @@ def train_lora(
         )
     with _lock(work):
         try:
-            return run(base, train, validation, work, params, on_log, backend)
+            return run(base, train, validation, work, params, on_log, backend, task)
         except DeviceMemoryError as error:
             if params.oom == "fail" or int(params.batch_size) % 2:
                 raise
@@ -76,7 +83,7 @@ def train_lora(
             accumulation = params.gradient_accumulation_steps * 2
             logger.warning("%s Retrying with batches of %d and %d accumulation steps.", error.what, half, accumulation)
             params = params.model_copy(update={"batch_size": half, "gradient_accumulation_steps": accumulation})
-        return run(base, train, validation, work, params, on_log, backend)
+        return run(base, train, validation, work, params, on_log, backend, task)
 
 
 @contextmanager
@@ -109,6 +116,7 @@ def train_here(
     params: TrainingParams,
     on_log: Callable[[int, dict[str, float]], None],
     backend: backends.Name,
+    task: Task | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Train in this process, which may be one of several that a launcher started; see :func:`train_lora`."""
     backends.prepare(backend)
@@ -121,6 +129,8 @@ def train_here(
     set_seed(params.seed)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     tokenizer = load_tokenizer(base)
+    chosen_by = params.metric_for_best_model
+    metric = TaskMetric(task, validation, tokenizer, params, backend) if task and chosen_by == "task" else None
     validation = _sampled(validation, params)
     train_rows = tokenise(tokenizer, train, params.max_seq_length)
     validation_rows = tokenise(tokenizer, validation, params.max_seq_length)
@@ -129,15 +139,17 @@ def train_here(
     steps = total_steps(len(train_rows), params, processes)
     mean_tokens = sum(len(row["input_ids"]) for row in train_rows) / len(train_rows)
     step_tokens = mean_tokens * int(params.batch_size) * params.gradient_accumulation_steps * processes
-    arguments = _arguments(params, work, steps)
-    checkpoint = _resume_point(work, base, params, arguments, [train_rows, validation_rows], processes)
-    progress = Progress(steps, step_tokens, on_log)
+    arguments = _arguments(params, work, steps, metric)
+    decisive = [train_rows, validation_rows, *([metric.described()] if metric else [])]
+    checkpoint = _resume_point(work, base, params, arguments, decisive, processes)
+    progress = Progress(steps, step_tokens, on_log, ("loss", "eval_loss", *([metric.key] if metric else [])))
     watching = callbacks(params, progress, tokenizer, validation[: params.generation_samples], backend)
     begin = time.monotonic()
     reason: str | None = None
     try:
         trainer, packing = _fit(
-            base, params, backend, processes, arguments, tokenizer, train_rows, validation_rows, watching, checkpoint
+            *(base, params, backend, processes, arguments, tokenizer, train_rows, validation_rows, watching),
+            *(checkpoint, metric),
         )
     except torch.OutOfMemoryError as error:
         reason = str(error).split(". ")[0]
@@ -146,7 +158,7 @@ def train_here(
     seconds = time.monotonic() - begin
     canary = _check_canary(trainer.model, validation_rows[0])
     adapter = save_adapter(trainer, tokenizer, base, work / "adapter")
-    outcome = _outcome(trainer, params, steps, checkpoint)
+    outcome = _outcome(trainer, params, steps, checkpoint, metric)
     tokens = round(step_tokens * (outcome["steps"] - (outcome["resumed_from_step"] or 0)))
     return adapter, {
         **outcome,
@@ -197,6 +209,7 @@ def _fit(
     validation_rows: list[dict[str, list[int]]],
     watching: list[Any],
     checkpoint: Path | None,
+    metric: TaskMetric | None,
 ) -> tuple[Any, bool]:
     """Train to the end; return the trainer and whether examples were packed."""
     from transformers import PrinterCallback
@@ -210,7 +223,7 @@ def _fit(
         trainer_class = with_data_parallel(SFTTrainer, parallel, packing)
         if packing and not parallel:
             trainer_class = with_packing(trainer_class, capacity_of(model, params, backend), backend)
-        trainer = trainer_class(
+        trainer = with_task_metric(trainer_class, metric)(
             model=model,
             args=arguments,
             train_dataset=dataset_of(train_rows),
@@ -243,7 +256,9 @@ def _memory_error(reason: str, params: TrainingParams) -> DeviceMemoryError:
     )
 
 
-def _outcome(trainer: Any, params: TrainingParams, steps: int, checkpoint: Path | None) -> dict[str, Any]:
+def _outcome(
+    trainer: Any, params: TrainingParams, steps: int, checkpoint: Path | None, metric: TaskMetric | None
+) -> dict[str, Any]:
     """Return the outcome of a training: history, samples, steps, the step whose adapter was kept, and sizes.
 
     Raises:
@@ -251,12 +266,14 @@ def _outcome(trainer: Any, params: TrainingParams, steps: int, checkpoint: Path 
     """
     entries = [dict(entry) for entry in trainer.state.log_history if "train_runtime" not in entry]
     history = _finite([entry for entry in entries if "samples" not in entry])
-    scored = [entry for entry in history if "eval_loss" in entry]
+    scored = [entry for entry in history if (metric.key if metric else "eval_loss") in entry]
     if not scored:
         raise BackendError(
             "the validation loss was never finite.", where="training", fix="Lower training.learning_rate."
         )
-    kept = min(scored, key=lambda entry: entry["eval_loss"]) if params.load_best_model_at_end else scored[-1]
+    kept = scored[-1]
+    if params.load_best_model_at_end:
+        kept = metric.best(scored) if metric else min(scored, key=lambda entry: entry["eval_loss"])
     return {
         "history": history,
         "samples": [entry for entry in entries if "samples" in entry],
@@ -265,6 +282,7 @@ def _outcome(trainer: Any, params: TrainingParams, steps: int, checkpoint: Path 
         "resumed_from_step": checkpoints.step_of(checkpoint) if checkpoint else None,
         "best_step": kept["step"],
         "best_eval_loss": kept["eval_loss"],
+        **({"task_metric": metric.summary(kept)} if metric else {}),
         "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         "all_parameters": sum(p.numel() for p in trainer.model.parameters()),
     }
@@ -312,7 +330,7 @@ def save_adapter(trainer: Any, tokenizer: Any, base: BaseModel, folder: Path) ->
     return folder
 
 
-def _arguments(params: TrainingParams, work: Path, steps: int) -> Any:
+def _arguments(params: TrainingParams, work: Path, steps: int, metric: TaskMetric | None) -> Any:
     import torch
     from trl import SFTConfig
 
@@ -344,8 +362,9 @@ def _arguments(params: TrainingParams, work: Path, steps: int) -> Any:
         save_steps=params.save_steps or every,
         save_total_limit=params.save_total_limit,
         load_best_model_at_end=params.load_best_model_at_end,
-        metric_for_best_model=params.metric_for_best_model,
-        greater_is_better=False,
+        metric_for_best_model=metric.key if metric else "eval_loss",
+        greater_is_better=metric is not None and metric.metric.higher_is_better,
+        restore_callback_states_from_checkpoint=params.resume,  # how often in a row there was no new best
         max_length=None,
         packing=False,
         padding_free=False,

@@ -53,6 +53,7 @@ def sweep(
     """
     from odin_slm.training.lora import train_lora
 
+    training = changed(training, {"metric_for_best_model": "eval_loss"})  # which is what trials are compared by
     train = list(train)[: params.train_records]
     name = _digest_of(base, train, validation, training, params)
     study = _study(name, work, params)

@@ -12,6 +12,7 @@ from odin_slm.config.parameters import TrainingParams
 from odin_slm.core.errors import OdinError
 from odin_slm.models import backends
 from odin_slm.models.base_model import BaseModel
+from odin_slm.tasks import load
 from odin_slm.training.launcher import FIGURES
 
 
@@ -29,8 +30,9 @@ def main(folder: Path) -> int:
         backends.prepare(job["backend"])
         from odin_slm.training.lora import train_here
 
+        task = load(job["task"]) if job["task"] else None
         params = TrainingParams.model_validate(job["params"])
-        adapter, state = train_here(base, train, validation, Path(job["work"]), params, _report, job["backend"])
+        adapter, state = train_here(base, train, validation, Path(job["work"]), params, _report, job["backend"], task)
     except OdinError as error:
         raised = {"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
         (folder / f"error-{rank}.json").write_text(json.dumps(raised), encoding="utf-8")

@@ -126,6 +126,19 @@ def test_the_report_is_whole_and_needs_no_network(results: dict[str, Any], predi
     assert any("every type" in alt for alt in page.images)
 
 
+def test_report_and_curve_show_what_chose_the_checkpoint(
+    results: dict[str, Any], predictions: list[dict[str, Any]]
+) -> None:
+    chosen = {"name": "entity_f1_micro", "title": "entity F1", "value": 0.75, "records": 64}
+    scored = [{"step": 10, "eval_entity_f1_micro": 0.5}, {"step": 20, "eval_entity_f1_micro": 0.75}]
+    state = {**STATE, "history": [*STATE["history"], *scored], "task_metric": chosen}
+    words = " ".join(Page(render_report(results, predictions, state)).words)
+    assert "entity F1 0.750 on 64 validation records" in words
+    (line,) = (line for line in plot_training_curve(state).to_dict()["data"] if line["name"] == "entity F1")
+    assert (list(line["x"]), list(line["y"]), line["yaxis"]) == ([10, 20], [0.5, 0.75], "y2")
+    assert len(draw_overview(results, state).axes) == 5  # the second scale of the training panel
+
+
 def test_a_model_is_called_better_only_where_the_test_says_so(results: dict[str, Any]) -> None:
     difference = results["difference"]["entity_f1_micro"]
     assert difference["interval"][0] > 0, "three equal documents make the interval a point"

@@ -93,8 +93,10 @@ class TrainingParams(Parameters):
     """Checkpoints kept, the best one among them."""
     load_best_model_at_end: bool = True
     """Keep the best checkpoint's adapter; false: the last step's."""
-    metric_for_best_model: Literal["eval_loss"] = "eval_loss"
-    """What the best checkpoint has the least of."""
+    metric_for_best_model: Literal["eval_loss", "task"] = "eval_loss"
+    """By what the best checkpoint is chosen: least validation loss, or the task's headline figure (entity F1)."""
+    task_metric_samples: int = Field(default=64, ge=1)
+    """Validation records that task reads by constrained decoding at each validation, drawn by the seed."""
     early_stopping_patience: int | None = Field(default=None, ge=1)
     """Stop after this many evaluations in a row without a new best; None never stops early."""
     validation_samples: int | None = Field(default=200, ge=1)

@@ -13,21 +13,23 @@ from odin_slm.core.tracker import tracker
 from odin_slm.models.base_model import BaseModel
 from odin_slm.models.conversion import provenance_of
 from odin_slm.release.provenance import splits_learned
+from odin_slm.tasks import load
 
 logger = logging.getLogger(__name__)
 
 
-def check_training(base_model: BaseModel, params: TrainingParams) -> dict[str, Any]:
+def check_training(base_model: BaseModel, task: TaskParams, params: TrainingParams) -> dict[str, Any]:
     """Check whether the training can run here, from the base's configuration and tokenizer.
 
     A tokenizer that no grammar can hold is a warning: evaluation would be the first to say so, after the training.
 
     Args:
         base_model: The base.
+        task: What the model is to be taught.
         params: Hyper-parameters.
 
     Returns:
-        Architecture, licence, sizes, the machine, and the memory that each part takes, in bytes.
+        The task, architecture, licence, sizes, the machine, and the memory that each part takes, in bytes.
     """
     from odin_slm.models import preflight
     from odin_slm.models.base_model import load_tokenizer
@@ -38,7 +40,7 @@ def check_training(base_model: BaseModel, params: TrainingParams) -> dict[str, A
         probe_tokenizer(load_tokenizer(base_model))
     except BaseModelError as error:  # its outputs can still be scored as the model likes to write them
         logger.warning("The evaluation will be free or fail: %s", error)
-    return found.report()
+    return {**found.report(), "task": task.task().to_dict()}
 
 
 @one_at_a_time
@@ -50,11 +52,12 @@ def train_adapter(
     training_work: Path,
     params: TrainingParams,
 ) -> tuple[Path, dict[str, Any]]:
-    """Train a LoRA adapter and keep the checkpoint with the least validation loss.
+    """Train a LoRA adapter and keep the best checkpoint.
 
     Args:
         base_model: The frozen base.
-        training_preflight: That the training can run here; what ``auto`` came to.
+        training_preflight: That the training can run here; what ``auto`` came to; the task, which may choose the
+            checkpoint.
         train: Training records.
         val: Validation records.
         training_work: Folder for checkpoints.
@@ -85,7 +88,8 @@ def train_adapter(
         batch = {"batch_size": job["batch_size"], "gradient_accumulation_steps": job["accumulation"]}
         params = params.model_copy(update=batch)
     on_log = with_throughput(tokens, tracker().log_metrics)
-    adapter, state = train_lora(base_model, train, val, training_work, params, on_log)
+    task = load(training_preflight["task"])
+    adapter, state = train_lora(base_model, train, val, training_work, params, on_log, task)
     return adapter, {
         **state,
         "data": splits_learned(train, val),

@@ -11,7 +11,7 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 func=check_training,
-                inputs=["base_model", "params:training"],
+                inputs=["base_model", "params:task", "params:training"],
                 outputs="training_preflight",
                 name="check_training",
             ),

@@ -78,7 +78,7 @@ def plot_length_scores(results: Mapping[str, Any]) -> PlotlyFigure:
 
 
 def plot_training_curve(state: Mapping[str, Any] | None) -> PlotlyFigure:
-    """Draw training and validation loss over the optimizer steps; without a state, a figure that says so."""
+    """Draw the losses, and the task's figure where it chose the checkpoint; without a state a figure that says so."""
     figure = _plotly("Training", "optimizer step", "loss per token")
     if state is None:
         return figure.add_annotation(text=_NO_TRAINING, showarrow=False)
@@ -90,6 +90,11 @@ def plot_training_curve(state: Mapping[str, Any] | None) -> PlotlyFigure:
             mode="lines+markers" if name == "validation" else "lines",
             line_color=colour,
         )
+    if scored := _task_curve(state):
+        title, steps, values = scored
+        axis = {"overlaying": "y", "side": "right", "range": [0, 1], "title": title}
+        figure.add_scatter(name=title, x=steps, y=values, yaxis="y2", mode="lines+markers", line_color=_TASK)
+        figure.update_layout(yaxis2=axis)
     return figure.add_vline(x=state["best_step"], line_dash="dot", annotation_text="kept") if _kept(state) else figure
 
 
@@ -188,9 +193,16 @@ def _draw_training(ax: Axes, state: Mapping[str, Any] | None) -> None:
     if _kept(state):
         ax.axvline(state["best_step"], color=INK, lw=1, ls=":", label="kept")
     ax.set_ylim(bottom=0)
-    ax.legend(loc="upper right", ncols=3, bbox_to_anchor=(1, 1.14))
+    if scored := _task_curve(state):
+        title, steps, values = scored
+        other = ax.twinx()
+        other.plot(steps, values, color=_TASK, marker="o", clip_on=False)
+        other.set(ylim=(0, 1), ylabel=title)
+        ax.plot([], [], color=_TASK, marker="o", label=title)
+    ax.legend(loc="upper right", ncols=2 if scored else 3, bbox_to_anchor=(1, 1.14))
 
 
+_TASK = "#2a8c6a"
 _WHISKER = {"ecolor": INK, "elinewidth": 1, "capsize": 2}
 _NO_TRAINING = "The adapter was trained elsewhere; its curve is not known here."
 
@@ -282,6 +294,15 @@ def _curves(state: Mapping[str, Any]) -> Iterator[tuple[str, str, list[tuple[int
         points = [(entry["step"], entry[key]) for entry in state["history"] if key in entry]
         if points:
             yield name, colour, points
+
+
+def _task_curve(state: Mapping[str, Any]) -> tuple[str, list[int], list[float]] | None:
+    """Return title, steps and values of the task's figure that chose the checkpoint; None where loss did."""
+    if not (chosen := state.get("task_metric")):
+        return None
+    key = f"eval_{chosen['name']}"
+    entries = [entry for entry in state["history"] if key in entry]
+    return chosen["title"], [entry["step"] for entry in entries], [entry[key] for entry in entries]
 
 
 def _kept(state: Mapping[str, Any]) -> bool:

@@ -16,7 +16,7 @@ from kedro_datasets._typing import JSONPreview
 from odin_slm.core.errors import BaseModelError, HubError, MissingInputError
 from odin_slm.datasets.files import new_folder, replace_folder
 from odin_slm.inference.served_model import ServedModel, resolve_model
-from odin_slm.models.base_model import BaseModel, check_folder, resolve_base_model
+from odin_slm.models.base_model import BaseModel, check_folder, is_whole, resolve_base_model
 from odin_slm.models.gguf_source import SUFFIX, base_of_gguf, only_gguf
 
 _log = logging.getLogger(__name__)
@@ -164,7 +164,9 @@ class FolderDataset(AbstractDataset[None, Path]):
 
 
 class AdapterDataset(AbstractDataset[Path, Path]):
-    """A LoRA adapter as PEFT and its tokenizer save it; values are paths, a save copies the folder as a whole.
+    """What training made: a LoRA adapter as PEFT saves it, or a whole model, each with its tokenizer.
+
+    Values are paths; a save copies the folder as a whole.
 
     Args:
         filepath: The project's own folder; the only one that is ever written.
@@ -186,29 +188,33 @@ class AdapterDataset(AbstractDataset[Path, Path]):
         """Return the folder.
 
         Raises:
-            MissingInputError: There is no ``adapter_config.json`` in it.
+            MissingInputError: There is neither an adapter nor a whole model in it.
         """
         if not self._exists():
             raise MissingInputError(
-                "there is no adapter here (adapter_config.json).",
+                "there is no adapter here (adapter_config.json), and no whole model (config.json).",
                 where=str(self._read),
                 fix="Run the training pipeline, or name a folder with --params adapter=DIR.",
             )
         return self._read
 
     def save(self, data: Path) -> None:
-        """Copy the adapter's folder to the project's own."""
+        """Copy the folder to the project's own."""
         replace_folder(self._filepath, data)
 
     def _exists(self) -> bool:
-        return (self._read / "adapter_config.json").is_file()
+        return self._configuration.is_file()
+
+    @property
+    def _configuration(self) -> Path:
+        return self._read / ("config.json" if is_whole(self._read) else "adapter_config.json")
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": os.fspath(self._filepath), "read": os.fspath(self._read)}
 
     def preview(self) -> JSONPreview:
-        """Return the adapter's configuration."""
-        configuration = json.loads((self._read / "adapter_config.json").read_text(encoding="utf-8"))
+        """Return the configuration."""
+        configuration = json.loads(self._configuration.read_text(encoding="utf-8"))
         return JSONPreview(json.dumps(configuration, indent=1))
 
 

@@ -24,7 +24,7 @@ from odin_slm.core.errors import AdapterError, RecordTooLongError
 from odin_slm.core.record import before_input
 from odin_slm.inference.constraint import Constraint, Vocabulary
 from odin_slm.inference.resume_log import ResumeLog, describe
-from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer
+from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer, standing_alone
 from odin_slm.models.tokens import line_break_counter, prompt_ids
 from odin_slm.tasks import Grammar
 
@@ -591,6 +591,7 @@ def _load(base: BaseModel, adapter: Path | None, device: torch.device) -> Any:
 
     from odin_slm.inference.onednn_linear import use_onednn
 
+    base, adapter = standing_alone(base, adapter)
     dtype = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     model = load_model(base, dtype=dtype)
     if adapter is not None:

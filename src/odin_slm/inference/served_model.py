@@ -226,10 +226,11 @@ def _from_tracking(source: str, root: Path) -> tuple[Path, dict[str, Any], dict[
     except (MlflowException, OSError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ServingError(f"MLflow has no such model ({reason}).", where=f"model {source}", fix=fix) from None
-    found = sorted(folder.rglob(_ADAPTER))
+    whole = (file for file in sorted(folder.rglob("config.json")) if file.parent.name != "base")
+    found = sorted(folder.rglob(_ADAPTER)) or list(whole)
     if len(found) != 1:
         raise ServingError(
-            f"expected one adapter ({_ADAPTER}) in the model's artifacts, found {len(found)}.",
+            f"expected one adapter ({_ADAPTER}) or whole model in the model's artifacts, found {len(found)}.",
             where=f"model {source}",
             fix=fix,
         )

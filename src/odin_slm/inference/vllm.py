@@ -24,7 +24,7 @@ from typing import Any
 from odin_slm.core.errors import BackendError
 from odin_slm.inference.constraint import next_phase
 from odin_slm.inference.generation import Generation, check_config, line_scores, open_resume_log, prompt_rows
-from odin_slm.models.base_model import BaseModel, context_of, load_tokenizer
+from odin_slm.models.base_model import BaseModel, context_of, load_tokenizer, standing_alone
 from odin_slm.models.tokenizer_probe import probe_tokenizer
 from odin_slm.models.tokens import completion_ids, line_break_counter
 from odin_slm.tasks import Grammar
@@ -250,6 +250,7 @@ def _vllm(base: BaseModel, adapter: Path | None) -> Complete:
     _import_vllm("evaluation.backend", "Set evaluation.backend=transformers", "vllm")
     from vllm import LLM
 
+    base, adapter = standing_alone(base, adapter)
     rank = _rank(adapter) if adapter else 0
     if _running.get("base") != base or _running.get("rank", -1) < rank:
         _running.clear()  # frees the memory of the one before
@@ -281,6 +282,7 @@ class AsyncVllm:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        base, adapter = standing_alone(base, adapter)
         rank = _rank(adapter) if adapter else 0
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**_options(base, rank)))
         self._lora = _lora(adapter)

@@ -61,7 +61,9 @@ def prepare(name: Name) -> None:
 
 
 def with_adapter(name: Name, base: BaseModel, params: TrainingParams) -> Any:
-    """Return the frozen base with a new adapter on its target modules, as a PEFT model.
+    """Return what is trained: the frozen base with a new adapter on its target modules, or the base itself.
+
+    An adapter makes a PEFT model of it; ``method: full`` returns the causal language model as it is.
 
     Raises:
         BackendError: The base lacks a target module, or 4-bit loading is asked for without CUDA.
@@ -87,9 +89,11 @@ def precision(params: TrainingParams) -> str:
 
 
 def weights_dtype(params: TrainingParams) -> str:
-    """Return the torch data type of the frozen weights, unless they are quantised."""
+    """Return the torch data type of the base's weights, unless they are quantised."""
     if params.dtype != "auto":
         return params.dtype
+    if params.method == "full":  # steps of training are too small for the digits of 16 bits
+        return "float32"
     import torch
 
     return "bfloat16" if cuda() and torch.cuda.is_bf16_supported() else "float32"
@@ -109,7 +113,7 @@ def may_run_data_parallel(model_type: str, params: TrainingParams) -> bool:
 
     A forward pass that draws random numbers rules it out, because the threads would draw them in no fixed order.
     """
-    random_forward = params.lora.dropout > 0 or params.neftune_noise_alpha is not None
+    random_forward = (params.method == "lora" and params.lora.dropout > 0) or params.neftune_noise_alpha is not None
     plain = model_type in ("llama", "qwen2", "qwen3", "mistral")  # their logits are the head's output, unscaled
     return plain and not (random_forward or params.gradient_checkpointing)
 
@@ -144,6 +148,8 @@ def _with_transformers(base: BaseModel, params: TrainingParams) -> Any:
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
         )
     model = load_model(base, **options)
+    if params.method == "full":
+        return model
     check_target_modules([name for name, _ in model.named_modules()], params)
     if params.load_in_4bit:
         from peft import prepare_model_for_kbit_training
@@ -174,15 +180,18 @@ def _with_unsloth(base: BaseModel, params: TrainingParams) -> Any:
         model_name=base.location,
         revision=base.revision,
         max_seq_length=params.max_seq_length,
-        dtype=None if params.dtype == "auto" else getattr(torch, params.dtype),
+        dtype=None if params.dtype == "auto" and params.method == "lora" else getattr(torch, weights_dtype(params)),
         load_in_4bit=params.load_in_4bit,
         device_map={"": torch.cuda.current_device()},
         use_gradient_checkpointing="unsloth" if params.gradient_checkpointing else False,
         random_state=params.seed,
         trust_remote_code=False,
         use_safetensors=True,
+        full_finetuning=params.method == "full",
         use_exact_model_name=True,  # otherwise it may load a quantised copy from another repository
     )
+    if params.method == "full":
+        return model
     check_target_modules([name for name, _ in model.named_modules()], params)
     targets = params.lora.target_modules
     return FastLanguageModel.get_peft_model(
@@ -205,7 +214,7 @@ def check_target_modules(modules: list[str], params: TrainingParams) -> None:
     Raises:
         BackendError: A module is missing; the message names it and the linear layers that the base has.
     """
-    if isinstance(params.lora.target_modules, str):
+    if params.method == "full" or isinstance(params.lora.target_modules, str):
         return
     names = {name.rsplit(".", 1)[-1] for name in modules}
     missing = [name for name in params.lora.target_modules if name not in names]

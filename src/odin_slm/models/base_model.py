@@ -51,6 +51,33 @@ class BaseModel:
         return str(self.path) if self.path else self.source
 
 
+def is_whole(folder: Path) -> bool:
+    """Tell whether a folder holds a whole model, as full fine-tuning makes it, and no adapter."""
+    return (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file()
+
+
+def trained_weights(folder: Path) -> Path:
+    """Return the file with the weights of an adapter or of a whole model; it need not exist."""
+    return folder / ("model.safetensors" if is_whole(folder) else "adapter_model.safetensors")
+
+
+def standing_alone(base: BaseModel, adapter: Path | None) -> tuple[BaseModel, Path | None]:
+    """Return what is loaded for a base and an adapter: a whole model in the adapter's place needs no base.
+
+    Raises:
+        BaseModelError: The whole model is incomplete or corrupt.
+    """
+    if adapter is None or not is_whole(adapter):
+        return base, adapter
+    check_folder(adapter)
+    return BaseModel(str(adapter), adapter), None
+
+
+def causal_of(model: Any) -> Any:
+    """Return the causal language model inside a PEFT model, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def resolve_base_model(source: str, *, root: Path, revision: str | None = None) -> BaseModel:
     """Find a base model and check a local folder before anything is loaded.
 

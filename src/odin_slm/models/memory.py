@@ -1,8 +1,9 @@
-"""Estimate of the memory that LoRA training needs, from the shape of the base and the settings alone.
+"""Estimate of the memory that training needs, from the shape of the base and the settings alone.
 
 The terms follow Korthikanti et al. (2022, "Reducing Activation Recomputation in Large Transformer Models"), for
 pre-norm blocks with a gated feed-forward layer, a frozen base and adapters on some of its linear layers. A frozen layer
-does not keep its input for the backward pass; an adapter keeps its input and its inner features.
+does not keep its input for the backward pass; an adapter keeps its input and its inner features. Full fine-tuning is as
+adapters of rank 0 on all layers, with gradients and optimizer state of all weights.
 ``benchmarks/memory.py`` compares the estimate with the measured peak.
 """
 
@@ -77,6 +78,7 @@ class Job:
         device: ``cuda`` or ``cpu``.
         workers: Threads of a data-parallel step; 0 if the model computes the batch as one padded tensor.
         labelled: Share of tokens that carry a loss.
+        full: Whether all weights are trained, and there is no adapter.
         fused_attention: Whether the attention kernel never stores the attention matrix.
     """
 
@@ -94,6 +96,7 @@ class Job:
     workers: int = 0
     labelled: float = 0.5
     fused_attention: bool = True
+    full: bool = False
 
     @property
     def tokens(self) -> int:
@@ -109,9 +112,9 @@ class Estimate:
     """Bytes of each part of the memory.
 
     Attributes:
-        weights: The frozen base.
-        adapter: The trained weights.
-        gradients: Their gradients.
+        weights: The base.
+        adapter: The adapter's weights; none where the base itself is trained.
+        gradients: Gradients of what is trained.
         optimizer: The optimizer's state.
         activations: What the forward pass keeps for the backward pass.
         workspace: The larger of two peaks: logits and their gradients, or the backward pass of one block.
@@ -135,7 +138,8 @@ class Estimate:
 def estimate(shape: Shape, job: Job) -> Estimate:
     """Return the peak memory of a training, in bytes."""
     adapted = [layer for layer in shape.linear if not job.targets or layer.name in job.targets]
-    trained = sum(layer.count * job.rank * (layer.inputs + layer.outputs) for layer in adapted)
+    added = sum(layer.count * job.rank * (layer.inputs + layer.outputs) for layer in adapted)
+    trained, trained_bytes = (shape.parameters, job.weight_bytes) if job.full else (added, 4)
     inside = sum(layer.count * layer.inputs * layer.outputs for layer in shape.linear)
     quantised = inside if job.four_bit else 0
     kept = _kept_by_a_block(shape, job, adapted)
@@ -143,8 +147,8 @@ def estimate(shape: Shape, job: Job) -> Estimate:
     passing = job.compute_bytes * (3 * shape.feed_forward + 2 * shape.hidden)
     return Estimate(
         weights=round((shape.parameters - quantised) * job.weight_bytes + quantised * _NF4_BYTES),
-        adapter=trained * 4,
-        gradients=trained * 4 * (1 + job.workers),  # every thread accumulates its own
+        adapter=added * 4,
+        gradients=round(trained * trained_bytes * (1 + job.workers)),  # every thread accumulates its own
         optimizer=trained * next((n for name, n in _OPTIMIZER_BYTES.items() if job.optimizer.startswith(name)), 8),
         activations=job.tokens * shape.layers * (shape.hidden * job.compute_bytes if job.checkpointing else kept),
         workspace=max(_logits(shape, job), job.tokens * (passing + (kept if job.checkpointing else 0)))
@@ -231,7 +235,7 @@ def _ways(job: Job) -> Iterator[tuple[dict[str, int | bool], Job]]:
     if not job.checkpointing:
         ways.append(({"gradient_checkpointing": True}, replace(job, checkpointing=True, workers=0)))
         yield ways[0]
-    if job.device == "cuda" and not job.four_bit:
+    if job.device == "cuda" and not job.four_bit and not job.full:
         for changes, changed in [({}, job), *ways]:
             yield {**changes, "load_in_4bit": True}, replace(changed, four_bit=True)
     if job.length > 512:

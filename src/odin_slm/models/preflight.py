@@ -50,7 +50,7 @@ class Preflight:
         architecture: The base's model type.
         licence: Licence of the base, as far as it is known.
         parameters: Number of weights of the base.
-        trainable: Number of weights of the adapter.
+        trainable: Number of weights that are trained.
         backend: The backend that trains.
         machine: The machine that trains.
         job: The settings on which memory depends, with ``auto`` resolved.
@@ -91,6 +91,12 @@ def check(base: BaseModel, params: TrainingParams, machine: Machine | None = Non
     shape, modules = shape_of(config, base)
     backends.check_target_modules(modules, params)
     _check_settings(params, shape, machine)
+    if params.method == "full" and getattr(config, "quantization_config", None) is not None:
+        raise BackendError(
+            "the base is quantised, and its weights cannot be trained.",
+            where="training.method=full",
+            fix="Name the base in 16 or 32 bit, or set it to lora.",
+        )
     job = job_of(params, config, backend, machine)
     budget = round(machine.free * SPARE[machine.device])
     if params.batch_size == "auto":
@@ -109,7 +115,7 @@ def check(base: BaseModel, params: TrainingParams, machine: Machine | None = Non
         config.model_type,
         licence_of(base),
         shape.parameters,
-        taken.adapter // 4,
+        shape.parameters if job.full else taken.adapter // 4,
         backend,
         machine,
         job,
@@ -219,14 +225,15 @@ def job_of(params: TrainingParams, config: Any, backend: str, machine: Machine) 
     """Return the settings on which memory depends, resolved as training resolves them."""
     import torch
 
-    targets = params.lora.target_modules
+    full = params.method == "full"
+    targets = "all-linear" if full else params.lora.target_modules
     batch = 16 if params.batch_size == "auto" else params.batch_size
     quantised = getattr(config, "quantization_config", None) is not None
     job = Job(
         batch_size=batch,
         accumulation=params.gradient_accumulation_steps,
         length=params.max_seq_length,
-        rank=params.lora.r,
+        rank=0 if full else params.lora.r,
         targets=() if isinstance(targets, str) else targets,
         weight_bytes=4 if backends.weights_dtype(params) == "float32" else 2,
         compute_bytes=4 if backends.precision(params) == "fp32" else 2,
@@ -235,6 +242,7 @@ def job_of(params: TrainingParams, config: Any, backend: str, machine: Machine) 
         optimizer=backends.optimizer(params),
         device=machine.device,
         fused_attention=params.attention != "eager",
+        full=full,
     )
     if machine.device == "cpu" and backends.may_run_data_parallel(config.model_type, params):
         return replace(job, workers=min(torch.get_num_threads(), batch))
@@ -315,7 +323,7 @@ def show(report: Mapping[str, Any]) -> None:
     kind = "NF4" if job.four_bit else {2: "16 bit", 4: "32 bit"}[round(job.weight_bytes)]
     notes = {
         "weights": f"{found.parameters:,} in {kind}",
-        "adapter": f"{found.trainable:,} at rank {job.rank}",
+        "adapter": "none; all weights are trained" if job.full else f"{found.trainable:,} at rank {job.rank}",
         "gradients": "",
         "optimizer": job.optimizer,
         "activations": f"{job.batch_size} x {job.length} tokens"

@@ -45,6 +45,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "model": (
         "adapter_config.json",
         "adapter_model.safetensors",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
         "task.json",
         *TOKENIZER_FILES,
         "README.md",
@@ -68,8 +71,6 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 
 REQUIRED: dict[str, tuple[str, ...]] = {
     "model": (
-        "adapter_config.json",
-        "adapter_model.safetensors",
         "tokenizer_config.json",
         "README.md",
         "LICENSE",
@@ -83,6 +84,10 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     ),
     "merged": ("config.json", "tokenizer.json", "tokenizer_config.json", "README.md", "LICENSE", "merging.json"),
 }
+
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+_WHOLE = ("config.json", "model.safetensors")
+"""What a model release holds beside that: an adapter, or a whole model."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _ABSOLUTE_PATH = re.compile(r"(?:/[\w.@+-]+){2,}/?|[A-Za-z]:[\\/].*|~/.*|file:.*")
@@ -99,7 +104,8 @@ def file_problems(names: Iterable[str], kind: ReleaseKind) -> Iterator[str]:
     for name in sorted(present):
         if not any(fnmatchcase(name, pattern) and name.count("/") == pattern.count("/") for pattern in ALLOWED[kind]):
             yield f"{name}: not in the allow-list of a {kind} release"
-    for name in REQUIRED[kind]:
+    own = _WHOLE if "config.json" in present else _ADAPTER
+    for name in (*(own if kind == "model" else ()), *REQUIRED[kind]):
         if name not in present:
             yield f"{name}: missing"
 
@@ -150,6 +156,7 @@ _TEXT_TASKS = """
     translation summarization feature-extraction text-generation fill-mask sentence-similarity text-ranking
     text-retrieval multiple-choice table-to-text other"""
 TASKS = frozenset(_TEXT_TASKS.split())
+_LIBRARIES = {"adapter": "peft", "finetune": "transformers"}
 _SCORES = frozenset({"f1", "precision", "recall"})
 _SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
 
@@ -200,10 +207,11 @@ def _language_problems(card: Mapping[str, Any]) -> Iterator[str]:
 def _model_card_problems(card: Mapping[str, Any]) -> Iterator[str]:
     if card.get("pipeline_tag") not in TASKS:
         yield f"pipeline_tag: found {card.get('pipeline_tag')!r}, which is no text task of the Hub"
-    if card.get("library_name") != "peft":
-        yield f"library_name: found {card.get('library_name')!r}; an adapter's is peft"
-    if card.get("base_model_relation") != "adapter":
-        yield f"base_model_relation: found {card.get('base_model_relation')!r}; expected 'adapter'"
+    relation, library = card.get("base_model_relation"), card.get("library_name")
+    if relation not in _LIBRARIES:
+        yield f"base_model_relation: found {relation!r}; expected {' or '.join(map(repr, _LIBRARIES))}"
+    elif library != _LIBRARIES[relation]:
+        yield f"library_name: found {library!r}; with base_model_relation {relation} it is {_LIBRARIES[relation]}"
     for key, ids in (("base_model", [card.get("base_model")]), ("datasets", card.get("datasets", []))):
         for found in ids:
             if not isinstance(found, str) or not _HUB_ID.fullmatch(found):

@@ -148,6 +148,11 @@ class ModelFacts:
     failures: Sequence[Mapping[str, str]] = ()
     overridden: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def whole(self) -> bool:
+        """Whether the release is a whole model, and no adapter."""
+        return "model.safetensors" in self.checksums
+
 
 @dataclass(frozen=True)
 class ModelDraft:

@@ -16,7 +16,7 @@ from odin_slm.core.errors import BackendError, MissingInputError, ReleaseError
 from odin_slm.core.hashing import canonical_json, sha256_of
 from odin_slm.inference.generation import attach
 from odin_slm.inference.reading import Question, ask
-from odin_slm.models.base_model import BaseModel, load_model
+from odin_slm.models.base_model import BaseModel, load_model, standing_alone, trained_weights
 from odin_slm.models.tokens import output_budget
 from odin_slm.release.facts import ReferenceAnswers
 from odin_slm.release.merged_card import MergedFacts, gguf_instructions, merged_card
@@ -92,7 +92,7 @@ def export(job: Merge, folder: Path) -> dict[str, Any]:
     _portable_config(folder / "config.json")
     report = {
         **described,
-        "adapter_sha256": sha256_of(job.adapter / "adapter_model.safetensors"),
+        "adapter_sha256": sha256_of(trained_weights(job.adapter)),
         **compare(BaseModel(job.facts.name, folder), rows, job),
     }
     (folder / "merging.json").write_text(canonical_json(report), encoding="utf-8")
@@ -103,7 +103,7 @@ def export(job: Merge, folder: Path) -> dict[str, Any]:
 
 
 def merge(base: BaseModel, adapter: Path) -> Any:
-    """Return the base with the adapter in its weights, in 16 bit.
+    """Return the base with the adapter in its weights, or a whole model as it is, in 16 bit.
 
     A quantised base is dequantised before: the adapter learned beside exactly those weights. Every layer is added to in
     float32 and rounded once; a base in float32 becomes bfloat16.
@@ -116,6 +116,7 @@ def merge(base: BaseModel, adapter: Path) -> Any:
     from peft.tuners.lora import LoraLayer
 
     try:
+        base, delta = standing_alone(base, adapter)
         model = load_model(base, dtype="auto")
         if getattr(model, "hf_quantizer", None) is not None:
             model = model.dequantize()
@@ -126,7 +127,9 @@ def merge(base: BaseModel, adapter: Path) -> Any:
             fix="Export on the machine that trained the adapter, with pip install -e '.[gpu]'.",
         ) from error
     wide = model.dtype == torch.float32
-    adapted = attach(model, base, adapter)
+    if delta is None:
+        return model.to(torch.bfloat16) if wide else model
+    adapted = attach(model, base, delta)
     for name, layer in adapted.named_modules():
         if not isinstance(layer, LoraLayer):
             continue

@@ -20,7 +20,7 @@ from odin_slm.hub.licensing import (
     require_base_terms,
 )
 from odin_slm.inference.served_model import TASK, instructions
-from odin_slm.models.base_model import BaseModel
+from odin_slm.models.base_model import BaseModel, is_whole, trained_weights
 from odin_slm.models.conversion import provenance_of
 from odin_slm.release.cards import dataset_card, dataset_license_text, model_card, read_front_matter
 from odin_slm.release.checks import BASE_FILES, TOKENIZER_FILES, ReleaseKind, validate_card
@@ -50,8 +50,8 @@ def find_adapter(final: Path, training_work: Path, checkpoint: str | None) -> Re
     if checkpoint is None:
         return ReleasedAdapter(final, final)
     folder = training_work / "checkpoints"
-    if not (folder / checkpoint / "adapter_config.json").is_file():
-        present = sorted(path.name for path in folder.glob("checkpoint-*") if (path / "adapter_config.json").is_file())
+    if not trained_weights(folder / checkpoint).is_file():
+        present = sorted(path.name for path in folder.glob("checkpoint-*") if trained_weights(path).is_file())
         raise ReleaseError(
             f"there is no checkpoint {checkpoint}.",
             where="publishing.checkpoint",
@@ -61,12 +61,12 @@ def find_adapter(final: Path, training_work: Path, checkpoint: str | None) -> Re
 
 
 def weights_of(folder: Path) -> Path:
-    """Return an adapter's file of weights.
+    """Return the file of weights of an adapter or a whole model.
 
     Raises:
         ReleaseError: There is none.
     """
-    return _existing(folder / "adapter_model.safetensors")
+    return _existing(trained_weights(folder))
 
 
 def base_id_of(base: BaseModel, named: str | None) -> str:
@@ -157,8 +157,7 @@ def model_files(
     inside = sorted(_present(base.path, BASE_FILES).items()) if facts.included and base.path else ()
     return ModelFiles(
         {
-            "adapter_config.json": _portable_config(adapter.folder, facts),
-            "adapter_model.safetensors": weights_of(adapter.folder),
+            **_own_files(adapter.folder, facts),
             **tokenizer,
             "LICENSE": license_text,
             TASK: canonical_json(described).encode("utf-8"),
@@ -167,6 +166,19 @@ def model_files(
         },
         facts,
     )
+
+
+def _own_files(folder: Path, base: BaseFacts) -> dict[str, bytes | Path]:
+    """Return configuration and weights of an adapter, or of a whole model."""
+    if not is_whole(folder):
+        return {"adapter_config.json": _portable_config(folder, base), "adapter_model.safetensors": weights_of(folder)}
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)  # where the base lay on this machine
+    return {
+        "config.json": canonical_json(config).encode("utf-8"),
+        "model.safetensors": weights_of(folder),
+        **_present(folder, ["generation_config.json"]),
+    }
 
 
 def license_text(

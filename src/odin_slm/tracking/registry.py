@@ -30,7 +30,7 @@ from odin_slm.core.errors import RegistryError
 from odin_slm.core.hashing import canonical_json, canonical_jsonl, sha256_of_files, sha256_text
 from odin_slm.inference.reading import DEFAULTS
 from odin_slm.inference.served_model import CALIBRATOR, SETTINGS, resolve_model
-from odin_slm.models.base_model import BaseModel, commit_of
+from odin_slm.models.base_model import BaseModel, commit_of, is_whole
 from odin_slm.release.checks import ALLOWED
 from odin_slm.tasks import Task
 from odin_slm.tracking.promotion import Champion, conclude, judge, rescored, rows_digest
@@ -495,7 +495,7 @@ class Registry:
 def package(candidate: Candidate, folder: Path) -> dict[str, Any]:
     """Write a packaged model that :class:`odin_slm.inference.packaged_model.PackagedModel` loads; return its settings.
 
-    A base from the Hub is named by id and commit; the weights of a local one travel along.
+    A base from the Hub is named by id and commit; the weights of a local one travel along. A whole model needs no base.
     """
     folder.mkdir()
     for file in sorted(candidate.folder.rglob("*")):  # nothing else of a training's folder, pickles least of all
@@ -503,10 +503,12 @@ def package(candidate: Candidate, folder: Path) -> dict[str, Any]:
         if file.is_file() and any(fnmatchcase(name.as_posix(), pattern) for pattern in ALLOWED["model"]):
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(file, folder / name)
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    config |= {"base_model_name_or_path": candidate.base_id, "revision": commit_of(candidate.base)}
-    (folder / "adapter_config.json").write_text(canonical_json(config), encoding="utf-8")
-    if candidate.base.path and not (folder / "base").is_dir():
+    whole = is_whole(folder)
+    if not whole:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        config |= {"base_model_name_or_path": candidate.base_id, "revision": commit_of(candidate.base)}
+        (folder / "adapter_config.json").write_text(canonical_json(config), encoding="utf-8")
+    if candidate.base.path and not whole and not (folder / "base").is_dir():
         shutil.copytree(candidate.base.path, folder / "base")
     included = (folder / "base").is_dir()
     settings = {
@@ -555,6 +557,9 @@ def _signature(task: Task) -> Any:
 
 def _model_digest(candidate: Candidate) -> str:
     """Hash what decides the model's answers: weights, configuration and tokenizer of adapter and base."""
+    if is_whole(candidate.folder):
+        names = ("model.safetensors", "config.json", "tokenizer.json")
+        return sha256_of_files(candidate.folder / name for name in names)
     names = ("adapter_model.safetensors", "adapter_config.json", "tokenizer.json")
     files = [file for name in names if (file := candidate.folder / name).is_file()]
     if candidate.base.path:

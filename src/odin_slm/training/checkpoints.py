@@ -12,19 +12,25 @@ from typing import Any
 
 from odin_slm.config.parameters import TrainingParams
 from odin_slm.core.errors import BackendError
-from odin_slm.models.base_model import BaseModel, model_digest
+from odin_slm.models.base_model import BaseModel, model_digest, trained_weights
 
 logger = logging.getLogger(__name__)
 
-_CHECKPOINT_FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
-"""Files that a run needs to resume from a checkpoint; the Trainer writes them in this order."""
+_CHECKPOINT_FILES = ("optimizer.pt", "scheduler.pt", "trainer_state.json")
+"""Files that a run needs to resume from a checkpoint, after its weights; the Trainer writes them in this order."""
 _OPERATIONAL = {"resume", "oom", "launcher", "num_processes", "accelerate_config", "generation_samples", "report_to"}
 """Parameters that do not affect the result. Batch size and accumulation affect it only by their product."""
 
 
 def digest_of(base: BaseModel, params: TrainingParams, rows: Sequence[Sequence[Any]], processes: int = 1) -> str:
     """Return a digest of everything that the result of a training depends on."""
-    settings = params.model_dump(mode="json", exclude={*_OPERATIONAL, "batch_size", "gradient_accumulation_steps"})
+    ignored = {
+        *_OPERATIONAL,
+        "batch_size",
+        "gradient_accumulation_steps",
+        *(["lora"] if params.method == "full" else []),
+    }
+    settings = params.model_dump(mode="json", exclude=ignored)
     examples = int(params.batch_size) * params.gradient_accumulation_steps * processes
     # The base's files count too: it may have been trained again under the same name.
     described = [base.source, base.revision, model_digest(base), settings, examples, *rows]
@@ -95,4 +101,5 @@ def _checkpoints(work: Path) -> list[Path]:
 
 def _is_complete(folder: Path) -> bool:
     # Several processes save a random state each.
-    return all((folder / name).is_file() for name in _CHECKPOINT_FILES) and any(folder.glob("rng_state*.pth"))
+    files = (trained_weights(folder), *(folder / name for name in _CHECKPOINT_FILES))
+    return all(file.is_file() for file in files) and any(folder.glob("rng_state*.pth"))

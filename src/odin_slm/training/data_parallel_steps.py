@@ -10,6 +10,7 @@ from typing import Any
 
 from odin_slm.config.parameters import TrainingParams
 from odin_slm.models.backends import cuda, may_run_data_parallel
+from odin_slm.models.base_model import causal_of
 from odin_slm.training.collation import IGNORED
 from odin_slm.training.data_parallel import DataParallel
 from odin_slm.training.packing import pack
@@ -77,7 +78,7 @@ def _summed_loss(model: Any, ids: Any, labels: Any, mask: Any, positions: Any) -
     """Return the sum of the loss over the labelled tokens; logits are computed for those tokens only."""
     import torch
 
-    causal = model.get_base_model()
+    causal = causal_of(model)
     output = causal.get_decoder()(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
     hidden = output.last_hidden_state[:, :-1]
     targets = labels[:, 1:]

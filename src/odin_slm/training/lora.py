@@ -1,4 +1,4 @@
-"""LoRA training: tokens and loss mask are our own, the training loop is TRL's."""
+"""Training of an adapter or of all weights: tokens and loss mask are our own, the training loop is TRL's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from odin_slm.config.parameters import TrainingParams
 from odin_slm.core.errors import BackendError, DeviceMemoryError
 from odin_slm.core.record import Record
 from odin_slm.models import backends, preflight
-from odin_slm.models.base_model import BaseModel, load_tokenizer
+from odin_slm.models.base_model import BaseModel, causal_of, load_tokenizer
 from odin_slm.tasks import Task
 from odin_slm.training import checkpoints
 from odin_slm.training.callbacks import Progress, callbacks
@@ -31,6 +31,9 @@ from odin_slm.training.task_metric import TaskMetric, with_task_metric
 
 logger = logging.getLogger(__name__)
 
+_ONE_FILE = "1TB"
+"""Size of a weights file, at most: none is cut, so that one hash stands for a trained model."""
+
 
 def train_lora(
     base: BaseModel,
@@ -41,19 +44,20 @@ def train_lora(
     on_log: Callable[[int, dict[str, float]], None],
     task: Task | None = None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Train a LoRA adapter on records and keep the best checkpoint, by validation loss or by the task's own metric.
+    """Train an adapter, or all weights, and keep the best checkpoint, by validation loss or by the task's own metric.
 
     Args:
-        base: The frozen base model.
+        base: The base model.
         train: Training records.
         validation: Validation records.
-        work: Folder for the checkpoints and the finished ``adapter/``. It is emptied first, unless ``params.resume``.
+        work: Folder for the checkpoints and the finished ``adapter/``, a whole model where ``params.method`` is
+            ``full``. It is emptied first, unless ``params.resume``.
         params: Hyper-parameters.
         on_log: Called with the step and its figures at every log line.
         task: What ``params.metric_for_best_model: task`` reads and scores outputs with.
 
     Returns:
-        The folder with the adapter and its tokenizer, and the state of the training.
+        The folder with the adapter, or the model, and its tokenizer, and the state of the training.
 
     Raises:
         RecordTooLongError: A record exceeds ``max_seq_length``.
@@ -147,7 +151,7 @@ def train_here(
     begin = time.monotonic()
     reason: str | None = None
     try:
-        trainer, packing = _fit(
+        trainer, packing, before = _fit(
             *(base, params, backend, processes, arguments, tokenizer, train_rows, validation_rows, watching),
             *(checkpoint, metric),
         )
@@ -156,8 +160,8 @@ def train_here(
     if reason is not None:
         raise _memory_error(reason, params)  # outside ``except``, whose traceback keeps the tensors alive
     seconds = time.monotonic() - begin
-    canary = _check_canary(trainer.model, validation_rows[0])
-    adapter = save_adapter(trainer, tokenizer, base, work / "adapter")
+    canary = _check_canary(trainer.model, validation_rows[0], before)
+    adapter = save_trained(trainer, tokenizer, base, work / "adapter")
     outcome = _outcome(trainer, params, steps, checkpoint, metric)
     tokens = round(step_tokens * (outcome["steps"] - (outcome["resumed_from_step"] or 0)))
     return adapter, {
@@ -172,7 +176,9 @@ def train_here(
         "backend": backend,
         "processes": processes,
         "packing": packing,
-        "hyperparameters": params.model_dump(mode="json", exclude={"accelerate_config", "report_to"}),
+        "hyperparameters": params.model_dump(
+            mode="json", exclude={"accelerate_config", "report_to", *(["lora"] if params.method == "full" else [])}
+        ),
     }
 
 
@@ -210,12 +216,13 @@ def _fit(
     watching: list[Any],
     checkpoint: Path | None,
     metric: TaskMetric | None,
-) -> tuple[Any, bool]:
-    """Train to the end; return the trainer and whether examples were packed."""
+) -> tuple[Any, bool, Any]:
+    """Train to the end; return the trainer, whether examples were packed, and the base's states for the canary."""
     from transformers import PrinterCallback
     from trl import SFTTrainer
 
     model = backends.with_adapter(backend, base, params)
+    before = _last_states(model, validation_rows[0])
     parallel = data_parallel_of(model, params, processes)
     try:
         # Data parallelism leaves hardly any padding, so ``auto`` gains nothing from packing.
@@ -239,7 +246,7 @@ def _fit(
     finally:
         if parallel:
             parallel.close()
-    return trainer, packing
+    return trainer, packing, before
 
 
 def _memory_error(reason: str, params: TrainingParams) -> DeviceMemoryError:
@@ -295,8 +302,10 @@ def total_steps(records: int, params: TrainingParams, processes: int = 1) -> int
     return min(steps, params.max_steps or steps)
 
 
-def save_adapter(trainer: Any, tokenizer: Any, base: BaseModel, folder: Path) -> Path:
-    """Save the adapter in PEFT's format, and the tokenizer in its own, with the base named as the user named it.
+def save_trained(trainer: Any, tokenizer: Any, base: BaseModel, folder: Path) -> Path:
+    """Save the adapter in PEFT's format, or the whole model in that of transformers, and the tokenizer in its own.
+
+    An adapter names its base as the user named it.
 
     Only the first of several processes writes.
 
@@ -309,7 +318,7 @@ def save_adapter(trainer: Any, tokenizer: Any, base: BaseModel, folder: Path) ->
     broken = [name for name, p in model.named_parameters() if p.requires_grad and not torch.isfinite(p).all()]
     if broken:
         raise BackendError(
-            f"{len(broken)} adapter weights are not finite after training, {broken[0]} among them.",
+            f"{len(broken)} trained weights are not finite after training, {broken[0]} among them.",
             where="training",
             fix="Lower training.learning_rate.",
         )
@@ -318,9 +327,12 @@ def save_adapter(trainer: Any, tokenizer: Any, base: BaseModel, folder: Path) ->
     if trainer.args.process_index:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
+    tokenizer.save_pretrained(folder)
+    if not hasattr(model, "get_base_model"):
+        model.save_pretrained(folder, state_dict=weights, max_shard_size=_ONE_FILE)
+        return folder
     # The vocabulary is never resized; PEFT's own check of that would look up the base on the network.
     model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False, state_dict=weights)
-    tokenizer.save_pretrained(folder)
     file = folder / "adapter_config.json"
     configuration = json.loads(file.read_text(encoding="utf-8"))
     # PEFT writes where it loaded the base from, which may be a path of this machine.
@@ -402,25 +414,34 @@ def _finite(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return kept
 
 
-def _check_canary(model: Any, row: dict[str, list[int]]) -> float:
-    """Return the largest change that the adapter makes to the last hidden states of a row.
-
-    Raises:
-        BackendError: There is no change: the adapter is not applied, or has learned nothing.
-    """
+def _last_states(model: Any, row: dict[str, list[int]]) -> Any:
+    """Return the last hidden states of a row in float32, shape (1, tokens, features)."""
     import torch
 
+    training = model.training
     model.eval()
-    causal = model.get_base_model()
     ids = torch.tensor([row["input_ids"]], device=next(model.parameters()).device)
     with torch.no_grad():
-        tuned = causal.get_decoder()(input_ids=ids).last_hidden_state
-        with model.disable_adapter():
-            plain = causal.get_decoder()(input_ids=ids).last_hidden_state
-    change = float((tuned.float() - plain.float()).abs().max())
+        states = causal_of(model).get_decoder()(input_ids=ids).last_hidden_state
+    model.train(training)
+    return states.float()
+
+
+def _check_canary(model: Any, row: dict[str, list[int]], before: Any) -> float:
+    """Return the largest change that training makes to the last hidden states of a row.
+
+    Args:
+        model: What was trained.
+        row: The row.
+        before: Its states before the training; an adapter that is new changes none.
+
+    Raises:
+        BackendError: There is no change: the adapter is not applied, or nothing was learned.
+    """
+    change = float((_last_states(model, row) - before.to(next(model.parameters()).device)).abs().max())
     if change == 0.0:
         raise BackendError(
-            "the trained adapter changes nothing in the base's hidden states.",
+            "training changes nothing in the base's hidden states.",
             where="training",
             fix="Train for longer than the warm-up, or raise training.learning_rate.",
         )

@@ -16,6 +16,7 @@ from typing import Any
 from odin_slm.config.parameters import TrainingParams
 from odin_slm.core.errors import BackendError
 from odin_slm.models.backends import Name
+from odin_slm.models.base_model import causal_of
 from odin_slm.training.collation import IGNORED
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def keeps_apart(model: Any, rows: Sequence[Mapping[str, list[int]]], backend: Na
     """
     import torch
 
-    decoder = model.get_base_model().get_decoder()
+    decoder = causal_of(model).get_decoder()
     if "position_ids" not in inspect.signature(decoder.forward).parameters:
         return False
     device = next(model.parameters()).device

@@ -16,6 +16,7 @@ from odin_slm.config.parameters import TrainingParams
 from odin_slm.core.errors import BackendError
 from odin_slm.core.record import Record, full_text
 from odin_slm.models.backends import Name
+from odin_slm.models.base_model import causal_of
 from odin_slm.models.tokens import completion_ids
 from odin_slm.tasks import Metric, Task
 
@@ -93,12 +94,11 @@ class TaskMetric:
 
         if not records:
             return []
-        causal = model.get_base_model() if hasattr(model, "peft_config") else model
         prompts = [full_text(record)[0] for record in records]
         grammars = [self._task.grammar(record["instruction"], record["input"]) for record in records]
         if self._backend == "unsloth":  # its kernels take no cache but their own
             return held_generate(model, self._tokenizer, prompts, grammars, self._batch_size, self._budget)
-        generator = Generator.of(causal, self._tokenizer)
+        generator = Generator.of(causal_of(model), self._tokenizer)
         names = [record["id"] for record in records]
         rows = generator.rows(prompts, max_new_tokens=self._budget, grammars=grammars, names=names)
         found: dict[int, str] = {}

@@ -39,12 +39,14 @@ class TrainingParams(Parameters):
 
     backend: Literal["auto", "transformers", "unsloth"] = "auto"
     """What loads the base and trains; unsloth needs CUDA. auto takes it where it is installed and can run."""
+    method: Literal["lora", "full"] = "lora"
+    """Train an adapter beside the frozen base, or all weights of the base themselves; full ignores lora."""
     max_seq_length: int = Field(default=512, ge=64)
     """Longest example in tokens; a longer one stops the run, none is cut."""
     load_in_4bit: bool = False
     """Quantise the base to NF4 (CUDA only)."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of the frozen weights; auto is bfloat16 where CUDA has it, float32 elsewhere."""
+    """Type of the frozen weights; auto is bfloat16 where CUDA has it, float32 elsewhere, and for full."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """Attention kernel; auto takes FlashAttention 2 where CUDA and flash-attn are there, else what the base prefers."""
     epochs: float = Field(default=3.5, gt=0.0)
@@ -121,6 +123,15 @@ class TrainingParams(Parameters):
     """When the device's memory runs out: stop, or try once more with half the batch and twice the accumulation."""
     lora: LoraParams = LoraParams()
     """The adapter."""
+
+    @model_validator(mode="after")
+    def _trained_weights_are_whole(self) -> TrainingParams:
+        if self.method == "full" and self.load_in_4bit:
+            raise ValueError(
+                "method: full trains the weights themselves, and four bits are too few: set load_in_4bit "
+                "to false, or method to lora."
+            )
+        return self
 
     @model_validator(mode="after")
     def _launcher_options_are_read(self) -> TrainingParams:

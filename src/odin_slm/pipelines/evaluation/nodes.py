@@ -11,7 +11,7 @@ from odin_slm.config.parameters import EvaluationParams, PromotionParams, TaskPa
 from odin_slm.core.errors import MissingInputError, PredictionsError
 from odin_slm.core.hashing import canonical_json, sha256_of, sha256_text
 from odin_slm.core.runtime_environment import one_at_a_time
-from odin_slm.models.base_model import BaseModel
+from odin_slm.models.base_model import BaseModel, trained_weights
 from odin_slm.release.provenance import is_of, other_splits
 from odin_slm.tasks import Task
 from odin_slm.tasks.rows import test_set_of
@@ -89,7 +89,7 @@ def check_adapter(
         PredictionsError: The adapter learned from other splits than those that the test split belongs to.
     """
     others = other_splits(training_state, manifest)
-    weights = adapter / "adapter_model.safetensors"
+    weights = trained_weights(adapter)
     own_test_split = any("manifest_sha256" in record for record in test_data)
     if others and own_test_split and weights.is_file() and is_of(training_state, sha256_of(weights)):
         raise PredictionsError(

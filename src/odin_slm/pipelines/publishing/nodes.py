@@ -13,7 +13,7 @@ from odin_slm.core.runtime_environment import one_at_a_time
 from odin_slm.hub.client import RepositoryType
 from odin_slm.hub.licensing import base_terms
 from odin_slm.hub.plan import Plan, Request
-from odin_slm.models.base_model import BaseModel
+from odin_slm.models.base_model import BaseModel, is_whole
 from odin_slm.release.cards import failure_examples
 from odin_slm.release.checks import TOKENIZER_FILES
 from odin_slm.release.facts import (
@@ -331,7 +331,7 @@ def gather_model_files(
         names={key: name for key, name in names.items() if name},
         license_id=params.license,
         stated=params.base_license,
-        include=params.include_base == "auto",
+        include=params.include_base == "auto" and not is_whole(released_adapter.folder),
     )
     terms = license_text(params.license, given=params.license_file, base=base_model, terms=base.terms)
     return model_files(released_adapter, base_model, base, task.task(), data_reports.manifest, terms)

@@ -10,7 +10,7 @@ from odin_slm.core.hashing import sha256_of
 from odin_slm.core.record import Record
 from odin_slm.core.runtime_environment import one_at_a_time
 from odin_slm.core.tracker import tracker
-from odin_slm.models.base_model import BaseModel
+from odin_slm.models.base_model import BaseModel, trained_weights
 from odin_slm.models.conversion import provenance_of
 from odin_slm.release.provenance import splits_learned
 from odin_slm.tasks import load
@@ -52,10 +52,10 @@ def train_adapter(
     training_work: Path,
     params: TrainingParams,
 ) -> tuple[Path, dict[str, Any]]:
-    """Train a LoRA adapter and keep the best checkpoint.
+    """Train an adapter, or all weights of the base, and keep the best checkpoint.
 
     Args:
-        base_model: The frozen base.
+        base_model: The base.
         training_preflight: That the training can run here; what ``auto`` came to; the task, which may choose the
             checkpoint.
         train: Training records.
@@ -64,9 +64,10 @@ def train_adapter(
         params: Hyper-parameters.
 
     Returns:
-        Folder of the adapter and its tokenizer; the state of training: history, best step, time, tokens, settings,
-        what the base was converted from (``base_conversion``; None for one that was not), and the sha256 of the splits
-        (``data``) and of the adapter's weights (``adapter_sha256``), which tell later what belongs together.
+        Folder of the adapter, or of the whole model, and its tokenizer; the state of training: history, best step,
+        time, tokens, settings, what the base was converted from (``base_conversion``; None for one that was not), and
+        the sha256 of the splits (``data``) and of the trained weights (``adapter_sha256``), which tell later what
+        belongs together.
 
     Raises:
         MissingInputError: A split is absent or empty.
@@ -93,7 +94,7 @@ def train_adapter(
     return adapter, {
         **state,
         "data": splits_learned(train, val),
-        "adapter_sha256": sha256_of(adapter / "adapter_model.safetensors"),
+        "adapter_sha256": sha256_of(trained_weights(adapter)),
         "base_conversion": provenance_of(base_model.path) if base_model.path else None,
     }
 

@@ -1,9 +1,10 @@
 """Batched greedy generation with the base model or with an adapter merged into it.
 
 Every prompt is read whole, token for token as in training; what all prompts of a batch begin with, the instruction, is
-read once and remembered. Rows are sorted by length and padded on the left; a row leaves its batch when it ends. The
-decoding loop is our own: it drops finished rows, holds every row to a grammar of its own, and needs no generation
-settings to be neutralised. There is no repetition penalty: an extraction must repeat the words of its input.
+read once and remembered. Rows are sorted by length and padded on the left; a row leaves its batch when it ends, and a
+waiting one takes its place. The decoding loop is our own: it drops finished rows, holds every row to a grammar of its
+own, and needs no generation settings to be neutralised. There is no repetition penalty: an extraction must repeat the
+words of its input.
 """
 
 from __future__ import annotations
@@ -561,8 +562,8 @@ def _choose(
         some = torch.from_numpy(allowed.tokens)
         logits = states @ head.weight[some].T
         logits.masked_fill_(~torch.from_numpy(allowed.narrow()), -torch.inf)
-        highest, places = logits.max(-1)
-        return some[places].tolist(), (highest - logits.logsumexp(-1)).tolist()
+        highest, chosen = logits.max(-1)
+        return some[chosen].tolist(), (highest - logits.logsumexp(-1)).tolist()
     logits = states if head is None else head(states)
     if allowed:
         mask = ~torch.from_numpy(allowed.wide()).to(logits.device)

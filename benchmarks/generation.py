@@ -1,21 +1,28 @@
-"""Generation on a CPU with the embedded base: batched against one at a time, constrained against free.
+"""Generation on a CPU: batched against one at a time, constrained against free, with the embedded base or another.
 
-    .venv/bin/python benchmarks/generation.py [PROMPTS]
+    .venv/bin/python benchmarks/generation.py [PROMPTS] [--model DIR] [--adapter DIR] [--corpora DIR] [--rounds N]
 
-Writes the outputs of synthetic test prompts (default 128) in five ways, in this run: one prompt after the other by
-``generate()`` of transformers, one prompt after the other by this project's engine (both for every fourth prompt), and
-batched by it: free, free with the linear layers that PyTorch has by itself (inference/onednn_linear.py), and held to
-the text by the grammar. Prints the medians of three rounds in turns, the ratios, and
-whether the free outputs are equal. Loading the model is counted in none. Where other processes take the cores, the
-ratios of processor time, summed over all cores, are the ones to read; they do not count that batches use every core.
+Writes the outputs of test prompts (default 128) in turns: by ``generate()`` of transformers, one prompt at a time, free
+and held by the same grammar (a logits processor), and 32 at once, padded on the left; by this project's engine one
+prompt at a time; and by the engine 32 at once: free, free with the layers that transformers has, and constrained.
+What goes one at a time takes every fourth prompt only, as it would take too long for all. The prompts are synthetic, or
+with ``--corpora`` sentences of the ADE corpus there; a base that has not learnt the task needs an adapter, or it writes
+on to the end of the budget.
+
+Prints the medians of the rounds, the ratios, and how many outputs are equal. Sums in another order differ in their last
+digits, so that one token in some thousands may be another where two are as likely. Loading is counted in none. Where
+other processes take the cores, the ratios of processor time, summed over all cores, are the ones to read; they do not
+count that batches use every core.
 """
 
 from __future__ import annotations
 
+import argparse
+import copy
 import math
 import os
+import random
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,104 +32,179 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as settings.py does: a wo
 
 import torch
 
-from odin_slm.config.parameters import IngestionParams
+from odin_slm.config.parameters import IngestionParams, TaskParams
 from odin_slm.core.record import render_prompt
+from odin_slm.corpora import ade
 from odin_slm.corpora.synthetic import generate as write_documents
-from odin_slm.inference import generation
-from odin_slm.inference.onednn_linear import use_onednn
-from odin_slm.models.base_model import load_model, load_tokenizer, resolve_base_model
-from odin_slm.models.tokens import prompt_ids, token_counter
+from odin_slm.inference.constraint import Constraint
+from odin_slm.inference.generation import Generator, attach, generate
+from odin_slm.models.base_model import BaseModel, load_model, resolve_base_model
+from odin_slm.models.tokens import output_budget, prompt_ids
 from odin_slm.pipelines.ingestion.nodes import write_records
 from odin_slm.tasks import Grammar
-from odin_slm.tasks.extraction.task import ExtractionTask
 
 ROOT = Path(__file__).resolve().parents[1]
-ROUNDS = 3
+BATCH = 32
 EVERY = 4
-"""One prompt in so many is also written alone; that takes too long for all."""
+LIBRARY, LIBRARY_HELD = "transformers, one at a time", "transformers, one at a time, constrained"
+LIBRARY_BATCHED = f"transformers, {BATCH} at once"
+SINGLE, FREE, HELD = "engine, one at a time", f"engine, {BATCH} at once", f"engine, {BATCH} at once, constrained"
+LAYERS = f"engine, {BATCH} at once, transformers' layers"
 
 
-def records(count: int, base: Any) -> list[dict[str, Any]]:
-    """Return as many records, in equal parts of the styles of the three corpora."""
-    share = math.ceil(count / 3)
-    documents = [d.to_dict() for name in ("ade", "bc5cdr", "biored") for d in write_documents(share, 5, corpus=name)]
-    return write_records(documents, base, IngestionParams())[0][:count]
+def records(count: int, base: BaseModel, corpora: Path | None) -> list[dict[str, Any]]:
+    """Return as many records: sentences of ADE, or synthetic ones in equal parts of the styles of the three corpora."""
+    if corpora:
+        found = ade.parse({file.name: file.read_text("utf-8") for file in (corpora / "ade").iterdir()}).documents
+        documents = [document.to_dict() for document in random.Random(3).sample(found, count)]
+    else:
+        share = math.ceil(count / 3)
+        names = ("ade", "bc5cdr", "biored")
+        documents = [d.to_dict() for name in names for d in write_documents(share, 5, corpus=name)]
+    return [dict(row) for row in write_records(documents, base, TaskParams(), IngestionParams())[0][:count]]
 
 
-def main() -> None:
-    """Measure and print."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 128
-    base = resolve_base_model("data/06_models/odin-nano", root=ROOT)
-    rows = records(count, base)
-    prompts = [render_prompt(row["instruction"], row["input"]) for row in rows]
-    some = prompts[::EVERY]
-    grammars = [ExtractionTask().grammar(row["instruction"], row["input"]) for row in rows]
-    budget = math.ceil(max(token_counter(base)([row["output"] for row in rows])) * 1.25) + 16
-    model, tokenizer = load_model(base), load_tokenizer(base)
-    onednn = use_onednn(load_model(base).eval())
-    used = onednn
-    cores = torch.get_num_threads()
+class Library:
+    """``generate()`` of transformers."""
 
-    def library() -> list[str]:
-        texts = []
-        for prompt in some:
-            ids = torch.tensor([prompt_ids(tokenizer, prompt)])
+    def __init__(self, model: Any, generator: Generator, budget: int) -> None:
+        self._model, self._generator, self._tokenizer, self._budget = model, generator, generator.tokenizer, budget
+
+    def write(self, prompts: list[str], batch: int, grammars: list[Grammar] | None = None) -> list[str]:
+        """Write the outputs of prompts, so many at once."""
+        texts: list[str] = []
+        for begin in range(0, len(prompts), batch):
+            ids = [prompt_ids(self._tokenizer, prompt) for prompt in prompts[begin : begin + batch]]
+            width = max(map(len, ids))
+            padded = torch.tensor([[self._tokenizer.pad_token_id] * (width - len(row)) + row for row in ids])
+            mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
+            held = [Held(self._generator, grammars[begin], width)] if grammars else None
             with torch.inference_mode():
-                said = model.generate(
-                    input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=budget, do_sample=False
+                said = self._model.generate(
+                    input_ids=padded,
+                    attention_mask=mask,
+                    max_new_tokens=self._budget,
+                    do_sample=False,
+                    logits_processor=held,
                 )
-            texts.append(tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True))
+            if held:
+                texts.append(held[0].text)
+            else:
+                texts += self._tokenizer.batch_decode(said[:, width:], skip_special_tokens=True)
         return texts
 
-    def single() -> list[str]:
-        return [engine([prompt], None, 1)[0] for prompt in some]
 
-    def engine(prompts: list[str], grammars: list[Grammar] | None, batch_size: int) -> list[str]:
-        options = {"batch_size": batch_size, "max_new_tokens": budget, "grammars": grammars}
-        return [output.text for output in generation.generate(base, None, prompts, **options)]
+class Held:
+    """A logits processor of transformers that holds one row to a grammar."""
 
-    def without_onednn() -> list[str]:
-        nonlocal used
-        used = model
-        try:
-            return engine(prompts, None, 32)
-        finally:
-            used = onednn
+    def __init__(self, generator: Generator, grammar: Grammar, begin: int) -> None:
+        self._vocabulary = generator._words()
+        self._constraint, self._end = Constraint(self._vocabulary, grammar), min(generator._end_tokens)
+        self._seen = begin
 
-    ways: dict[str, Callable[[], list[str]]] = {
-        "transformers, one at a time": library,
-        "engine, one at a time": single,
-        "engine, batched, free": lambda: engine(prompts, None, 32),
-        "engine, batched, free, PyTorch's layers": without_onednn,
-        "engine, batched, constrained": lambda: engine(prompts, grammars, 32),
-    }
-    generation._load, generation.load_tokenizer = lambda *_: used, lambda _: tokenizer
+    def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Leave only the allowed tokens."""
+        for token in ids[0, self._seen :].tolist():
+            self._constraint.consume(token)
+        self._seen = ids.shape[1]
+        if self._constraint.closed:
+            mask = torch.arange(scores.shape[1])[None] == self._end
+        else:
+            mask = torch.from_numpy(self._vocabulary.allowed([self._constraint]).wide())
+        return scores.masked_fill(~mask, -torch.inf)
+
+    @property
+    def text(self) -> str:
+        """What was written; the end token is no part of it."""
+        return self._constraint.text
+
+
+def measure(
+    ways: dict[str, Callable[[], list[str]]], rounds: int
+) -> tuple[dict[str, float], dict[str, float], dict[str, list[str]]]:
+    """Return seconds and processor seconds for one output of every way, and its outputs."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     processor: dict[str, list[float]] = {name: [] for name in ways}
     texts: dict[str, list[str]] = {}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, way in ways.items():
             begin, begin_processor = time.perf_counter(), time.process_time()
             texts[name] = way()
             seconds[name].append((time.perf_counter() - begin) / len(texts[name]))
             processor[name].append((time.process_time() - begin_processor) / len(texts[name]))
-    wall = {name: statistics.median(values) for name, values in seconds.items()}
-    busy = {name: statistics.median(values) for name, values in processor.items()}
-    print(f"{len(prompts)} prompts, at most {budget} tokens each, {cores} threads")
-    for name in ways:
-        print(f"{name:40} {1 / wall[name]:6.1f} examples/s {1000 * busy[name]:6.0f} ms of processor time each")
-    print(f"{'':40} {'time':>8} {'processor time':>16}")
+    medians = [{name: statistics.median(values) for name, values in all_.items()} for all_ in (seconds, processor)]
+    return medians[0], medians[1], texts
+
+
+def report(wall: dict[str, float], busy: dict[str, float], texts: dict[str, list[str]]) -> None:
+    """Print speeds, ratios and how many outputs are equal."""
+    for name in wall:
+        print(f"{name:45} {1 / wall[name]:6.2f} examples/s {1000 * busy[name]:6.0f} ms of processor time each")
+    print(f"{'':45} {'time':>8} {'processor time':>16}")
     for title, one, other in (
-        ("batched against transformers", "transformers, one at a time", "engine, batched, free"),
-        ("batched against engine by one", "engine, one at a time", "engine, batched, free"),
-        ("oneDNN against PyTorch's", "engine, batched, free, PyTorch's layers", "engine, batched, free"),
-        ("constrained / free", "engine, batched, constrained", "engine, batched, free"),
+        ("free, against transformers one at a time", LIBRARY, FREE),
+        ("free, against transformers batched", LIBRARY_BATCHED, FREE),
+        ("constrained, against transformers free by one", LIBRARY, HELD),
+        ("constrained, against transformers' by one", LIBRARY_HELD, HELD),
+        ("constrained, against transformers batched", LIBRARY_BATCHED, HELD),
+        ("batched against the engine by one", SINGLE, FREE),
+        ("fused layers against transformers'", LAYERS, FREE),
+        ("constrained / free", HELD, FREE),
     ):
-        print(f"{title:40} {wall[one] / wall[other]:8.2f} {busy[one] / busy[other]:16.2f}")
-    equal = texts["transformers, one at a time"] == texts["engine, one at a time"]
-    equal &= texts["engine, one at a time"] == texts["engine, batched, free"][::EVERY]
-    equal &= texts["engine, batched, free, PyTorch's layers"] == texts["engine, batched, free"]
-    print(f"outputs of free decoding equal {equal}")
+        print(f"{title:45} {wall[one] / wall[other]:8.2f} {busy[one] / busy[other]:16.2f}")
+    for one, other in (
+        (LIBRARY, FREE),
+        (LIBRARY_BATCHED, FREE),
+        (SINGLE, FREE),
+        (LAYERS, FREE),
+        (LIBRARY_HELD, HELD),
+    ):
+        step = len(texts[other]) // len(texts[one])
+        pairs = list(zip(texts[one], texts[other][::step], strict=True))
+        print(f"equal outputs: {sum(a == b for a, b in pairs)} of {len(pairs)}, {one} and {other}")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("prompts", nargs="?", type=int, default=128)
+    parser.add_argument("--model", default="data/06_models/odin-nano", help="folder of a base, or a Hub id")
+    parser.add_argument("--adapter", type=Path, help="folder of a LoRA adapter")
+    parser.add_argument("--corpora", type=Path, help="folder with ade/")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    base = resolve_base_model(options.model, root=ROOT)
+    rows = records(options.prompts // EVERY * EVERY, base, options.corpora)
+    prompts = [render_prompt(row["instruction"], row["input"]) for row in rows]
+    task = TaskParams().task()
+    grammars = [task.grammar(row["instruction"], row["input"]) for row in rows]
+    budget = output_budget(base, [row["output"] for row in rows])
+    model = load_model(base)
+    if options.adapter:
+        model = attach(model, base, options.adapter).merge_and_unload()
+    generator = Generator(base, options.adapter)
+    layers = copy.copy(generator)
+    layers._model, layers._instructions = model, {}
+    library = Library(model, generator, budget)
+
+    def engine(prompts: list[str], batch: int, held: list[Any] | None = None, by: Generator = generator) -> list[str]:
+        asked = {"batch_size": batch, "max_new_tokens": budget, "grammars": held}
+        return [output.text for output in generate(base, None, prompts, loaded=by, **asked)]
+
+    ways: dict[str, Callable[[], list[str]]] = {
+        LIBRARY: lambda: library.write(prompts[::EVERY], 1),
+        LIBRARY_HELD: lambda: library.write(prompts[::EVERY], 1, grammars[::EVERY]),
+        LIBRARY_BATCHED: lambda: library.write(prompts, BATCH),
+        SINGLE: lambda: [engine([prompt], 1)[0] for prompt in prompts[::EVERY]],
+        LAYERS: lambda: engine(prompts, BATCH, by=layers),
+        FREE: lambda: engine(prompts, BATCH),
+        HELD: lambda: engine(prompts, BATCH, grammars),
+    }
+    wall, busy, texts = measure(ways, options.rounds)
+    tokens = sum(map(len, generator.tokenizer(texts[HELD])["input_ids"])) / len(rows)
+    print(f"{base.name}: {len(prompts)} prompts, {tokens:.0f} tokens each, at most {budget}, {options.rounds} rounds")
+    print(f"{torch.get_num_threads()} threads")
+    report(wall, busy, texts)
 
 
 if __name__ == "__main__":

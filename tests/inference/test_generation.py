@@ -174,6 +174,77 @@ def test_a_batch_of_a_narrow_model_is_one_threads(
         torch.set_num_threads(before)
 
 
+def test_waiting_rows_take_the_places_of_those_that_end(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from odin_slm.inference import generation
+
+    original = generation._forward
+    steps: list[int] = []
+
+    def watched(model: Any, ids: torch.Tensor, *args: Any) -> torch.Tensor:
+        steps.extend([len(ids)] if ids.shape[1] == 1 else [])
+        return original(model, ids, *args)
+
+    monkeypatch.setattr(generation, "_forward", watched)
+    generator, before = Generator(base), torch.get_num_threads()
+
+    def asked(queue: int) -> tuple[list[tuple[str, int]], list[int]]:
+        monkeypatch.setattr(generation, "_QUEUE", queue)
+        steps.clear()
+        rows = generator.rows(PROMPTS * 7, max_new_tokens=60, grammars=GRAMMARS * 7)
+        for row in rows:
+            row.limit = 3 + 7 * row.index % 50  # random weights would all write to the end of one budget
+        outputs: list[Any] = []
+        generator.write_all(rows, outputs.append, 4)
+        assert max(steps) <= 4
+        outputs.sort(key=lambda output: output.index)
+        return [(output.text, output.tokens) for output in outputs], list(steps)
+
+    torch.set_num_threads(2)
+    try:
+        alone, filled = asked(1), asked(8)
+    finally:
+        torch.set_num_threads(before)
+    assert len(filled[0]) == 35
+    assert filled[0] == alone[0]
+    assert len(filled[1]) < len(alone[1]), "fewer steps, of more rows each"
+
+
+def test_queues_hold_every_batch_once_and_are_as_many_for_every_core() -> None:
+    from odin_slm.inference.generation import _queues
+
+    for count in range(1, 70):
+        batches: Any = [[number] for number in range(count)]
+        for cores in (1, 2, 3):
+            queues = _queues(batches, min(cores, count))
+            assert sorted(row for queue in queues for row in queue) == list(range(count))
+            assert all(queue == sorted(queue) and len(queue) <= 4 for queue in queues)
+            assert len(queues) % min(cores, count) == 0 or len(queues) == count
+        assert len(_queues(batches, 1)) >= min(count, 8), "whatever cores there are have work"
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["held", "mixed"])
+def test_few_logits_choose_as_all_do(base: BaseModel, monkeypatch: pytest.MonkeyPatch, mixed: bool) -> None:
+    grammars = [None, *GRAMMARS[1:]] if mixed else GRAMMARS
+    outputs = []
+    for share in (1, 10**6):  # nearly always, never
+        monkeypatch.setattr("odin_slm.inference.constraint._FEW", share)
+        outputs.append(generate(base, None, PROMPTS, batch_size=8, max_new_tokens=120, grammars=grammars))
+    for few, all_ in zip(*outputs, strict=True):
+        assert (few.text, few.tokens, few.finished) == (all_.text, all_.tokens, all_.finished)
+        assert few.lines == pytest.approx(all_.lines, abs=1e-4)
+
+
+def test_what_few_tokens_say_is_what_the_whole_vocabulary_says(vocabulary: Vocabulary) -> None:
+    constraints = [Constraint(vocabulary, held) for held in GRAMMARS[:3]]
+    constraints[1].consume(next(iter(numpy.flatnonzero(vocabulary.allowed([constraints[1]]).wide()[0]).tolist())))
+    allowed = vocabulary.allowed(constraints)
+    wide = allowed.wide()
+    assert allowed.tokens.tolist() == numpy.flatnonzero(wide.any(0)).tolist()
+    assert (allowed.narrow() == wide[:, allowed.tokens]).all()
+
+
 def test_prompts_of_several_instructions_share_a_batch(base: BaseModel) -> None:
     prompts = [render_prompt(instruction, text) for text in TEXTS[:3] for instruction in (ADE, SYNTHETIC)]
     prompts.append("No Alpaca prompt at all.")
@@ -247,7 +318,7 @@ def test_lines_carry_the_log_probability_of_their_tokens(
         expected = [0.0]
         for token, row in zip(said, logits, strict=True):
             if constraint:
-                row[~torch.from_numpy(vocabulary.allowed([constraint])[0])] = -torch.inf
+                row[~torch.from_numpy(vocabulary.allowed([constraint]).wide()[0])] = -torch.inf
             expected[-1] += float(row.log_softmax(-1)[token])
             if constraint and token != said[-1]:
                 constraint.consume(token)
@@ -482,7 +553,7 @@ def test_any_allowed_tokens_make_only_what_is_promised(vocabulary: Vocabulary, s
     end = vocabulary.tokens.eos_token
     finished = False
     for _ in range(rng.choice([20, 200, 600])):
-        [allowed] = vocabulary.allowed([constraint])
+        [allowed] = vocabulary.allowed([constraint]).wide()
         token = rng.choice(numpy.flatnonzero(allowed).tolist())
         if token == end:
             finished = True
@@ -506,17 +577,17 @@ GOLD = Extraction(
 def test_gold_passes_token_by_token(vocabulary: Vocabulary, base: BaseModel) -> None:
     constraint = Constraint(vocabulary, GRAMMARS[1])
     for token in completion_ids(load_tokenizer(base), render(GOLD))[:-1]:
-        [allowed] = vocabulary.allowed([constraint])
+        [allowed] = vocabulary.allowed([constraint]).wide()
         assert allowed[token]
         constraint.consume(token)
-    [allowed] = vocabulary.allowed([constraint])
+    [allowed] = vocabulary.allowed([constraint]).wide()
     assert allowed[vocabulary.tokens.eos_token]
     assert constraint.text == render(GOLD)
 
 
 def test_a_token_that_is_not_allowed_is_refused(vocabulary: Vocabulary) -> None:
     constraint = Constraint(vocabulary, GRAMMARS[0])
-    [allowed] = vocabulary.allowed([constraint])
+    [allowed] = vocabulary.allowed([constraint]).wide()
     with pytest.raises(GrammarError, match="decoding=free"):
         constraint.consume(int(numpy.flatnonzero(~allowed)[0]))
 

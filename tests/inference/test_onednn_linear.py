@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from odin_slm.inference.generation import Generator
 from odin_slm.inference.onednn_linear import OneDnnLinear, use_onednn
 from odin_slm.models.base_model import BaseModel, load_model
 
@@ -28,14 +27,14 @@ def test_a_layer_computes_what_it_computed(shape: tuple[int, int], bias: bool) -
 @needs_onednn
 def test_a_model_says_the_same_and_holds_its_weights_once(tiny_base: Path) -> None:
     base = BaseModel("tiny", tiny_base)
-    plain, generator = load_model(base), Generator(base)
+    plain, packed = load_model(base), use_onednn(load_model(base))
     ids = torch.randint(0, 512, (3, 40), generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
-        torch.testing.assert_close(generator._model(ids).logits, plain(ids).logits, rtol=1e-4, atol=1e-4)
-    layers = {name: m for name, m in generator._model.named_modules() if isinstance(m, OneDnnLinear)}
+        torch.testing.assert_close(packed(ids).logits, plain(ids).logits, rtol=1e-4, atol=1e-4)
+    layers = {name: m for name, m in packed.named_modules() if isinstance(m, OneDnnLinear)}
     assert set(layers) == {name for name, m in plain.named_modules() if isinstance(m, torch.nn.Linear)}
     head = layers.pop("lm_head")
-    assert head.weight is generator._model.get_input_embeddings().weight, "the table of embeddings is still needed"
+    assert head.weight is packed.get_input_embeddings().weight, "the table of embeddings is still needed"
     assert all(layer.weight is None for layer in layers.values())
 
 

@@ -18,7 +18,6 @@ from odin_slm.models import memory, preflight
 from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer
 from odin_slm.release.cards import read_front_matter
 from odin_slm.tasks import load
-from odin_slm.training.data_parallel_steps import data_parallel_of
 from odin_slm.training.lora import train_lora
 from training.test_training import Killed, records
 
@@ -58,6 +57,7 @@ def test_the_outcome_is_a_whole_model_that_learned(base: BaseModel, straight: tu
     assert losses[-1] < losses[0] - 0.2
     assert state["trainable_parameters"] == state["all_parameters"] > 0
     assert "lora" not in state["hyperparameters"]
+    assert not state["cpu_step"]  # which is of adapters alone
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {file.name for file in folder.iterdir()}
     assert not list(folder.glob("adapter_*"))
     for file in ("config.json", "tokenizer_config.json"):
@@ -89,27 +89,6 @@ def test_a_killed_run_ends_in_the_same_weights(
     assert state["resumed_from_step"] == (step - 1 or None)
     one, two = weights(folder), weights(straight[0])
     assert all((one[name] == two[name]).all() for name in two)
-
-
-def test_data_parallel_steps_train_all_weights_as_trl_does(
-    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-
-    from odin_slm.training import lora as training
-
-    params = PARAMS.model_copy(update={"max_steps": 4, "evaluations": 1, "gradient_accumulation_steps": 2})
-    used: list[Any] = []
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(training, "data_parallel_of", lambda *a: used.append(data_parallel_of(*a)) or used[-1])
-    shared, state = train(base, tmp_path / "shared", params)
-    assert len(used[0].replicas) == 2
-    monkeypatch.setattr(training, "data_parallel_of", lambda *_: None)
-    alone, expected = train(base, tmp_path / "alone", params)
-    for key in ("loss", "grad_norm"):
-        mine, theirs = ([e[key] for e in s["history"] if key in e] for s in (state, expected))
-        assert mine == pytest.approx(theirs, rel=1e-3)
-    torch.testing.assert_close(weights(shared), weights(alone), atol=2e-3, rtol=1e-2)
 
 
 def test_weight_decay_leaves_norms_alone(base: BaseModel, tmp_path: Path) -> None:

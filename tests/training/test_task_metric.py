@@ -12,10 +12,10 @@ from odin_slm.core.record import Record, full_text
 from odin_slm.inference.generation import Generator
 from odin_slm.inference.held_generate import held_generate
 from odin_slm.inference.reading import Question, ask
+from odin_slm.models import backends
 from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer
 from odin_slm.tasks import Task, load
 from odin_slm.training.collation import Collator, tokenise
-from odin_slm.training.data_parallel_steps import data_parallel_of
 from odin_slm.training.lora import train_lora
 from odin_slm.training.task_metric import TaskMetric, with_task_metric
 from training.test_training import Killed, records
@@ -74,15 +74,9 @@ def test_the_figure_is_that_of_the_evaluation(
     }
 
 
-def test_scoring_by_the_task_leaves_no_trace_in_the_weights(
-    base: BaseModel, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from odin_slm.training import lora as training
-
+def test_scoring_by_the_task_leaves_no_trace_in_the_weights(base: BaseModel, task: Task, tmp_path: Path) -> None:
     last = PARAMS.model_copy(update={"load_best_model_at_end": False})
     dropping = last.model_copy(update={"lora": LoraParams(r=4, dropout=0.3)})  # draws random numbers at every step
-    used: list[Any] = []
-    monkeypatch.setattr(training, "data_parallel_of", lambda *a: used.append(data_parallel_of(*a)) or used[-1])
     for params in (last, dropping):
         plain = params.model_copy(update={"metric_for_best_model": "eval_loss"})
         scored, state = train(base, tmp_path / "scored", params, task)
@@ -92,11 +86,7 @@ def test_scoring_by_the_task_leaves_no_trace_in_the_weights(
         assert losses[0] == losses[1]
         assert KEY in str(state["history"])
         assert "task_metric" not in other
-    import torch
-
-    if torch.get_num_threads() > 1:
-        assert used[0] is not None, "data-parallel steps"
-    assert used[-1] is None
+        assert state["cpu_step"] == other["cpu_step"] == (params is last and not backends.cuda())
 
 
 @pytest.mark.parametrize("step", [3, 7])

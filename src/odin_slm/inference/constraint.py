@@ -13,6 +13,9 @@ from odin_slm.tasks.lark import check_matcher, literal, make_matcher
 if TYPE_CHECKING:
     import numpy
 
+_FEW = 8
+"""The share of the vocabulary below which gathering the rows of the head is worth it, as one in so many."""
+
 
 class Vocabulary:
     """A model's tokens as llguidance reads them; one per model, as building it takes up to a second.
@@ -38,17 +41,56 @@ class Vocabulary:
         )
         self._executor = LLExecutor()
 
-    def allowed(self, constraints: Sequence[Constraint]) -> numpy.ndarray[Any, Any]:
-        """Return which tokens may come next: booleans of shape (constraints, model's logits)."""
-        import numpy
+    def allowed(self, constraints: Sequence[Constraint]) -> Allowed:
+        """Return which tokens may come next under every constraint.
+
+        Raises:
+            GrammarError: llguidance cannot tell.
+        """
         from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
 
-        mask = allocate_token_bitmask(len(constraints), self.tokens.vocab_size)
-        fill_next_token_bitmask_par(self._executor, [(c.matcher, row) for row, c in enumerate(constraints)], mask)
+        bits = allocate_token_bitmask(len(constraints), self.tokens.vocab_size)
+        fill_next_token_bitmask_par(self._executor, [(c.matcher, row) for row, c in enumerate(constraints)], bits)
         for constraint in constraints:
             constraint.check()
-        # llguidance.torch would compile a kernel for this; unpacking 32 x 128k bits takes numpy two milliseconds.
-        return numpy.unpackbits(mask.view(numpy.uint8), axis=1, bitorder="little", count=self.size).view(bool)
+        return Allowed(bits, self.size)
+
+
+class Allowed:
+    """Which tokens may come next, in each row of a batch.
+
+    Args:
+        bits: As llguidance writes them, 32 tokens a number, shape (rows, numbers).
+        size: Number of the model's logits.
+    """
+
+    def __init__(self, bits: numpy.ndarray[Any, Any], size: int) -> None:
+        import numpy
+
+        self._bits, self._size = bits, size
+        self.tokens: numpy.ndarray[Any, Any] = numpy.flatnonzero(_unpacked(numpy.bitwise_or.reduce(bits)[None], size))
+        """Tokens that some row may write, in their order."""
+
+    @property
+    def few(self) -> bool:
+        """Whether it is less work to compute the logits of :attr:`tokens` alone."""
+        return len(self.tokens) * _FEW < self._size
+
+    def narrow(self) -> numpy.ndarray[Any, Any]:
+        """Return booleans of shape (rows, tokens): who may write which of :attr:`tokens`."""
+        narrow: numpy.ndarray[Any, Any] = (self._bits[:, self.tokens >> 5] >> (self.tokens & 31)) & 1
+        return narrow.astype(bool)
+
+    def wide(self) -> numpy.ndarray[Any, Any]:
+        """Return booleans of shape (rows, model's logits)."""
+        return _unpacked(self._bits, self._size)
+
+
+def _unpacked(bits: numpy.ndarray[Any, Any], size: int) -> numpy.ndarray[Any, Any]:
+    import numpy
+
+    # llguidance.torch would compile a kernel for this; unpacking 32 x 128k bits takes numpy two milliseconds.
+    return numpy.unpackbits(bits.view(numpy.uint8), axis=1, bitorder="little", count=size).view(bool)
 
 
 class Constraint:

@@ -1,9 +1,10 @@
 """Batched greedy generation with the base model or with an adapter merged into it.
 
 Every prompt is read whole, token for token as in training; what all prompts of a batch begin with, the instruction, is
-read once and remembered. Rows are sorted by length and padded on the left; a row leaves its batch when it ends. The
-decoding loop is our own: it drops finished rows, holds every row to a grammar of its own, and needs no generation
-settings to be neutralised. There is no repetition penalty: an extraction must repeat the words of its input.
+read once and remembered. Rows are sorted by length and padded on the left; a row leaves its batch when it ends, and a
+waiting one takes its place. The decoding loop is our own: it drops finished rows, holds every row to a grammar of its
+own, and needs no generation settings to be neutralised. There is no repetition penalty: an extraction must repeat the
+words of its input.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ _log = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LOG_LINES = 15.0
 _WORTH_KEEPING = 8  # tokens of an instruction
 _KEPT_INSTRUCTIONS = 16
+_REFILL = 4
+"""A batch is filled up when one in so many of its places is free: reading a single prompt would not be worth it."""
+_QUEUE = 4
+"""Batches that one thread decodes as one that is filled up."""
 _NARROW = 512
 """Width of hidden states up to which threads that share a product of matrices cost more than they save."""
 
@@ -177,7 +182,7 @@ class Generator:
         import torch
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._take(_load(base, adapter, device), load_tokenizer(base))
+        self._adopt(_load(base, adapter, device), load_tokenizer(base))
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any) -> Generator:
@@ -188,10 +193,10 @@ class Generator:
             tokenizer: Its tokenizer.
         """
         generator = cls.__new__(cls)
-        generator._take(model, tokenizer)
+        generator._adopt(model, tokenizer)
         return generator
 
-    def _take(self, model: Any, tokenizer: Any) -> None:
+    def _adopt(self, model: Any, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self._model = model
         self.on_cpu = model.device.type == "cpu"
@@ -282,12 +287,15 @@ class Generator:
     ) -> None:
         """Decode any number of rows, the longest prompts first; on a CPU every core decodes batches of its own.
 
+        Rows of the next batch take the places of those that end, as a batch of few rows takes nearly as long as a
+        full one.
+
         Args:
             rows: What :meth:`rows` returned, or some of it.
             on_output: Called with every output as it ends, by one thread at a time.
             batch_size: Rows decoded together.
-            kept: Rows whose outputs are there already. A batch that was stopped is written again as a whole: in other
-                company the last digits of a row would be others.
+            kept: Rows whose outputs are there already. Batches that follow each other and were stopped are written
+                again as a whole: in other company the last digits of a row would be others.
             single_threaded: Whether a batch is one thread's on a CPU even where there is only one batch, so that its
                 last digits do not depend on the number of cores. Of a narrow model a batch always is: that is faster.
         """
@@ -303,13 +311,29 @@ class Generator:
         rows = sorted(rows, key=lambda row: (-len(row.prompt), row.prompt, row.index))
         batches = [rows[begin : begin + batch_size] for begin in range(0, len(rows), batch_size)]
         cores = min(len(batches), torch.get_num_threads() if self.on_cpu else 1)
-        batches = [batch for batch in batches if any(row.index not in kept for row in batch)]
+        queues = _queues(batches, 1 if single_threaded else cores)
+        queues = [queue for queue in queues if any(row.index not in kept for row in queue)]
         _write_batches(
-            batches,
-            lambda batch: self.write(batch, one_by_one),
+            queues,
+            lambda queue: self._write_queue(queue, one_by_one, batch_size),
             cores,
             in_pool=(single_threaded and self.on_cpu) or self._narrow,
         )
+
+    def _write_queue(self, rows: list[_Row], on_output: Callable[[Generation], None], batch_size: int) -> None:
+        """Decode rows as one batch that is filled up whenever a quarter of its places are free."""
+        waiting = rows[batch_size:]
+
+        def more(active: int) -> list[_Row]:
+            free = batch_size - active
+            if free * _REFILL < batch_size:
+                return []
+            fresh = waiting[:free]
+            del waiting[:free]
+            self.prepare(fresh)
+            return fresh
+
+        self.write(rows[:batch_size], on_output, more if waiting else None)
 
     def _read(self, rows: list[_Row]) -> tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Read the prompts of a batch; see :func:`_read`."""
@@ -332,6 +356,22 @@ class Generator:
             if self._vocabulary is None:
                 self._vocabulary = Vocabulary(self.tokenizer, _logits(self._model), sorted(self._end_tokens))
             return self._vocabulary
+
+
+def _queues(batches: list[list[_Row]], cores: int) -> list[list[_Row]]:
+    """Return the rows of batches in queues of at most some batches, equally many for every core, long prompts first.
+
+    A queue is also what a stopped job begins again with, so that none is long.
+
+    Args:
+        batches: Batches, from the longest prompts to the shortest.
+        cores: Threads that decode; 1 where the queues must not depend on them: few batches are then left alone, for
+            as many threads as there may be.
+    """
+    length = min(_QUEUE, len(batches) // (2 * _QUEUE)) if cores == 1 else _QUEUE
+    count = cores * -(-len(batches) // (cores * max(1, length)))
+    queues = (batches[first::count] for first in range(count))
+    return [[row for batch in queue for row in batch] for queue in queues if queue]
 
 
 def _write_batches(batches: list[list[_Row]], write: Callable[[list[_Row]], None], cores: int, in_pool: bool) -> None:
@@ -450,10 +490,10 @@ def _decode(
     """Decode one batch, with more rows whenever ``more`` has some; yield each row when it is done."""
     import torch
 
-    cache, logits, mask, positions = read(rows)
+    cache, states, mask, positions = read(rows)
     active = list(rows)
     while True:
-        tokens, chances = _choose(logits, active, vocabulary)
+        tokens, chances = _choose(model, states, active, vocabulary)
         gone = [
             place
             for place, (row, token, chance) in enumerate(zip(active, tokens, chances, strict=True))
@@ -465,7 +505,7 @@ def _decode(
         if not left:
             if not fresh:
                 return
-            cache, logits, mask, positions = read(fresh)
+            cache, states, mask, positions = read(fresh)
             active = fresh
             continue
         next_ids = torch.tensor(tokens, device=model.device)[:, None]
@@ -475,19 +515,19 @@ def _decode(
             mask, positions, next_ids = mask[order], positions[order], next_ids[order]
         mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
         positions = positions + 1
-        logits = _forward(model, next_ids, mask, positions, cache)
+        states = _forward(model, next_ids, mask, positions, cache)
         if fresh:
             active = active + fresh
             room = max(row.limit - len(row.written) for row in active)
             other, first, other_mask, other_positions = read(fresh)
             mask = cache.join(other, mask, other_mask, room)
-            logits, positions = torch.cat([logits, first]), torch.cat([positions, other_positions])
+            states, positions = torch.cat([states, first]), torch.cat([positions, other_positions])
 
 
 def _read(
     model: Any, rows: list[_Row], pad: int, begin: Any = None
 ) -> tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Read the prompts of a batch; return its cache, the logits after each prompt, the mask, the last positions.
+    """Read the prompts of a batch; return its cache, the states after each prompt, the mask, the last positions.
 
     ``begin`` holds the keys and values of the tokens that all prompts begin with, where they were read before.
     """
@@ -506,38 +546,55 @@ def _read(
     positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, known:]
     columns = known + width + max(row.limit for row in rows)
     cache = BatchCache(model.config.num_hidden_layers, continues, columns, padding, begin)
-    logits = _forward(model, ids, mask, positions, cache)[continues]
-    return cache, logits, mask[continues], positions[continues, -1:]
+    states = _forward(model, ids, mask, positions, cache)[continues]
+    return cache, states, mask[continues], positions[continues, -1:]
 
 
 def _forward(model: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
-    """Return the logits after the last position, shape (rows, vocabulary)."""
-    output = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    logits: torch.Tensor = output.logits[:, -1].float()
-    return logits
+    """Return what :func:`_choose` reads of every row: its last hidden state, or the logits of a model not fused."""
+    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
+    states: torch.Tensor
+    if _fused(model):
+        states = model.model(**inputs).last_hidden_state[:, -1]
+    else:
+        states = model(**inputs, use_cache=True, logits_to_keep=1).logits[:, -1].float()
+    return states
 
 
-def _choose(logits: torch.Tensor, rows: list[_Row], vocabulary: Vocabulary | None) -> tuple[list[int], list[float]]:
-    """Return the likeliest allowed token of every row, and its log-probability among the allowed ones."""
+def _choose(
+    model: Any, states: torch.Tensor, rows: list[_Row], vocabulary: Vocabulary | None
+) -> tuple[list[int], list[float]]:
+    """Return the likeliest allowed token of every row, and its log-probability among the allowed ones.
+
+    A grammar mostly leaves some dozen tokens; where it holds every row, only their logits are computed.
+    """
     import torch
 
     constrained = [(place, row.constraint) for place, row in enumerate(rows) if row.constraint is not None]
-    if constrained and vocabulary is not None:
-        allowed = torch.from_numpy(vocabulary.allowed([constraint for _, constraint in constrained])).to(logits.device)
+    allowed = vocabulary.allowed([constraint for _, constraint in constrained]) if vocabulary and constrained else None
+    head = model.lm_head if _fused(model) else None
+    if allowed and head is not None and head.weight is not None and len(constrained) == len(rows) and allowed.few:
+        some = torch.from_numpy(allowed.tokens)
+        logits = states @ head.weight[some].T
+        logits.masked_fill_(~torch.from_numpy(allowed.narrow()), -torch.inf)
+        highest, chosen = logits.max(-1)
+        return some[chosen].tolist(), (highest - logits.logsumexp(-1)).tolist()
+    logits = states if head is None else head(states)
+    if allowed:
+        mask = ~torch.from_numpy(allowed.wide()).to(logits.device)
         if len(constrained) == len(rows):
-            logits.masked_fill_(~allowed, -torch.inf)
+            logits.masked_fill_(mask, -torch.inf)
         else:
             places = [place for place, _ in constrained]
-            logits[places] = logits[places].masked_fill(~allowed, -torch.inf)
+            logits[places] = logits[places].masked_fill(mask, -torch.inf)
     highest, tokens = logits.max(-1)
     return tokens.tolist(), (highest - logits.logsumexp(-1)).tolist()
+
+
+def _fused(model: Any) -> bool:
+    from odin_slm.inference.fused_llama import FusedLlama
+
+    return isinstance(getattr(model, "model", None), FusedLlama)
 
 
 def _take(row: _Row, token: int, log_probability: float, end_tokens: frozenset[int]) -> bool:
@@ -589,6 +646,7 @@ def _load(base: BaseModel, adapter: Path | None, device: torch.device) -> Any:
     """Load the base, with the adapter merged into its weights; fp32 on a CPU, bf16 on a GPU."""
     import torch
 
+    from odin_slm.inference.fused_llama import fuse
     from odin_slm.inference.onednn_linear import use_onednn
 
     base, adapter = standing_alone(base, adapter)
@@ -596,7 +654,8 @@ def _load(base: BaseModel, adapter: Path | None, device: torch.device) -> Any:
     model = load_model(base, dtype=dtype)
     if adapter is not None:
         model = attach(model, base, adapter).merge_and_unload()
-    return use_onednn(model.to(device).eval())
+    model = model.to(device).eval()
+    return use_onednn(fuse(model)) if device.type == "cpu" else model
 
 
 def attach(model: Any, base: BaseModel, adapter: Path) -> Any:

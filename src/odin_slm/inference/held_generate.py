@@ -88,7 +88,7 @@ class _Holder(LogitsProcessor):
                 allowed = torch.zeros(scores.shape[1], dtype=torch.bool)
                 allowed[self._end] = True
             else:
-                allowed = torch.from_numpy(self._vocabulary.allowed([constraint])[0].copy())
+                allowed = torch.from_numpy(self._vocabulary.allowed([constraint]).wide()[0].copy())
             scores[place] = scores[place].masked_fill(~allowed.to(scores.device), -torch.inf)
         return scores
 

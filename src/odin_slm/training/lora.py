@@ -24,7 +24,7 @@ from odin_slm.tasks import Task
 from odin_slm.training import checkpoints
 from odin_slm.training.callbacks import Progress, callbacks
 from odin_slm.training.collation import Collator, check_mask, dataset_of, tokenise
-from odin_slm.training.data_parallel_steps import data_parallel_of, with_data_parallel
+from odin_slm.training.cpu_step import cpu_step_of, with_cpu_step
 from odin_slm.training.launcher import launch
 from odin_slm.training.packing import capacity_of, packs, with_packing
 from odin_slm.training.task_metric import TaskMetric, with_task_metric
@@ -131,6 +131,9 @@ def train_here(
 
     lm_head.install()
     set_seed(params.seed)
+    # Once a number is set, products are shared out otherwise, and generation sets one: a run that did not would end in
+    # other last digits than one that was resumed after it, or that writes outputs at its validations.
+    torch.set_num_threads(torch.get_num_threads())
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     tokenizer = load_tokenizer(base)
     chosen_by = params.metric_for_best_model
@@ -151,7 +154,7 @@ def train_here(
     begin = time.monotonic()
     reason: str | None = None
     try:
-        trainer, packing, before = _fit(
+        trainer, step, before = _fit(
             *(base, params, backend, processes, arguments, tokenizer, train_rows, validation_rows, watching),
             *(checkpoint, metric),
         )
@@ -175,7 +178,7 @@ def train_here(
         "base_model": base.source,
         "backend": backend,
         "processes": processes,
-        "packing": packing,
+        **step,
         "hyperparameters": params.model_dump(
             mode="json", exclude={"accelerate_config", "report_to", *(["lora"] if params.method == "full" else [])}
         ),
@@ -216,19 +219,18 @@ def _fit(
     watching: list[Any],
     checkpoint: Path | None,
     metric: TaskMetric | None,
-) -> tuple[Any, bool, Any]:
-    """Train to the end; return the trainer, whether examples were packed, and the base's states for the canary."""
+) -> tuple[Any, dict[str, bool], Any]:
+    """Train to the end; return the trainer, which step was used, and the base's states for the canary."""
     from transformers import PrinterCallback
     from trl import SFTTrainer
 
     model = backends.with_adapter(backend, base, params)
     before = _last_states(model, validation_rows[0])
-    parallel = data_parallel_of(model, params, processes)
+    step = cpu_step_of(model, params, processes) if backend == "transformers" else None
     try:
-        # Data parallelism leaves hardly any padding, so ``auto`` gains nothing from packing.
-        packing = (params.packing is True or not parallel) and packs(model, train_rows, params, backend)
-        trainer_class = with_data_parallel(SFTTrainer, parallel, packing)
-        if packing and not parallel:
+        trainer_class = with_cpu_step(SFTTrainer, step)
+        packing = step is None and packs(model, train_rows, params, backend)
+        if packing:
             trainer_class = with_packing(trainer_class, capacity_of(model, params, backend), backend)
         trainer = with_task_metric(trainer_class, metric)(
             model=model,
@@ -244,9 +246,9 @@ def _fit(
         if not any("eval_loss" in entry for entry in trainer.state.log_history):
             trainer.evaluate()
     finally:
-        if parallel:
-            parallel.close()
-    return trainer, packing, before
+        if step:
+            step.close()
+    return trainer, {"cpu_step": step is not None, "packing": packing}, before
 
 
 def _memory_error(reason: str, params: TrainingParams) -> DeviceMemoryError:

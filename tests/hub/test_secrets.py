@@ -85,9 +85,11 @@ def test_a_token_shows_itself_to_nobody() -> None:
 
 
 def test_texts_lose_their_secrets() -> None:
-    text = f"Bearer {TOKEN} at https://s3/x?X-Amz-Signature=abc&b=1&sig=99 mine: s3cretS"
+    text = f"Bearer {TOKEN} at https://s3/x?X-Amz-Signature=abc&b=1&sig=99 mine: s3cretS, git https://me:pw@host/x"
     clean = redact(text, Token("s3cretS", "a file"))
-    assert clean == "Bearer *** at https://s3/x?X-Amz-Signature=***&b=1&sig=*** mine: ***"
+    assert clean == "Bearer *** at https://s3/x?X-Amz-Signature=***&b=1&sig=*** mine: ***, git https://***@host/x"
+    key = "-----BEGIN PRIVATE KEY-----\nMIIabc\n-----END PRIVATE KEY-----"
+    assert redact(f"AKIA{'Q' * 16} ghp_{'x' * 36} {key} end") == "*** *** *** end"
 
 
 def test_a_token_is_not_sent_in_clear_text() -> None:
@@ -152,7 +154,7 @@ def test_a_token_that_any_test_shows_or_leaves_behind_fails_it(tmp_path: Path) -
 def test_a_token_among_the_parameters_stops_the_run_before_it_is_tracked(
     project: Path, run: Callable[..., dict[str, Any]]
 ) -> None:
-    with pytest.raises(UnknownParameterError, match=r"--params publishing\.message: .*a token") as refusal:
+    with pytest.raises(UnknownParameterError, match=r"--params publishing\.message: .*a Hugging Face token") as refusal:
         run("publishing", params={"publishing": {"message": f"by {TOKEN}"}})
     assert TOKEN not in str(refusal.value)
     assert files_with_token(project) == []

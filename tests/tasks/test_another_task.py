@@ -48,6 +48,8 @@ def test_it_goes_from_raw_corpora_to_a_registered_and_served_model(
     assert {record["instruction"] for record in train} == {"Write the first word."}
     assert all(record["output"] == record["input"].split()[0] for record in train)
     results = json.loads((project / "data/08_reporting/test/evaluation_results.json").read_text())
+    assert results["decoding"] == "free", "the task has no grammar, so nothing held the outputs"
+    assert "free" not in results
     low, high = results["intervals"]["accuracy"]
     assert low <= results["accuracy"] <= high
     (tracked,) = mlflow.search_runs(

@@ -228,7 +228,7 @@ def test_the_data_of_a_run_are_tagged_by_their_manifest(bare_project: Path, regi
 def test_records_from_elsewhere_are_not_tagged_as_the_manifests(
     bare_project: Path, register: Callable[..., None]
 ) -> None:
-    kind = "odin_slm.datasets.given_records.GivenRecordsDataset"
+    kind = "odin_slm.datasets.json_files.GivenRecordsDataset"
     given = f"type: {kind}, override: {{path: '${{runtime_params:test_data,null}}'}}"
     catalog = bare_project / "conf/base/catalog.yml"
     catalog.write_text(catalog.read_text() + f"given: {{{given}}}\n")

@@ -12,8 +12,8 @@ import yaml
 from kedro.config import OmegaConfigLoader
 
 from odin_slm.core.errors import UnknownEnvironmentError, UnknownParameterError
+from odin_slm.core.redaction import secrets_in
 
-_TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 _RUNTIME_PARAMETER = re.compile(r"\$\{runtime_params:\s*(\w+)")
 
 
@@ -68,7 +68,7 @@ def _check_environment(conf: Path, env: str) -> None:
 def _check_parameters(layers: list[Path], runtime_params: dict[str, Any]) -> None:
     if not runtime_params:
         return
-    _refuse_tokens(runtime_params)
+    _refuse_secrets(runtime_params)
     known: set[str] = set()
     for file in _files(layers):
         text = file.read_text(encoding="utf-8")
@@ -84,16 +84,17 @@ def _check_parameters(layers: list[Path], runtime_params: dict[str, Any]) -> Non
             )
 
 
-def _refuse_tokens(values: dict[str, Any], prefix: str = "") -> None:
+def _refuse_secrets(values: dict[str, Any], prefix: str = "") -> None:
     """Stop before parameters become tags of the tracking run."""
     for key, value in values.items():
         if isinstance(value, dict):
-            _refuse_tokens(value, f"{prefix}{key}.")
-        elif _TOKEN.search(f"{value}"):
+            _refuse_secrets(value, f"{prefix}{key}.")
+        elif secret := next(secrets_in(f"{value}"), ""):
             raise UnknownParameterError(
-                "it holds what looks like a token, and parameters are logged.",
+                f"it holds what looks like {secret}, and parameters are logged.",
                 where=f"--params {prefix}{key}",
-                fix="Give tokens by HF_TOKEN or `hf auth login`; make a new one, as this one may be in your history.",
+                fix="Make a new one, as this one may be in your history; the Hub's is given by HF_TOKEN or "
+                "`hf auth login`, and no other is read.",
             )
 
 

@@ -8,7 +8,23 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|API_?KEY|CREDENTIAL", re.IGNORECASE)
+_SECRETS = {
+    "a Hugging Face token": re.compile(r"hf_[A-Za-z0-9]{16,}"),
+    "a GitHub token": re.compile(r"gh[pousr]_[A-Za-z0-9]{36,}"),
+    "an AWS access key": re.compile(r"\bAKIA[0-9A-Z]{16}\b"),
+    "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?:[\s\S]*?-----END [A-Z ]*PRIVATE KEY-----)?"),
+}
+"""What it looks like -> how it is known."""
+_IN_ADDRESSES = re.compile(
+    r"(?<=://)[^\s/@]+(?=@)"  # user and password
+    r"|(?<=[?&])(?P<name>(?:x-amz-[\w-]+|signature|sig|token|policy|key-pair-id)=)[^&\s'\"]+",
+    re.IGNORECASE,
+)
+_HIDDEN = "***"
+_SECRET_VARIABLE = re.compile(r"TOKEN|SECRET|PASSWORD|API_?KEY|CREDENTIAL", re.IGNORECASE)
+_MARKS_OF_TEXT = "".join(f"(?<!{name}_)" for name in ("bos", "eos", "pad", "unk", "sep", "cls", "mask"))
+# narrower than that of variables: a configuration of ours counts tokens, and names those of a vocabulary
+_SECRET_KEY = re.compile(rf"{_MARKS_OF_TEXT}token$|secret|password|api[-_]?key", re.IGNORECASE)
 _SHORTEST_SECRET = 8
 """Shorter values would be found inside ordinary words."""
 
@@ -34,8 +50,8 @@ class Portable:
     ) -> None:
         self._root = root
         named = (os.environ if environment is None else environment).items()
-        secrets = {value for name, value in named if _SECRET_NAME.search(name)} | set(_texts(credentials or {}))
-        replaced = {secret: "***" for secret in secrets if len(secret) >= _SHORTEST_SECRET}
+        secrets = {value for name, value in named if _SECRET_VARIABLE.search(name)} | set(_texts(credentials or {}))
+        replaced = {secret: _HIDDEN for secret in secrets if len(secret) >= _SHORTEST_SECRET}
         paths = {value for value in _texts(values or {}) if Path(value).is_absolute() and len(Path(value).parts) > 1}
         replaced |= {path: self.path(path) for path in paths}
         replaced |= {f"{root}/": "", str(root): "."}
@@ -78,22 +94,39 @@ def _texts(value: Any) -> Iterator[str]:
         yield str(value)
 
 
+def secrets_in(text: str) -> Iterator[str]:
+    """Yield what a text seems to hold, such as "a GitHub token"; the secret itself is never repeated."""
+    return (title for title, pattern in _SECRETS.items() if pattern.search(text))
+
+
+def hide_secrets(text: str) -> str:
+    """Return a text without secrets, and without the signatures and passwords of addresses."""
+    for pattern in _SECRETS.values():
+        text = pattern.sub(_HIDDEN, text)
+    return _IN_ADDRESSES.sub(lambda match: f"{match['name'] or ''}{_HIDDEN}", text)
+
+
+def without_secret_keys(value: Any) -> Any:
+    """Return configuration without what stands under the keys of secrets, however deep."""
+    if isinstance(value, Mapping):
+        return {
+            key: _HIDDEN
+            if _SECRET_KEY.search(str(key)) and not isinstance(item, bool | None)
+            else without_secret_keys(item)
+            for key, item in value.items()
+        }
+    return [without_secret_keys(item) for item in value] if isinstance(value, list) else value
+
+
 VOCABULARY_FILES = frozenset({"tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json"})
 """Files whose strings are tokens: ``/home/`` is a token of many vocabularies and no path of anybody's."""
 
-_SECRETS = (
-    ("a Hugging Face token", re.compile(r"hf_[A-Za-z0-9]{20,}")),
-    ("a GitHub token", re.compile(r"gh[pousr]_[A-Za-z0-9]{36,}")),
-    ("an AWS access key", re.compile(r"\bAKIA[0-9A-Z]{16}\b")),
-    ("a private key", re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")),
-)
 _HOME_PATH = re.compile(r"(?:/home|/Users|/root)/[\w.-]+|[A-Za-z]:\\+Users\\")
 
 
 def text_problems(name: str, text: str) -> Iterator[str]:
     """Yield secrets and home directories in a text file; the secret itself is never repeated."""
-    for title, pattern in _SECRETS:
-        if pattern.search(text):
-            yield f"{name}: holds what looks like {title}"
+    for title in secrets_in(text):
+        yield f"{name}: holds what looks like {title}"
     if name.rpartition("/")[2] not in VOCABULARY_FILES and (match := _HOME_PATH.search(text)):
         yield f"{name}: holds a path of this machine ({match[0]})"

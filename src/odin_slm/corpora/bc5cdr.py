@@ -39,17 +39,9 @@ def parse(files: Mapping[str, str]) -> ParsedCorpus:
         CorpusFormatError: A line breaks the format, or one PMID has two texts; with ``file:line``.
     """
     require_files(files, tuple(FILES.values()), "bc5cdr")
-    found: dict[str, tuple[AnnotatedText, str]] = {}
+    found, duplicates = pubtator.later_splits(FILES, files, pubtator.read)
     dropped: Counter[str] = Counter()
-    duplicates: Counter[str] = Counter()
-    for split, name in FILES.items():
-        for item in pubtator.read(name, files[name]):
-            if item.pmid in found:
-                earlier, earlier_split = found.pop(item.pmid)
-                require_same_text(earlier, item)
-                duplicates[f"in {earlier_split} and {split}, kept in {split}"] += 1
-            found[item.pmid] = (item, split)
-    documents = [_document(item, split, dropped) for item, split in found.values()]
+    documents = [_document(item, split, dropped) for item, split in found]
     report = corpus_report(
         "bc5cdr",
         documents,
@@ -59,20 +51,6 @@ def parse(files: Mapping[str, str]) -> ParsedCorpus:
         schema=SCHEMAS["bc5cdr"],
     )
     return ParsedCorpus(documents, report)
-
-
-def require_same_text(earlier: AnnotatedText, later: AnnotatedText) -> None:
-    """Check that a PMID which occurs twice has one text.
-
-    Raises:
-        CorpusFormatError: The texts differ, so one of the two is mis-numbered.
-    """
-    if earlier.text != later.text:
-        raise CorpusFormatError(
-            f"found PMID {later.pmid} again with another text; expected the text at {earlier.where}.",
-            where=later.where,
-            fix=DOWNLOAD_AGAIN,
-        )
 
 
 def _document(item: AnnotatedText, split: str, dropped: Counter[str]) -> Document:

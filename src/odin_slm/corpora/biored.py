@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from odin_slm.core.document import Document, Mention, Relation
 from odin_slm.core.errors import CorpusFormatError
 from odin_slm.corpora import bioc, pubtator
-from odin_slm.corpora.bc5cdr import require_same_text
 from odin_slm.corpora.parsed import DOWNLOAD_AGAIN, Corpus, ParsedCorpus, concepts_of, corpus_report, require_files
 from odin_slm.corpora.pubtator import AnnotatedText, ConceptRelation
 from odin_slm.tasks.extraction.schema import SCHEMAS
@@ -64,17 +63,9 @@ def parse(files: Mapping[str, str]) -> ParsedCorpus:
     members = BIOC_MEMBERS if as_bioc else PUBTATOR_MEMBERS
     require_files(files, members, "biored")
     read = bioc.read if as_bioc else pubtator.read
-    found: dict[str, tuple[AnnotatedText, str]] = {}
+    found, duplicates = pubtator.later_splits(dict(zip(SPLIT_FILES, members, strict=True)), files, read)
     dropped: Counter[str] = Counter()
-    duplicates: Counter[str] = Counter()
-    for split, name in zip(SPLIT_FILES, members, strict=True):
-        for item in read(name, files[name]):
-            if item.pmid in found:
-                earlier, earlier_split = found.pop(item.pmid)
-                require_same_text(earlier, item)
-                duplicates[f"in {earlier_split} and {split}, kept in {split}"] += 1
-            found[item.pmid] = (item, split)
-    documents = [_document(item, split, dropped) for item, split in found.values()]
+    documents = [_document(item, split, dropped) for item, split in found]
     report = corpus_report(
         "biored",
         documents,

@@ -9,7 +9,8 @@ READMEs of both corpora.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from odin_slm.core.errors import CorpusFormatError
@@ -57,6 +58,39 @@ class AnnotatedText:
     where: str
     annotations: list[Annotation] = field(default_factory=list)
     relations: list[ConceptRelation] = field(default_factory=list)
+
+
+def later_splits(
+    names: Mapping[str, str], files: Mapping[str, str], read: Callable[[str, str], list[AnnotatedText]]
+) -> tuple[list[tuple[AnnotatedText, str]], Counter[str]]:
+    """Read the files of all splits, and keep an abstract that two of them share in the later one.
+
+    Args:
+        names: Split -> file name, in the order in which they win.
+        files: File name -> text.
+        read: Reads one file, from its name and text.
+
+    Returns:
+        Abstracts with their splits, and how many were found twice, by where.
+
+    Raises:
+        CorpusFormatError: A PMID occurs twice with different texts, so one of the two is mis-numbered.
+    """
+    found: dict[str, tuple[AnnotatedText, str]] = {}
+    duplicates: Counter[str] = Counter()
+    for split, name in names.items():
+        for item in read(name, files[name]):
+            if item.pmid in found:
+                earlier, earlier_split = found.pop(item.pmid)
+                if earlier.text != item.text:
+                    raise CorpusFormatError(
+                        f"found PMID {item.pmid} again with another text; expected the text at {earlier.where}.",
+                        where=item.where,
+                        fix=DOWNLOAD_AGAIN,
+                    )
+                duplicates[f"in {earlier_split} and {split}, kept in {split}"] += 1
+            found[item.pmid] = (item, split)
+    return list(found.values()), duplicates
 
 
 def read(name: str, text: str) -> list[AnnotatedText]:

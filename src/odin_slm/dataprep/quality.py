@@ -6,7 +6,7 @@ The decision is not the score: one failed critical check refuses the data howeve
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from odin_slm.core.record import Record
 from odin_slm.core.redaction import text_problems
+from odin_slm.tasks import Check as Rule
 from odin_slm.tasks import Task
 
 WEIGHTS = {"critical": 3.0, "high": 2.0, "medium": 1.0}
@@ -149,80 +150,77 @@ def _well_shaped(record: Record) -> bool:
     return True
 
 
+_RULES = (
+    Rule(
+        "fields are filled and hold text, ids are names",
+        "high",
+        _well_shaped,
+        "Fill the fields; control characters and U+FFFD come from a conversion: convert the corpus again.",
+    ),
+    Rule(
+        "no record holds a secret",
+        "critical",
+        lambda record: not any(text_problems("", record["input"] + record["output"])),
+        "Mask it in the corpus.",
+    ),
+)
+_LONG_ENOUGH = Rule(
+    "inputs have at least five words",
+    "medium",
+    lambda record: len(record["input"].split()) >= 5,
+    "Drop the shortest texts.",
+    limit="short",
+)
+
+
 def _checks(
     splits: Mapping[str, Sequence[Record]], leaks: Mapping[str, Sequence[Any]], task: Task, limits: Profile
 ) -> Iterator[Check]:
     records = [record for name in splits for record in splits[name]]
+    yield from _whole_splits(splits)
+    leaking = tuple("+".join(leak["documents"]) for kind in leaks.values() for leak in kind)
+    looked_at = max(len(records), len(leaking))
+    fix = "Lower combination.near_duplicate."
+    yield Check("no document lies in two splits", "critical", leaking, looked_at, 0.0, fix)
+    repeated = tuple(key for key, n in Counter(record["id"] for record in records).items() if n > 1)
+    yield Check("record ids are unique", "critical", repeated, len(records), 0.0, "Mend the parser that numbers them.")
+    yield from (_applied(rule, records, limits) for rule in (*task.checks(), *_RULES))
+    yield from (_repeats(name, splits[name], limits) for name in splits)
+    yield _labels(splits, task)
+    yield _applied(_LONG_ENOUGH, records, limits)
 
-    def broken(rule: Callable[[Record], bool]) -> tuple[str, ...]:
-        return tuple(record["id"] for record in records if not rule(record))
 
-    def rows(name: str, severity: str, rule: Callable[[Record], bool], fix: str, tolerated: float = 0.0) -> Check:
-        return Check(name, severity, broken(rule), len(records), tolerated, fix)
+def _applied(rule: Rule, records: Sequence[Record], limits: Profile) -> Check:
+    failures = tuple(record["id"] for record in records if not rule.holds(record))
+    tolerated = getattr(limits, rule.limit) if rule.limit else 0.0
+    return Check(rule.name, rule.severity, failures, len(records), tolerated, rule.fix)
 
-    empty = tuple(name for name in splits if not splits[name])
+
+def _whole_splits(splits: Mapping[str, Sequence[Record]]) -> Iterator[Check]:
+    empty = [name for name in splits if not splits[name]]
     untrained = tuple(name for name in empty if name == "train")
     yield Check("training is not empty", "critical", untrained, 1, 0.0, "Change the ratios or add documents.")
     # Without them nothing can be measured, and the data can still be published.
     unmeasured = tuple(name for name in empty if name != "train")
     yield Check("validation and test are not empty", "high", unmeasured, 2, 0.0, "Change the ratios or add documents.")
-    leaking = tuple("+".join(leak["documents"]) for kind in leaks.values() for leak in kind)
-    yield Check(
-        "no document lies in two splits",
-        "critical",
-        leaking,
-        max(len(records), len(leaking)),
-        0.0,
-        "Lower combination.near_duplicate.",
-    )
-    repeated = tuple(key for key, n in Counter(record["id"] for record in records).items() if n > 1)
-    yield Check("record ids are unique", "critical", repeated, len(records), 0.0, "Mend the parser that numbers them.")
-    for check in task.checks():
-        tolerated = getattr(limits, check.limit) if check.limit else 0.0
-        yield rows(check.name, check.severity, check.holds, check.fix, tolerated)
-    yield rows(
-        "fields are filled and hold text, ids are names",
-        "high",
-        _well_shaped,
-        "Fill the fields; control characters and U+FFFD come from a conversion: convert the corpus again.",
-    )
-    yield rows(
-        "no record holds a secret",
-        "critical",
-        lambda record: not any(text_problems("", record["input"] + record["output"])),
-        "Mask it in the corpus.",
-    )
-    for name, part in splits.items():
-        inputs = Counter(" ".join(record["input"].casefold().split()) for record in part)
-        copies = tuple(r["id"] for r in part if inputs[" ".join(r["input"].casefold().split())] > 1)
-        yield Check(
-            f"hardly any record of {name} repeats an input",
-            "high",
-            copies,
-            max(1, len(part)),
-            limits.repeated,
-            "Set combination.drop_duplicates=true.",
-        )
-    wanted = sorted({label for source in {r["source"] for r in records} for label in task.expected_labels(source)})
-    found = {
-        name: {label for r in part for labels in task.labels(r["output"]).values() for label in labels}
-        for name, part in splits.items()
-    }
-    lacking = tuple(
-        f"{name}: {label}" for name in splits if splits[name] for label in wanted if label not in found[name]
-    )
-    yield Check(
-        "every label occurs in every split",
-        "high",
-        lacking,
-        max(1, len(wanted) * len(splits)),
-        0.0,
-        "Add documents or move the ratios.",
-    )
-    yield rows(
-        "inputs have at least five words",
-        "medium",
-        lambda record: len(record["input"].split()) >= 5,
-        "Drop the shortest texts.",
-        tolerated=limits.short,
-    )
+
+
+def _repeats(name: str, records: Sequence[Record], limits: Profile) -> Check:
+    inputs = [" ".join(record["input"].casefold().split()) for record in records]
+    times = Counter(inputs)
+    copies = tuple(record["id"] for record, text in zip(records, inputs, strict=True) if times[text] > 1)
+    fix = "Set combination.drop_duplicates=true."
+    title = f"hardly any record of {name} repeats an input"
+    return Check(title, "high", copies, max(1, len(records)), limits.repeated, fix)
+
+
+def _labels(splits: Mapping[str, Sequence[Record]], task: Task) -> Check:
+    sources = {record["source"] for records in splits.values() for record in records}
+    wanted = sorted({label for source in sources for label in task.expected_labels(source)})
+    lacking = []
+    for name, records in splits.items():
+        found = {label for r in records for labels in task.labels(r["output"]).values() for label in labels}
+        lacking += [f"{name}: {label}" for label in wanted if records and label not in found]
+    total = max(1, len(wanted) * len(splits))
+    fix = "Add documents or move the ratios."
+    return Check("every label occurs in every split", "high", tuple(lacking), total, 0.0, fix)

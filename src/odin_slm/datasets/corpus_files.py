@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import io
 import lzma
-import os
-import shutil
 import struct
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +15,9 @@ from typing import Any, NoReturn
 from kedro.io import AbstractDataset, DatasetError
 
 from odin_slm.core.errors import CorpusFormatError, FetchError, MissingInputError
+from odin_slm.datasets.base import PathDataset
 from odin_slm.datasets.fetching import fetch, sources_of
+from odin_slm.datasets.files import new_folder
 
 MAX_MEMBER_BYTES = 512 * 1024 * 1024
 """A zip member may not unpack to more: the largest of the real corpora has 3 MB."""
@@ -181,20 +180,13 @@ class CorpusFilesDataset(AbstractDataset[None, RawCorpus]):
         return {"filepath": str(self._folder), "files": self._files, "members": self._members}
 
 
-class SampleDataset(AbstractDataset[dict[str, dict[str, str]], None]):
+class SampleDataset(PathDataset[dict[str, dict[str, str]], None]):
     """The synthetic sample as a corpora folder: folder -> file -> text; write-only.
 
     ``.`` stands for the sample's own folder, and the folder ``biored`` becomes the zip that NCBI publishes. The
-    folder appears whole or not at all, and equal values give equal bytes.
-
-    Args:
-        filepath: Folder to write; an earlier sample there is replaced.
-        metadata: For Kedro's users; unused.
+    folder appears whole or not at all, and equal values give equal bytes.; an
+    earlier sample there is replaced.
     """
-
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._folder = Path(filepath)
-        self.metadata = metadata
 
     def load(self) -> NoReturn:
         """Refuse: the sample is read as corpora, by :class:`CorpusFilesDataset`.
@@ -202,13 +194,11 @@ class SampleDataset(AbstractDataset[dict[str, dict[str, str]], None]):
         Raises:
             DatasetError: Always.
         """
-        raise DatasetError(f"{self._folder} is read as corpora: use CorpusFilesDataset for its folders.")
+        raise DatasetError(f"{self._filepath} is read as corpora: use CorpusFilesDataset for its folders.")
 
     def save(self, data: Mapping[str, Mapping[str, str]]) -> None:
         """Write the whole sample beside its place, then move it there."""
-        self._folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{self._folder.name}-", dir=self._folder.parent) as scratch:
-            fresh, old = Path(scratch, "new"), Path(scratch, "old")
+        with new_folder(self._filepath) as fresh:
             for folder, files in data.items():
                 target = fresh / folder
                 target.mkdir(parents=True, exist_ok=True)
@@ -217,21 +207,6 @@ class SampleDataset(AbstractDataset[dict[str, dict[str, str]], None]):
                 else:
                     for name, text in files.items():
                         (target / name).write_bytes(text.encode("utf-8"))
-            if self._folder.exists():
-                os.replace(self._folder, old)
-            try:
-                os.replace(fresh, self._folder)
-            except OSError:
-                if old.exists():
-                    os.replace(old, self._folder)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
-
-    def _exists(self) -> bool:
-        return self._folder.is_dir()
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._folder)}
 
 
 def _member_of(archive: bytes, member: str, where: str) -> bytes:

@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from kedro.io import AbstractDataset, DatasetError
-
 from odin_slm.core.document import GivenDocument
 from odin_slm.core.errors import MissingInputError
 from odin_slm.core.hashing import canonical_json, canonical_jsonl
+from odin_slm.datasets.base import PathDataset, ReadOnlyDataset
 from odin_slm.datasets.files import write_text
 
 Read = Callable[[str, str], Iterator[GivenDocument]]
@@ -24,7 +23,7 @@ _Record = tuple[str | None, str, str | None]  # id, text, error
 _CELL = 2**31 - 1
 
 
-class DocumentsDataset(AbstractDataset[None, Read]):
+class DocumentsDataset(ReadOnlyDataset[Read]):
     """A file of documents, or a folder of such files, read record by record.
 
     The form goes by the suffix: ``.jsonl``/``.ndjson`` (one object a line), ``.csv``/``.tsv`` (with a header),
@@ -36,6 +35,8 @@ class DocumentsDataset(AbstractDataset[None, Read]):
     Args:
         source: Holds ``path``: the file or folder, or None where the user names none.
     """
+
+    REFUSAL = "documents are read-only."
 
     def __init__(self, *, source: dict[str, str | None], metadata: dict[str, Any] | None = None) -> None:
         self._path = Path(source["path"]).absolute() if source["path"] else None  # workers of Ray start elsewhere
@@ -67,10 +68,6 @@ class DocumentsDataset(AbstractDataset[None, Read]):
 
         return read
 
-    def save(self, data: None) -> None:
-        """Refuse: documents are read-only."""
-        raise DatasetError("documents are read-only.")
-
     def _exists(self) -> bool:
         return self._path is not None and self._path.exists()
 
@@ -78,79 +75,63 @@ class DocumentsDataset(AbstractDataset[None, Read]):
         return {"path": str(self._path) if self._path else None}
 
 
-class ExtractionShardsDataset(AbstractDataset[dict[str, Any], list[Path]]):
+class ExtractionShardsDataset(PathDataset[dict[str, Any], list[Path]]):
     """A folder of Parquet shards, written one by one as they are made, and ``manifest.json``, written at the end.
 
     A shard's failed documents stand beside it in ``NAME.failed.jsonl``. The manifest says which shards are the job's;
     writing it removes those of other jobs.
     """
 
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._folder = Path(filepath)
-        self.metadata = metadata
-
     def load(self) -> list[Path]:
         """Return the shards' files, in order."""
-        return _shards(self._folder)
+        return _shards(self._filepath)
 
     def save(self, data: dict[str, Any]) -> None:
         """Write a shard, or the manifest; see :func:`odin_slm.pipelines.extraction.nodes.extract_documents`."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._filepath.mkdir(parents=True, exist_ok=True)
         if "manifest" in data:
             self._finish(data["manifest"])
             return
-        failed = self._folder / f"{data['name']}.failed.jsonl"
+        failed = self._filepath / f"{data['name']}.failed.jsonl"
         if data["failed"]:
             write_text(failed, canonical_jsonl(data["failed"]))
-        _write_parquet(self._folder / f"{data['name']}.parquet", data["rows"])  # last: it says that the shard is done
+        _write_parquet(self._filepath / f"{data['name']}.parquet", data["rows"])  # last: it says that the shard is done
 
     def _finish(self, manifest: dict[str, Any]) -> None:
         import pyarrow.parquet
 
         names = manifest["shards"]
-        for file in self._folder.glob("shard-*"):
+        for file in self._filepath.glob("shard-*"):
             if file.name.split(".")[0] not in set(names):
                 file.unlink()
         shards = []
         for name in names:
-            failed = self._folder / f"{name}.failed.jsonl"
+            failed = self._filepath / f"{name}.failed.jsonl"
             shards.append(
                 {
                     "name": name,
-                    "rows": pyarrow.parquet.read_metadata(self._folder / f"{name}.parquet").num_rows,
+                    "rows": pyarrow.parquet.read_metadata(self._filepath / f"{name}.parquet").num_rows,
                     "failed": failed.read_text(encoding="utf-8").count("\n") if failed.is_file() else 0,
                 }
             )
         totals = {key: sum(shard[key] for shard in shards) for key in ("rows", "failed")}
-        write_text(self._folder / "manifest.json", canonical_json({**manifest, **totals, "shards": shards}))
+        write_text(self._filepath / "manifest.json", canonical_json({**manifest, **totals, "shards": shards}))
 
     def _exists(self) -> bool:
-        return bool(_shards(self._folder))
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._folder)}
+        return bool(_shards(self._filepath))
 
 
-class FinishedShardsDataset(AbstractDataset[None, frozenset[str]]):
-    """The names of the shards that an earlier attempt has left in a folder."""
+class FinishedShardsDataset(PathDataset[None, frozenset[str]], ReadOnlyDataset[frozenset[str]]):
+    """The names of the shards of :class:`ExtractionShardsDataset` that an earlier attempt has left in a folder."""
 
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._folder = Path(filepath)
-        self.metadata = metadata
+    REFUSAL = "this dataset only looks at what is there."
 
     def load(self) -> frozenset[str]:
         """Return the names."""
-        return frozenset(file.stem for file in _shards(self._folder))
-
-    def save(self, data: None) -> None:
-        """Refuse: shards are written by :class:`ExtractionShardsDataset`."""
-        raise DatasetError("this dataset only looks at what is there.")
+        return frozenset(file.stem for file in _shards(self._filepath))
 
     def _exists(self) -> bool:
         return True
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._folder)}
 
 
 def _shards(folder: Path) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,10 +46,10 @@ def new_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def replace_folder(target: Path, source: Path, ignore: Callable[..., set[str]] | None = None) -> None:
+def replace_folder(target: Path, source: Path) -> None:
     """Put a copy of ``source`` in the place of ``target``."""
     with new_folder(target) as folder:
-        shutil.copytree(source, folder, dirs_exist_ok=True, ignore=ignore)
+        shutil.copytree(source, folder, dirs_exist_ok=True)
 
 
 def _temporary(path: Path) -> Path:

@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kedro.io import AbstractDataset
 from kedro_datasets._typing import JSONPreview
 
 from odin_slm.core.errors import HubError, OdinError
 from odin_slm.core.hashing import canonical_json
+from odin_slm.datasets.base import PathDataset
 from odin_slm.datasets.files import write_text
 from odin_slm.datasets.release import check_release, file_hashes
 from odin_slm.hub.client import Hub
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 _NOT_PUBLISHED: dict[str, Any] = {"published": False}
 
 
-class HubRepositoryDataset(AbstractDataset[Request, dict[str, Any]]):
+class HubRepositoryDataset(PathDataset[Request, dict[str, Any]]):
     """A repository that a staged release is published to; the record of the last publication lies in a file.
 
     Without a plan a save touches no network: the record stays where it is about the very files that are staged, and
@@ -44,10 +44,9 @@ class HubRepositoryDataset(AbstractDataset[Request, dict[str, Any]]):
     def __init__(
         self, *, filepath: str, credentials_file: str | None = None, metadata: dict[str, Any] | None = None
     ) -> None:
-        self._filepath = Path(filepath)
+        super().__init__(filepath=filepath, metadata=metadata)
         self._credentials = Path(credentials_file) if credentials_file else None
         self._undo: Callable[[], str] | None = None
-        self.metadata = metadata
 
     def load(self) -> dict[str, Any]:
         """Return the record: ``published``, and what :func:`odin_slm.hub.upload.publish` returns.
@@ -90,12 +89,6 @@ class HubRepositoryDataset(AbstractDataset[Request, dict[str, Any]]):
 
     def _write(self, record: Mapping[str, Any]) -> None:
         write_text(self._filepath, canonical_json(dict(record)))
-
-    def _exists(self) -> bool:
-        return self._filepath.is_file()
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
 
     def preview(self) -> JSONPreview:
         """Return the record."""

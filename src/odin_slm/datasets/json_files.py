@@ -6,26 +6,22 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kedro.io import AbstractDataset
 from kedro_datasets._typing import JSONPreview, TablePreview
 
 from odin_slm.core.errors import MissingInputError, PredictionsError
 from odin_slm.core.hashing import canonical_json, canonical_jsonl
+from odin_slm.datasets.base import PathDataset, ReadOnlyDataset
 from odin_slm.datasets.files import write_text
 
 _PREVIEW_CHARACTERS = 300
 _NAMED = 12
 
 
-class CanonicalJSONDataset(AbstractDataset[Any, Any]):
+class CanonicalJSONDataset(PathDataset[Any, Any]):
     """One JSON value in canonical form, written whole or not at all: equal values are equal bytes, and equal hashes.
 
-    Where no hash is taken, ``json.JSONDataset`` does.
+    Where no hash is taken, :class:`ReportDataset` does.
     """
-
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = Path(filepath)
-        self.metadata = metadata
 
     def load(self) -> Any:
         """Return the value.
@@ -44,15 +40,21 @@ class CanonicalJSONDataset(AbstractDataset[Any, Any]):
         """Write the value."""
         write_text(self._filepath, canonical_json(data))
 
-    def _exists(self) -> bool:
-        return self._filepath.is_file()
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
-
     def preview(self) -> JSONPreview:
         """Return the whole value; for small reports only."""
         return JSONPreview(canonical_json(self.load()))
+
+
+class ReportDataset(CanonicalJSONDataset):
+    """One JSON value for people to read, its keys in the order in which a node puts them."""
+
+    def save(self, data: Any) -> None:
+        """Write the value."""
+        write_text(self._filepath, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False))
+
+    def preview(self) -> JSONPreview:
+        """Return the whole value."""
+        return JSONPreview(json.dumps(self.load(), ensure_ascii=False))
 
 
 class RecordsDataset(CanonicalJSONDataset):
@@ -63,12 +65,46 @@ class RecordsDataset(CanonicalJSONDataset):
         return _table(self.load()[:nrows])
 
 
-class JSONLinesDataset(AbstractDataset[list[dict[str, Any]], list[dict[str, Any]]]):
-    """One JSON object a line."""
+class GivenRecordsDataset(ReadOnlyDataset[list[dict[str, Any]] | None]):
+    """Records from elsewhere (``--params test_data=FILE.json``), read only; None where the user names none.
 
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = Path(filepath)
+    Args:
+        override: Holds ``path``: a JSON file of records, or None.
+    """
+
+    REFUSAL = "records from elsewhere are read-only."
+
+    def __init__(self, *, override: dict[str, str | None], metadata: dict[str, Any] | None = None) -> None:
+        self._path = override["path"]
         self.metadata = metadata
+
+    def load(self) -> list[dict[str, Any]] | None:
+        """Return the records.
+
+        Raises:
+            MissingInputError: There is no such file.
+            PredictionsError: The file is not JSON.
+        """
+        if not self._path:
+            return None
+        if not Path(self._path).is_file():
+            found = "a folder" if Path(self._path).is_dir() else "no such file"
+            raise MissingInputError(
+                f"found {found}; expected a JSON file of records.",
+                where=self._path,
+                fix="Name another one with --params test_data=FILE.json.",
+            )
+        return CanonicalJSONDataset(filepath=self._path).load()
+
+    def _exists(self) -> bool:
+        return self._path is None or Path(self._path).is_file()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"path": self._path}
+
+
+class JSONLinesDataset(PathDataset[list[dict[str, Any]], list[dict[str, Any]]]):
+    """One JSON object a line."""
 
     def load(self) -> list[dict[str, Any]]:
         """Return the rows.
@@ -95,12 +131,6 @@ class JSONLinesDataset(AbstractDataset[list[dict[str, Any]], list[dict[str, Any]
     def save(self, data: list[dict[str, Any]]) -> None:
         """Write the rows."""
         write_text(self._filepath, canonical_jsonl(data))
-
-    def _exists(self) -> bool:
-        return self._filepath.is_file()
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
 
     def preview(self, nrows: int = 5) -> TablePreview:
         """Return the first rows, long values cut for the eye."""

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kedro.io import AbstractDataset, DatasetError
+from kedro.io import AbstractDataset
 from kedro_datasets._typing import JSONPreview
 
 from odin_slm.core.errors import BaseModelError, HubError, MissingInputError
+from odin_slm.datasets.base import PathDataset, ReadOnlyDataset
 from odin_slm.datasets.files import new_folder, replace_folder
 from odin_slm.inference.served_model import ServedModel, resolve_model
 from odin_slm.models.base_model import BaseModel, check_folder, is_whole, resolve_base_model
@@ -112,12 +113,8 @@ def check_hub_base(base: BaseModel) -> str | None:
     return None
 
 
-class BaseFolderDataset(AbstractDataset[Path, Path]):
+class BaseFolderDataset(PathDataset[Path, Path]):
     """A base model's folder by itself: what pretraining hands to its test and its card."""
-
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = Path(filepath)
-        self.metadata = metadata
 
     def load(self) -> Path:
         """Return the folder, after checking it."""
@@ -132,25 +129,16 @@ class BaseFolderDataset(AbstractDataset[Path, Path]):
     def _exists(self) -> bool:
         return (self._filepath / "config.json").is_file()
 
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
 
-
-class FolderDataset(AbstractDataset[None, Path]):
+class FolderDataset(PathDataset[None, Path], ReadOnlyDataset[Path]):
     """A working folder that a long job writes into while it runs; loading makes it."""
 
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = Path(filepath)
-        self.metadata = metadata
+    REFUSAL = "a working folder is not saved as a whole: jobs write into it themselves."
 
     def load(self) -> Path:
         """Return the folder, made if need be."""
         self._filepath.mkdir(parents=True, exist_ok=True)
         return self._filepath
-
-    def save(self, data: None) -> None:
-        """Refuse: jobs write into the folder themselves."""
-        raise DatasetError("a working folder is not saved as a whole.")
 
     def clear(self) -> None:
         """Remove the folder, whose work is done."""
@@ -158,9 +146,6 @@ class FolderDataset(AbstractDataset[None, Path]):
 
     def _exists(self) -> bool:
         return True
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
 
 
 class AdapterDataset(AbstractDataset[Path, Path]):
@@ -218,7 +203,7 @@ class AdapterDataset(AbstractDataset[Path, Path]):
         return JSONPreview(json.dumps(configuration, indent=1))
 
 
-class ServedModelDataset(AbstractDataset[None, ServedModel]):
+class ServedModelDataset(ReadOnlyDataset[ServedModel]):
     """A finished model by any name that the service takes: folder, Hub id, ``models:/…``, ``runs:/…``.
 
     Args:
@@ -226,6 +211,8 @@ class ServedModelDataset(AbstractDataset[None, ServedModel]):
         root: The project's folder.
         base_model: Base of the adapter where its configuration does not name one that can be found.
     """
+
+    REFUSAL = "a finished model is read-only."
 
     def __init__(
         self, *, source: str, root: str = ".", base_model: str | None = None, metadata: dict[str, Any] | None = None
@@ -237,10 +224,6 @@ class ServedModelDataset(AbstractDataset[None, ServedModel]):
         """Return the model, identified by its digest; a remote one is fetched."""
         return resolve_model(self._source, root=self._root, base_model=self._base_model)
 
-    def save(self, data: None) -> None:
-        """Refuse: finished models are read-only."""
-        raise DatasetError("a finished model is read-only.")
-
     def _exists(self) -> bool:
         return (self._root / self._source).is_dir() or ":" in self._source
 
@@ -248,12 +231,10 @@ class ServedModelDataset(AbstractDataset[None, ServedModel]):
         return {"source": self._source}
 
 
-class TextFolderDataset(AbstractDataset[None, dict[str, str]]):
+class TextFolderDataset(PathDataset[None, dict[str, str]], ReadOnlyDataset[dict[str, str]]):
     """Every ``*.txt`` and ``*.tsv`` file of a folder, by name."""
 
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = Path(filepath)
-        self.metadata = metadata
+    REFUSAL = "the texts for pretraining are read-only."
 
     def load(self) -> dict[str, str]:
         """Return file name -> text, in name order."""
@@ -265,13 +246,3 @@ class TextFolderDataset(AbstractDataset[None, dict[str, str]]):
                 fix="Name a folder of texts with --params text=DIR.",
             )
         return {file.name: file.read_text(encoding="utf-8") for file in files}
-
-    def save(self, data: None) -> None:
-        """Refuse: the texts are read-only."""
-        raise DatasetError("the texts for pretraining are read-only.")
-
-    def _exists(self) -> bool:
-        return self._filepath.is_dir()
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}

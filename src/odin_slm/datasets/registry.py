@@ -6,9 +6,10 @@ import logging
 from contextlib import nullcontext
 from typing import Any
 
-from kedro.io import AbstractDataset, DatasetError
+from kedro.io import AbstractDataset
 
 from odin_slm.core.errors import PredictionsError
+from odin_slm.datasets.base import ReadOnlyDataset
 from odin_slm.datasets.json_files import JSONLinesDataset
 from odin_slm.tracking.promotion import Champion
 from odin_slm.tracking.registry import Candidate, Promotion, Registry
@@ -94,13 +95,15 @@ class ChampionAliasDataset(AbstractDataset[Promotion, "str | None"]):
         return {"name": self._name}
 
 
-class ChampionDataset(AbstractDataset[None, Champion | None]):
+class ChampionDataset(ReadOnlyDataset[Champion | None]):
     """The model in use, with its predictions; None while there is none.
 
     Args:
         name: Name of the registered model.
         override: Holds ``path``: a predictions file that stands for the champion, or None.
     """
+
+    REFUSAL = "the champion changes by promotion only."
 
     def __init__(self, *, name: str, override: dict[str, str | None], metadata: dict[str, Any] | None = None) -> None:
         self._name = name
@@ -122,10 +125,6 @@ class ChampionDataset(AbstractDataset[None, Champion | None]):
                 )
             return Champion(rows)
         return Registry(self._name).as_champion()
-
-    def save(self, data: None) -> None:
-        """Refuse."""
-        raise DatasetError("the champion changes by promotion only.")
 
     def _exists(self) -> bool:
         return True

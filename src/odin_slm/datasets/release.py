@@ -15,6 +15,7 @@ from kedro_datasets._typing import JSONPreview, TablePreview
 from odin_slm.core.errors import MissingInputError, ReleaseError
 from odin_slm.core.hashing import canonical_json, sha256_of
 from odin_slm.core.redaction import text_problems
+from odin_slm.datasets.base import PathDataset
 from odin_slm.datasets.files import new_folder, write_text
 from odin_slm.release.cards import OVERRIDDEN, read_front_matter
 from odin_slm.release.checks import (
@@ -89,16 +90,12 @@ class ReleaseDataset(AbstractDataset[dict[str, bytes | Path], Path]):
         )
 
 
-class MergedModelDataset(AbstractDataset[MergeRequest, dict[str, Any]]):
+class MergedModelDataset(PathDataset[MergeRequest, dict[str, Any]]):
     """An adapter merged into its base's weights: a save merges, scores and checks the files, a load gives the report.
 
     Without a job a save writes nothing; what an earlier run exported stays, and ``merging.json`` in it says of which
     adapter it is.
     """
-
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = Path(filepath)
-        self.metadata = metadata
 
     def load(self) -> dict[str, Any]:
         """Return the report of :func:`odin_slm.release.merging.export`; empty where nothing was exported."""
@@ -119,9 +116,6 @@ class MergedModelDataset(AbstractDataset[MergeRequest, dict[str, Any]]):
 
     def _exists(self) -> bool:
         return True
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
 
     def preview(self) -> JSONPreview:
         """Return the report."""

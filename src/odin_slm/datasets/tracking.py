@@ -5,21 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kedro.io import AbstractDataset, DatasetError
+from kedro.io import AbstractDataset
 
 from odin_slm.core.errors import MissingInputError
 from odin_slm.core.hashing import sha256_of_files
+from odin_slm.datasets.base import ReadOnlyDataset
 from odin_slm.tasks import load
 from odin_slm.tracking.backfill import ExperimentFolder, PastRun
 from odin_slm.tracking.past_runs import past_runs, track_past_runs, tracked_runs
 
 
-class ExperimentFoldersDataset(AbstractDataset[None, list[ExperimentFolder]]):
+class ExperimentFoldersDataset(ReadOnlyDataset[list[ExperimentFolder]]):
     """The experiments in a folder, one folder each, read only.
 
     Args:
         override: Holds ``path``: the folder, or None where the user names none.
     """
+
+    REFUSAL = "experiments from before are read-only."
 
     def __init__(self, *, override: dict[str, str | None], metadata: dict[str, Any] | None = None) -> None:
         self._path = override["path"]
@@ -40,10 +43,6 @@ class ExperimentFoldersDataset(AbstractDataset[None, list[ExperimentFolder]]):
                 fix="Name the folder that holds them, one folder each: --params experiments=DIR.",
             )
         return [_read(experiment) for experiment in found]
-
-    def save(self, data: None) -> None:
-        """Refuse."""
-        raise DatasetError("experiments from before are read-only.")
 
     def _exists(self) -> bool:
         return bool(self._path) and Path(str(self._path)).is_dir()
@@ -77,12 +76,14 @@ class PastRunsDataset(AbstractDataset[list[PastRun], dict[str, dict[str, str]]])
         return {"experiment": self._experiment, "registered_model": self._registered_model}
 
 
-class TrackedRunsDataset(AbstractDataset[None, list[dict[str, Any]]]):
+class TrackedRunsDataset(ReadOnlyDataset[list[dict[str, Any]]]):
     """The runs of an MLflow experiment, read only.
 
     Args:
         experiment: Its name.
     """
+
+    REFUSAL = "runs are tracked by running."
 
     def __init__(self, *, experiment: str, metadata: dict[str, Any] | None = None) -> None:
         self._experiment = experiment
@@ -91,10 +92,6 @@ class TrackedRunsDataset(AbstractDataset[None, list[dict[str, Any]]]):
     def load(self) -> list[dict[str, Any]]:
         """Return the runs, the oldest first."""
         return tracked_runs(self._experiment)
-
-    def save(self, data: None) -> None:
-        """Refuse."""
-        raise DatasetError("runs are tracked by running.")
 
     def _describe(self) -> dict[str, Any]:
         return {"experiment": self._experiment}

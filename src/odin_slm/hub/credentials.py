@@ -10,14 +10,13 @@ from typing import NoReturn
 import yaml
 
 from odin_slm.core.errors import HubError
+from odin_slm.core.redaction import hide_secrets
 
 HUGGING_FACE = "https://huggingface.co"
 _WAYS_IN = (
     "Set HF_TOKEN, or run `hf auth login`, or let conf/local/credentials.yml name its source (hub: {token_env: NAME} "
     "or token_file)."
 )
-_SIGNED = re.compile(r"(?i)([?&](?:x-amz-[\w-]+|signature|sig|token|policy|key-pair-id)=)[^&\s'\"]+")
-_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
 
 
 class Token:
@@ -82,10 +81,10 @@ def require_token(credentials: Path | None = None) -> Token:
 
 
 def redact(text: str, token: Token | None = None) -> str:
-    """Return a text without tokens and without the signatures of addresses."""
+    """Return a text without this token and whatever else looks like a secret."""
     if token is not None:
         text = text.replace(token.reveal(), "***")
-    return _SIGNED.sub(r"\1***", _TOKEN.sub("***", text))
+    return hide_secrets(text)
 
 
 def _from_entry(entry: object, where: str) -> Token:

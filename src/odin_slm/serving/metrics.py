@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 
 from odin_slm.inference.generation import Generation
@@ -22,66 +24,46 @@ class Metrics:
 
     def __init__(self, model: ServedModel, queue_size: int) -> None:
         registry = self.registry = CollectorRegistry()
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        seconds = partial(Histogram, buckets=_SECONDS, registry=registry)
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
-        self.requests = Counter(
-            "odin_requests", "Requests by endpoint and status code.", ["endpoint", "status"], registry=registry
+        self.requests = counter("odin_requests", "Requests by endpoint and status code.", ["endpoint", "status"])
+        self.seconds = seconds(
+            "odin_request_seconds", "Time from the first byte of a request to the last of its answer.", ["endpoint"]
         )
-        self.seconds = Histogram(
-            "odin_request_seconds",
-            "Time from the first byte of a request to the last of its answer.",
-            ["endpoint"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.in_flight = Gauge("odin_requests_in_flight", "Requests that are being answered.", registry=registry)
-        self.queue = Gauge("odin_queue_length", "Prompts that wait for a batch.", registry=registry)
-        self.capacity = Gauge("odin_queue_capacity", "Prompts that may wait.", registry=registry)
+        self.in_flight = gauge("odin_requests_in_flight", "Requests that are being answered.")
+        self.queue = gauge("odin_queue_length", "Prompts that wait for a batch.")
+        self.capacity = gauge("odin_queue_capacity", "Prompts that may wait.")
         self.capacity.set(queue_size)
-        self.queue_seconds = Histogram(
-            "odin_queue_seconds", "Time that a prompt waited for its batch.", buckets=_SECONDS, registry=registry
-        )
+        self.queue_seconds = seconds("odin_queue_seconds", "Time that a prompt waited for its batch.")
         self.batch = Histogram("odin_batch_size", "Prompts decoded together.", buckets=_SIZES, registry=registry)
-        self.decoders = Gauge(
-            "odin_decoders",
-            "Threads or processes that decode; process_* metrics leave such processes out.",
-            registry=registry,
+        self.decoders = gauge(
+            "odin_decoders", "Threads or processes that decode; process_* metrics leave such processes out."
         )
-        self.tokens = Counter(
-            "odin_generated_tokens", "Tokens written; its rate is tokens per second.", registry=registry
-        )
-        self.outputs = Counter("odin_outputs", "Outputs, whether valid or not.", registry=registry)
-        self.invalid = Counter(
+        self.tokens = counter("odin_generated_tokens", "Tokens written; its rate is tokens per second.")
+        self.outputs = counter("odin_outputs", "Outputs, whether valid or not.")
+        self.invalid = counter(
             "odin_invalid_outputs",
             "Outputs that were cut by the token budget (unfinished), break the format (malformed), or name an entity "
             "that the text does not hold (ungrounded).",
             ["reason"],
-            registry=registry,
         )
         self.found = {
-            kind: Counter(
-                f"odin_{kind}", f"{kind.capitalize()} by type; a shift means drift.", ["type"], registry=registry
-            )
+            kind: counter(f"odin_{kind}", f"{kind.capitalize()} by type; a shift means drift.", ["type"])
             for kind in model.task.labels("")
         }
-        self.refused = Counter(
-            "odin_refused_requests",
-            "Requests refused with 429, by reason: queue_full or rate_limit.",
-            ["reason"],
-            registry=registry,
+        self.refused = counter(
+            "odin_refused_requests", "Requests refused with 429, by reason: queue_full or rate_limit.", ["reason"]
         )
-        self.cancelled = Counter("odin_cancelled_prompts", "Prompts whose client went or timed out.", registry=registry)
-        self.ready = Gauge("odin_ready", "Whether the last canary was answered.", registry=registry)
-        self.model = Gauge(
-            "odin_model_info", "The model that is served.", ["digest", "source", "base"], registry=registry
-        )
+        self.cancelled = counter("odin_cancelled_prompts", "Prompts whose client went or timed out.")
+        self.ready = gauge("odin_ready", "Whether the last canary was answered.")
+        self.model = gauge("odin_model_info", "The model that is served.", ["digest", "source", "base"])
         self.model.labels(model.digest, model.source, model.base.name).set(1)
-        self.created = Gauge(
-            "odin_model_created_timestamp_seconds", "When the model's weights were made.", registry=registry
-        )
+        self.created = gauge("odin_model_created_timestamp_seconds", "When the model's weights were made.")
         self.created.set(model.created)
         for kind, value in model.metrics.items():
-            Gauge(f"odin_model_{kind}", f"{kind} of the model on its test set.", registry=registry).set(value)
+            gauge(f"odin_model_{kind}", f"{kind} of the model on its test set.").set(value)
 
     def observe(self, reading: Reading, outputs: list[Generation]) -> None:
         """Count what was read from one text."""

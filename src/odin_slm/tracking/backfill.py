@@ -20,19 +20,13 @@ import yaml
 
 from odin_slm.core.errors import ExperimentFolderError
 from odin_slm.core.hashing import canonical_json, sha256_text
+from odin_slm.core.redaction import hide_secrets, without_secret_keys
 
 _DATE_KEYS = ("timestamp", "date", "created_at", "created", "evaluated_at", "start_time")
 _DATE_IN_NAME = re.compile(r"(20\d\d)-?([01]\d)-?([0-3]\d)(?:[-_T]?([0-2]\d)[-:]?([0-5]\d)(?:[-:]?([0-5]\d))?)?(?!\d)")
 _KINDS = ("entity", "relation")
 """Kinds of scores in the results files of these experiments."""
 _PATH = re.compile(r"(?<![\w.:/<…])/(?:[\w.@-]+/)+([\w.@-]+)")
-_SECRET = re.compile(
-    r"\bhf_[A-Za-z0-9]{16,}\b|\bgh[pousr]_[A-Za-z0-9]{36,}\b|\bAKIA[0-9A-Z]{16}\b"
-    r"|(?<=://)[^\s/@]+(?=@)"  # user and password of an address
-)
-_MARKS_OF_TEXT = "".join(f"(?<!{name}_)" for name in ("bos", "eos", "pad", "unk", "sep", "cls", "mask"))
-_SECRET_KEY = re.compile(rf"{_MARKS_OF_TEXT}token$|secret|password|api[-_]?key", re.IGNORECASE)
-_HIDDEN = "***"
 _EARLIEST = 1_000_000_000
 """Least number that is taken for seconds since 1970 (it is in 2001): 20240503 is a day that somebody wrote."""
 _CURVES = {"loss": "train_loss", "grad_norm": "gradient_norm"}
@@ -140,7 +134,7 @@ def _training(folder: ExperimentFolder, config: dict[str, Any], state: dict[str,
         sha256=sha256_text(canonical_json(["training", sorted(content.values()), folder.adapter_sha256])),
         started=started,
         ended=started + round(seconds * 1000) if stated else changed,
-        params={key: _public(str(value)) for key, value in _flat(_masked(config))},
+        params={key: _public(str(value)) for key, value in _flat(without_secret_keys(config))},
         metrics=curve,
         artifacts=dict(_training_file(folder, name, config, state) for name in files),
         source=files[0],
@@ -227,22 +221,12 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def _public(text: str) -> str:
     """Return a text without the absolute paths and tokens of the machine where it was written."""
-    return _SECRET.sub(_HIDDEN, _PATH.sub(r"…/\1", text))
-
-
-def _masked(value: Any) -> Any:
-    """Return configuration without what stands under the keys of secrets, however deep."""
-    if isinstance(value, Mapping):
-        return {
-            key: _HIDDEN if _SECRET_KEY.search(str(key)) and not isinstance(item, bool | None) else _masked(item)
-            for key, item in value.items()
-        }
-    return [_masked(item) for item in value] if isinstance(value, list) else value
+    return hide_secrets(_PATH.sub(r"…/\1", text))
 
 
 def _shown(text: str, value: Any, dump: Callable[[Any], str]) -> str:
     """Return a file as it may be tracked: as it is written, or anew from its values where it holds a secret."""
-    masked = _masked(value)
+    masked = without_secret_keys(value)
     return _public(text if masked == value else dump(masked))
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from odin_slm.tracking.promotion import Champion, obstacle
+
+if TYPE_CHECKING:
+    from odin_slm.inference.reading import Question
+    from odin_slm.inference.served_model import ServedModel
 
 _KEPT = ("id", "source", "document_id", "manifest_sha256", "surface_forms", "input", "gold", "decoding")
 
@@ -43,29 +47,18 @@ def rescore(
     if champion is None or champion.model is None or not obstacle(predictions, champion, manifest_sha256):
         return []
     from odin_slm.inference.generation import progress
-    from odin_slm.inference.reading import Question, ask, instruction_of
+    from odin_slm.inference.reading import ask
     from odin_slm.models.tokens import output_budget
 
     model = champion.model()
-    task = model.task
     budget = max_new_tokens
     if budget == "auto":
         budget = output_budget(model.base, [row["gold"] for row in predictions])
-    known = {*model.instructions, *task.sources}
-    sources = [row["source"] if row.get("source") in known else "" for row in predictions]
-    questions = [
-        Question(
-            row["input"],
-            instruction_of(task, model.instructions, source),
-            task if row.get("decoding") == "constrained" else None,
-        )
-        for row, source in zip(predictions, sources, strict=True)
-    ]
     with progress("Generating, champion", len(predictions)) as on_progress:
         outputs = ask(
             model.base,
             model.adapter,
-            questions,
+            [_question(model, row) for row in predictions],
             names=[row["id"] for row in predictions],
             batch_size=batch_size,
             max_new_tokens=budget,
@@ -81,3 +74,14 @@ def rescore(
         }
         for row, output in zip(predictions, outputs, strict=True)
     ]
+
+
+def _question(model: ServedModel, row: Mapping[str, Any]) -> Question:
+    """Return what a model is asked about a row: as it was trained to be, or by the instruction of a corpus it lacks."""
+    from odin_slm.inference.reading import Question, instruction_of
+
+    source = row.get("source")
+    if source not in {*model.instructions, *model.task.sources}:
+        source = ""
+    task = model.task if row.get("decoding") == "constrained" else None
+    return Question(row["input"], instruction_of(model.task, model.instructions, source), task)

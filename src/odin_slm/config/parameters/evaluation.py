@@ -15,7 +15,10 @@ class EvaluationParams(Parameters):
     experiment: str = Field(min_length=1)
     """Name of the experiment, as the results give it."""
     decoding: Literal["free", "constrained", "both"] = "both"
-    """Greedy decoding as the model likes, held to the input by a grammar, or both; the grammar's scores lead."""
+    """Greedy decoding as the model likes, held to the input by a grammar, or both; the grammar's scores lead.
+
+    A task without a grammar is decoded freely, whatever is asked for.
+    """
     batch_size: int = Field(default=32, ge=1)
     """Outputs decoded together."""
     max_new_tokens: int | Literal["auto"] = "auto"

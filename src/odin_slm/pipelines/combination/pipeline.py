@@ -22,6 +22,10 @@ from odin_slm.pipelines.ingestion.pipeline import sources
 
 def create_pipeline() -> Pipeline:
     """Return combination: documents and records of all corpora -> train, val, test and their reports."""
+    return Pipeline([_gathering(), _splits(), _reports(), _figures()], tags=["combination"])
+
+
+def _gathering() -> Pipeline:
     names = sources()
     return Pipeline(
         [
@@ -43,6 +47,13 @@ def create_pipeline() -> Pipeline:
                 outputs="data_sources",
                 name="gather_sources",
             ),
+        ]
+    )
+
+
+def _splits() -> Pipeline:
+    return Pipeline(
+        [
             Node(
                 func=place_documents,
                 inputs=["documents", "params:combination"],
@@ -73,6 +84,13 @@ def create_pipeline() -> Pipeline:
                 outputs="manifest",
                 name="write_manifest",
             ),
+        ]
+    )
+
+
+def _reports() -> Pipeline:
+    return Pipeline(
+        [
             Node(
                 func=describe_test_set,
                 inputs=["documents", "splits", "manifest", "params:combination"],
@@ -91,9 +109,7 @@ def create_pipeline() -> Pipeline:
                 outputs="data_statistics",
                 name="count_data",
             ),
-            *_figures().nodes,
-        ],
-        tags=["combination"],
+        ]
     )
 
 

@@ -406,6 +406,8 @@ def _predict(
         budget = output_budget(base_model, [record["output"] for record in test_data])
     records = _sample(test_data, params)
     decodings = ("constrained", "free") if params.decoding == "both" else (params.decoding,)
+    if not any(task.grammar(record["instruction"], record["input"]) for record in records):
+        decodings = ("free",)  # nothing holds the outputs of such a task, whatever is asked for
     questions = [
         Question(record["input"], record["instruction"], task if decoding == "constrained" else None)
         for decoding in decodings

@@ -47,7 +47,7 @@ def create_pipeline() -> Pipeline:
         outputs="report",
         name="write_report",
     )
-    stages = [_calibration(), _predictions(), PROMOTION, _figures(), Pipeline([report])]
+    stages = [_calibration(), _predictions(), _documents(), PROMOTION, _figures(), Pipeline([report])]
     return Pipeline(stages, tags=["evaluation"])
 
 
@@ -103,6 +103,31 @@ def _predictions() -> Pipeline:
                 name="generate_predictions",
             ),
             Node(
+                func=add_confidences,
+                inputs=["raw_predictions", "calibrator", "params:task"],
+                outputs="predictions",
+                name="add_confidences",
+            ),
+            Node(
+                func=generate_base_predictions,
+                inputs=["base_model", "test_data", "predictions_work", "params:task", "params:evaluation"],
+                outputs="base_predictions",
+                name="generate_base_predictions",
+            ),
+            Node(
+                func=score_predictions,
+                inputs=["predictions", "base_predictions", "train", "calibrator", "params:task", "params:evaluation"],
+                outputs="evaluation_results",
+                name="score_predictions",
+            ),
+        ]
+    )
+
+
+def _documents() -> Pipeline:
+    return Pipeline(
+        [
+            Node(
                 func=read_whole_documents,
                 inputs=[
                     "base_model",
@@ -120,24 +145,6 @@ def _predictions() -> Pipeline:
                 inputs=["document_predictions", "params:task", "params:evaluation"],
                 outputs="document_results",
                 name="score_documents",
-            ),
-            Node(
-                func=add_confidences,
-                inputs=["raw_predictions", "calibrator", "params:task"],
-                outputs="predictions",
-                name="add_confidences",
-            ),
-            Node(
-                func=generate_base_predictions,
-                inputs=["base_model", "test_data", "predictions_work", "params:task", "params:evaluation"],
-                outputs="base_predictions",
-                name="generate_base_predictions",
-            ),
-            Node(
-                func=score_predictions,
-                inputs=["predictions", "base_predictions", "train", "calibrator", "params:task", "params:evaluation"],
-                outputs="evaluation_results",
-                name="score_predictions",
             ),
         ]
     )

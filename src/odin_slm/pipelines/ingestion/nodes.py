@@ -1,6 +1,5 @@
 """Nodes of the ingestion pipeline."""
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -80,7 +79,8 @@ def write_records(
     if not documents:
         return [], {"records": 0}
     lengths_of = record_counter(base_model)
-    make = partial(_records, task.task(), params)
+    made_of = task.task()
+    make = partial(_records, made_of, params)
     whole = [make(Document.from_dict(values)) for values in documents]
     counted = iter(lengths_of([record for made in whole for record in made]))
     records: list[Record] = []
@@ -93,14 +93,7 @@ def write_records(
             lengths += long
             continue
         document = Document.from_dict(values)
-        try:
-            pieces = (
-                list(_windows(document, task.task(), params, lengths_of, max(long)))
-                if params.overflow == "window"
-                else []
-            )
-        except RecordTooLongError:  # one sentence alone is too long: there is nowhere to cut
-            pieces = []
+        pieces = _windows(document, made_of, params, lengths_of, max(long)) if params.overflow == "window" else []
         if not pieces:
             dropped.append(document.id)
             continue
@@ -109,16 +102,11 @@ def write_records(
         cut = [record for piece in pieces for record in make(piece)]
         records += cut
         lengths += lengths_of(cut)
-    lengths.sort()
     return records, {
         "documents": len(documents),
         "records": len(records),
         "max_tokens": params.max_tokens,
-        "tokens": {
-            "median": lengths[len(lengths) // 2] if lengths else 0,
-            "p99": lengths[int(len(lengths) * 0.99)] if lengths else 0,
-            "longest": lengths[-1] if lengths else 0,
-        },
+        "tokens": _distribution(lengths),
         "documents_windowed": len(windowed),
         "documents_dropped": len(dropped),
         "dropped": dropped,
@@ -131,10 +119,22 @@ def _records(task: Task, params: IngestionParams, document: Document) -> list[Re
     return task.records(document, asked, relation_mentions=params.relation_mentions)
 
 
+def _distribution(lengths: list[int]) -> dict[str, int]:
+    ordered = sorted(lengths) or [0]
+    return {
+        "median": ordered[len(ordered) // 2],
+        "p99": ordered[int(len(ordered) * 0.99)],
+        "longest": ordered[-1],
+    }
+
+
 def _windows(
     document: Document, task: Task, params: IngestionParams, lengths_of: RecordCounter, length: int
-) -> Iterator[Document]:
+) -> list[Document]:
     def fits(piece: Document) -> bool:
         return max(lengths_of(_records(task, params, piece)), default=0) <= params.max_tokens
 
-    return task.windows(document, fits, characters=len(document.text) * params.max_tokens // length)
+    try:
+        return list(task.windows(document, fits, characters=len(document.text) * params.max_tokens // length))
+    except RecordTooLongError:  # one sentence alone is too long: there is nowhere to cut
+        return []

@@ -7,6 +7,7 @@ Texts are numbered by their normalised form, so that equal numbers are equal tex
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -141,22 +142,13 @@ def read_examples(rows: Rows, types: Types = MEDICAL) -> Examples:
     Raises:
         PredictionsError: There is no row, a field is missing, or an id occurs twice.
     """
-    if not rows:
-        raise PredictionsError("there is no prediction to score.", fix="Run the evaluation pipeline on a test set.")
+    _require_readable(rows)
     texts, documents, source_numbers = Texts(), _Numbered(), _Numbered()
     gold, predicted = _SideWriter(texts, types), _SideWriter(texts, types)
     foreign, malformed, unfinished = bytearray(), bytearray(), bytearray()
     words, document_of, sources = array("q"), array("q"), array("q")
     aliases = tuple(array("q") for _ in range(3))
-    ids = []
     for number, row in enumerate(rows):
-        for name in _REQUIRED:
-            if not isinstance(row.get(name), str):
-                raise PredictionsError(
-                    f"expected a text {name!r}, found {row.get(name)!r}.",
-                    where=f"predictions, row {number + 1}",
-                    fix="Make the predictions again with the evaluation pipeline.",
-                )
         wanted, said = row["gold"], row["prediction"]
         read_gold = read(wanted, types)
         read_said = read_gold if said == wanted else read(said, types)
@@ -168,19 +160,14 @@ def read_examples(rows: Rows, types: Types = MEDICAL) -> Examples:
         malformed.append(bool(read_said[2]))
         unfinished.append(not row.get("finished", True))
         words.append(len(split))
-        ids.append(row["id"])
         sources.append(source_numbers[row.get("source") or "unknown"])
         document_of.append(documents[row.get("document_id") or row["id"]])
         for name, others in (row.get("surface_forms") or {}).items():
             for other in (*others, name):
                 for column, value in zip(aliases, (number, texts[other], texts[name]), strict=True):
                     column.append(value)
-    if len(set(ids)) < len(ids):
-        seen: set[str] = set()
-        repeated = next(name for name in ids if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise PredictionsError(f"the id {repeated} occurs more than once.", fix="Give every record its own id.")
     return Examples(
-        ids=ids,
+        ids=[row["id"] for row in rows],
         source_names=list(source_numbers),
         sources=_column(sources),
         documents=_column(document_of),
@@ -196,7 +183,20 @@ def read_examples(rows: Rows, types: Types = MEDICAL) -> Examples:
     )
 
 
-_REQUIRED = ("id", "input", "gold", "prediction")
+def _require_readable(rows: Rows) -> None:
+    if not rows:
+        raise PredictionsError("there is no prediction to score.", fix="Run the evaluation pipeline on a test set.")
+    for number, row in enumerate(rows, start=1):
+        for name in ("id", "input", "gold", "prediction"):
+            if not isinstance(row.get(name), str):
+                raise PredictionsError(
+                    f"expected a text {name!r}, found {row.get(name)!r}.",
+                    where=f"predictions, row {number}",
+                    fix="Make the predictions again with the evaluation pipeline.",
+                )
+    repeated, times = Counter(row["id"] for row in rows).most_common(1)[0]
+    if times > 1:
+        raise PredictionsError(f"the id {repeated} occurs more than once.", fix="Give every record its own id.")
 
 
 class _Numbered(dict[str, int]):

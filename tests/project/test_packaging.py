@@ -71,6 +71,14 @@ def test_whatever_an_extra_brings_is_pinned_to_one_version_of_any_index() -> Non
     assert not left_out, "the command at the top of the file names no extra that brings them"
 
 
+def test_unsloth_for_a_cpu_is_what_the_other_pins_say() -> None:
+    pins = (ROOT / "requirements/constraints.txt").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "requirements/unsloth-cpu.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if not line.startswith("#")] == [
+        line.partition(" ")[0] for line in pins if line.startswith("unsloth")
+    ]
+
+
 # Extras
 
 

@@ -27,6 +27,8 @@ def data_parallel_of(model: Any, params: TrainingParams, processes: int = 1) -> 
     cores = min(torch.get_num_threads(), int(params.batch_size))
     if cuda() or processes > 1 or cores < 2 or not may_run_data_parallel(model.config.model_type, params):
         return None
+    if getattr(model, "is_loaded_in_4bit", False):  # a base may be stored so, whatever the parameters say
+        return None
     twin = copy.deepcopy(model)
     for own, shared in zip(twin.parameters(), model.parameters(), strict=True):
         own.data = shared.data

@@ -360,6 +360,7 @@ def _arguments(params: TrainingParams, work: Path, steps: int) -> Any:
         seed=params.seed,
         data_seed=params.seed,
     )
+    backends.keep_settings(arguments, params)
     if arguments.device.type == "cpu":
         # With several processes it is cpu:0, to which torch.load cannot restore an optimizer.
         arguments.__dict__["_setup_devices"] = torch.device("cpu")

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from odin_slm.config.parameters import TrainingParams
 from odin_slm.core.errors import BackendError
-from odin_slm.models.base_model import BaseModel, load_model
+from odin_slm.models.base_model import BaseModel, keep_unpacked, load_model
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +120,17 @@ def keep_settings(arguments: Any, params: TrainingParams) -> None:
         arguments.mixed_precision = "bf16"
 
 
+def keep_adapter_precision(model: Any, params: TrainingParams) -> None:
+    """Put the adapter of a 4-bit base back into float32, which ``SFTTrainer`` has cast to bfloat16.
+
+    PEFT loads an adapter from a checkpoint in float32, so that a resumed run would go on otherwise than it began.
+    """
+    if getattr(model, "is_loaded_in_4bit", False) and not params.accelerate_config:
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+
+
 def optimizer(params: TrainingParams) -> str:
     """Return the name of the optimizer in transformers."""
     if params.optimizer != "auto":
@@ -162,7 +173,7 @@ def four_bit_error(inputs: int = 64, outputs: int = 64) -> BackendError | None:
 
         layer = Linear4bit(inputs, outputs, bias=False, compute_dtype=torch.float32, quant_type="nf4")
         layer = layer.to("cuda" if cuda() else "cpu")
-        keep_trainable(layer)
+        keep_unpacked(layer)
         given = torch.ones(1, inputs, device=layer.weight.device, requires_grad=True)
         layer(given).sum().backward()
     except (ImportError, OSError, RuntimeError, AssertionError, AttributeError, NotImplementedError) as error:
@@ -173,22 +184,12 @@ def four_bit_error(inputs: int = 64, outputs: int = 64) -> BackendError | None:
     return None
 
 
-def keep_trainable(model: Any, compute: Any = None) -> None:
-    """Keep the 4-bit layers of a model on a CPU in the layout that has a gradient, and set what they compute in.
-
-    On processors with AVX512-BF16, bitsandbytes (0.50, ``Linear4bit.forward``) reorders a layer's weights in place for
-    its inference kernel at the first forward pass in evaluation mode, never restores them for training, and takes
-    gradients through the reordered ones, which are wrong. The reordering also rounds the scales to bfloat16, and fails
-    for layers whose inputs are no multiple of 64, or whose outputs are none of 32.
-
-    Args:
-        model: The model, or one layer.
-        compute: Torch data type into which the weights are dequantised; None leaves it.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-            module.compute_dtype = compute or module.compute_dtype
+def _set_compute_dtype(model: Any, params: TrainingParams) -> None:
+    """Have 4-bit layers on a CPU compute as the parameters say; a base that is stored so names a type for GPUs."""
+    if not cuda():
+        for module in model.modules():
+            if hasattr(module, "compute_type_is_set"):
+                module.compute_dtype = _compute_dtype(params)
 
 
 def _unsloth_fix() -> str:
@@ -218,8 +219,7 @@ def _with_transformers(base: BaseModel, params: TrainingParams) -> Any:
             bnb_4bit_compute_dtype=_compute_dtype(params),
         )
     model = load_model(base, **options)
-    if not cuda():
-        keep_trainable(model, _compute_dtype(params))
+    _set_compute_dtype(model, params)
     check_target_modules([name for name, _ in model.named_modules()], params)
     if params.load_in_4bit and cuda():
         from peft import prepare_model_for_kbit_training
@@ -265,8 +265,7 @@ def _with_unsloth(base: BaseModel, params: TrainingParams) -> Any:
         use_exact_model_name=True,  # otherwise it may load a quantised copy from another repository
         **(on_gpu or {"attn_implementation": _attention(params)}),
     )
-    if not cuda():
-        keep_trainable(model, _compute_dtype(params))
+    _set_compute_dtype(model, params)
     check_target_modules([name for name, _ in model.named_modules()], params)
     targets = params.lora.target_modules
     return FastLanguageModel.get_peft_model(

@@ -219,6 +219,7 @@ def _fit(
             data_collator=Collator(tokenizer.pad_token_id),
             callbacks=watching,
         )
+        backends.keep_adapter_precision(model, params)
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if not any("eval_loss" in entry for entry in trainer.state.log_history):

@@ -98,7 +98,7 @@ def train(base: Any, params: Any, threads: bool, steps: int) -> None:
     from odin_slm.models.base_model import load_tokenizer
     from odin_slm.training import lm_head
     from odin_slm.training.collation import IGNORED, Collator, dataset_of
-    from odin_slm.training.data_parallel_steps import data_parallel_of, with_data_parallel
+    from odin_slm.training.cpu_step import cpu_step_of, with_cpu_step
     from odin_slm.training.packing import with_packing
 
     lm_head.install()
@@ -108,9 +108,9 @@ def train(base: Any, params: Any, threads: bool, steps: int) -> None:
     longest = {"input_ids": ids, "labels": [IGNORED] * unlabelled + ids[unlabelled:]}
     batch = [longest] + [{name: values[1:] for name, values in longest.items()}] * (int(params.batch_size) - 1)
     model = backends.with_adapter("transformers", base, params)
-    workers = data_parallel_of(model, params) if threads else None
+    workers = cpu_step_of(model, params) if threads else None
     with tempfile.TemporaryDirectory() as folder:
-        kind = with_data_parallel(SFTTrainer, workers)
+        kind = with_cpu_step(SFTTrainer, workers)
         if params.packing is True:
             kind = with_packing(kind, params.max_seq_length, "transformers")
         trainer = kind(

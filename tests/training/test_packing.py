@@ -114,8 +114,8 @@ def test_auto_packs_where_rows_would_be_padded(
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     short = PARAMS.model_copy(update={"max_steps": 2, "evaluations": 1})
-    shared = train_lora(base, varied(8), varied(2), tmp_path, short, lambda *_: None)[1]
-    assert shared["packing"] is False  # two threads compute groups of similar length
+    own = train_lora(base, varied(8), varied(2), tmp_path, short, lambda *_: None)[1]
+    assert (own["cpu_step"], own["packing"]) == (True, False)  # our CPU step pads nothing
     dropping = short.model_copy(update={"lora": LoraParams(r=4, dropout=0.1)})
     assert train_lora(base, varied(8), varied(2), tmp_path, dropping, lambda *_: None)[1]["packing"] is True
     noisy = short.model_copy(update={"neftune_noise_alpha": 5.0})

@@ -13,9 +13,9 @@ from odin_slm.core.record import Record
 from odin_slm.models.base_model import BaseModel
 
 CASES = {
-    "float32": ({}, 1e-5, 1e-5),
+    "float32": ({"precision": "fp32"}, 1e-5, 1e-5),
     "bfloat16": ({"dtype": "bfloat16", "precision": "bf16"}, 2e-3, 0.03),
-    "NF4 in float32": ({"load_in_4bit": True}, 1e-5, 0.005),
+    "NF4 in float32": ({"load_in_4bit": True, "precision": "fp32"}, 1e-5, 0.005),
     "NF4 in bfloat16": ({"load_in_4bit": True, "dtype": "bfloat16", "precision": "bf16"}, 2e-3, 0.03),
 }
 """What is set; how far the losses may be apart; how far the gradients, as a share of their norm."""

@@ -17,7 +17,7 @@ from odin_slm.training.lora import train_lora
 Make = Callable[[int, int], list[Record]]
 PARAMS = TrainingParams(
     **{"max_seq_length": 400, "max_steps": 4, "batch_size": 2, "logging_steps": 1, "evaluations": 2},
-    **{"learning_rate": 1e-3, "generation_samples": 0, "lora": LoraParams(r=4)},
+    **{"precision": "fp32", "learning_rate": 1e-3, "generation_samples": 0, "lora": LoraParams(r=4)},
 )
 QLORA = PARAMS.model_copy(update={"load_in_4bit": True, "backend": "unsloth"})
 

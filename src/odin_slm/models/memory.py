@@ -76,7 +76,7 @@ class Job:
         checkpointing: Whether activations are recomputed in the backward pass.
         optimizer: Name of the optimizer.
         device: ``cuda`` or ``cpu``.
-        workers: Threads of a data-parallel step; 0 if the model computes the batch as one padded tensor.
+        workers: Threads of our CPU step; 0 if TRL's step computes the batch as one padded tensor.
         labelled: Share of tokens that carry a loss.
         fused_attention: Whether the attention kernel never stores the attention matrix.
     """
@@ -140,10 +140,12 @@ def estimate(shape: Shape, job: Job) -> Estimate:
     inside = sum(layer.count * layer.inputs * layer.outputs for layer in shape.linear)
     quantised = inside if job.four_bit else 0
     kept = _kept_by_a_block(shape, job, adapted)
+    # Our CPU step lays the blocks' weights out anew, and a thread's buffers outlive its step.
+    copies = inside * job.compute_bytes if job.workers else 0
     # Gradients during the backward pass of one block: its widest features, and the residual stream.
     passing = job.compute_bytes * (3 * shape.feed_forward + 2 * shape.hidden)
     return Estimate(
-        weights=round((shape.parameters - quantised) * job.weight_bytes + quantised * _NF4_BYTES),
+        weights=round((shape.parameters - quantised) * job.weight_bytes + quantised * _NF4_BYTES) + copies,
         adapter=trained * 4,
         gradients=trained * 4 * (1 + job.workers),  # every thread accumulates its own
         optimizer=trained * next((n for name, n in _OPTIMIZER_BYTES.items() if job.optimizer.startswith(name)), 8),
@@ -156,6 +158,9 @@ def estimate(shape: Shape, job: Job) -> Estimate:
 
 def _kept_by_a_block(shape: Shape, job: Job, adapted: Sequence[Linear]) -> int:
     """Return the bytes per token that a block keeps for the backward pass."""
+    if job.workers:
+        inputs = 2 * shape.hidden + shape.query  # of three projections; the fourth one's is computed again
+        return job.compute_bytes * (inputs + 2 * (shape.query + shape.key) + 2 * shape.feed_forward)
     per_block = [layer for layer in adapted if layer.count >= shape.layers]
     sources = {_source(layer, shape) for layer in per_block}
     norms = 2 * shape.hidden * 4  # norms compute in float32
@@ -180,8 +185,9 @@ def _logits(shape: Shape, job: Job) -> int:
     if job.device == "cuda":  # TRL's kernel computes one tile at a time (trl/kernels/chunked_logprob.py)
         positions, columns = min(positions, 4096), min(columns, 32768)
     # Logits, log-probabilities and gradient; the replacement of TRL's kernel (training/lm_head.py) adds two gradients.
-    copies = 4 if job.device == "cpu" and not job.workers else 3
-    return copies * positions * columns * 4
+    if job.workers:
+        return job.workers * 3 * min(positions, 64) * columns * 4  # training/cpu_step.py computes 64 labels at a time
+    return (4 if job.device == "cpu" else 3) * positions * columns * 4
 
 
 def _runtime(shape: Shape, job: Job) -> int:

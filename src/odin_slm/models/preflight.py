@@ -235,7 +235,7 @@ def job_of(params: TrainingParams, config: Any, backend: str, machine: Machine) 
         device=machine.device,
         fused_attention=params.attention != "eager",
     )
-    if machine.device == "cpu" and not quantised and backends.may_run_data_parallel(config.model_type, params):
+    if machine.device == "cpu" and backends.has_cpu_step(config, params):
         return replace(job, workers=min(torch.get_num_threads(), batch))
     return job
 

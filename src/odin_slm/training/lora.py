@@ -23,7 +23,7 @@ from odin_slm.models.base_model import BaseModel, load_tokenizer
 from odin_slm.training import checkpoints
 from odin_slm.training.callbacks import Progress, callbacks
 from odin_slm.training.collation import Collator, check_mask, dataset_of, tokenise
-from odin_slm.training.data_parallel_steps import data_parallel_of, with_data_parallel
+from odin_slm.training.cpu_step import cpu_step_of, with_cpu_step
 from odin_slm.training.launcher import launch
 from odin_slm.training.packing import capacity_of, packs, with_packing
 
@@ -136,7 +136,7 @@ def train_here(
     begin = time.monotonic()
     reason: str | None = None
     try:
-        trainer, packing = _fit(
+        trainer, step = _fit(
             base, params, backend, processes, arguments, tokenizer, train_rows, validation_rows, watching, checkpoint
         )
     except torch.OutOfMemoryError as error:
@@ -159,7 +159,7 @@ def train_here(
         "base_model": base.source,
         "backend": backend,
         "processes": processes,
-        "packing": packing,
+        **step,
         "hyperparameters": params.model_dump(mode="json", exclude={"accelerate_config", "report_to"}),
     }
 
@@ -197,18 +197,17 @@ def _fit(
     validation_rows: list[dict[str, list[int]]],
     watching: list[Any],
     checkpoint: Path | None,
-) -> tuple[Any, bool]:
-    """Train to the end; return the trainer and whether examples were packed."""
+) -> tuple[Any, dict[str, bool]]:
+    """Train to the end; return the trainer, and whether our CPU step was used and whether TRL's step packed."""
     from transformers import PrinterCallback
     from trl import SFTTrainer
 
     model = backends.with_adapter(backend, base, params)
-    parallel = data_parallel_of(model, params, processes)
+    step = cpu_step_of(model, params, processes) if backend == "transformers" else None
     try:
-        # Data parallelism leaves hardly any padding, so ``auto`` gains nothing from packing.
-        packing = (params.packing is True or not parallel) and packs(model, train_rows, params, backend)
-        trainer_class = with_data_parallel(SFTTrainer, parallel, packing)
-        if packing and not parallel:
+        trainer_class = with_cpu_step(SFTTrainer, step)
+        packing = step is None and packs(model, train_rows, params, backend)
+        if packing:
             trainer_class = with_packing(trainer_class, capacity_of(model, params, backend), backend)
         trainer = trainer_class(
             model=model,
@@ -225,9 +224,9 @@ def _fit(
         if not any("eval_loss" in entry for entry in trainer.state.log_history):
             trainer.evaluate()
     finally:
-        if parallel:
-            parallel.close()
-    return trainer, packing
+        if step:
+            step.close()
+    return trainer, {"cpu_step": step is not None, "packing": packing}
 
 
 def _memory_error(reason: str, params: TrainingParams) -> DeviceMemoryError:

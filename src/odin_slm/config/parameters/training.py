@@ -56,7 +56,7 @@ class TrainingParams(Parameters):
     gradient_accumulation_steps: int = Field(default=1, ge=1)
     """Forward passes of one optimizer step."""
     packing: Literal["auto"] | bool = "auto"
-    """Whether examples of a batch share rows, kept apart by attention; auto: where rows would be padded else."""
+    """Whether examples share rows in TRL's step, kept apart by attention; auto: our own step on a CPU, else shared."""
     learning_rate: float = Field(default=3e-3, gt=0.0)
     """Peak learning rate."""
     scheduler: Literal["linear", "cosine", "constant"] = "cosine"
@@ -72,7 +72,7 @@ class TrainingParams(Parameters):
     optimizer: str = "auto"
     """Name as transformers knows it; auto is adamw_8bit for a 4-bit base, else AdamW, fused on CUDA."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Arithmetic; auto takes bf16 where the hardware has it."""
+    """Arithmetic; auto takes bf16 where CUDA has it, or where this CPU is faster in it, which is timed."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     logging_strategy: Literal["steps", "epoch"] = "steps"

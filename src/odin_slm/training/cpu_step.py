@@ -1,0 +1,599 @@
+"""A LoRA step of a Llama-like model on a CPU, with the forward and backward pass written out.
+
+On a CPU, autograd over PEFT's modules spends half of its time outside the matrix products of the base: on two more
+products for every adapter, on passes over memory between them, and on fresh memory. This step computes the same loss
+and gradients, and
+
+- adds the adapters to the weights once per step (in float32; a 16-bit weight would lose small updates), so that only
+  the backward pass has products for them;
+- multiplies queries, keys and values by one matrix, gate and up by another, with the scale of the norm before them
+  inside the matrix;
+- computes the tokens that all examples of a group begin with, such as the instruction, once: their keys and values
+  serve all examples, and collect the gradients from all;
+- pads nothing but the attention;
+- reuses its memory from step to step.
+
+Every core computes its own groups, and the gradients are added in a fixed order, so a repeated run yields the same
+weights. ``tests/training/test_cpu_step.py`` compares loss and gradients with PEFT's; ``benchmarks/training.py``
+measures the speed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from odin_slm.config.parameters import TrainingParams
+from odin_slm.models import backends
+from odin_slm.training.collation import IGNORED
+
+if TYPE_CHECKING:
+    import torch
+
+Example = tuple[Sequence[int], Sequence[int]]
+"""Token ids and labels of an example, equally long."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Examples that are computed together: their tokens in one row, the shared prefix once.
+
+    Attributes:
+        ids: Token ids, (tokens,).
+        positions: Place of each token in its example, (tokens,).
+        padded: For each place of the padded examples the token there, (examples x longest,); padding repeats token 0.
+        taken: For each token its place in the padded examples, (tokens,).
+        shape: Number of examples, and tokens of the longest.
+        prefix: Tokens that all examples begin with; they come first.
+        scored: Tokens that predict a label, (labels,).
+        targets: The labels, (labels,).
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    padded: torch.Tensor
+    taken: torch.Tensor
+    shape: tuple[int, int]
+    prefix: int
+    scored: torch.Tensor
+    targets: torch.Tensor
+
+
+def group_of(examples: Sequence[Example]) -> Group:
+    """Lay out examples; the prefix ends before the first token that predicts a label."""
+    import torch
+
+    prefix = shared_prefix(examples)
+    longest = max(len(ids) for ids, _ in examples)
+    padded = torch.zeros(len(examples), longest, dtype=torch.long)
+    tokens: list[int] = []
+    positions: list[int] = []
+    taken: list[int] = []
+    scored: list[int] = []
+    targets: list[int] = []
+    for number, (ids, labels) in enumerate(examples):
+        begin = prefix if number else 0
+        offset = len(tokens) - begin
+        tokens += ids[begin:]
+        positions += range(begin, len(ids))
+        taken += range(number * longest + begin, number * longest + len(ids))
+        padded[number, :prefix] = torch.arange(prefix)
+        padded[number, begin : len(ids)] = torch.arange(offset + begin, offset + len(ids))
+        for place in range(1, len(ids)):
+            if labels[place] != IGNORED:
+                scored.append(offset + place - 1)
+                targets.append(labels[place])
+    lists = (torch.tensor(values) for values in (tokens, positions, taken, scored, targets))
+    ids_, positions_, taken_, scored_, targets_ = lists
+    shape = (len(examples), longest)
+    return Group(ids_, positions_, padded.view(-1), taken_, shape, prefix, scored_, targets_)
+
+
+def shared_prefix(examples: Sequence[Example]) -> int:
+    """Return the number of tokens that can be computed once for all examples; 0 for a single one."""
+    if len(examples) == 1:
+        return 0
+    (first, _), *others = examples
+    most = min(next((n for n, label in enumerate(each[1]) if label != IGNORED), 1) for each in examples) - 1
+    while most > 0 and any(list(ids[:most]) != list(first[:most]) for ids, _ in others):
+        most -= 1
+    return max(0, most)
+
+
+class Memory:
+    """Named buffers of one thread, kept for the next step: fresh memory costs more than the work between products."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, torch.Tensor] = {}
+
+    def __call__(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Return an uninitialised tensor that is valid until the name is asked for again."""
+        import torch
+
+        size = math.prod(shape)
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.numel() < size:
+            buffer = self._buffers[name] = torch.empty(size + size // 8, dtype=dtype or torch.float32)
+        return buffer[:size].view(shape)
+
+
+class Projection:
+    """Linear layers that read the same input, as one matrix.
+
+    Args:
+        modules: The layers, each with a LoRA adapter or without.
+        scale: Weight of the norm before them, (inputs,), or None.
+        dtype: Data type of the products.
+
+    Attributes:
+        weight: The matrix, (outputs, inputs), with the scale and, in float32, the adapters inside.
+        adapters: For each adapter its matrices A and B, its factor, and its place among the outputs and the ranks.
+    """
+
+    def __init__(self, modules: Sequence[Any], scale: torch.Tensor | None, dtype: torch.dtype) -> None:
+        import torch
+
+        self._scale = scale
+        self._merges = dtype == torch.float32
+        self._layers = [getattr(module, "base_layer", module) for module in modules]
+        self.adapters: list[tuple[Any, Any, float, slice, slice]] = []
+        outputs = ranks = 0
+        for module, layer in zip(modules, self._layers, strict=True):
+            if layer is not module:
+                (name,) = module.active_adapters
+                down, up = module.lora_A[name].weight, module.lora_B[name].weight
+                places = slice(outputs, outputs + len(up)), slice(ranks, ranks + len(down))
+                self.adapters.append((down, up, module.scaling[name], *places))
+                ranks += len(down)
+            outputs += len(layer.weight)
+        self.weight = torch.empty(outputs, self._layers[0].weight.shape[1], dtype=dtype)
+        biases = [layer.bias if layer.bias is not None else torch.zeros(len(layer.weight)) for layer in self._layers]
+        self._bias = None if all(layer.bias is None for layer in self._layers) else torch.cat(biases).to(dtype)
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+
+        begin = 0
+        for layer in self._layers:
+            own = self.weight[begin : (begin := begin + len(layer.weight))]
+            own.copy_(layer.weight if self._scale is None else layer.weight * self._scale)
+
+    def refresh(self) -> None:
+        """Take over the present weights of the adapters."""
+        import torch
+
+        if not self.adapters:
+            return
+        downs = torch.cat([down for down, *_ in self.adapters])
+        self._downs = (downs if self._scale is None else downs * self._scale).to(self.weight.dtype)
+        self._ups = [up.to(self.weight.dtype) for _, up, *_ in self.adapters]
+        if self._merges:
+            self._lay_out()
+            for up, (_, _, factor, rows, ranks) in zip(self._ups, self.adapters, strict=True):
+                self.weight[rows].addmm_(up, self._downs[ranks], alpha=factor)
+
+    def __call__(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """Write the layers' outputs for ``x``, (tokens, inputs), to ``out``, (tokens, outputs)."""
+        import torch
+
+        torch.mm(x, self.weight.t(), out=out)
+        if self._bias is not None:
+            out.add_(self._bias)
+        if self.adapters and not self._merges:
+            inner = x @ self._downs.t()
+            for up, (_, _, factor, rows, ranks) in zip(self._ups, self.adapters, strict=True):
+                out[:, rows].add_(inner[:, ranks] @ up.t(), alpha=factor)
+        return out
+
+    def add_to(self, stream: torch.Tensor, x: torch.Tensor, memory: Memory) -> None:
+        """Add the layers' outputs to the residual stream."""
+        if self._merges and self._bias is None:
+            stream.addmm_(x, self.weight.t())
+        else:
+            stream.add_(self(x, memory("added", len(x), len(self.weight), dtype=x.dtype)))
+
+    def backward(
+        self, x: torch.Tensor, dy: torch.Tensor, gradients: Gradients, out: torch.Tensor, memory: Memory
+    ) -> torch.Tensor:
+        """Write the gradient of ``x`` to ``out``, given that of the outputs, and add those of the adapters."""
+        import torch
+
+        torch.mm(dy, self.weight, out=out)
+        if not self.adapters:
+            return out
+        ranks = len(self._downs)
+        inner = torch.mm(x, self._downs.t(), out=memory("inner", len(x), ranks, dtype=x.dtype))
+        back = memory("back", len(x), ranks, dtype=x.dtype)
+        for up, (_, parameter, factor, rows, places) in zip(self._ups, self.adapters, strict=True):
+            torch.mul(dy[:, rows] @ up, factor, out=back[:, places])
+            _add_product(gradients[parameter], dy[:, rows].t(), inner[:, places], factor)
+        if not self._merges:
+            out.addmm_(back, self._downs)
+        products = torch.mm(back.t(), x, out=memory("products", ranks, x.shape[1], dtype=x.dtype))
+        if self._scale is not None:
+            products.mul_(self._scale)
+        for parameter, _, _, _, places in self.adapters:
+            gradients[parameter].add_(products[places])
+        return out
+
+
+Gradients = dict[Any, "torch.Tensor"]
+"""For each trained parameter its gradient in float32."""
+
+
+def _add_product(target: torch.Tensor, left: torch.Tensor, right: torch.Tensor, factor: float) -> None:
+    if target.dtype == left.dtype:
+        target.addmm_(left, right, alpha=factor)
+    else:
+        target.add_(left @ right, alpha=factor)
+
+
+class Block:
+    """A decoder block: its four projections and, for Qwen 3, the weights of the norms of its queries and keys."""
+
+    def __init__(self, block: Any, dtype: torch.dtype) -> None:
+        import torch
+
+        attention, mlp = block.self_attn, block.mlp
+        before, after = (norm.weight.detach() for norm in (block.input_layernorm, block.post_attention_layernorm))
+        self.qkv = Projection([attention.q_proj, attention.k_proj, attention.v_proj], before, dtype)
+        self.o = Projection([attention.o_proj], None, dtype)
+        self.gate_up = Projection([mlp.gate_proj, mlp.up_proj], after, dtype)
+        self.down = Projection([mlp.down_proj], None, dtype)
+        self.projections = (self.qkv, self.o, self.gate_up, self.down)
+        self.head_scales: torch.Tensor | None = None
+        if hasattr(attention, "q_norm"):
+            heads = [getattr(attention, f"{kind}_proj").out_features // attention.head_dim for kind in "qk"]
+            scales = (attention.q_norm.weight.detach(), attention.k_norm.weight.detach())
+            self.head_scales = torch.cat([scale.expand(n, -1) for scale, n in zip(scales, heads, strict=True)])
+
+
+class CpuStep:
+    """Computes losses of a PEFT model, and the gradients of its adapters, with a thread for each core.
+
+    Args:
+        model: The PEFT model, of an architecture that ``backends.has_cpu_step`` names.
+        cores: Number of threads.
+        dtype: Data type of the products; the residual stream, the loss and the gradients are float32.
+    """
+
+    def __init__(self, model: Any, cores: int, dtype: torch.dtype) -> None:
+        import torch
+
+        causal = model.get_base_model()
+        decoder, config = causal.get_decoder(), causal.config
+        self._dtype = dtype
+        self._heads, self._keys = config.num_attention_heads, config.num_key_value_heads
+        self._size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self._epsilon = config.rms_norm_eps
+        self._rotary = decoder.rotary_emb
+        self._embedding = causal.get_input_embeddings().weight.detach()
+        self._norm = decoder.norm.weight.detach().to(dtype)
+        self._head = causal.get_output_embeddings().weight.detach().to(dtype)
+        with torch.no_grad():
+            self._blocks = [Block(block, dtype) for block in decoder.layers]
+        adapters = [adapter for block in self._blocks for each in block.projections for adapter in each.adapters]
+        self._trained = [parameter for down, up, *_ in adapters for parameter in (down, up)]
+        self._versions: list[int] = []
+        self._memories = [Memory() for _ in range(cores)]
+        self._gradients = [{each: torch.zeros_like(each) for each in self._trained} for _ in range(cores)]
+        self._pool = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))
+
+    def add_gradients(self, examples: Sequence[Example], total: int) -> torch.Tensor:
+        """Add the gradients of the examples' loss to the adapters' ``grad``.
+
+        Args:
+            examples: The examples of a batch.
+            total: Divides the sum of the loss over the labelled tokens.
+
+        Returns:
+            The loss, a scalar.
+        """
+
+        def work(share: list[Group], memory: Memory, gradients: Gradients) -> torch.Tensor:
+            for gradient in gradients.values():
+                gradient.zero_()
+            return sum((self._run(group, memory, gradients, total) for group in share), start=torch.zeros(()))
+
+        import torch
+
+        loss = self._on_every_core(work, examples)
+        for parameter in self._trained:
+            gradient = sum((each[parameter] for each in self._gradients[1:]), start=self._gradients[0][parameter])
+            parameter.grad = gradient.clone() if parameter.grad is None else parameter.grad.add_(gradient)
+        return loss / total
+
+    def loss(self, examples: Sequence[Example]) -> torch.Tensor:
+        """Return the sum of the loss over the labelled tokens, a scalar."""
+
+        def work(share: list[Group], memory: Memory, _: Gradients) -> torch.Tensor:
+            return sum((self._run(group, memory) for group in share), start=torch.zeros(()))
+
+        import torch
+
+        return self._on_every_core(work, examples)
+
+    def close(self) -> None:
+        """End the threads."""
+        import torch
+
+        self._pool.shutdown()
+        torch.set_num_threads(len(self._memories))  # later threads inherit the 1 that the pool's threads set
+
+    def _on_every_core(self, work: Any, examples: Sequence[Example]) -> torch.Tensor:
+        import torch
+
+        versions = [parameter._version for parameter in self._trained]
+        if versions != self._versions:
+            with torch.no_grad():
+                for block in self._blocks:
+                    for projection in block.projections:
+                        projection.refresh()
+            self._versions = versions
+        shares = share_out(examples, len(self._memories))
+        losses = list(self._pool.map(work, shares, self._memories, self._gradients))
+        return torch.stack(losses).sum()
+
+    def _run(self, group: Group, memory: Memory, gradients: Gradients | None = None, total: int = 1) -> torch.Tensor:
+        """Return the summed loss of a group; with ``gradients``, add those of the loss divided by ``total``."""
+        import torch
+
+        with torch.no_grad():
+            stream = memory("stream", len(group.ids), self._embedding.shape[1])
+            stream.copy_(self._embedding[group.ids])
+            angles = self._rotary(stream, group.positions[None])
+            turns = tuple(angle[0, :, None, : self._size // 2].to(self._dtype) for angle in angles)
+            kept = []
+            for number, block in enumerate(self._blocks):
+                # Without a backward pass, all blocks share the same memory.
+                name = "" if gradients is None else str(number)
+                kept.append(self._forward(block, stream, group, turns, memory, name))
+            loss, change = self._loss(stream, group, memory, total if gradients is not None else None)
+            if gradients is not None:
+                for block, values in zip(reversed(self._blocks), reversed(kept), strict=True):
+                    self._backward(block, values, change, group, turns, memory, gradients)
+        return loss
+
+    def _forward(
+        self, block: Block, stream: torch.Tensor, group: Group, turns: Any, memory: Memory, name: str
+    ) -> tuple[Any, ...]:
+        """Pass the residual stream through a block; return what the backward pass needs."""
+        import torch
+
+        tokens, features = stream.shape
+        heads, size = self._heads + 2 * self._keys, self._size
+
+        def buffer(kind: str, *shape: int) -> torch.Tensor:
+            return memory(kind + name, *shape, dtype=self._dtype)
+
+        x = buffer("x", tokens, features)
+        deviation = _normalise(stream, self._epsilon, x)
+        qkv = block.qkv(x, memory("qkv", tokens, heads * size, dtype=self._dtype)).view(tokens, heads, size)
+        turned, normed = qkv[:, : self._heads + self._keys], None
+        if block.head_scales is not None:
+            unit = buffer("unit", *turned.shape)
+            normed = (unit, _normalise(turned.float(), self._epsilon, unit))
+            torch.mul(unit, block.head_scales, out=turned)
+        _turn(turned, *turns)
+        padded = buffer("padded", len(group.padded), heads * size)
+        torch.index_select(qkv.view(tokens, -1), 0, group.padded, out=padded)
+        q, k, v = self._by_head(padded, group)
+        attended, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True)
+        context = buffer("context", tokens, self._heads * size)
+        torch.index_select(attended.transpose(1, 2).reshape(len(group.padded), -1), 0, group.taken, out=context)
+        block.o.add_to(stream, context, memory)
+        y = buffer("y", tokens, features)
+        deviation_y = _normalise(stream, self._epsilon, y)
+        gate_up = block.gate_up(y, buffer("gate_up", tokens, len(block.gate_up.weight)))
+        block.down.add_to(stream, _gated(gate_up, memory), memory)
+        return x, deviation, normed, padded, attended, sums, context, y, deviation_y, gate_up
+
+    def _backward(
+        self,
+        block: Block,
+        kept: tuple[Any, ...],
+        change: torch.Tensor,
+        group: Group,
+        turns: Any,
+        memory: Memory,
+        gradients: Gradients,
+    ) -> None:
+        """Turn the gradient of a block's output into that of its input, in place, and add those of its adapters."""
+        import torch
+
+        x, deviation, normed, padded, attended, sums, context, y, deviation_y, gate_up = kept
+        tokens, features = change.shape
+        heads, size = self._heads + 2 * self._keys, self._size
+
+        def buffer(kind: str, *shape: int) -> torch.Tensor:
+            return memory(kind, *shape, dtype=self._dtype)
+
+        def narrow() -> torch.Tensor:
+            return change if change.dtype == self._dtype else change.to(self._dtype)
+
+        half = gate_up.shape[1] // 2
+        gated = _gated(gate_up, memory)
+        d_gated = block.down.backward(gated, narrow(), gradients, buffer("d_gated", tokens, half), memory)
+        d_gate_up = buffer("d_gate_up", *gate_up.shape)
+        gate, up = gate_up[:, :half], gate_up[:, half:]
+        torch.mul(d_gated, memory("activated", tokens, half, dtype=self._dtype), out=d_gate_up[:, half:])
+        torch.ops.aten.silu_backward.grad_input(d_gated.mul_(up), gate, grad_input=d_gate_up[:, :half])
+        dx = buffer("dx", tokens, features)
+        block.gate_up.backward(y, d_gate_up, gradients, dx, memory)
+        _normalise_backward(dx, y, deviation_y, change)
+
+        d_context = block.o.backward(
+            context, narrow(), gradients, buffer("d_context", tokens, self._heads * size), memory
+        )
+        d_attended = buffer("d_attended", len(group.padded), self._heads * size).zero_()
+        d_attended[group.taken] = d_context
+        d_heads = d_attended.view(*group.shape, self._heads, size).transpose(1, 2)
+        backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        found = backward(d_heads, *self._by_head(padded, group), attended, sums, 0.0, True)
+        d_padded = buffer("d_padded", *group.shape, heads, size)
+        torch.cat([each.transpose(1, 2) for each in found], dim=2, out=d_padded)
+        d_qkv = buffer("d_qkv", tokens, heads * size)
+        torch.index_select(d_padded.view(len(group.padded), -1), 0, group.taken, out=d_qkv)
+        if group.prefix:  # every example attended to it
+            torch.sum(d_padded[:, : group.prefix].flatten(2), 0, out=d_qkv[: group.prefix])
+        turned = d_qkv.view(tokens, heads, size)[:, : self._heads + self._keys]
+        _turn(turned, turns[0], -turns[1])
+        if normed is not None:
+            inner = torch.zeros(turned.shape)
+            unit, factors = normed
+            _normalise_backward(turned * block.head_scales, unit, factors, inner)
+            turned.copy_(inner)
+        block.qkv.backward(x, d_qkv, gradients, dx, memory)
+        _normalise_backward(dx, x, deviation, change)
+
+    def _by_head(self, padded: torch.Tensor, group: Group) -> Any:
+        """Return queries, keys and values, (examples, heads, longest, size) each."""
+        counts = [self._heads, self._keys, self._keys]
+        return padded.view(*group.shape, sum(counts), self._size).transpose(1, 2).split(counts, dim=1)
+
+    def _loss(
+        self, stream: torch.Tensor, group: Group, memory: Memory, total: int | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the summed loss, and with ``total`` the gradient of the residual stream, (tokens, features)."""
+        import torch
+
+        x = memory("x_head", *stream.shape, dtype=self._dtype)
+        deviation = _normalise(stream, self._epsilon, x)
+        dx = memory("dx", *stream.shape, dtype=self._dtype).zero_()
+        loss = torch.zeros(())
+        for places, targets in zip(group.scored.split(_LABELS), group.targets.split(_LABELS), strict=True):
+            hidden = x[places] * self._norm
+            shape = (len(places), len(self._head))
+            logits = torch.mm(hidden, self._head.t(), out=memory("logits", *shape, dtype=self._dtype)).float()
+            sums = logits.logsumexp(1)
+            loss += (sums - logits.gather(1, targets[:, None])[:, 0]).sum()
+            if total is not None:
+                shares = logits.sub_(sums[:, None]).exp_()
+                shares[torch.arange(len(places)), targets] -= 1
+                dx[places] = (shares.mul_(1 / total).to(self._dtype) @ self._head) * self._norm
+        change = memory("change", *stream.shape).zero_()
+        if total is not None:
+            _normalise_backward(dx, x, deviation, change)
+        return loss, change
+
+
+_LABELS = 64
+"""Labels whose logits are in memory at the same time; with large vocabularies they fill the cache."""
+
+
+def _normalise(x: torch.Tensor, epsilon: float, out: torch.Tensor) -> torch.Tensor:
+    """Write ``x`` divided by its root mean square over the last dimension to ``out``; return the factors."""
+    import torch
+
+    squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
+    factors = squares.div_(x.shape[-1]).add_(epsilon).rsqrt_()
+    torch.mul(x, factors, out=out)
+    return factors
+
+
+def _normalise_backward(dy: torch.Tensor, y: torch.Tensor, factors: torch.Tensor, change: torch.Tensor) -> None:
+    """Add the gradient of a norm's input to ``change``: factors (dy - y mean(dy y))."""
+    import torch
+
+    dy, y = dy.float(), y.float()
+    means = torch.linalg.vecdot(dy, y).div_(y.shape[-1]).unsqueeze(-1)
+    change.addcmul_(dy, factors).addcmul_(y, means.mul_(factors), value=-1)
+
+
+def _turn(x: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> None:
+    """Rotate the halves of each head by its token's angles, in place (Su et al., 2021, RoFormer)."""
+    first, second = x.chunk(2, dim=-1)
+    turned = (first * cosines).addcmul_(second, sines, value=-1)
+    second.mul_(cosines).addcmul_(first, sines)
+    first.copy_(turned)
+
+
+def _gated(gate_up: torch.Tensor, memory: Memory) -> torch.Tensor:
+    """Return SiLU(gate) x up in the buffer ``gated``, and leave SiLU(gate) in ``activated``."""
+    import torch
+
+    half = gate_up.shape[1] // 2
+    shape = (len(gate_up), half)
+    activated = memory("activated", *shape, dtype=gate_up.dtype)
+    torch.ops.aten.silu.out(gate_up[:, :half], out=activated)
+    return torch.mul(activated, gate_up[:, half:], out=memory("gated", *shape, dtype=gate_up.dtype))
+
+
+def share_out(examples: Sequence[Example], cores: int, tokens: int = 512) -> list[list[Group]]:
+    """Share the examples of a batch among cores, in groups of equal work with the same instruction and similar length.
+
+    The largest group goes first, each to the core with the least work so far (Graham, 1969, "Bounds on multiprocessing
+    timing anomalies").
+
+    Args:
+        examples: The examples.
+        cores: Number of cores.
+        tokens: About the most tokens of a group; a longer example forms a group by itself.
+
+    Returns:
+        The groups of each core.
+    """
+    total = sum(len(ids) for ids, _ in examples)
+    count = cores * math.ceil(total / (cores * tokens))
+    runs: dict[int, list[Example]] = {}
+    passed = 0
+    for example in sorted(examples, key=lambda each: (tuple(each[0][:_ALIKE]), -len(each[0]))):
+        length = len(example[0])
+        runs.setdefault(int((passed + length / 2) / total * count), []).append(example)
+        passed += length
+    shares: list[list[Group]] = [[] for _ in range(cores)]
+    load = [0] * cores
+    for group in sorted((group_of(run) for run in runs.values()), key=lambda group: -len(group.ids)):
+        least = load.index(min(load))
+        shares[least].append(group)
+        load[least] += len(group.ids)
+    return shares
+
+
+_ALIKE = 16
+"""Examples are sorted by so many first tokens, which differ between instructions."""
+
+
+def cpu_step_of(model: Any, params: TrainingParams, processes: int = 1) -> CpuStep | None:
+    """Return the step for a PEFT model, or None where TRL's own step computes the batch."""
+    import torch
+
+    if backends.cuda() or processes > 1 or not backends.has_cpu_step(model.config, params):
+        return None
+    dtype = torch.float32 if backends.precision(params) == "fp32" else torch.bfloat16
+    return CpuStep(model, min(torch.get_num_threads(), int(params.batch_size)), dtype)
+
+
+def with_cpu_step(trainer: type[Any], step: CpuStep | None) -> type[Any]:
+    """Return a trainer class that computes its losses and gradients with a step; the class itself without one."""
+    if step is None:
+        return trainer
+    own = step
+
+    class CpuTrainer(trainer):
+        """Computes the same loss as TRL, the mean over the labelled tokens."""
+
+        def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
+            model.train()
+            examples = _examples(inputs)
+            total = _labels(examples) if num_items_in_batch is None else int(num_items_in_batch)
+            return own.add_gradients(examples, total)
+
+        def prediction_step(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> tuple[Any, None, None]:
+            examples = _examples(inputs)
+            return own.loss(examples) / _labels(examples), None, None
+
+    return CpuTrainer
+
+
+def _examples(inputs: dict[str, Any]) -> list[Example]:
+    lengths = inputs["attention_mask"].sum(1).tolist()
+    rows = zip(inputs["input_ids"].tolist(), inputs["labels"].tolist(), lengths, strict=True)
+    return [(ids[:length], labels[:length]) for ids, labels, length in rows]
+
+
+def _labels(examples: Sequence[Example]) -> int:
+    return sum(label != IGNORED for _, labels in examples for label in labels[1:])

@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from conftest import ROOT
+ROOT = Path(__file__).resolve().parents[2]
 
 SHAPE_8B = {
     **{"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32},

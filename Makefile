@@ -6,6 +6,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Unsloth changes transformers, PEFT and TRL wherever it is imported: it has an environment of its own.
+UNSLOTH := .venv-unsloth
 # What `make env` installs, separated by commas, as in `make env EXTRAS=dev,gpu`.
 EXTRAS ?= pipelines
 # Further options of the Kedro command behind a target, as in `make run ARGS="--env v15"`.
@@ -32,21 +34,26 @@ export NO_MKDOCS_2_WARNING ?= 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env base run test check docs pictures viz ui serve sample notebooks site static
+.PHONY: help env base unsloth run test test-unsloth check docs pictures viz ui serve sample notebooks site static
 
 help: ## List the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
 
 env: $(VENV)/.with-$(EXTRAS) ## Make the environment in .venv from the pinned versions
 
 base: $(VENV)/.with-pipelines ## Fetch the pretrained base of `--env smollm2-135m`, once
 	@$(BIN)/kedro base fetch smollm2-135m-instruct $(ARGS)
 
+unsloth: $(UNSLOTH)/.with-unsloth ## Make .venv-unsloth, whose kedro trains by Unsloth on a CPU
+
 run: $(VENV)/.with-pipelines ## Run all pipelines on the embedded sample, to a staged release
 	@$(BIN)/kedro run $(ARGS)
 
 test: $(VENV)/.with-dev,ray static site ## Lint, check types and floors, build the documentation, run the tests
 	@echo "== pytest" && $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+test-unsloth: unsloth ## Test Unsloth and 4-bit training on a CPU, in .venv-unsloth
+	@echo "== pytest, Unsloth" && $(UNSLOTH)/bin/python -m pytest --durations 0 -p no:cacheprovider tests/unsloth
 
 check: $(VENV)/.with-dev static ## Lint, types, floors and the fast tests alone, in a minute
 	@echo "== pytest, fast" && $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(FAST)
@@ -82,6 +89,16 @@ notebooks: $(VENV)/.with-notebooks ## Open the notebooks
 $(VENV)/.with-%: pyproject.toml requirements/constraints.txt requirements/install.py | $(VENV)/.made
 	@echo "Installing the pinned versions into $(VENV), for $* (minutes the first time) ..."
 	@$(BIN)/python requirements/install.py $*
+	@touch $@
+	@echo "Installed."
+
+# Unsloth goes in without its dependencies: xformers, Triton and torchvision are of no use on a CPU, and bring CUDA.
+$(UNSLOTH)/.with-unsloth: pyproject.toml requirements/constraints.txt requirements/unsloth-cpu.txt
+	@echo "Installing the pinned versions into $(UNSLOTH) (minutes the first time) ..."
+	@test -x $(UNSLOTH)/bin/python || $(PYTHON) -m venv $(UNSLOTH)
+	@$(UNSLOTH)/bin/python requirements/install.py nf4
+	@$(UNSLOTH)/bin/python -m pip install --quiet -c requirements/constraints.txt pytest pytest-timeout
+	@$(UNSLOTH)/bin/python -m pip install --quiet --no-deps -r requirements/unsloth-cpu.txt
 	@touch $@
 	@echo "Installed."
 

@@ -1,18 +1,22 @@
 """Preflight: the estimate follows the model's real sizes; what cannot run is refused, with settings that would fit."""
 
+import importlib.util
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig
 
 from odin_slm.config.parameters import LoraParams, TrainingParams
 from odin_slm.core.errors import BackendError, BaseModelError, DeviceMemoryError
-from odin_slm.models import memory, preflight
+from odin_slm.models import backends, memory, preflight
 from odin_slm.models.backends import with_adapter
 from odin_slm.models.base_model import BaseModel, load_model
 from odin_slm.models.memory import Job
@@ -65,8 +69,6 @@ def test_the_shape_is_the_loaded_models(tiny_base: Path) -> None:
 
 
 def test_the_activations_are_those_that_autograd_keeps(tiny_base: Path) -> None:
-    import torch
-
     base = BaseModel("tiny", tiny_base)
     params = TrainingParams(batch_size=4, max_seq_length=256, lora=LoraParams(r=4))
     model = with_adapter("transformers", base, params).train()
@@ -129,12 +131,64 @@ def test_what_the_configuration_rules_out_is_refused(tmp_path: Path, tiny_base: 
         check(tiny, TrainingParams(max_seq_length=2000))
     with pytest.raises(BackendError, match=r"no module c_attn.*down_proj.*all-linear"):
         check(tiny, TrainingParams(lora=LoraParams(target_modules=("c_attn",))))
-    with pytest.raises(BackendError, match="4-bit loading needs a CUDA device"):
-        check(tiny, TrainingParams(load_in_4bit=True), Machine("cpu", "cores", 2**40, 2**40))
     with pytest.raises(BaseModelError, match="not a causal language model"):
         check(of_config(tmp_path / "t5", model_type="t5"), TrainingParams())
     with pytest.raises(BaseModelError, match="configuration cannot be read"):
         check(of_config(tmp_path / "odd", num_attention_heads=0), TrainingParams())
+
+
+CPU = Machine("cpu", "cores", 2**40, 2**40)
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["asked for", "as the base is stored"])
+def test_4_bit_on_a_cpu_is_refused_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: bool
+) -> None:
+    quantised = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    base = of_config(tmp_path, **({"quantization_config": quantised} if stored else {}))
+    params = V15.model_copy(update={"load_in_4bit": not stored})
+    if importlib.util.find_spec("bitsandbytes") is None:
+        with pytest.raises(BackendError, match=r"bitsandbytes is not installed.*pip install -e '\.\[nf4\]'"):
+            check(base, params, CPU)
+    layers = ModuleType("bitsandbytes.nn")
+    monkeypatch.setitem(sys.modules, "bitsandbytes", ModuleType("bitsandbytes"))
+    monkeypatch.setitem(sys.modules, "bitsandbytes.nn", layers)
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: name)
+    with pytest.raises(BackendError, match=r"cannot train a 4-bit layer of 4096 x 1024 weights here \(cannot import"):
+        check(base, params, CPU)
+    monkeypatch.setattr(layers, "Linear4bit", AsTheLibraryFails, raising=False)
+    with pytest.raises(BackendError, match=r"cannot train a 4-bit layer.*\(Method 'cdequantize' not available\)"):
+        check(base, params, CPU)
+
+
+class AsTheLibraryFails(torch.nn.Linear):
+    """What a layer of bitsandbytes does where its library cannot be loaded: nothing fails before it computes."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool, **_: object) -> None:
+        super().__init__(inputs, outputs, bias)
+
+    def forward(self, _: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("Method 'cdequantize' not available")
+
+
+def test_4_bit_on_a_cpu_counts_the_weights_in_nf4_and_one_layer_in_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = of_config(tmp_path)
+    monkeypatch.setattr(backends, "four_bit_error", lambda *_: None)
+    found = check(base, V15, CPU)
+    inside = 32 * (4096 * (4096 + 1024 + 1024 + 4096) + 3 * 4096 * 14336)
+    assert found.estimate.weights == pytest.approx(inside * (0.5 + 1 / 64) + (found.parameters - inside) * 2, rel=0.001)
+    assert found.estimate.runtime == 8 * memory.MIB + 4096 * 14336 * 2
+    assert found.job.workers == 0
+    whole = V15.model_copy(update={"load_in_4bit": False})
+    little = Machine("cpu", "cores", 20 * memory.GIB, 20 * memory.GIB)
+    with pytest.raises(DeviceMemoryError, match=r"training.load_in_4bit=true"):
+        check(base, whole, little)
+    monkeypatch.setattr(backends, "four_bit_error", lambda *_: BackendError("no", where="here", fix="none"))
+    with pytest.raises(DeviceMemoryError) as caught:
+        check(base, whole, little)
+    assert "load_in_4bit" not in caught.value.fix
 
 
 def test_a_containers_free_memory_is_its_limit_minus_its_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +209,6 @@ def test_a_containers_free_memory_is_its_limit_minus_its_use(tmp_path: Path, mon
 
 @pytest.mark.parametrize("targets", ["all-linear", ("c_attn",), ("c_proj",)])
 def test_the_linear_layers_of_gpt2_count(tmp_path: Path, targets: Any) -> None:
-    import torch
     from peft import LoraConfig, get_peft_model
     from transformers import GPT2LMHeadModel
 

@@ -71,6 +71,14 @@ def test_whatever_an_extra_brings_is_pinned_to_one_version_of_any_index() -> Non
     assert not left_out, "the command at the top of the file names no extra that brings them"
 
 
+def test_unsloth_for_a_cpu_is_what_the_other_pins_say() -> None:
+    pins = (ROOT / "requirements/constraints.txt").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "requirements/unsloth-cpu.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if not line.startswith("#")] == [
+        line.partition(" ")[0] for line in pins if line.startswith("unsloth")
+    ]
+
+
 # Extras
 
 
@@ -249,7 +257,7 @@ def test_the_workflow_follows_githubs_schema_and_its_targets_exist(tmp_path: Pat
     assert done.returncode == 0, done.stdout
     (tmp_path / "ci.yml").write_text(workflow.read_text().replace("runs-on:", "runs_on:"))
     assert check(tmp_path / "ci.yml").returncode == 1
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"run", "test"} <= set(re.findall(r"run: make ([a-z]+)", workflow.read_text())) <= targets
 
 

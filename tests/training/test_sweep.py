@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from odin_slm.config.parameters import LoraParams, SweepParams, TrainingParams, changed
 from odin_slm.core.errors import BackendError
 from odin_slm.core.record import Record
+from odin_slm.models import backends
 from odin_slm.models.base_model import BaseModel
 from odin_slm.training.sweep import sweep
 from training.test_training import Killed, records
@@ -99,9 +100,13 @@ def test_optuna_draws_from_ranges(base: BaseModel, tmp_path: Path) -> None:
         assert trial["values"]["lora.r"] in (2, 3, 4, 5)
 
 
-def test_a_sweep_whose_trials_all_fail_gives_the_reason(base: BaseModel, tmp_path: Path) -> None:
+def test_a_sweep_whose_trials_all_fail_gives_the_reason(
+    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cannot = BackendError("no 4-bit layer here.", where="training.load_in_4bit", fix="Set it to false.")
+    monkeypatch.setattr(backends, "four_bit_error", lambda *_: cannot)
     params = SweepParams(experiment="tiny", space={"load_in_4bit": (True,)})
-    with pytest.raises(BackendError, match=r"sweep.space.*all 1 trials failed.*4-bit loading needs a CUDA device"):
+    with pytest.raises(BackendError, match=r"sweep.space.*all 1 trials failed.*no 4-bit layer here"):
         sweep(base, records(4), records(2), tmp_path, TRAINING, params, unwatched)
 
 

@@ -506,19 +506,28 @@ def test_auto_is_transformers_without_cuda() -> None:
     assert backends.precision(TrainingParams()) == ("bf16" if backends.multiplies_faster_in_bf16() else "fp32")
     assert backends.optimizer(TrainingParams()) == "adamw_torch"
     assert backends.optimizer(TrainingParams(load_in_4bit=True)) == "adamw_8bit"
-    with pytest.raises(BackendError, match="unsloth needs a CUDA device") as caught:
-        backends.choose(TrainingParams(backend="unsloth"))
-    assert "transformers" in caught.value.fix
 
 
-def test_without_unsloth_the_message_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("cuda", "fix"), [(True, "pip install -e '.[gpu]'"), (False, "make unsloth")])
+def test_without_unsloth_the_message_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, cuda: bool, fix: str
+) -> None:
     if importlib.util.find_spec("unsloth"):
         pytest.skip("unsloth is installed")
-    monkeypatch.setattr(backends, "cuda", lambda: True)
+    monkeypatch.setattr(backends, "cuda", lambda: cuda)
     assert backends.choose(TrainingParams()) == "transformers"
     with pytest.raises(BackendError, match="not installed") as caught:
         backends.choose(TrainingParams(backend="unsloth"))
-    assert "pip install -e '.[gpu]'" in caught.value.fix
+    assert fix in caught.value.fix
+    assert "transformers" in caught.value.fix
+
+
+def test_without_bitsandbytes_4_bit_loading_is_refused(base: BaseModel) -> None:
+    if importlib.util.find_spec("bitsandbytes"):
+        pytest.skip("bitsandbytes is installed")
+    with pytest.raises(BackendError, match="bitsandbytes is not installed") as caught:
+        with_adapter("transformers", base, TrainingParams(load_in_4bit=True))
+    assert "pip install -e '.[nf4]'" in caught.value.fix
 
 
 def test_attention_and_all_linear_reach_the_model(base: BaseModel) -> None:

@@ -1,6 +1,7 @@
-"""Backends that load a base and add an adapter: transformers with PEFT on any device, unsloth on CUDA.
+"""Backends that load a base and add an adapter: transformers with PEFT, and unsloth.
 
-Both return a PEFT model, so training loop, saved adapter, state and metrics do not depend on the backend.
+Both run on CUDA and on CPUs, and return a PEFT model, so training loop, saved adapter, state and metrics do not depend
+on the backend.
 """
 
 from __future__ import annotations
@@ -8,28 +9,31 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import logging
 import os
 import sys
 from typing import Any, Literal
 
 from odin_slm.config.parameters import TrainingParams
 from odin_slm.core.errors import BackendError
-from odin_slm.models.base_model import BaseModel, load_model
+from odin_slm.models.base_model import BaseModel, keep_unpacked, load_model
+
+logger = logging.getLogger(__name__)
 
 Name = Literal["transformers", "unsloth"]
 
 
 def choose(params: TrainingParams) -> Name:
-    """Return the backend to use on this machine.
+    """Return the backend to use on this machine; ``auto`` is unsloth only where CUDA and the package are there.
 
     Raises:
-        BackendError: The parameters ask for ``unsloth``, but it is not installed or there is no CUDA device.
+        BackendError: The parameters ask for ``unsloth``, but it is not installed.
     """
-    missing = _unsloth_lacks()
-    if params.backend == "unsloth" and missing:
-        raise BackendError(missing[0], where="training.backend", fix=f"{missing[1]}, or set it to transformers.")
+    installed = importlib.util.find_spec("unsloth") is not None
     if params.backend == "auto":
-        return "transformers" if missing else "unsloth"
+        return "unsloth" if installed and cuda() else "transformers"
+    if params.backend == "unsloth" and not installed:
+        raise BackendError("unsloth is not installed.", where="training.backend", fix=_unsloth_fix())
     return params.backend
 
 
@@ -42,22 +46,22 @@ def needs_process(name: Name) -> bool:
 
 
 def prepare(name: Name) -> None:
-    """Import unsloth, which has to come before transformers, and disable its fallback to the CPU.
+    """Import unsloth, which has to come before transformers and decides on import between CUDA and its CPU backend.
 
     Raises:
         BackendError: unsloth cannot be imported.
     """
     if name == "unsloth":
-        # Without a driver it would silently train on the CPU.
-        os.environ["UNSLOTH_DISABLE_CPU_FALLBACK"] = "1"
-        os.environ.pop("UNSLOTH_ALLOW_CPU", None)
+        if not cuda():
+            logger.warning("There is no CUDA device: unsloth trains on the CPU.")
+        os.environ.pop("UNSLOTH_ALLOW_CPU", None)  # it would take the CPU for a CUDA device
         try:
             importlib.import_module("unsloth")
         except (ImportError, NotImplementedError, RuntimeError) as error:
             raise BackendError(
                 f"unsloth cannot be loaded ({str(error).splitlines()[0] if str(error) else type(error).__name__}).",
                 where="training.backend",
-                fix="Reinstall it with: pip install -e '.[gpu]', or set training.backend=transformers.",
+                fix=_unsloth_fix(),
             ) from error
 
 
@@ -67,7 +71,7 @@ def with_adapter(name: Name, base: BaseModel, params: TrainingParams) -> Any:
     An adapter makes a PEFT model of it; ``method: full`` returns the causal language model as it is.
 
     Raises:
-        BackendError: The base lacks a target module, or 4-bit loading is asked for without CUDA.
+        BackendError: The base lacks a target module, or the machine cannot load in 4 bits.
         BaseModelError: The base cannot be loaded.
     """
     return (_with_unsloth if name == "unsloth" else _with_transformers)(base, params)
@@ -122,6 +126,38 @@ def weights_dtype(params: TrainingParams) -> str:
     return "bfloat16" if cuda() and torch.cuda.is_bf16_supported() else "float32"
 
 
+def _compute_dtype(params: TrainingParams) -> Any:
+    """Return the torch data type in which a 4-bit layer computes."""
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision(params)]
+
+
+def keep_settings(arguments: Any, params: TrainingParams) -> None:
+    """Restore the training arguments that unsloth's CPU backend replaces on their creation.
+
+    It takes AdamW in place of an 8-bit optimizer, for which bitsandbytes has had CPU kernels since 0.50, and float32
+    where the processor only emulates bfloat16.
+    """
+    from transformers.training_args import OptimizerNames
+
+    arguments.optim = OptimizerNames(optimizer(params))
+    arguments.bf16 = precision(params) == "bf16"
+    if arguments.bf16:
+        arguments.mixed_precision = "bf16"
+
+
+def keep_adapter_precision(model: Any, params: TrainingParams) -> None:
+    """Put the adapter of a 4-bit base back into float32, which ``SFTTrainer`` has cast to bfloat16.
+
+    PEFT loads an adapter from a checkpoint in float32, so that a resumed run would go on otherwise than it began.
+    """
+    if getattr(model, "is_loaded_in_4bit", False) and not params.accelerate_config:
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+
+
 def optimizer(params: TrainingParams) -> str:
     """Return the name of the optimizer in transformers."""
     if params.optimizer != "auto":
@@ -147,15 +183,54 @@ def has_cpu_step(config: Any, params: TrainingParams) -> bool:
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = getattr(config, "sliding_window", None)
     whole = kinds == {"full_attention"} and (window is None or window >= params.max_seq_length)
+    asked = asked or params.backend == "unsloth"  # which computes the loss itself
     return plain and known and whole and not (asked or quantised or params.gradient_checkpointing)
 
 
-def _unsloth_lacks() -> tuple[str, str] | None:
-    if not cuda():
-        return "unsloth needs a CUDA device, and there is none.", "Run on an NVIDIA GPU"
-    if importlib.util.find_spec("unsloth") is None:
-        return "unsloth is not installed.", "Install it with: pip install -e '.[gpu]'"
+def four_bit_error(inputs: int = 64, outputs: int = 64) -> BackendError | None:
+    """Return why this machine cannot train on a 4-bit base, or None where it can.
+
+    A layer of the given width is quantised, and a gradient taken through it: bitsandbytes replaces each kernel that its
+    library lacks by one that raises when it is called, so that importing it proves nothing.
+
+    Args:
+        inputs: Input features of the layer that is tried.
+        outputs: Its output features.
+    """
+    where = "training.load_in_4bit"
+    if importlib.util.find_spec("bitsandbytes") is None:
+        fix = "Install it with: pip install -e '.[nf4]', or set it to false."
+        return BackendError("bitsandbytes is not installed, which 4-bit loading needs.", where=where, fix=fix)
+    import torch
+
+    try:
+        from bitsandbytes.nn import Linear4bit
+
+        layer = Linear4bit(inputs, outputs, bias=False, compute_dtype=torch.float32, quant_type="nf4")
+        layer = layer.to("cuda" if cuda() else "cpu")
+        keep_unpacked(layer)
+        given = torch.ones(1, inputs, device=layer.weight.device, requires_grad=True)
+        layer(given).sum().backward()
+    except (ImportError, OSError, RuntimeError, AssertionError, AttributeError, NotImplementedError) as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        fix = "Set it to false, or reinstall it with: pip install -e '.[nf4]'."
+        what = f"bitsandbytes cannot train a 4-bit layer of {inputs} x {outputs} weights here ({reason})."
+        return BackendError(what, where=where, fix=fix)
     return None
+
+
+def _set_compute_dtype(model: Any, params: TrainingParams) -> None:
+    """Have 4-bit layers on a CPU compute as the parameters say; a base that is stored so names a type for GPUs."""
+    if not cuda():
+        for module in model.modules():
+            if hasattr(module, "compute_type_is_set"):
+                module.compute_dtype = _compute_dtype(params)
+
+
+def _unsloth_fix() -> str:
+    if cuda():
+        return "Install it with: pip install -e '.[gpu]', or set training.backend=transformers."
+    return "Run make unsloth, and then .venv-unsloth/bin/kedro; or set training.backend=transformers."
 
 
 def _with_transformers(base: BaseModel, params: TrainingParams) -> Any:
@@ -168,22 +243,22 @@ def _with_transformers(base: BaseModel, params: TrainingParams) -> Any:
     if cuda():
         options["device_map"] = {"": torch.cuda.current_device()}
     if params.load_in_4bit:
-        if not cuda():
-            raise BackendError(
-                "4-bit loading needs a CUDA device.",
-                where="training.load_in_4bit",
-                fix="Set it to false, or run on a GPU.",
-            )
+        if error := four_bit_error():
+            raise error
         from transformers import BitsAndBytesConfig
 
         options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=_compute_dtype(params),
         )
     model = load_model(base, **options)
     if params.method == "full":
         return model
+    _set_compute_dtype(model, params)
     check_target_modules([name for name, _ in model.named_modules()], params)
-    if params.load_in_4bit:
+    if params.load_in_4bit and cuda():
         from peft import prepare_model_for_kbit_training
 
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=params.gradient_checkpointing)
@@ -204,26 +279,35 @@ def _with_transformers(base: BaseModel, params: TrainingParams) -> Any:
 
 
 def _with_unsloth(base: BaseModel, params: TrainingParams) -> Any:
-    """The arguments are those of ``unsloth/models/loader.py`` and ``llama.py`` in unsloth 2026.10."""
+    """The arguments are those of ``unsloth/models/loader.py`` and ``llama.py`` in unsloth 2026.10.
+
+    Its CPU backend (``unsloth_zoo/cpu/loader.py``) takes the same, and ignores what only a GPU has.
+    """
     import torch
     from unsloth import FastLanguageModel
 
+    if params.load_in_4bit and (error := four_bit_error()):
+        raise error  # unsloth would load 16 bit instead
+    on_gpu: dict[str, Any] = {"device_map": {"": torch.cuda.current_device()}} if cuda() else {}
     model, _ = FastLanguageModel.from_pretrained(
         model_name=base.location,
         revision=base.revision,
         max_seq_length=params.max_seq_length,
-        dtype=None if params.dtype == "auto" and params.method == "lora" else getattr(torch, weights_dtype(params)),
+        dtype=None
+        if cuda() and params.dtype == "auto" and params.method == "lora"
+        else getattr(torch, weights_dtype(params)),
         load_in_4bit=params.load_in_4bit,
-        device_map={"": torch.cuda.current_device()},
         use_gradient_checkpointing="unsloth" if params.gradient_checkpointing else False,
         random_state=params.seed,
         trust_remote_code=False,
         use_safetensors=True,
         full_finetuning=params.method == "full",
         use_exact_model_name=True,  # otherwise it may load a quantised copy from another repository
+        **(on_gpu or {"attn_implementation": _attention(params)}),
     )
     if params.method == "full":
         return model
+    _set_compute_dtype(model, params)
     check_target_modules([name for name, _ in model.named_modules()], params)
     targets = params.lora.target_modules
     return FastLanguageModel.get_peft_model(

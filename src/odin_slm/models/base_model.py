@@ -182,11 +182,26 @@ def load_model(base: BaseModel, **options: Any) -> Any:
     logging.disable_progress_bar()  # a bar per loaded tensor, over in a blink
     options.setdefault("dtype", torch.float32)
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             base.location, revision=base.revision, trust_remote_code=False, use_safetensors=True, **options
         ).eval()
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise _loading_error(base, error) from error
+    keep_unpacked(model)
+    return model
+
+
+def keep_unpacked(model: Any) -> None:
+    """Keep the 4-bit layers of a model on a CPU in the layout that can be trained and shared between threads.
+
+    On processors with AVX512-BF16, bitsandbytes (0.50, ``Linear4bit.forward``) reorders a layer's weights in place for
+    its inference kernel at the first forward pass in evaluation mode. Two threads that do so at the same time break
+    them. Training takes gradients through the reordered ones afterwards, which are wrong. The scales are rounded to
+    bfloat16, and layers whose inputs are no multiple of 64, or whose outputs are none of 32, are refused.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _loading_error(base: BaseModel, error: Exception) -> BaseModelError:

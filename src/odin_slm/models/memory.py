@@ -15,8 +15,9 @@ from dataclasses import dataclass, fields, replace
 MIB = 2**20
 GIB = 2**30
 
-_NF4_BYTES = 0.5 + 4 / 64
-"""Bytes of a weight in NF4: four bits, and one float32 scale per 64 weights (Dettmers et al., 2023, QLoRA)."""
+_NF4_BYTES = 0.5 + (1 + 4 / 256) / 64
+"""Bytes of a weight in NF4 with double quantisation: four bits, a byte of scale per 64 weights, and a float32 per 256
+scales (Dettmers et al., 2023, QLoRA)."""
 _OPTIMIZER_BYTES = {"adamw_8bit": 2, "paged_adamw_8bit": 2, "adafactor": 1, "sgd": 0, "lion": 4}
 """Bytes of optimizer state per trained weight; AdamW keeps two moments in float32."""
 
@@ -194,11 +195,11 @@ def _logits(shape: Shape, job: Job) -> int:
 
 
 def _runtime(shape: Shape, job: Job) -> int:
+    # A quantised layer is dequantised to compute with it.
+    widest = max((layer.inputs * layer.outputs for layer in shape.linear), default=0) if job.four_bit else 0
     if job.device == "cuda":
-        # Context and workspaces; a quantised layer is dequantised to compute with it.
-        widest = max((layer.inputs * layer.outputs for layer in shape.linear), default=0)
-        return 700 * MIB + (widest * 2 if job.four_bit else 0)
-    return 8 * MIB
+        return 700 * MIB + widest * 2  # context and workspaces
+    return 8 * MIB + widest * job.compute_bytes
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ class Alternative:
         return f"{changes} ({written(self.estimate.total)})"
 
 
-def alternatives(shape: Shape, job: Job, budget: int, count: int = 2) -> list[Alternative]:
+def alternatives(shape: Shape, job: Job, budget: int, count: int = 2, *, four_bit: bool = True) -> list[Alternative]:
     """Return some settings that fit; those that do not change the trained adapter come first.
 
     Args:
@@ -221,9 +222,10 @@ def alternatives(shape: Shape, job: Job, budget: int, count: int = 2) -> list[Al
         job: The job that does not fit.
         budget: Bytes that are available.
         count: How many to return at most.
+        four_bit: Whether the machine can load a base in 4 bits.
     """
     found: list[Alternative] = []
-    for changes, changed in _ways(job):
+    for changes, changed in _ways(job, four_bit):
         smaller = largest_batch(shape, changed, budget)
         taken = estimate(shape, smaller)
         if taken.total <= budget and len(found) < count:
@@ -234,16 +236,16 @@ def alternatives(shape: Shape, job: Job, budget: int, count: int = 2) -> list[Al
     return found
 
 
-def _ways(job: Job) -> Iterator[tuple[dict[str, int | bool], Job]]:
+def _ways(job: Job, four_bit: bool) -> Iterator[tuple[dict[str, int | bool], Job]]:
     """Yield other settings, least costly first; each is to be tried with the largest batch that fits."""
     yield {}, job
     ways: list[tuple[dict[str, int | bool], Job]] = []
     if not job.checkpointing:
         ways.append(({"gradient_checkpointing": True}, replace(job, checkpointing=True, workers=0)))
         yield ways[0]
-    if job.device == "cuda" and not job.four_bit and not job.full:
+    if four_bit and not job.four_bit and not job.full:
         for changes, changed in [({}, job), *ways]:
-            yield {**changes, "load_in_4bit": True}, replace(changed, four_bit=True)
+            yield {**changes, "load_in_4bit": True}, replace(changed, four_bit=True, workers=0)
     if job.length > 512:
         for changes, changed in [({}, job), *ways]:
             yield {**changes, "max_seq_length": 512}, replace(changed, length=512)

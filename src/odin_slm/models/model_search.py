@@ -290,7 +290,7 @@ def _size(model: Mapping[str, Any], memory: int) -> Check:
         return Check("size", "failure", found, "Choose a smaller model or a larger machine.")
     if "fp32" in fitting:
         return Check("size", "ok", found)
-    fix = "Set training.load_in_4bit=true (CUDA)." if fitting == ["4 bits"] else "Fits in bf16 on a GPU, or in 4 bits."
+    fix = "Set training.load_in_4bit=true." if fitting == ["4 bits"] else "Fits in bf16 on a GPU, or in 4 bits."
     return Check("size", "warning", found, fix)
 
 

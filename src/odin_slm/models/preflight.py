@@ -90,7 +90,6 @@ def check(base: BaseModel, params: TrainingParams, machine: Machine | None = Non
     config = read_config(base)
     shape, modules = shape_of(config, base)
     backends.check_target_modules(modules, params)
-    _check_settings(params, shape, machine)
     if params.method == "full" and getattr(config, "quantization_config", None) is not None:
         raise BackendError(
             "the base is quantised, and its weights cannot be trained.",
@@ -98,12 +97,14 @@ def check(base: BaseModel, params: TrainingParams, machine: Machine | None = Non
             fix="Name the base in 16 or 32 bit, or set it to lora.",
         )
     job = job_of(params, config, backend, machine)
+    _check_settings(params, shape, machine, four_bit=job.four_bit)
     budget = round(machine.free * SPARE[machine.device])
     if params.batch_size == "auto":
         job = memory.largest_batch(shape, job, budget)
     taken = memory.estimate(shape, job)
     if taken.total > budget:
-        ways = memory.alternatives(shape, job, budget)
+        four_bit = machine.device == "cuda" or backends.four_bit_error() is None
+        ways = memory.alternatives(shape, job, budget, four_bit=four_bit)
         fitting = " or ".join(str(way) for way in ways)
         raise DeviceMemoryError(
             f"the training needs about {memory.written(taken.total)}, but only {memory.written(budget)} of "
@@ -123,19 +124,17 @@ def check(base: BaseModel, params: TrainingParams, machine: Machine | None = Non
     )
 
 
-def _check_settings(params: TrainingParams, shape: Shape, machine: Machine) -> None:
+def _check_settings(params: TrainingParams, shape: Shape, machine: Machine, *, four_bit: bool) -> None:
     if shape.context and params.max_seq_length > shape.context:
         raise BackendError(
             f"the base reads at most {shape.context} tokens.",
             where=f"training.max_seq_length={params.max_seq_length}",
             fix=f"Set it to {shape.context} or less.",
         )
-    if params.load_in_4bit and machine.device != "cuda":
-        raise BackendError(
-            "4-bit loading needs a CUDA device.",
-            where="training.load_in_4bit",
-            fix="Set it to false, or run on a GPU.",
-        )
+    if four_bit and machine.device == "cpu":
+        narrowest = min(shape.linear, key=lambda layer: layer.inputs * layer.outputs)
+        if error := backends.four_bit_error(narrowest.inputs, narrowest.outputs):
+            raise error
     for tracker in params.report_to:
         if find_spec(tracker) is None:
             raise BackendError(
@@ -228,7 +227,7 @@ def job_of(params: TrainingParams, config: Any, backend: str, machine: Machine) 
     full = params.method == "full"
     targets = "all-linear" if full else params.lora.target_modules
     batch = 16 if params.batch_size == "auto" else params.batch_size
-    quantised = getattr(config, "quantization_config", None) is not None
+    quantised = params.load_in_4bit or getattr(config, "quantization_config", None) is not None
     job = Job(
         batch_size=batch,
         accumulation=params.gradient_accumulation_steps,
@@ -237,7 +236,7 @@ def job_of(params: TrainingParams, config: Any, backend: str, machine: Machine) 
         targets=() if isinstance(targets, str) else targets,
         weight_bytes=4 if backends.weights_dtype(params) == "float32" else 2,
         compute_bytes=4 if backends.precision(params) == "fp32" else 2,
-        four_bit=params.load_in_4bit or quantised,
+        four_bit=quantised,
         checkpointing=params.gradient_checkpointing,
         optimizer=backends.optimizer(params),
         device=machine.device,

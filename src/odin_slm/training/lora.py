@@ -241,6 +241,7 @@ def _fit(
             data_collator=Collator(tokenizer.pad_token_id),
             callbacks=watching,
         )
+        backends.keep_adapter_precision(model, params)
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if not any("eval_loss" in entry for entry in trainer.state.log_history):
@@ -393,6 +394,7 @@ def _arguments(params: TrainingParams, work: Path, steps: int, metric: TaskMetri
         seed=params.seed,
         data_seed=params.seed,
     )
+    backends.keep_settings(arguments, params)
     if arguments.device.type == "cpu":
         # With several processes it is cpu:0, to which torch.load cannot restore an optimizer.
         arguments.__dict__["_setup_devices"] = torch.device("cpu")

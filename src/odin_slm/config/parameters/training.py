@@ -38,13 +38,13 @@ class TrainingParams(Parameters):
     """From base and records to an adapter."""
 
     backend: Literal["auto", "transformers", "unsloth"] = "auto"
-    """What loads the base and trains; unsloth needs CUDA. auto takes it where it is installed and can run."""
+    """What loads the base and trains; auto takes unsloth where it is installed and there is CUDA, else transformers."""
     method: Literal["lora", "full"] = "lora"
     """Train an adapter beside the frozen base, or all weights of the base themselves; full ignores lora."""
     max_seq_length: int = Field(default=512, ge=64)
     """Longest example in tokens; a longer one stops the run, none is cut."""
     load_in_4bit: bool = False
-    """Quantise the base to NF4 (CUDA only)."""
+    """Quantise the base to NF4, by bitsandbytes, on CUDA or a CPU: less memory, and on a CPU more time."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the frozen weights; auto is bfloat16 where CUDA has it, float32 elsewhere, and for full."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"

@@ -53,7 +53,7 @@ test: $(VENV)/.with-dev,ray static site ## Lint, check types and floors, build t
 	@echo "== pytest" && $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-unsloth: unsloth ## Test Unsloth and 4-bit training on a CPU, in .venv-unsloth
-	@echo "== pytest, Unsloth" && $(UNSLOTH)/bin/python -m pytest --durations 0 -p no:cacheprovider tests/unsloth
+	@echo "== pytest, Unsloth" && $(UNSLOTH)/bin/python -m pytest --durations 0 -p no:cacheprovider tests/unsloth_cpu
 
 check: $(VENV)/.with-dev static ## Lint, types, floors and the fast tests alone, in a minute
 	@echo "== pytest, fast" && $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(FAST)

@@ -44,7 +44,7 @@ def step(backend: str, source: str, values: dict[str, object], records: Path, ou
     rows = tokenise(tokenizer, json.loads(records.read_text(encoding="utf-8")), params.max_seq_length)
     trainer = SFTTrainer(
         model=model,
-        args=lora._arguments(params, Path(tempfile.mkdtemp()), 1),
+        args=lora._arguments(params, Path(tempfile.mkdtemp()), 1, None),
         train_dataset=dataset_of(rows),
         eval_dataset=dataset_of(rows),
         processing_class=tokenizer,

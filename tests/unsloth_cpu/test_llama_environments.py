@@ -60,7 +60,7 @@ def test_the_environment_runs_from_corpora_to_a_staged_release(
         command, capture_output=True, text=True, check=False, timeout=400, env=environment, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-3000:]
-    state = _read(tmp_path, "06_models", env, "training_state.json")
+    state = _read(tmp_path, "08_reporting", env, "training_state.json")
     assert (state["backend"], state["steps"]) == ({"auto": "transformers"}.get(backend, backend), 3)
     committed = yaml.safe_load((ROOT / f"conf/{env}/parameters_training.yml").read_text(encoding="utf-8"))["training"]
     lora = committed.pop("lora")

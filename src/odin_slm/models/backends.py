@@ -175,15 +175,15 @@ def has_cpu_step(config: Any, params: TrainingParams) -> bool:
         params: Hyper-parameters.
     """
     lora = params.lora
-    asked = params.packing != "auto" or params.attention != "auto"  # of TRL's step
-    plain = lora.dropout == 0 and lora.bias == "none" and not lora.dora and params.neftune_noise_alpha is None
-    plain = plain and params.method == "lora"  # its backward pass is of adapters alone
+    # A kernel or a layout that somebody chose is TRL's to take, and Unsloth computes the loss itself.
+    asked = params.packing != "auto" or params.attention != "auto" or params.backend == "unsloth"
+    plain = params.method == "lora" and lora.dropout == 0 and lora.bias == "none" and not lora.dora
+    plain = plain and params.neftune_noise_alpha is None
     quantised = params.load_in_4bit or getattr(config, "quantization_config", None) is not None
     known = config.model_type in ("llama", "mistral", "qwen2", "qwen3") and config.hidden_act == "silu"
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = getattr(config, "sliding_window", None)
     whole = kinds == {"full_attention"} and (window is None or window >= params.max_seq_length)
-    asked = asked or params.backend == "unsloth"  # which computes the loss itself
     return plain and known and whole and not (asked or quantised or params.gradient_checkpointing)
 
 

@@ -18,6 +18,8 @@ GIB = 2**30
 _NF4_BYTES = 0.5 + (1 + 4 / 256) / 64
 """Bytes of a weight in NF4 with double quantisation: four bits, a byte of scale per 64 weights, and a float32 per 256
 scales (Dettmers et al., 2023, QLoRA)."""
+_SLACK = 9 / 8
+"""Size of a buffer of our CPU step in terms of what it holds (``training/cpu_step.py``)."""
 _OPTIMIZER_BYTES = {"adamw_8bit": 2, "paged_adamw_8bit": 2, "adafactor": 1, "sgd": 0, "lion": 4}
 """Bytes of optimizer state per trained weight; AdamW keeps two moments in float32."""
 
@@ -118,7 +120,7 @@ class Estimate:
         gradients: Gradients of what is trained.
         optimizer: The optimizer's state.
         activations: What the forward pass keeps for the backward pass.
-        workspace: The larger of two peaks: logits and their gradients, or the backward pass of one block.
+        workspace: Logits and their gradients, and the backward pass of one block: the larger; in our CPU step both.
         runtime: The device's context and the workspaces of the libraries.
     """
 
@@ -144,27 +146,34 @@ def estimate(shape: Shape, job: Job) -> Estimate:
     inside = sum(layer.count * layer.inputs * layer.outputs for layer in shape.linear)
     quantised = inside if job.four_bit else 0
     kept = _kept_by_a_block(shape, job, adapted)
-    # Our CPU step lays the blocks' weights out anew, and a thread's buffers outlive its step.
-    copies = inside * job.compute_bytes if job.workers else 0
-    # Gradients during the backward pass of one block: its widest features, and the residual stream.
-    passing = job.compute_bytes * (3 * shape.feed_forward + 2 * shape.hidden)
+    copies = inside * job.compute_bytes if job.workers else 0  # our CPU step lays the blocks' weights out anew
     return Estimate(
         weights=round((shape.parameters - quantised) * job.weight_bytes + quantised * _NF4_BYTES) + copies,
         adapter=added * 4,
         gradients=round(trained * trained_bytes * (1 + job.workers)),  # every thread accumulates its own
         optimizer=trained * next((n for name, n in _OPTIMIZER_BYTES.items() if job.optimizer.startswith(name)), 8),
         activations=job.tokens * shape.layers * (shape.hidden * job.compute_bytes if job.checkpointing else kept),
-        workspace=max(_logits(shape, job), job.tokens * (passing + (kept if job.checkpointing else 0)))
-        // max(1, job.workers),  # the threads reach their peaks at different times
+        workspace=_workspace(shape, job, kept),
         runtime=_runtime(shape, job),
     )
+
+
+def _workspace(shape: Shape, job: Job, kept: int) -> int:
+    """Return the bytes that come and go: the logits, and the backward pass of one block."""
+    if job.workers:  # the step keeps the buffers of both, for every thread
+        wide = 5 * shape.feed_forward + 4 * shape.hidden + 7 * shape.query + 8 * shape.key
+        return _logits(shape, job) + round(job.tokens * job.compute_bytes * wide * _SLACK)
+    # The widest features of a block, and the residual stream.
+    passing = job.compute_bytes * (3 * shape.feed_forward + 2 * shape.hidden)
+    return max(_logits(shape, job), job.tokens * (passing + (kept if job.checkpointing else 0)))
 
 
 def _kept_by_a_block(shape: Shape, job: Job, adapted: Sequence[Linear]) -> int:
     """Return the bytes per token that a block keeps for the backward pass."""
     if job.workers:
         inputs = 2 * shape.hidden + shape.query  # of three projections; the fourth one's is computed again
-        return job.compute_bytes * (inputs + 2 * (shape.query + shape.key) + 2 * shape.feed_forward)
+        features = inputs + 2 * (shape.query + shape.key) + 2 * shape.feed_forward
+        return round(job.compute_bytes * features * _SLACK)
     per_block = [layer for layer in adapted if layer.count >= shape.layers]
     sources = {_source(layer, shape) for layer in per_block}
     norms = 2 * shape.hidden * 4  # norms compute in float32

@@ -226,7 +226,7 @@ def _fit(
 
     model = backends.with_adapter(backend, base, params)
     before = _last_states(model, validation_rows[0])
-    step = cpu_step_of(model, params, processes) if backend == "transformers" else None
+    step = cpu_step_of(model, params, processes)
     try:
         trainer_class = with_cpu_step(SFTTrainer, step)
         packing = step is None and packs(model, train_rows, params, backend)

@@ -137,6 +137,20 @@ def test_what_is_brought_from_elsewhere_is_evaluated_and_never_written(run: Run,
     assert results["confidence"] is None, "those rows hold none"
 
 
+def test_a_base_that_is_left_out_is_not_asked(run: Run, project: Path, adapter: Path) -> None:
+    given = write_json(project / "mine.json", [{k: r[k] for k in ("instruction", "input", "output")} for r in RECORDS])
+    run(
+        "evaluation",
+        params={"adapter": str(adapter), "test_data": str(given), "evaluation": {"compare_base": False}},
+        to_nodes=["score_predictions"],
+    )
+    assert read_rows(project / "data/07_model_output/test/base_predictions.jsonl") == []
+    reports = project / "data/08_reporting/test"
+    results = json.loads((reports / "evaluation_results.json").read_text(encoding="utf-8"))
+    assert results["base"] is None
+    assert results["comparison"] == "there are no predictions of the base model"
+
+
 def test_the_pipeline_depends_on_what_the_stages_before_it_make() -> None:
     pipeline = create_pipeline()
     made = {"test", "test_context", "adapter", "base_model", "training_state"}

@@ -58,9 +58,11 @@ class Progress:
             self._bar.start()
 
     def step(self, step: int) -> None:
-        """Move the bar."""
+        """Move the bar; without one, the second step tells how long the run will take."""
         if self._bar:
             self._bar.update(self._task, completed=step, figures=self._figures(step))
+        elif step == self._first + 2:  # the first one prepares memory and says little about the others
+            logger.info("about %.0f minutes of training left, validations aside", self._left(step) / 60)
 
     def log(self, step: int, figures: dict[str, float]) -> None:
         """Show and report figures."""
@@ -68,9 +70,7 @@ class Progress:
         if self._bar:
             self.step(step)
         else:
-            elapsed = time.monotonic() - self._started
-            left = elapsed / max(1, step - self._first) * (self._steps - step)
-            logger.info("step %d of %d  %s  %.0f s left", step, self._steps, self._figures(step), left)
+            logger.info("step %d of %d  %s  %.0f s left", step, self._steps, self._figures(step), self._left(step))
         self._on_log(step, figures)
 
     def end(self) -> None:
@@ -78,6 +78,11 @@ class Progress:
         if self._bar:
             self._bar.stop()
             self._bar = None
+
+    def _left(self, step: int) -> float:
+        """Return the seconds that the remaining steps will take at the rate so far."""
+        elapsed = time.monotonic() - self._started
+        return elapsed / max(1, step - self._first) * (self._steps - step)
 
     def _figures(self, step: int) -> str:
         rate = (step - self._first) * self._step_tokens / max(time.monotonic() - self._started, 1e-9)

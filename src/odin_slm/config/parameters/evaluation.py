@@ -23,6 +23,11 @@ class EvaluationParams(Parameters):
     """Outputs decoded together."""
     max_new_tokens: int | Literal["auto"] = "auto"
     """Budget of an output in tokens; auto is 1.25 times the longest gold output of the test set, plus 16."""
+    compare_base: bool = True
+    """Evaluate the base model alone beside the fine-tuned one.
+
+    A pretrained base that was never shown the format writes up to the budget, which can take longer than all the rest.
+    """
     num_samples: int | None = Field(default=None, ge=1)
     """Evaluate at most this many test records, drawn by the seed."""
     backend: Literal["transformers", "vllm"] = "transformers"

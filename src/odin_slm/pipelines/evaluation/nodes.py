@@ -247,7 +247,13 @@ def generate_base_predictions(
     task: TaskParams,
     params: EvaluationParams,
 ) -> list[dict[str, Any]]:
-    """Let the base model alone extract from the same texts; see :func:`generate_predictions`."""
+    """Let the base model alone extract from the same texts; see :func:`generate_predictions`.
+
+    Returns:
+        The rows; none where ``evaluation.compare_base`` is off.
+    """
+    if not params.compare_base:
+        return []
     return _predict(
         base_model, None, test_data, predictions_work / "base.jsonl", task.task(), params, "base model alone"
     )

@@ -242,6 +242,7 @@ def job_of(params: TrainingParams, config: Any, backend: str, machine: Machine) 
         device=machine.device,
         fused_attention=params.attention != "eager",
         full=full,
+        decoded_copy=params.metric_for_best_model == "task" and machine.device == "cpu" and not quantised,
     )
     if machine.device == "cpu" and backends.has_cpu_step(config, params):
         return replace(job, workers=min(torch.get_num_threads(), batch))

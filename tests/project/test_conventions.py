@@ -242,6 +242,20 @@ def test_every_imported_package_is_declared() -> None:
     assert not missing
 
 
+LONGEST_FUNCTION = 60
+"""Lines, from ``def`` on: what fits on a screen."""
+
+
+def test_a_function_fits_on_a_screen() -> None:
+    found = {
+        f"{file.relative_to(ROOT)}: {node.name}": node.end_lineno - node.lineno + 1
+        for file in sorted((ROOT / "src").rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None
+    }
+    assert not {name: lines for name, lines in found.items() if lines > LONGEST_FUNCTION}
+
+
 def _imports(file: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

@@ -11,9 +11,7 @@ from odin_slm.core.runtime_environment import prepare_process
 from odin_slm.hooks import (
     ArtifactsHook,
     ErrorsHook,
-    EvaluationMetricsHook,
-    PreflightHook,
-    PublicationHook,
+    ResultsHook,
     SummaryHook,
     TrackingHook,
     WorkFolderHook,
@@ -37,9 +35,7 @@ def _project(relative: str = "") -> str:
 # Kedro calls the last one first, where it has a choice.
 HOOKS = (
     ArtifactsHook(),
-    EvaluationMetricsHook(),
-    PublicationHook(),
-    PreflightHook(),
+    ResultsHook(),
     SummaryHook(),
     WorkFolderHook(),
     TrackingHook(),

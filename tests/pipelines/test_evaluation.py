@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from odin_slm.config.parameters import EvaluationParams, TaskParams
 from odin_slm.core.errors import BackendError, MissingInputError, PredictionsError
 from odin_slm.datasets.figures import FiguresDataset
-from odin_slm.datasets.json_files import GivenRecordsDataset, ReportDataset
+from odin_slm.datasets.json_files import CanonicalJSONDataset, GivenRecordsDataset
 from odin_slm.datasets.models import AdapterDataset, FolderDataset
 from odin_slm.datasets.optional import OptionalDataset
 from odin_slm.models.base_model import BaseModel, load_model
@@ -408,7 +408,7 @@ def test_given_records_are_read_only_and_must_exist_when_named(tmp_path: Path) -
     ("kind", "value", "default"),
     [
         ("odin_slm.datasets.json_files.RecordsDataset", RECORDS, None),
-        ("odin_slm.datasets.json_files.ReportDataset", {"b": 1, "a": "é"}, None),
+        ("odin_slm.datasets.json_files.CanonicalJSONDataset", {"b": 1, "a": "é"}, None),
         ("odin_slm.datasets.json_files.JSONLinesDataset", RECORDS, []),
     ],
 )
@@ -423,11 +423,11 @@ def test_what_may_be_absent_loads_as_its_default(kind: str, value: Any, default:
 
 
 def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
-    dataset = ReportDataset(filepath=str(tmp_path / "report.json"))
+    dataset = CanonicalJSONDataset(filepath=str(tmp_path / "report.json"))
     dataset.save({"b": 1, "a": "é"})
     with pytest.raises(DatasetError):
         dataset.save({"b": 2, "a": float("nan")})
-    assert (tmp_path / "report.json").read_text(encoding="utf-8") == '{\n "b": 1,\n "a": "é"\n}'
+    assert (tmp_path / "report.json").read_text(encoding="utf-8") == '{\n "b": 1,\n "a": "é"\n}\n'
     assert [file.name for file in tmp_path.iterdir()] == ["report.json"]
 
 

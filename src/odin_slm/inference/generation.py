@@ -126,7 +126,6 @@ def generate(
     generator = loaded or Generator(base, adapter)
     grammars = grammars or [None] * len(prompts)
     rows = generator.rows(prompts, max_new_tokens=max_new_tokens, grammars=grammars, names=names)
-    total = len(rows)
     log, done = open_resume_log(resume_log, base, adapter, prompts, max_new_tokens, grammars, "transformers")
     kept = {generation.index for generation in done}
 
@@ -135,7 +134,7 @@ def generate(
         if log:
             log.add(asdict(generation))
         if on_progress:
-            on_progress(len(done), total)
+            on_progress(len(done), len(prompts))
 
     try:
         generator.write_all(rows, keep, batch_size, kept)

@@ -59,10 +59,6 @@ class MergeRequest:
 def export(job: Merge, folder: Path) -> dict[str, Any]:
     """Merge, save, score the saved files, and write the card and the report.
 
-    Args:
-        job: What to merge.
-        folder: An empty folder.
-
     Returns:
         The report, which is also ``merging.json``: ``dtype``, ``architecture``, ``adapter_sha256``, ``records``,
         ``equal_predictions``, ``decoding``, ``tolerance``, and under ``adapter`` and ``merged`` the headline of each.

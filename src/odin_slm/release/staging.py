@@ -70,11 +70,7 @@ def weights_of(folder: Path) -> Path:
 
 
 def base_id_of(base: BaseModel, named: str | None) -> str:
-    """Return the Hub id that stands for a base.
-
-    Args:
-        base: The base.
-        named: ``publishing.base_model_id``.
+    """Return the Hub id that stands for a base; ``named`` is ``publishing.base_model_id``.
 
     Raises:
         ReleaseError: The base lies in a local folder of another name: none passes for another by oversight.
@@ -140,14 +136,6 @@ def model_files(
     license_text: bytes | Path,
 ) -> ModelFiles:
     """Return the files of a model release, but for its figures and its card.
-
-    Args:
-        adapter: The adapter.
-        base: Its base.
-        facts: What :func:`base_facts` has found.
-        task: What it was taught.
-        manifest: What it was trained on.
-        license_text: ``LICENSE``.
 
     Raises:
         ReleaseError: The adapter lacks a file.

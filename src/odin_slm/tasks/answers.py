@@ -182,9 +182,7 @@ class AnswerTask(Task):
         for prefix, scores in (("", results), ("base_", results.get("base") or {})):
             for metric in self.headline:
                 if metric.path[0] in scores:
-                    low, high = scores["intervals"][metric.name]
-                    name = f"{prefix}{metric.name}"
-                    found |= {name: metric.value(scores), f"{name}_low": low, f"{name}_high": high}
+                    found |= metric.with_interval(scores, prefix)
             found |= {f"{prefix}{name}": value for name, value in scores.get("output_quality", {}).items()}
         return found
 

@@ -257,10 +257,6 @@ class Registry:
         The lock is held from the look at the champion to the alias. If the champion is another one by now, or the
         decision was about other predictions, it is made anew by the same rules.
 
-        Args:
-            promotion: What was decided.
-            run_id: The run that asks, for the history.
-
         Returns:
             The decision that counts.
 

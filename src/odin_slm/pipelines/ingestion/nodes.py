@@ -1,5 +1,7 @@
 """Nodes of the ingestion pipeline."""
 
+import logging
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -9,11 +11,14 @@ from odin_slm.core.document import Document
 from odin_slm.core.errors import RecordTooLongError
 from odin_slm.core.record import Record
 from odin_slm.corpora.parsed import require_sound
+from odin_slm.corpora.pubtator import IN_PIECES, NO_CHARACTERS, NO_PLACE
 from odin_slm.corpora.synthetic import synthetic_corpus
 from odin_slm.datasets.corpus_files import RawCorpus
 from odin_slm.models.base_model import BaseModel
 from odin_slm.models.tokens import RecordCounter, record_counter
 from odin_slm.tasks import Task
+
+_log = logging.getLogger(__name__)
 
 
 def parse_corpus(
@@ -40,7 +45,19 @@ def parse_corpus(
     options = known(**{**given, **params.options.get(corpus, {})})
     parsed = corpora.CORPORA[corpus].parse(raw, **dict(options))
     require_sound(corpus, parsed.documents, task.task())
+    _warn(parsed.report)
     return [document.to_dict() for document in parsed.documents], parsed.report
+
+
+def _warn(report: Mapping[str, Any]) -> None:
+    """Say what the annotations of a corpus have lost or changed, which is less than a fault."""
+    if count := report.get("normalised_mentions"):
+        _log.warning(
+            "%s: %d mentions, spelt otherwise in the file, are as the texts have them.", report["corpus"], count
+        )
+    for reason in (IN_PIECES, NO_PLACE, NO_CHARACTERS):
+        if count := report.get("dropped", {}).get(reason):
+            _log.warning("%s: dropped %d of this kind: %s.", report["corpus"], count, reason)
 
 
 def write_synthetic(

@@ -126,7 +126,28 @@ def check_folder(folder: Path) -> None:
     if not weights:
         raise BaseModelError("the base model has no *.safetensors weights.", where=str(folder), fix=_FIX)
     for file in weights:
-        _check_safetensors(file)
+        check_safetensors(file)
+
+
+def check_safetensors(file: Path) -> None:
+    """Check that a safetensors file is whole.
+
+    Raises:
+        BaseModelError: It is not.
+        OSError: It is not there.
+    """
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if not 0 < length <= size - 8:
+                raise ValueError("the header's length is impossible")
+            header = json.loads(stream.read(length))
+        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+        if 8 + length + end != size:
+            raise ValueError(f"{8 + length + end} bytes expected, {size} found")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BaseModelError(f"not a whole safetensors file ({error}).", where=str(file), fix=_FIX) from None
 
 
 def load_tokenizer(base: BaseModel) -> Any:
@@ -208,21 +229,6 @@ def _loading_error(base: BaseModel, error: Exception) -> BaseModelError:
     reason = str(error).strip().split("\n")[0]
     fix = _FIX if base.path else "Check the id, the network and your access to the model, or name a local folder."
     return BaseModelError(f"the base model cannot be loaded ({reason}).", where=base.source, fix=fix)
-
-
-def _check_safetensors(file: Path) -> None:
-    size = file.stat().st_size
-    try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if not 0 < length <= size - 8:
-                raise ValueError("the header's length is impossible")
-            header = json.loads(stream.read(length))
-        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
-        if 8 + length + end != size:
-            raise ValueError(f"{8 + length + end} bytes expected, {size} found")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BaseModelError(f"not a whole safetensors file ({error}).", where=str(file), fix=_FIX) from None
 
 
 def model_digest(base: BaseModel, adapter: Path | None = None) -> str:

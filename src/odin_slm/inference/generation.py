@@ -26,7 +26,7 @@ from odin_slm.core.record import before_input
 from odin_slm.inference.constraint import Constraint, Vocabulary
 from odin_slm.inference.resume_log import ResumeLog, describe
 from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer, standing_alone
-from odin_slm.models.tokens import line_break_counter, prompt_ids
+from odin_slm.models.tokens import end_tokens, line_break_counter, prompt_ids
 from odin_slm.tasks import Grammar
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ class Generator:
         self.tokenizer = tokenizer
         self._model = model
         self.on_cpu = model.device.type == "cpu"
-        self._end_tokens = _end_tokens(self._model, self.tokenizer)
+        self._end_tokens = end_tokens(self._model, self.tokenizer)
         self._breaks = line_break_counter(self.tokenizer)
         self._narrow = self.on_cpu and getattr(self._model.config, "hidden_size", _NARROW + 1) <= _NARROW
         self._lock = threading.Lock()
@@ -719,12 +719,6 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
             where=str(file),
             fix="Train again, or name another folder with --params adapter=DIR.",
         ) from None
-
-
-def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    configured = model.generation_config.eos_token_id
-    known = configured if isinstance(configured, list) else [configured]
-    return frozenset(token for token in (tokenizer.eos_token_id, *known) if token is not None)
 
 
 def _logits(model: Any) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 from odin_slm.core.errors import BaseModelError
 from odin_slm.core.hashing import sha256_of
+from odin_slm.models.text_encoder import is_control
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FOLDER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
@@ -157,7 +158,8 @@ def load_tokenizer(base: BaseModel) -> Any:
     id, so that the end of an output carries its loss and the model learns to stop.
 
     Raises:
-        BaseModelError: The tokenizer cannot be loaded, or names no end-of-sequence token.
+        BaseModelError: The tokenizer cannot be loaded, names no end-of-sequence token, or has tokens that the model has
+            not.
     """
     from transformers import AutoTokenizer
 
@@ -171,19 +173,58 @@ def load_tokenizer(base: BaseModel) -> Any:
             where=base.source,
             fix="Set eos_token in its tokenizer_config.json, or choose another base.",
         )
-    if tokenizer.pad_token_id is None:
-        known = tokenizer.get_vocab()
-        tokenizer.pad_token = next((token for token in _PADDING if token in known), tokenizer.eos_token)
+    _check_embeddings(base, tokenizer)
     return tokenizer
+
+
+def _check_embeddings(base: BaseModel, tokenizer: Any) -> None:
+    """Refuse a tokenizer that writes tokens without an embedding, and pad with one that has one."""
+    known, added = tokenizer.get_vocab(), tokenizer.added_tokens_decoder
+    rows = _embeddings_of(base) or len(tokenizer)
+    roles = {getattr(tokenizer, f"{role}_token"): f"its {role} token" for role in ("bos", "eos")}
+    for token, number in known.items():
+        if number >= rows and (token in roles or number not in added or not is_control(added[number])):
+            raise BaseModelError(
+                f"{roles.get(token, 'the token')} {token!r} has the id {number}, and the model only {rows} embeddings.",
+                where=base.source,
+                fix="Take the tokenizer that the base's maker published with these weights.",
+            )
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
+        reserved = (token for token in _PADDING if known.get(token, rows) < rows)
+        tokenizer.pad_token = next(reserved, tokenizer.eos_token)
+
+
+def _embeddings_of(base: BaseModel) -> int | None:
+    """Return how many tokens the model has embeddings for; None where its configuration does not say."""
+    try:
+        rows: int | None = getattr(_config(base).get_text_config(), "vocab_size", None)
+    except (OSError, ValueError, KeyError):  # whoever loads the weights says what is wrong with it
+        return None
+    return rows
 
 
 def context_of(base: BaseModel) -> int | None:
     """Return how many tokens prompt and output may have together; None where the model names no limit."""
+    limit: int | None = getattr(_config(base), "max_position_embeddings", None)
+    return limit
+
+
+def _config(base: BaseModel) -> Any:
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(base.location, revision=base.revision, trust_remote_code=False)
-    limit: int | None = getattr(config, "max_position_embeddings", None)
-    return limit
+    return AutoConfig.from_pretrained(base.location, revision=base.revision, trust_remote_code=False)
+
+
+def pad_within(config: Any) -> Any:
+    """Return a configuration without a pad token that is none of the model's tokens.
+
+    ``torch.nn.Embedding`` refuses it, and nothing here needs it: padding is masked.
+    """
+    for part in (config, config.get_text_config()):
+        pad, rows = getattr(part, "pad_token_id", None), getattr(part, "vocab_size", None)
+        if isinstance(pad, int) and rows and not 0 <= pad < rows:
+            part.pad_token_id = None
+    return config
 
 
 def load_model(base: BaseModel, **options: Any) -> Any:
@@ -195,18 +236,28 @@ def load_model(base: BaseModel, **options: Any) -> Any:
 
     Raises:
         BaseModelError: The weights cannot be loaded, or do not fit the configuration.
+        BackendError: The base is quantised, and this machine lacks what that needs.
     """
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
+    from odin_slm.models.quantised import check_quantised
+
     logging.disable_progress_bar()  # a bar per loaded tensor, over in a blink
     options.setdefault("dtype", torch.float32)
     try:
+        config = pad_within(_config(base))
+        check_quantised(base, config)
         model = AutoModelForCausalLM.from_pretrained(
-            base.location, revision=base.revision, trust_remote_code=False, use_safetensors=True, **options
+            base.location,
+            config=config,
+            revision=base.revision,
+            trust_remote_code=False,
+            use_safetensors=True,
+            **options,
         ).eval()
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, AssertionError) as error:
         raise _loading_error(base, error) from error
     keep_unpacked(model)
     return model

@@ -11,7 +11,8 @@ from typing import Any
 from odin_slm.config.parameters import TrainingParams
 from odin_slm.core.record import Record, full_text
 from odin_slm.models.backends import Name
-from odin_slm.models.tokens import completion_ids, prompt_ids
+from odin_slm.models.base_model import causal_of
+from odin_slm.models.tokens import completion_ids, end_tokens, prompt_ids
 from odin_slm.training import checkpoints
 from odin_slm.training.task_metric import undisturbed
 
@@ -162,7 +163,7 @@ def sample_outputs(model: Any, tokenizer: Any, records: Sequence[Record], backen
         settings = GenerationConfig(
             do_sample=False,
             max_new_tokens=round(1.25 * len(completion_ids(tokenizer, gold))) + 16,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=sorted(end_tokens(causal_of(model), tokenizer)),
             pad_token_id=tokenizer.pad_token_id,
         )
         with torch.no_grad(), undisturbed(model, backend):

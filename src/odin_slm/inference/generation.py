@@ -27,6 +27,7 @@ from odin_slm.inference.constraint import Constraint, Vocabulary
 from odin_slm.inference.resume_log import ResumeLog, describe
 from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer, standing_alone
 from odin_slm.models.tokens import end_tokens, line_break_counter, prompt_ids
+from odin_slm.models.tying import settle, untie
 from odin_slm.tasks import Grammar
 
 if TYPE_CHECKING:
@@ -653,13 +654,13 @@ def _load(base: BaseModel, adapter: Path | None, device: torch.device) -> Any:
     dtype = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     model = load_model(base, dtype=dtype)
     if adapter is not None:
-        model = attach(model, base, adapter).merge_and_unload()
+        model = settle(attach(model, base, adapter).merge_and_unload())
     model = model.to(device).eval()
     return use_onednn(fuse(model)) if device.type == "cpu" else model
 
 
 def attach(model: Any, base: BaseModel, adapter: Path) -> Any:
-    """Return a loaded base with an adapter on it, as a PEFT model.
+    """Return a loaded base with an adapter on it, as a PEFT model that can be merged.
 
     Raises:
         AdapterError: It is no LoRA adapter, or does not fit the base.
@@ -676,10 +677,14 @@ def attach(model: Any, base: BaseModel, adapter: Path) -> Any:
         raise AdapterError(
             f"the adapter does not fit the base {base.source} ({reason}).", where=str(adapter), fix=fix
         ) from error
-    expected = {
-        name: tuple(value.shape)
-        for name, value in get_peft_model_state_dict(merged, save_embedding_layers=False).items()
-    }
+
+    def shapes(embeddings: bool) -> dict[str, tuple[int, ...]]:
+        weights = get_peft_model_state_dict(merged, save_embedding_layers=embeddings)
+        return {name: tuple(value.shape) for name, value in weights.items()}
+
+    expected = shapes(False)
+    if found.keys() - expected.keys():  # PEFT saves the base's own beside an adapter of embeddings or head
+        expected = shapes(True)
     if found != expected:
         name = sorted(found.items() ^ expected.items())[0][0]
         raise AdapterError(
@@ -688,6 +693,7 @@ def attach(model: Any, base: BaseModel, adapter: Path) -> Any:
             where=str(adapter),
             fix=fix,
         )
+    untie(merged)
     return merged
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from odin_slm.core.errors import BaseModelError
 from odin_slm.core.hashing import sha256_of
+from odin_slm.core.names import HUB_ID
 from odin_slm.models.text_encoder import is_control
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FOLDER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 _PADDING = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>")
 """Tokens that bases reserve for padding without naming them in their configuration."""

@@ -42,6 +42,7 @@ def laid_out(tiny_base: Path, folder: Path, **layout: Any) -> BaseModel:
     """Return a copy of the tiny base (512 embeddings) with other special tokens."""
     shutil.copytree(tiny_base, folder)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_tokens([f"word{n}" for n in range(tokenizer.get_vocab_size(), 512)])
     tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in layout.get("added", ()) if "tool" not in t])
     tokenizer.add_tokens([AddedToken(t, normalized=False) for t in layout.get("added", ()) if "tool" in t])
     if layout.get("leads"):
@@ -74,16 +75,17 @@ def test_it_trains_and_writes(layout: str, tiny_base: Path, tmp_path: Path) -> N
     texts = ["aspirin", "aspirin and nausea " * 9]
     prompts = [render_prompt(TASK.instruction("ade"), text) for text in texts]
     grammars = [TASK.grammar(TASK.instruction("ade"), text) for text in texts]
-    options: dict[str, Any] = {"batch_size": 2, "max_new_tokens": 40}
+    loaded = Generator(base, adapter)
+    options: dict[str, Any] = {"batch_size": 2, "max_new_tokens": 12, "loaded": loaded}
     free = generate(base, adapter, prompts, **options)
     assert [one.text for one in free] == [generate(base, adapter, [p], **options)[0].text for p in prompts]
     held = generate(base, adapter, prompts, grammars=grammars, **options)
-    assert all(grammar.accepts(one.text) for grammar, one in zip(grammars, held, strict=True) if one.finished)
+    assert all(grammar.accepts(one.text) for grammar, one in zip(grammars, held, strict=True))
     model = load_model(base)
-    generic = held_generate(model, tokenizer, prompts, [*grammars[:1], None], 2, 12)
-    assert generic[0].startswith("### Entities:\n")
     assert end_tokens(model, tokenizer) == {n for n in chosen.get("ends", [0]) if n < 512}
-    assert Generator(base).tokenizer.pad_token_id == tokenizer.pad_token_id
+    if "ends" in chosen:
+        generic = held_generate(model, tokenizer, prompts, [*grammars[:1], None], 2, 12)
+        assert generic[0].startswith("### Entities:\n")
 
 
 @pytest.mark.parametrize(

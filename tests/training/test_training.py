@@ -180,23 +180,6 @@ def test_an_incomplete_checkpoint_is_set_aside(
     assert all((one[name] == two[name]).all() for name in one)
 
 
-def test_a_run_killed_twice_at_the_same_checkpoint_resumes(tmp_path: Path) -> None:
-    from odin_slm.training import checkpoints
-
-    checkpoints.prepare(tmp_path, "job", {}, resume=False)
-    complete = tmp_path / "checkpoints/checkpoint-2"
-    for name in ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json", "rng_state.pth"):
-        complete.mkdir(parents=True, exist_ok=True)
-        (complete / name).touch()
-    for attempt in ("first", "second"):
-        cut = tmp_path / "checkpoints/checkpoint-4"
-        cut.mkdir()
-        (cut / attempt).touch()
-        checkpoints.prepare(tmp_path, "job", {}, resume=True)
-        assert checkpoints.newest(tmp_path) == complete
-        assert [file.name for file in (tmp_path / "checkpoints/incomplete-checkpoint-4").iterdir()] == [attempt]
-
-
 def test_checkpoints_of_another_run_are_refused(base: BaseModel, tmp_path: Path) -> None:
     stopped_at(3, base, tmp_path)
     for other, data in (({"learning_rate": 0.02}, records(8)), ({}, records(8, 50))):

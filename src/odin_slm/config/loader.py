@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
-from kedro.config import OmegaConfigLoader
+from kedro.config import MissingConfigException, OmegaConfigLoader
 
-from odin_slm.core.errors import UnknownEnvironmentError, UnknownParameterError
+from odin_slm.core.errors import InvalidNameError, UnknownEnvironmentError, UnknownParameterError
+from odin_slm.core.names import name_fault
 from odin_slm.core.redaction import secrets_in
 
 _RUNTIME_PARAMETER = re.compile(r"\$\{runtime_params:\s*(\w+)")
@@ -32,6 +34,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
     Raises:
         UnknownEnvironmentError: There is no folder for ``env``.
         UnknownParameterError: A key of ``runtime_params`` is neither a parameter nor used in the configuration.
+        InvalidNameError: ``env``, the experiment or the registered model has a name that is none.
     """
 
     def __init__(
@@ -48,6 +51,8 @@ class ProjectConfigLoader(OmegaConfigLoader):
                 _check_environment(folder, env)
             _check_parameters([folder / layer for layer in layers], runtime_params or {})
         super().__init__(conf_source=conf_source, env=env, runtime_params=runtime_params, **options)
+        with suppress(MissingConfigException):  # a configuration without globals.yml
+            _check_names(env, self["globals"])
 
 
 def environments(conf: Path) -> list[str]:
@@ -63,6 +68,17 @@ def _check_environment(conf: Path, env: str) -> None:
             where=f"--env {env}",
             fix=f"{_suggestion(env, known)}The folders in {conf.name}/ are: {', '.join(known)}.",
         )
+
+
+def _check_names(env: str | None, known: dict[str, Any]) -> None:
+    """Refuse names that would have to be escaped in paths, in commands, on cards and on the Hub."""
+    where = f"conf/{env or 'base'}/globals.yml"
+    named = {"experiment": where, "registered_model": where}
+    found = [(env, f"--env {env}")] if env else []
+    for value, place in (*found, *((known[key], f"{file}, {key}") for key, file in named.items() if key in known)):
+        if fault := name_fault(value):
+            fix = "Give it another name, for example ade-only.v2."
+            raise InvalidNameError(f"{fault}.", where=place, fix=fix)
 
 
 def _check_parameters(layers: list[Path], runtime_params: dict[str, Any]) -> None:

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+from odin_slm.core.names import HUB_ID
 from odin_slm.core.record import SPLITS
 from odin_slm.core.redaction import VOCABULARY_FILES
 from odin_slm.hub.licensing import LICENSES
-from odin_slm.models.base_model import HUB_ID
 
 ReleaseKind = Literal["model", "dataset", "merged"]
 

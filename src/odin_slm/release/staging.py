@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
@@ -51,13 +52,17 @@ def find_adapter(final: Path, training_work: Path, checkpoint: str | None) -> Re
         return ReleasedAdapter(final, final)
     folder = training_work / "checkpoints"
     if not trained_weights(folder / checkpoint).is_file():
-        present = sorted(path.name for path in folder.glob("checkpoint-*") if trained_weights(path).is_file())
+        present = sorted(path.name for path in folder.glob("checkpoint-*") if _publishable(path))
         raise ReleaseError(
             f"there is no checkpoint {checkpoint}.",
             where="publishing.checkpoint",
             fix=f"Name one of {', '.join(present)}." if present else "Training left none; leave it out.",
         )
     return ReleasedAdapter(folder / checkpoint, final, checkpoint)
+
+
+def _publishable(path: Path) -> bool:
+    return bool(re.fullmatch(r"checkpoint-[0-9]+", path.name)) and trained_weights(path).is_file()
 
 
 def weights_of(folder: Path) -> Path:

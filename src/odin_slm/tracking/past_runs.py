@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from odin_slm.models.base_model import HUB_ID, BaseModel
+from odin_slm.core.names import HUB_ID
+from odin_slm.models.base_model import BaseModel
 from odin_slm.tasks import Task
 from odin_slm.tracking.backfill import PastRun
 from odin_slm.tracking.registry import Candidate, Registry

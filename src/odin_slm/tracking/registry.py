@@ -540,7 +540,9 @@ def _signature(task: Task) -> Any:
     return ModelSignature(
         # without a name, so that a plain list of texts is as good as a table with a column `text`
         inputs=Schema([ColSpec(text)]),
-        outputs=Schema([*task.table_columns(), ColSpec(DataType.boolean, "finished")]),
+        outputs=Schema(
+            [*task.table_columns(), ColSpec(DataType.boolean, "finished"), ColSpec(text, "error", required=False)]
+        ),
         params=ParamSchema(
             [
                 ParamSpec("schema", text, ""),

@@ -1,16 +1,19 @@
-"""Callbacks of the Trainer: progress with rate and remaining time, sample outputs, early stopping."""
+"""Callbacks of the Trainer: progress with rate and remaining time, sample outputs, old checkpoints, early stopping."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from odin_slm.config.parameters import TrainingParams
 from odin_slm.core.record import Record, full_text
 from odin_slm.models.backends import Name
-from odin_slm.models.tokens import completion_ids, prompt_ids
+from odin_slm.models.base_model import causal_of
+from odin_slm.models.tokens import completion_ids, end_tokens, prompt_ids
+from odin_slm.training import checkpoints
 from odin_slm.training.task_metric import undisturbed
 
 logger = logging.getLogger(__name__)
@@ -131,8 +134,23 @@ def callbacks(
                 written = sample_outputs(model, tokenizer, samples, backend)
                 state.log_history.append({"step": state.global_step, "samples": written})
 
+    class Rotation(TrainerCallback):
+        """Removes old checkpoints; the best one stays and, until the training ends, the newest."""
+
+        def on_save(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+            self._rotate(args, state, {f"checkpoint-{state.global_step}"})
+
+        def on_train_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+            if params.save_total_limit == 1 and state.best_model_checkpoint:
+                self._rotate(args, state, set())
+
+        def _rotate(self, args: Any, state: Any, kept: set[str]) -> None:
+            if args.should_save:
+                best = {Path(state.best_model_checkpoint).name} if state.best_model_checkpoint else set()
+                checkpoints.rotate(Path(args.output_dir).parent, params.save_total_limit, kept | best)
+
     early = [EarlyStoppingCallback(params.early_stopping_patience)] if params.early_stopping_patience else []
-    return [Reporter(), Sampler(), *early]
+    return [Reporter(), Sampler(), Rotation(), *early]
 
 
 def sample_outputs(model: Any, tokenizer: Any, records: Sequence[Record], backend: Name) -> list[dict[str, str]]:
@@ -150,7 +168,7 @@ def sample_outputs(model: Any, tokenizer: Any, records: Sequence[Record], backen
         settings = GenerationConfig(
             do_sample=False,
             max_new_tokens=round(1.25 * len(completion_ids(tokenizer, gold))) + 16,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=sorted(end_tokens(causal_of(model), tokenizer)),
             pad_token_id=tokenizer.pad_token_id,
         )
         with torch.no_grad(), undisturbed(model, backend):

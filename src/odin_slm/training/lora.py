@@ -382,7 +382,7 @@ def _arguments(params: TrainingParams, work: Path, steps: int, metric: TaskMetri
         eval_steps=every,
         save_strategy=params.save_strategy,
         save_steps=params.save_steps or every,
-        save_total_limit=params.save_total_limit,
+        save_total_limit=None,  # see Rotation: the Trainer would also remove folders that are not its own
         load_best_model_at_end=params.load_best_model_at_end,
         metric_for_best_model=metric.key if metric else "eval_loss",
         greater_is_better=metric is not None and metric.metric.higher_is_better,

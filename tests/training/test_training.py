@@ -503,6 +503,7 @@ def test_auto_is_transformers_without_cuda() -> None:
     assert backends.weights_dtype(TrainingParams()) == "float32"
     assert backends.precision(TrainingParams()) == ("bf16" if backends.multiplies_faster_in_bf16() else "fp32")
     assert backends.optimizer(TrainingParams()) == "adamw_torch"
+    assert backends.optimizer(TrainingParams(method="full")) == "adamw_torch_fused"
     assert backends.optimizer(TrainingParams(load_in_4bit=True)) == "adamw_8bit"
 
 

@@ -96,6 +96,34 @@ def test_an_unknown_environment_names_those_there_are(kedro_run: Callable[..., R
     assert not (bare_project / "mlruns").exists()
 
 
+@pytest.mark.parametrize("env", ["ADE only (v2)", "#1", "a--b"])
+def test_an_environment_whose_name_needs_quotes_is_refused(
+    kedro_run: Callable[..., Result], bare_project: Path, env: str
+) -> None:
+    (bare_project / "conf" / env).mkdir()
+    assert_one_message(kedro_run("--env", env), f"--env {env}: ", "another name")
+    assert not (bare_project / "data").exists(), "no node may have run"
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "reason"),
+    [
+        ("experiment", '"ADE only (v2)"', "is no name"),
+        ("experiment", "../elsewhere", "is no name"),
+        ("experiment", "no", "False is no text"),
+        ("experiment", "1.10", "1.1 is no text"),
+        ("registered_model", "models:/odin", "is no name"),
+    ],
+)
+def test_an_experiment_whose_name_fits_nowhere_is_refused(
+    kedro_run: Callable[..., Result], bare_project: Path, key: str, written: str, reason: str
+) -> None:
+    (bare_project / "conf/odd").mkdir()
+    (bare_project / "conf/odd/globals.yml").write_text(f"{key}: {written}\n")
+    assert_one_message(kedro_run("--env", "odd"), f"conf/odd/globals.yml, {key}: ", reason)
+    assert not (bare_project / "data").exists(), "no node may have run"
+
+
 def test_a_misspelt_parameter_names_the_right_one(kedro_run: Callable[..., Result], bare_project: Path) -> None:
     (bare_project / "conf/base/catalog_raw.yml").write_text(
         "ade_raw: {type: MemoryDataset, data: '${runtime_params:corpora, data}'}\n"

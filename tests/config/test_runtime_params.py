@@ -113,6 +113,17 @@ def test_a_whole_number_with_zeros_before_it_is_decimal() -> None:
         TrainingParams.model_validate(read("training.max_steps=1:30")["training"])
 
 
+def test_without_a_known_catalog_values_are_text_but_for_truth_and_nothing() -> None:
+    items = split_items("documents=202611,fetch=true,champion=null,training.epochs=2,mine.top=3")
+    assert as_meant(items, TYPES, {}) == {
+        "documents": "202611",
+        "fetch": True,
+        "champion": None,
+        "training": {"epochs": 2},
+        "mine": {"top": 3},
+    }
+
+
 def test_items_are_parted_by_a_comma_before_a_key() -> None:
     assert split_items("a=x,y, b.c =[1,2],d=e=f,") == [("a", "x,y"), ("b.c", "[1,2]"), ("d", "e=f")]
     for broken in ("a", "=x"):
@@ -142,7 +153,7 @@ def load(conf: Path, params: dict[str, Any], env: str = "test") -> ProjectConfig
     return ProjectConfigLoader(conf, env, params, **settings.CONFIG_LOADER_ARGS)
 
 
-@pytest.mark.parametrize("line", ["experiment: 2026", "corpora: 0117", "registered_model: 1.10", "base_model: no"])
+@pytest.mark.parametrize("line", ["tracking_experiment: 2026", "corpora: 0117", "data: 1.10", "base_model: no"])
 def test_a_number_in_globals_is_named_with_the_quotes_it_needs(tmp_path: Path, line: str) -> None:
     for env in ("base", "mine", "local"):
         (tmp_path / env).mkdir()

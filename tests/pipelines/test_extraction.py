@@ -125,7 +125,7 @@ def test_names_that_are_no_unicode_can_be_written(tmp_path: Path) -> None:
     assert [(d.id, d.source) for d in found] == [*names, ("half \\ud800", "z.jsonl")]
     rows = [{"id": d.id, "source": d.source, "record": d.record, "text": d.text} for d in found]
     shards = ExtractionShardsDataset(filepath=str(tmp_path / "out"))
-    shards.save({"name": "shard-0", "rows": rows, "failed": rows})
+    shards.save(lambda _: iter([{"name": "shard-0", "rows": rows, "failed": rows}]))
     (shard,) = shards.load()
     assert pyarrow.parquet.read_table(shard, columns=["id"]).to_pylist() == [{"id": d.id} for d in found]
 

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
-from kedro.config import OmegaConfigLoader
+from kedro.config import MissingConfigException, OmegaConfigLoader
 
 from odin_slm.config.runtime_params import CatalogParameter, catalog_parameters, files_of, globals_of
-from odin_slm.core.errors import UnknownEnvironmentError, UnknownParameterError, WrongParameterError
+from odin_slm.core.errors import (
+    InvalidNameError,
+    UnknownEnvironmentError,
+    UnknownParameterError,
+    WrongParameterError,
+)
+from odin_slm.core.names import name_fault
 from odin_slm.core.redaction import secrets_in
 
-_TEXTS = ("experiment", "data", "corpora", "base_model", "text", "tracking_experiment", "registered_model")
-"""Keys of ``globals.yml`` that are names and folders."""
+_TEXTS = ("data", "corpora", "base_model", "text", "tracking_experiment")
+"""Keys of ``globals.yml`` that are folders and names, beside those that :func:`_check_names` looks at."""
 
 
 class ProjectConfigLoader(OmegaConfigLoader):
@@ -34,6 +41,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
         UnknownEnvironmentError: There is no folder for ``env``.
         UnknownParameterError: A key of ``runtime_params`` is neither a parameter nor used in the configuration.
         WrongParameterError: A name or a folder is a number, or another value that is no text.
+        InvalidNameError: ``env``, the experiment or the registered model has a name that is none.
     """
 
     def __init__(
@@ -51,6 +59,8 @@ class ProjectConfigLoader(OmegaConfigLoader):
             _check_globals(layers)
             _check_parameters(layers, runtime_params or {})
         super().__init__(conf_source=conf_source, env=env, runtime_params=runtime_params, **options)
+        with suppress(MissingConfigException):  # a configuration without globals.yml
+            _check_names(env, self["globals"])
 
 
 def environments(conf: Path) -> list[str]:
@@ -92,6 +102,17 @@ def _check_environment(conf: Path, env: str) -> None:
             where=f"--env {env}",
             fix=f"{_suggestion(env, known)}The folders in {conf.name}/ are: {', '.join(known)}.",
         )
+
+
+def _check_names(env: str | None, known: dict[str, Any]) -> None:
+    """Refuse names that would have to be escaped in paths, in commands, on cards and on the Hub."""
+    where = f"conf/{env or 'base'}/globals.yml"
+    named = {"experiment": where, "registered_model": where}
+    found = [(env, f"--env {env}")] if env else []
+    for value, place in (*found, *((known[key], f"{file}, {key}") for key, file in named.items() if key in known)):
+        if fault := name_fault(value):
+            fix = "Give it another name, for example ade-only.v2."
+            raise InvalidNameError(f"{fault}.", where=place, fix=fix)
 
 
 def _check_parameters(layers: list[Path], runtime_params: dict[str, Any]) -> None:

@@ -81,7 +81,7 @@ def as_meant(
     Args:
         items: Dotted keys with their values as written.
         types: First part of a key -> type of that group of parameters.
-        catalog: What the catalog takes.
+        catalog: What the catalog takes; empty where that is not known.
 
     Returns:
         Nested values, as Kedro takes them.
@@ -100,6 +100,8 @@ def as_meant(
                 raise WrongParameterError("it is empty.", where=f"--params {key}", fix="Name it, or leave it out.")
         else:
             value = _yaml(written)
+            if not catalog and not path and not isinstance(value, bool | None):
+                value = _plain(written)  # a configuration in an archive is not looked into, and most of these are text
         if value is _NO_YAML:
             fix = "Put a text into quotes, within those of the shell."
             raise WrongParameterError(f"{written!r} cannot be read as YAML.", where=f"--params {key}", fix=fix)

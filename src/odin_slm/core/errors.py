@@ -63,6 +63,10 @@ class UnknownEnvironmentError(OdinError):
     """``--env`` names a configuration folder that does not exist."""
 
 
+class InvalidNameError(OdinError):
+    """A name of the configuration would not fit into paths, commands, tables or the Hub."""
+
+
 class UnknownParameterError(OdinError):
     """``--params`` names a key that nothing reads."""
 

@@ -12,10 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kedro.io import AbstractDataset, DatasetError
+from kedro.io import DatasetError
 
 from odin_slm.core.errors import CorpusFormatError, FetchError, MissingInputError
-from odin_slm.datasets.base import PathDataset
+from odin_slm.datasets.base import PathDataset, ReadOnlyDataset
 from odin_slm.datasets.fetching import fetch, sources_of
 from odin_slm.datasets.files import decode, new_folder
 
@@ -79,7 +79,7 @@ class RawCorpus(Mapping[str, str]):
         return len(self._texts)
 
 
-class CorpusFilesDataset(AbstractDataset[None, RawCorpus]):
+class CorpusFilesDataset(ReadOnlyDataset[RawCorpus]):
     """The files of one corpus in their publisher's format, as texts; read-only.
 
     Args:
@@ -90,6 +90,8 @@ class CorpusFilesDataset(AbstractDataset[None, RawCorpus]):
         fetch: Whether files that are missing are fetched from there; otherwise nothing here uses the network.
         metadata: For Kedro's users; unused.
     """
+
+    REFUSAL = "an original corpus is read-only."
 
     def __init__(
         self,
@@ -144,14 +146,6 @@ class CorpusFilesDataset(AbstractDataset[None, RawCorpus]):
             texts |= {key: decode(str(self._folder / name), key, value) for key, value in contents.items()}
         return texts
 
-    def save(self, data: None) -> NoReturn:
-        """Refuse: nothing in this project writes into a corpus.
-
-        Raises:
-            DatasetError: Always.
-        """
-        raise DatasetError(f"{self._folder} holds an original corpus and is read-only.")
-
     def _unpack(self, name: str, content: bytes) -> dict[str, bytes]:
         where = str(self._folder / name)
         try:
@@ -184,7 +178,7 @@ class SampleDataset(PathDataset[dict[str, dict[str, str]], None]):
     """The synthetic sample as a corpora folder: folder -> file -> text; write-only.
 
     ``.`` stands for the sample's own folder, and the folder ``biored`` becomes the zip that NCBI publishes. The
-    folder appears whole or not at all, and equal values give equal bytes.; an
+    folder appears whole or not at all, and equal values give equal bytes; an
     earlier sample there is replaced.
     """
 

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from odin_slm.datasets.document_files import FORMS, form_of, read_file
 from odin_slm.datasets.files import write_text
 
 Read = Callable[[str, str], Iterator[GivenDocument]]
+Shards = Callable[[Collection[str]], Iterator[dict[str, Any]]]
 _NAMED = 10
 _log = logging.getLogger(__name__)
 
@@ -75,24 +76,29 @@ class DocumentsDataset(ReadOnlyDataset[Read]):
         return {"path": str(self._path) if self._path else None}
 
 
-class ExtractionShardsDataset(PathDataset[dict[str, Any], list[Path]]):
+class ExtractionShardsDataset(PathDataset[Shards, list[Path]]):
     """A folder of Parquet shards, written one by one as they are made, and ``manifest.json``, written at the end.
 
-    A shard's failed documents stand beside it in ``NAME.failed.jsonl``. The manifest says which shards are the job's;
-    writing it removes those of other jobs.
+    A save is lazy: it asks for the shards that an earlier attempt has not left there. A shard's failed documents stand
+    beside it in ``NAME.failed.jsonl``. The manifest says which shards are the job's; writing it removes those of other
+    jobs.
     """
 
     def load(self) -> list[Path]:
         """Return the shards' files, in order."""
         return _shards(self._filepath)
 
-    def save(self, data: dict[str, Any]) -> None:
-        """Write a shard, or the manifest; see :func:`odin_slm.pipelines.extraction.nodes.extract_documents`.
+    def save(self, data: Shards) -> None:
+        """Write what is not there; see :func:`odin_slm.pipelines.extraction.nodes.extract_documents`.
 
         Raises:
             MissingInputError: The job has read nothing; manifest and reasons are written.
         """
         self._filepath.mkdir(parents=True, exist_ok=True)
+        for part in data(frozenset(file.stem for file in _shards(self._filepath))):
+            self._write(part)
+
+    def _write(self, data: dict[str, Any]) -> None:
         if "manifest" in data:
             self._finish(data["manifest"])
             return
@@ -141,19 +147,6 @@ class ExtractionShardsDataset(PathDataset[dict[str, Any], list[Path]]):
 
     def _exists(self) -> bool:
         return bool(_shards(self._filepath))
-
-
-class FinishedShardsDataset(PathDataset[None, frozenset[str]], ReadOnlyDataset[frozenset[str]]):
-    """The names of the shards of :class:`ExtractionShardsDataset` that an earlier attempt has left in a folder."""
-
-    REFUSAL = "this dataset only looks at what is there."
-
-    def load(self) -> frozenset[str]:
-        """Return the names."""
-        return frozenset(file.stem for file in _shards(self._filepath))
-
-    def _exists(self) -> bool:
-        return True
 
 
 def _shards(folder: Path) -> list[Path]:

@@ -18,10 +18,7 @@ _NAMED = 12
 
 
 class CanonicalJSONDataset(PathDataset[Any, Any]):
-    """One JSON value in canonical form, written whole or not at all: equal values are equal bytes, and equal hashes.
-
-    Where no hash is taken, :class:`ReportDataset` does.
-    """
+    """One JSON value in canonical form, written whole or not at all: equal values are equal bytes, and equal hashes."""
 
     def load(self) -> Any:
         """Return the value.
@@ -40,18 +37,6 @@ class CanonicalJSONDataset(PathDataset[Any, Any]):
     def preview(self) -> JSONPreview:
         """Return the whole value; for small reports only."""
         return JSONPreview(canonical_json(self.load()))
-
-
-class ReportDataset(CanonicalJSONDataset):
-    """One JSON value for people to read, its keys in the order in which a node puts them."""
-
-    def save(self, data: Any) -> None:
-        """Write the value."""
-        write_text(self._filepath, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False))
-
-    def preview(self) -> JSONPreview:
-        """Return the whole value."""
-        return JSONPreview(json.dumps(self.load(), ensure_ascii=False))
 
 
 class RecordsDataset(CanonicalJSONDataset):

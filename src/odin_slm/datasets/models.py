@@ -95,17 +95,19 @@ def check_hub_base(base: BaseModel) -> str | None:
     from odin_slm.hub.client import Hub
     from odin_slm.hub.credentials import find_token
     from odin_slm.hub.metadata_cache import MetadataCache
-    from odin_slm.models import model_search as browsing
+    from odin_slm.models import model_search
 
     try:
         hub = Hub(token=find_token())
-        model = browsing.info(hub, MetadataCache(browsing.default_cache()), base.source, base.revision or "main")
+        model = model_search.info(
+            hub, MetadataCache(model_search.default_cache()), base.source, base.revision or "main"
+        )
     except HubError as error:
         _log.warning("The base %s was not checked: %s", base.source, error)
         return None
     if file := only_gguf(model):
         return file
-    for check in browsing.check(model, memory=browsing.memory_of_this_machine()[0]):
+    for check in model_search.check(model, memory=model_search.memory_of_this_machine()[0]):
         if check.verdict == "failure":
             raise BaseModelError(f"{check.name}: {check.found.rstrip('.')}.", where=base.source, fix=check.fix)
         if check.verdict == "warning":

@@ -9,10 +9,12 @@ from types import MappingProxyType
 from typing import Any
 
 from odin_slm.core.errors import ExtractionError, GrammarError, OdinError, RecordTooLongError
+from odin_slm.core.folding import fold
 from odin_slm.core.record import render_prompt
 from odin_slm.core.windows import windows
 from odin_slm.inference.generation import Generation, Generator
 from odin_slm.models.base_model import BaseModel
+from odin_slm.models.text_encoder import prompt_of, text_encoder
 from odin_slm.tasks import Grammar, Reading, Task
 
 DEFAULTS: dict[str, int] = {"max_new_tokens": 256, "batch_size": 32, "window_tokens": 320, "overlap": 1}
@@ -155,8 +157,8 @@ class TokenBudget:
         window_tokens: int,
         instructions: Iterable[str],
     ) -> None:
-        self._tokenizer = tokenizer
-        frame = max(self.count([render_prompt(instruction, "") for instruction in instructions]))
+        self._encoder = text_encoder(tokenizer)
+        frame = max(len(self._encoder.encode(prompt_of(render_prompt(one, "")))) for one in instructions)
         # A text's first and last tokens may merge otherwise inside the prompt than alone; BOS is one more.
         room = (context or _UNLIMITED_CONTEXT) - frame - max_new_tokens - 8
         if room < 8:
@@ -170,7 +172,7 @@ class TokenBudget:
 
     def count(self, texts: list[str]) -> list[int]:
         """Return the number of tokens of each text."""
-        return [len(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        return self._encoder.lengths([[(text, "text")] for text in texts])
 
     def windows(self, text: str, overlap: int) -> list[tuple[int, int]]:
         """Cut a text into windows; see :func:`odin_slm.core.windows.windows`."""
@@ -210,7 +212,7 @@ def check_text(text: str) -> None:
     Raises:
         OdinError: The text is blank, or holds half a surrogate pair.
     """
-    if not text.strip():
+    if not fold(text):
         raise OdinError("the text is blank.", fix="Send a text with words in it.")
     try:
         text.encode("utf-8")

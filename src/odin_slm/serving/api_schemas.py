@@ -46,18 +46,22 @@ class PredictRequest(Options):
     )
 
     text: Text | None = None
-    texts: list[Text] | None = Field(default=None, min_length=1, description="Several texts.")
+    texts: list[str | None] | None = Field(
+        default=None,
+        min_length=1,
+        description="Several texts. One that is missing, blank or too long is answered with an `error` of its own.",
+    )
 
     @model_validator(mode="after")
     def _one_of_both(self) -> PredictRequest:
         if (self.text is None) == (self.texts is None):
             raise ValueError("give either text or texts")
-        for text in self.all_texts:
-            _check(text)
+        if self.text is not None:
+            _check(self.text)
         return self
 
     @property
-    def all_texts(self) -> list[str]:
+    def all_texts(self) -> list[str | None]:
         """The texts of the request."""
         return [self.text] if self.text is not None else list(self.texts or ())
 
@@ -80,6 +84,9 @@ class Output(_Message):
     well_formed: bool = Field(description="Whether every line of the output follows the format.")
     finished: bool = Field(description="Whether it ended before its budget of tokens.")
     tokens: int = Field(description="Tokens written.")
+    error: str | None = Field(
+        default=None, description="Why the text was not read; the rest of its answer is then empty."
+    )
 
 
 class Answer(_Message):

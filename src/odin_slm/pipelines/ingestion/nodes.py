@@ -65,10 +65,6 @@ def write_synthetic(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Write synthetic documents in proportion to those of the corpora.
 
-    Args:
-        params: The ratio, and the seed.
-        *parse_reports: Reports of the corpora, which count their documents.
-
     Returns:
         Documents as JSON values, all of the training split, and their report.
     """
@@ -81,12 +77,6 @@ def write_records(
     documents: list[dict[str, Any]], base_model: BaseModel, task: TaskParams, params: IngestionParams
 ) -> tuple[list[Record], dict[str, Any]]:
     """Turn documents into instruction records that fit the token budget of the base.
-
-    Args:
-        documents: Documents as JSON values.
-        base_model: The base whose tokenizer counts.
-        task: What records ask for, and what they answer.
-        params: Instruction, naming of relations, budget and what happens beyond it.
 
     Returns:
         Records in document order, and a report: lengths in tokens, how many documents were windowed, which were

@@ -132,6 +132,31 @@ def test_a_misspelt_parameter_names_the_right_one(kedro_run: Callable[..., Resul
     assert_one_message(kedro_run("--params", "corpra=elsewhere"), "corpra", "Did you mean corpora?")
 
 
+@pytest.mark.parametrize("name", ["202611", "1.10", "0117", "no", "2026-11-29"])
+def test_a_name_that_looks_like_a_number_stays_text(
+    kedro_run: Callable[..., Result], bare_project: Path, name: str
+) -> None:
+    (bare_project / "conf/base/catalog_raw.yml").write_text(
+        "adapter: {type: MemoryDataset, data: '${runtime_params:documents, null}'}\n"
+    )
+    result = kedro_run("--pipelines", "evaluation", "--params", f"documents={name}")
+    assert result.exit_code == 0, result.output
+    assert json.loads((bare_project / "data/made.json").read_text()) == len(name)
+
+
+def test_a_number_in_a_file_where_text_is_needed_is_named_with_its_quotes(
+    kedro_run: Callable[..., Result], bare_project: Path
+) -> None:
+    (bare_project / "conf/base/parameters.yml").write_text("training: {optimizer: 1.10}\n")
+    assert_one_message(kedro_run(), "training.optimizer: ", "found 1.1", 'in quotes, as optimizer: "1.10"')
+
+
+def test_params_without_a_value_are_refused(kedro_run: Callable[..., Result]) -> None:
+    result = kedro_run("--params", "training")
+    assert result.exit_code == 2
+    assert "KEY=VALUE" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("parameter", "key"),
     [

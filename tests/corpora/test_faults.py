@@ -11,7 +11,7 @@ from odin_slm.corpora.faults import Faults
 def collected(count: int) -> Faults:
     faults = Faults()
     for number in range(1, count + 1):
-        with faults.collected():
+        with faults.collected(), faults.collected():
             raise CorpusFormatError(f"fault {number}.", where=f"a.txt:{number}", fix="Mend the line.")
     return faults
 
@@ -37,6 +37,11 @@ def test_several_faults_are_lines_and_their_advice_is_given_once() -> None:
 def test_a_long_list_ends_with_a_number() -> None:
     lines = message(1234).splitlines()
     assert lines[99:] == ["a.txt:100: fault 100.", "1134 more faults. Mend the line."]
+
+
+def test_what_is_no_corpus_at_all_is_not_read_to_its_end() -> None:
+    with pytest.raises(CorpusFormatError, match=r"Reading stopped at fault 10000\."):
+        collected(10**6)
 
 
 def test_another_error_is_not_collected() -> None:

@@ -343,7 +343,8 @@ def red_with(**changes: Any) -> ParsedCorpus:
 def test_a_mention_of_several_locations_costs_itself_alone(
     locations: list[tuple[int, int]], reason: str | None
 ) -> None:
-    parsed = red_with(locations=[{"offset": b, "length": n} for b, n in locations], text="cures gout")
+    places = [{"offset": begin, "length": length} for begin, length in locations]
+    parsed = red_with(locations=places, text="cures gout" if (7, 5) in locations else "gout")
     first = parsed.documents[0]
     assert len(parsed.documents) == 3
     counts = {reason: 1, "relation: a concept without a mention": 1} if reason else {}

@@ -71,6 +71,10 @@ class UnknownParameterError(OdinError):
     """``--params`` names a key that nothing reads."""
 
 
+class WrongParameterError(OdinError):
+    """A parameter is given a kind of value that it does not take."""
+
+
 class PredictionsError(OdinError):
     """A predictions file does not hold what scoring needs."""
 

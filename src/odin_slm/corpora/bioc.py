@@ -113,8 +113,8 @@ class _Reader:
         begin, end, whole = _joined(document.text, spans)
         if end > len(document.text):
             raise self.error(f"{label} reaches to {end}; expected at most {len(document.text)}, the end of the text")
-        if whole:  # its text names the pieces
-            document.annotate(Annotation(begin, end, document.text[begin:end], kind, identifiers, where))
+        if whole:
+            document.annotate(Annotation(begin, end, surface, kind, identifiers, where))
         else:
             document.dropped[IN_PIECES if spans else NO_PLACE] += 1
 

@@ -21,12 +21,13 @@ from typing import NamedTuple
 from odin_slm.core.errors import CorpusFormatError
 from odin_slm.corpora.faults import CUT_OFF, MEND_LINE, Faults
 from odin_slm.corpora.parsed import is_number, numbered_lines
-from odin_slm.corpora.spelling import is_whole_words, same_name, similar_name
+from odin_slm.corpora.spelling import LONGEST, is_whole_words, same_name, similar_name
 
 _TEXT = re.compile(r"([^|\t]*)\|([ta])\|(.*)", re.DOTALL)
 IN_PIECES, NO_PLACE = "mention: in several pieces", "mention: without a place"
 NO_CHARACTERS = "mention: of no characters"
 """Why an annotation is dropped: it marks no one span."""
+_WORD = re.compile(r"\w+")
 _NO_ABSTRACT = "Add the line of the abstract; without an abstract it is 'PMID|a|'."
 
 
@@ -88,11 +89,11 @@ class AnnotatedText:
         Raises:
             CorpusFormatError: They leave the document, or stand at something else than its text.
         """
-        found = self.text[annotation.begin : annotation.end]
+        found = self.text[annotation.begin : min(annotation.end, annotation.begin + len(annotation.text) + LONGEST)]
         if not found.strip() and not annotation.text.strip():
             self.dropped[NO_CHARACTERS] += 1
             return
-        if found != annotation.text:
+        if found != annotation.text or len(found) != annotation.end - annotation.begin:
             if fault := _offset_fault(self.text, annotation):
                 raise CorpusFormatError(fault[0], where=annotation.where, fix=fault[1])
             self.normalised += 1
@@ -163,14 +164,14 @@ def counted(items: Iterable[AnnotatedText]) -> tuple[Counter[str], int]:
 def _offset_fault(text: str, annotation: Annotation) -> tuple[str, str] | None:
     """Return what speaks against the offsets of an annotation whose text is not there, and the way out."""
     begin, end, name = annotation.begin, annotation.end, annotation.text
-    found = text[begin:end]
+    found = text[begin : min(end, begin + len(name) + LONGEST)]
     what = f"characters {begin}-{end} of the document ({len(text)} characters) are {found[:60]!r}; "
     what += f"expected the mention {name[:60]!r}"
-    if not 0 <= begin < end <= len(text) or not found.strip():
+    if not 0 <= begin < end <= len(text) or not found.strip() or len(found) < end - begin:
         return f"{what}.", "Mend the offsets: they count the characters of the text from 0, the end behind the last."
     if same_name(found, name):
         return None
-    elsewhere = _casefolded(text).find(name.casefold()) if name.strip() else -1
+    elsewhere = _place(text, name)
     if is_whole_words(text, begin, end) and (elsewhere < 0 or similar_name(found, name)):
         return None
     if elsewhere >= 0:
@@ -179,9 +180,18 @@ def _offset_fault(text: str, annotation: Annotation) -> tuple[str, str] | None:
     return f"{what}.", "Mend the offsets. A mention that is only normalised is taken where they mark whole words."
 
 
+@lru_cache(maxsize=2**14)
+def _place(text: str, name: str) -> int:
+    """Return where a name stands in a text, whatever its case; -1 where it does not."""
+    folded, words = _folded(text)
+    wanted = _WORD.findall(name.casefold())
+    return folded.find(name.casefold()) if wanted and words.issuperset(wanted) else -1
+
+
 @lru_cache(maxsize=1)
-def _casefolded(text: str) -> str:
-    return text.casefold()
+def _folded(text: str) -> tuple[str, frozenset[str]]:
+    folded = text.casefold()
+    return folded, frozenset(_WORD.findall(folded))
 
 
 def _blocks(name: str, text: str, faults: Faults) -> Iterator[list[tuple[int, str]]]:

@@ -12,24 +12,25 @@ _LOOK_ALIKE = {"γ": "y", "η": "n", "μ": "u", "ν": "v", "ρ": "p", "χ": "x",
 _SPELLINGS = ("name", "initial", "look-alike")
 """How a Greek letter is written in Latin ones: β as beta, b, or like the one that it resembles."""
 _SIMILAR = 0.75
-_LONGEST = 100
+LONGEST = 200
+"""Characters; a mention that is longer is none that is only spelt otherwise."""
 
 
 def same_name(one: str, other: str) -> bool:
     """Tell whether two texts differ in nothing but case, accents, width, dashes, spaces, signs and Greek letters."""
-    return not _forms(one).isdisjoint(_forms(other))
+    return max(len(one), len(other)) <= LONGEST and not _forms(one).isdisjoint(_forms(other))
 
 
 def similar_name(one: str, other: str) -> bool:
-    """Tell whether two texts of at most 100 characters are nearly one name, as singular and plural are."""
-    if max(len(one), len(other)) > _LONGEST:
+    """Tell whether two texts are nearly one name, as singular and plural are."""
+    if max(len(one), len(other)) > LONGEST:
         return False
     return any(SequenceMatcher(None, a, b).ratio() >= _SIMILAR for a in _forms(one) for b in _forms(other))
 
 
 def verbatim(text: str, name: str) -> str | None:
     """Return the first whole words of a text that are this name in whatever spelling; None where there are none."""
-    for spelling in _SPELLINGS:
+    for spelling in _SPELLINGS if len(name) <= LONGEST else ():
         letters, places = _folded(text, spelling)
         for wanted in sorted(_forms(name)):
             at = letters.find(wanted)

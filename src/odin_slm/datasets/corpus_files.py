@@ -17,7 +17,7 @@ from kedro.io import DatasetError
 from odin_slm.core.errors import CorpusFormatError, FetchError, MissingInputError
 from odin_slm.datasets.base import PathDataset, ReadOnlyDataset
 from odin_slm.datasets.fetching import fetch, sources_of
-from odin_slm.datasets.files import new_folder
+from odin_slm.datasets.files import decode, new_folder
 
 MAX_MEMBER_BYTES = 512 * 1024 * 1024
 """A zip member may not unpack to more: the largest of the real corpora has 3 MB."""
@@ -143,7 +143,7 @@ class CorpusFilesDataset(ReadOnlyDataset[RawCorpus]):
         for name in self._files:
             content = (self._folder / name).read_bytes()
             contents = self._unpack(name, content) if name.endswith(".zip") else {name: content}
-            texts |= {key: _decode(str(self._folder / name), key, value) for key, value in contents.items()}
+            texts |= {key: decode(str(self._folder / name), key, value) for key, value in contents.items()}
         return texts
 
     def _unpack(self, name: str, content: bytes) -> dict[str, bytes]:
@@ -227,19 +227,6 @@ def _read_member(archive: zipfile.ZipFile, member: str, where: str) -> bytes:
             fix="Get the archive from its publisher again.",
         )
     return content
-
-
-def _decode(path: str, name: str, content: bytes) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        place = f"{path}:{line}" if path.endswith(name) else f"{path}, {name}:{line}"
-        raise CorpusFormatError(
-            f"found byte 0x{content[error.start]:02x}, which is not UTF-8; expected UTF-8 text.",
-            where=place,
-            fix="Get the file from its publisher again, or convert it: iconv -f latin1 -t utf-8.",
-        ) from None
 
 
 def _zip(files: Mapping[str, str]) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 
 from odin_slm.config.parameters import CombinationParams, IngestionParams, TaskParams
 from odin_slm.core.document import Document, is_synthetic, surface_forms
-from odin_slm.core.errors import CorpusFormatError, LeakageError
+from odin_slm.core.errors import CorpusFormatError, LeakageError, MissingInputError
 from odin_slm.core.hashing import canonical_json, sha256_text
 from odin_slm.core.record import SPLITS, Record
 from odin_slm.dataprep import cleaning
@@ -80,7 +80,17 @@ def combine_records(
 
     Returns:
         Split -> records.
+
+    Raises:
+        MissingInputError: There is no record.
     """
+    if not records:
+        raise MissingInputError(
+            "no record was made of the corpora.",
+            where="ingestion",
+            fix="*_records_report.json in data/03_primary says why: name other corpora (ingestion.corpora), raise "
+            "ingestion.max_tokens, or set ingestion.overflow=window.",
+        )
     parts: dict[str, list[Record]] = {name: [] for name in SPLITS}
     for record in records:
         split = splits[record["document_id"]]["split"]

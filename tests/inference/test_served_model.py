@@ -178,7 +178,7 @@ def test_a_model_that_was_registered_before_tasks_were_values_loads_and_is_serve
 
     model = mlflow.pyfunc.load_model(f"models:/{NAME}/1")
     answers = model.predict(pandas.DataFrame({"text": ["Aspirin caused a rash."]}))
-    assert list(answers.columns) == ["entities", "relations", "finished"]
+    assert list(answers.columns) == ["entities", "relations", "finished", "error"]
     found = resolve_model(f"models:/{NAME}/1", root=tmp_path)
     assert (found.task, found.schema, found.default_source) == (TASK, "ade", "ade")
     assert found.adapter

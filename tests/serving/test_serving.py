@@ -80,12 +80,14 @@ def test_one_text_is_read(client: httpx.Client) -> None:
 
 
 def test_one_bad_text_costs_no_other_its_answer(client: httpx.Client) -> None:
-    texts = [EXAMPLE, None, " \n ", "word " * 2000, "half \ud800", "\u200b", EXAMPLE]
-    results = client.post("/predict", content=json.dumps({"texts": texts, "schema": "ade"})).json()["results"]
+    texts = [EXAMPLE, None, " \n ", "word " * 2000, "half \ud800", "\u200b", 5, EXAMPLE]
+    body, kind = json.dumps({"texts": texts, "schema": "ade"}), {"content-type": "application/json"}
+    results = client.post("/predict", content=body, headers=kind).json()["results"]
     (alone,) = client.post("/predict", json={"text": EXAMPLE, "schema": "ade"}).json()["results"]
     assert results[0] == results[-1] == alone
     assert alone["error"] is None
-    for result, reason in zip(results[1:-1], ("missing", "blank", "use /extract", "surrogate", "blank"), strict=True):
+    reasons = ("missing", "blank", "use /extract", "surrogate", "blank", "int")
+    for result, reason in zip(results[1:-1], reasons, strict=True):
         assert reason in result["error"]
         assert (result["entities"], result["relations"], result["tokens"], result["finished"]) == ([], [], 0, False)
     assert all(r["error"] for r in client.post("/predict", json={"texts": [None, ""]}).json()["results"])

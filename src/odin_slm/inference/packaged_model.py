@@ -93,9 +93,7 @@ class PackagedModel:
             loaded=self._loaded,
             **chosen,
         )
-        strings = [text for text in texts if isinstance(text, str)]
-        found = iter(reader.extract(strings))
-        return [self._row(next(found) if isinstance(text, str) else _no_text(text)) for text in texts]
+        return [self._row(found) for found in reader.extract(texts)]
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Any:
         """Answer as MLflow asks.
@@ -123,7 +121,10 @@ class PackagedModel:
                 fix="Put the texts into a column `text`, the first one.",
             )
         columns = [*(column.name for column in self._model.task.table_columns()), "finished", "error"]
-        return pandas.DataFrame(self.extract(table[column].tolist(), **(params or {})), columns=columns)
+        rows = self.extract(table[column].tolist(), **(params or {}))
+        answers = pandas.DataFrame(rows, columns=columns)
+        answers["error"] = pandas.Series([row["error"] for row in rows], dtype=object)  # None would become NaN
+        return answers
 
     def _row(self, found: DocumentExtraction | OdinError) -> dict[str, Any]:
         task = self._model.task
@@ -131,15 +132,6 @@ class PackagedModel:
             return {**task.table_row(task.read("", "")), "finished": False, "error": str(found)}
         finished = all(window.finished for window in found.windows)
         return {**task.table_row(found.reading), "finished": finished, "error": None}
-
-
-def _no_text(value: object) -> OdinError:
-    """Say what stands in a text's place; a gap of a table is None, NaN or pandas' NA."""
-    import pandas
-
-    missing = pandas.api.types.is_scalar(value) and pandas.isna(value)
-    what = "the text is missing." if missing else f"found a value of the type {type(value).__name__}."
-    return OdinError(what, fix="Give a text, as a string.")
 
 
 _LEAST = {"max_new_tokens": 1, "batch_size": 1, "window_tokens": 8, "overlap": 0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -206,12 +207,20 @@ def assemble(
     return DocumentExtraction(task.merge(text, parts), read)
 
 
-def check_text(text: str) -> None:
+def check_text(text: object) -> None:
     """Refuse what no tokenizer can read.
 
+    Args:
+        text: A text, or what a client has sent in its place.
+
     Raises:
-        OdinError: The text is blank, or holds half a surrogate pair.
+        OdinError: It is missing (None, NaN and its like), no text, blank, or holds half a surrogate pair.
     """
+    if not isinstance(text, str):
+        gap = isinstance(text, float) and math.isnan(text)
+        missing = text is None or gap or type(text).__name__ in ("NAType", "NaTType")  # as pandas has gaps
+        what = "the text is missing." if missing else f"found a value of the type {type(text).__name__}."
+        raise OdinError(what, fix="Send a text.")
     if not fold(text):
         raise OdinError("the text is blank.", fix="Send a text with words in it.")
     try:
@@ -271,12 +280,12 @@ class Reader:
         self._batch_size, self._max_new_tokens, self._overlap = batch_size, max_new_tokens, overlap
 
     def extract(
-        self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None
+        self, texts: Sequence[Any], on_progress: Callable[[int], None] | None = None
     ) -> list[DocumentExtraction | OdinError]:
         """Read documents of any length.
 
         Args:
-            texts: The documents.
+            texts: The documents; what is no text in a place of them has an error there.
             on_progress: Called with the number of documents that are done.
 
         Returns:

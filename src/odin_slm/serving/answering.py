@@ -58,28 +58,29 @@ class Answering:
         texts = body.all_texts
         if len(texts) > self._settings.max_texts:
             raise HTTPException(413, f"{len(texts)} texts, at most {self._settings.max_texts} are allowed.")
-        request.scope["odin_slm"] = {"texts": len(texts), "sha256": [text_hash(text or "") for text in texts[:4]]}
+        hashes = [text_hash(text) for text in texts[:4] if isinstance(text, str)]
+        request.scope["odin_slm"] = {"texts": len(texts), "sha256": hashes}
         faults = await asyncio.to_thread(self._faults, texts)
         if body.text is not None and faults:
             raise HTTPException(413, faults[0])
         left = [number for number in range(len(texts)) if number not in faults]
-        outputs = await self._write_each(request, body, [texts[number] or "" for number in left])
+        outputs = await self._write_each(request, body, [texts[number] for number in left])
         written = dict(zip(left, outputs, strict=True))
-        results = [self._result(text or "", written.get(number) or faults[number]) for number, text in enumerate(texts)]
+        results = [self._result(text, written.get(number) or faults[number]) for number, text in enumerate(texts)]
         return {**self._about(body, begin), "results": results}
 
-    def _faults(self, texts: Sequence[str | None]) -> dict[int, str]:
+    def _faults(self, texts: Sequence[Any]) -> dict[int, str]:
         """Return why some of the texts cannot be read."""
         faults = {}
         for number, text in enumerate(texts):
             try:
-                check_text(text or "")
-                (tokens,) = self._budget.count([text or ""])
+                check_text(text)
+                (tokens,) = self._budget.count([text])
                 if tokens > self._budget.text_tokens:
                     what = f"the text has {tokens} tokens, at most {self._budget.text_tokens} fit"
                     raise OdinError(f"{what}; use /extract.")
             except OdinError as error:
-                faults[number] = "the text is missing." if text is None else str(error)
+                faults[number] = str(error)
         return faults
 
     async def _write_each(self, request: Request, body: PredictRequest, texts: Sequence[str]) -> list[Any]:

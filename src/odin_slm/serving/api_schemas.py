@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, create_model, model_validator
 
 from odin_slm.core.errors import OdinError
 from odin_slm.inference.reading import check_text
@@ -19,6 +19,10 @@ Text = Annotated[
     StringConstraints(min_length=1),
     Field(description="Text to read; not blank. Offsets in answers count Unicode code points."),
 ]
+
+
+GivenText = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]})]
+"""One of several texts, whatever was sent in its place: what is none costs no other its answer."""
 
 
 class _Message(BaseModel):
@@ -46,10 +50,10 @@ class PredictRequest(Options):
     )
 
     text: Text | None = None
-    texts: list[str | None] | None = Field(
+    texts: list[GivenText] | None = Field(
         default=None,
         min_length=1,
-        description="Several texts. One that is missing, blank or too long is answered with an `error` of its own.",
+        description="Several texts. One that cannot be read is answered with an `error` of its own.",
     )
 
     @model_validator(mode="after")
@@ -61,7 +65,7 @@ class PredictRequest(Options):
         return self
 
     @property
-    def all_texts(self) -> list[str | None]:
+    def all_texts(self) -> list[Any]:
         """The texts of the request."""
         return [self.text] if self.text is not None else list(self.texts or ())
 

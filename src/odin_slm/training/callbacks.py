@@ -156,7 +156,8 @@ def callbacks(
 def sample_outputs(model: Any, tokenizer: Any, records: Sequence[Record], backend: Name) -> list[dict[str, str]]:
     """Return the model's greedy output for each record, as ``id``, ``gold`` and ``prediction``.
 
-    An output may have 1.25 times the tokens of the gold output plus 16.
+    An output may have 1.25 times the tokens of the gold output plus 16. It is written by transformers' own loop, which
+    a model in training has whatever loaded it and wraps it; a few samples need no faster one.
     """
     import torch
     from transformers import GenerationConfig

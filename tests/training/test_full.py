@@ -176,7 +176,7 @@ def test_a_whole_model_is_evaluated_staged_registered_and_served(
     answers = mlflow.pyfunc.load_model("models:/odin-medical-ner-re-test/1").predict(
         ["Nausea after aspirin."], params={"max_new_tokens": 8}
     )
-    assert list(answers.columns) == ["entities", "relations", "finished"]
+    assert list(answers.columns) == ["entities", "relations", "finished", "error"]
     # exported in 16 bit, and asked again
     run("publishing", params={"publishing": {"export": "merged", "export_tolerance": 1.0}, "evaluation": evaluation})
     merged = json.loads((project / "data/08_reporting/test/merged/merging.json").read_text())

@@ -83,6 +83,7 @@ class Job:
         labelled: Share of tokens that carry a loss.
         full: Whether all weights are trained, and there is no adapter.
         fused_attention: Whether the attention kernel never stores the attention matrix.
+        decoded_copy: Whether validations decode with a merged copy of the model, see ``training/task_metric.py``.
     """
 
     batch_size: int
@@ -100,6 +101,7 @@ class Job:
     labelled: float = 0.5
     fused_attention: bool = True
     full: bool = False
+    decoded_copy: bool = False
 
     @property
     def tokens(self) -> int:
@@ -115,7 +117,7 @@ class Estimate:
     """Bytes of each part of the memory.
 
     Attributes:
-        weights: The base.
+        weights: The base, with the copies of it.
         adapter: The adapter's weights; none where the base itself is trained.
         gradients: Gradients of what is trained.
         optimizer: The optimizer's state.
@@ -149,6 +151,7 @@ def estimate(shape: Shape, job: Job) -> Estimate:
     # Our CPU step lays the blocks' weights out anew, and has a copy of the head in 16 bits.
     head = shape.vocabulary * shape.hidden if job.compute_bytes < job.weight_bytes else 0
     copies = (inside + head) * job.compute_bytes if job.workers else 0
+    copies += shape.parameters * 4 if job.decoded_copy else 0
     return Estimate(
         weights=round((shape.parameters - quantised) * job.weight_bytes + quantised * _NF4_BYTES) + copies,
         adapter=added * 4,

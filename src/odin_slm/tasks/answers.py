@@ -1,7 +1,7 @@
 """The short way to a new task: a prompt, one answer, right or wrong.
 
-A subclass says what a document asks and answers; scores, report and card come with it. Texts are compared without
-regard to case and to the amount of white space.
+A subclass says what a document asks and answers; scores, report and card come with it. Texts are compared as
+names are (:mod:`odin_slm.core.folding`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from odin_slm.core.document import Document
 from odin_slm.core.errors import PredictionsError
+from odin_slm.core.folding import fold
 from odin_slm.core.record import Record
 from odin_slm.tasks.base import Metric, Rows, Task
 from odin_slm.tasks.rows import not_comparable, test_set_of, training_set_of
@@ -90,7 +91,7 @@ class AnswerTask(Task):
 
     def is_right(self, gold: str, prediction: str) -> bool:
         """Tell whether an answer is right."""
-        return _plain(gold) == _plain(prediction)
+        return fold(gold) == fold(prediction)
 
     def records(self, document: Document, instruction: str, **options: Any) -> list[Record]:
         """See :meth:`Task.records`."""
@@ -182,9 +183,7 @@ class AnswerTask(Task):
         for prefix, scores in (("", results), ("base_", results.get("base") or {})):
             for metric in self.headline:
                 if metric.path[0] in scores:
-                    low, high = scores["intervals"][metric.name]
-                    name = f"{prefix}{metric.name}"
-                    found |= {name: metric.value(scores), f"{name}_low": low, f"{name}_high": high}
+                    found |= metric.with_interval(scores, prefix)
             found |= {f"{prefix}{name}": value for name, value in scores.get("output_quality", {}).items()}
         return found
 
@@ -267,10 +266,6 @@ def _documents(rows: Rows) -> Any:
 def _figure(metric: Metric, scores: Mapping[str, Any]) -> str:
     low, high = scores["intervals"][metric.name]
     return f"{metric.value(scores):.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -36,7 +36,7 @@ def gather_evidence(
     if publishing.checkpoint is not None:
         return {"predictions": [], "metrics": {}, "calibrator": None}
     metrics: dict[str, float] = {}
-    for metric in task.task().headline:
+    for metric in task.task().measures:
         low, high = evaluation_results["intervals"][metric.name]
         value = metric.value(evaluation_results)
         metrics |= {metric.name: value, f"{metric.name}_low": low, f"{metric.name}_high": high}

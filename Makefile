@@ -12,6 +12,8 @@ UNSLOTH := .venv-unsloth
 EXTRAS ?= pipelines
 # Further options of the Kedro command behind a target, as in `make run ARGS="--env v15"`.
 ARGS ?=
+# The environment of `make real`; smollm2-135m-ade needs DIR/ade alone.
+EXPERIMENT ?= smollm2-135m
 # Processes that share the test files between them; 0 runs all in one.
 WORKERS ?= 2
 # The folders of tests that import no model library; `make check` runs what is not marked slow in them.
@@ -34,7 +36,7 @@ export NO_MKDOCS_2_WARNING ?= 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env base unsloth run test test-unsloth check docs pictures viz ui serve sample notebooks site static
+.PHONY: help env base unsloth run real test test-unsloth check docs pictures viz ui serve sample notebooks site static
 
 help: ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -48,6 +50,12 @@ unsloth: $(UNSLOTH)/.with-unsloth ## Make .venv-unsloth, whose kedro trains by U
 
 run: $(VENV)/.with-pipelines ## Run all pipelines on the embedded sample, to a staged release
 	@$(BIN)/kedro run $(ARGS)
+
+real: $(VENV)/.with-pipelines ## Run all pipelines on the corpora in CORPORA=DIR with a pretrained base
+	@test -d "$(CORPORA)" || { \
+	    echo "Name the folder that holds ade, bc5cdr and biored: make real CORPORA=DIR" ; exit 1 ; }
+	@$(BIN)/kedro base fetch smollm2-135m-instruct
+	@$(BIN)/kedro run --env $(EXPERIMENT) --params corpora="$$(cd "$(CORPORA)" && pwd)" $(ARGS)
 
 test: $(VENV)/.with-dev,ray static site ## Lint, check types and floors, build the documentation, run the tests
 	@echo "== pytest" && $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

@@ -40,6 +40,7 @@ BASE = Path(__file__).resolve().parents[1] / "data/06_models/odin-nano"
 CASES = {
     "16 x 512, threads": {"batch_size": 16},
     "32 x 1024, threads": {"batch_size": 32, "max_seq_length": 1024},
+    "16 x 512, all weights, threads": {"batch_size": 16, "method": "full"},
     "8 x 1024": {"batch_size": 8, "max_seq_length": 1024},
     "4 x 1024": {"batch_size": 4, "max_seq_length": 1024},
     "4 x 512, rank 8, q and v": {"batch_size": 4, "lora": {"r": 8, "target_modules": ["q_proj", "v_proj"]}},

@@ -21,9 +21,10 @@ import time
 from typing import Any
 
 from odin_slm.core.document import surface_forms
+from odin_slm.core.folding import fold
 from odin_slm.corpora.synthetic import generate
 from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, parse, render
-from odin_slm.tasks.extraction.metrics import normalise, ratios, score, strings_of
+from odin_slm.tasks.extraction.metrics import ratios, score, strings_of
 from odin_slm.tasks.extraction.records import extraction_of
 from odin_slm.tasks.extraction.schema import ENTITY_TYPES, RELATION_TYPES
 
@@ -96,10 +97,10 @@ def plain(rows: list[Row]) -> dict[str, Any]:
     for row in rows:
         gold, said = parse(row["gold"]).extraction, parse(row["prediction"]).extraction
         for kind, wanted, found in (
-            ("entity", *({(e.type, normalise(e.text)) for e in side.entities} for side in (gold, said))),
+            ("entity", *({(e.type, fold(e.text)) for e in side.entities} for side in (gold, said))),
             (
                 "relation",
-                *({(normalise(r.head), r.type, normalise(r.tail)) for r in side.relations} for side in (gold, said)),
+                *({(fold(r.head), r.type, fold(r.tail)) for r in side.relations} for side in (gold, said)),
             ),
         ):
             total = counts[kind].setdefault(row["document_id"], [0, 0, 0])

@@ -1,7 +1,7 @@
 """Training as this project does it against a plain TRL ``SFTTrainer``: same base, records, epochs and examples a step.
 
     .venv/bin/kedro run --pipelines data
-    .venv/bin/python benchmarks/training.py [--records 320] [--epochs 1] [--precision auto]
+    .venv/bin/python benchmarks/training.py [--records 320] [--epochs 1] [--precision auto] [--method lora]
     .venv/bin/python benchmarks/training.py --base DIR --data data/05_model_input/smollm2-135m --source ade
 
 Three ways, one after the other, in this process:
@@ -13,7 +13,8 @@ Three ways, one after the other, in this process:
 Prints the tokens of the examples (prompt and completion, no padding) for each second of training, the ratio, the
 seconds that the cores computed (they tell the ways apart where others use the machine too), and the loss on validation
 records afterwards, computed in one way for all. The last line compares our rate with the machine's own in matrix
-products: a LoRA step needs four floating-point operations for each token and each weight of the blocks.
+products: a LoRA step needs four floating-point operations for each token and each weight of the blocks, and a step of
+all weights (``--method full``) six.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=320)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
+    parser.add_argument("--method", choices=["lora", "full"], default="lora")
     parser.add_argument("--ways", nargs="*", choices=list(WAYS), default=list(WAYS))
     options = parser.parse_args()
     if not (options.data / "train.json").is_file():
@@ -81,20 +83,24 @@ def main() -> None:
     train = random.Random(0).sample(train, min(options.records, len(train)))
     rows, validation = tokenise(tokenizer, train, 1024), tokenise(tokenizer, held_out[:50], 1024)
     tokens = sum(len(row["input_ids"]) for row in rows) * options.epochs
-    print(f"{len(rows)} records, {tokens:,} tokens in {options.epochs} epoch(s), {precision}, ", end="")
+    print(
+        f"{len(rows)} records, {tokens:,} tokens in {options.epochs} epoch(s), {options.method}, {precision}, ", end=""
+    )
     print(f"{torch.get_num_threads()} threads")
     print(f"{'':34}{'seconds':>9}{'tokens/s':>10}{'speed':>8}{'core-seconds':>14}{'loss':>9}")
     ways = {name: WAYS[name] for name in options.ways}
     for way in ways.values():  # what the libraries load and prepare at first
-        measure(base, train[:16], rows[:16], validation[:1], tokenizer, 1, precision, **way)
+        measure(base, train[:16], rows[:16], validation[:1], tokenizer, 1, precision, options.method, **way)
     first = rate = 0.0
     for name, way in ways.items():
-        seconds, cores, loss = measure(base, train, rows, validation, tokenizer, options.epochs, precision, **way)
+        seconds, cores, loss = measure(
+            base, train, rows, validation, tokenizer, options.epochs, precision, options.method, **way
+        )
         first, rate = first or seconds, tokens / seconds
         print(f"{name:34}{seconds:9.1f}{rate:10.0f}{first / seconds:6.2f} x{cores:14.1f}{loss:9.4f}", flush=True)
     shape, _ = preflight.shape_of(preflight.read_config(base), base)
     weights = sum(layer.count * layer.inputs * layer.outputs for layer in shape.linear)
-    own, machine = rate * 4 * weights / 1e9, matrix_rate(precision)
+    own, machine = rate * (4 if options.method == "lora" else 6) * weights / 1e9, matrix_rate(precision)
     print(f"the last way: {own:.0f} GFLOP/s in the blocks, {own / machine:.0%} of the {machine:.0f} of one product")
 
 
@@ -118,6 +124,7 @@ def measure(
     tokenizer: Any,
     epochs: int,
     precision: str,
+    method: str,
     *,
     own: bool,
     batch: int,
@@ -127,7 +134,7 @@ def measure(
     """Return the seconds of training, those of all cores, and the validation loss afterwards."""
     set_seed(42)
     params = TrainingParams.model_validate(
-        {"batch_size": batch, "gradient_accumulation_steps": accumulation, "precision": precision}
+        {"batch_size": batch, "gradient_accumulation_steps": accumulation, "precision": precision, "method": method}
     )
     model = backends.with_adapter("transformers", base, params)
     step = cpu_step_of(model, params) if own else None
@@ -142,9 +149,9 @@ def measure(
                 per_device_train_batch_size=batch,
                 gradient_accumulation_steps=accumulation,
                 gradient_checkpointing=checkpointing,
-                learning_rate=5e-4,
+                learning_rate=5e-4 if method == "lora" else 1e-4,
                 lr_scheduler_type="linear",
-                optim="adamw_torch",
+                optim=backends.optimizer(params),
                 weight_decay=0.01,
                 max_length=None if own else 1024,
                 use_cpu=True,

@@ -7,6 +7,7 @@ generated is kept, so nothing can fall behind. A part that cannot be made ends t
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
 import logging
 import re
@@ -256,6 +257,17 @@ def changelog() -> str:
     return _from_the_root("CHANGELOG.md")
 
 
+def readers() -> str:
+    """What each reader does with each kind of input, found by giving it one."""
+    spec = importlib.util.spec_from_file_location("reader_matrix", ROOT / "tests/reader_matrix.py")
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError("tests/reader_matrix.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    meaning = _table(["it says", "what happens"], [[word, said] for word, said in module.OUTCOMES.items()])
+    return f"{_table(['input', *module.READERS], list(module.matrix()))}\n\n{meaning}"
+
+
 PARTS: Mapping[str, Callable[[], str]] = {
     part.__name__: part
     for part in (
@@ -274,6 +286,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
         modules,
         contributing,
         changelog,
+        readers,
     )
 }
 

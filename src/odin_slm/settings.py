@@ -11,9 +11,7 @@ from odin_slm.core.runtime_environment import prepare_process
 from odin_slm.hooks import (
     ArtifactsHook,
     ErrorsHook,
-    EvaluationMetricsHook,
-    PreflightHook,
-    PublicationHook,
+    ResultsHook,
     SummaryHook,
     TrackingHook,
     WorkFolderHook,
@@ -28,18 +26,18 @@ prepare_process()
 def _project(relative: str = "") -> str:
     """Return the absolute path of something in the project's folder, wherever the process was started.
 
-    ``ODIN_SLM_HOME`` names another folder; the tests put their throw-away projects there.
+    ``ODIN_SLM_HOME`` names another folder; the tests put their throw-away projects there. Where the package is
+    installed without its project, as ``kedro package`` makes it, the working folder is the project's.
     """
-    root = os.environ.get("ODIN_SLM_HOME") or Path(__file__).resolve().parents[2]
-    return (Path(root) / relative).as_posix()
+    checkout = Path(__file__).resolve().parents[2]
+    root = os.environ.get("ODIN_SLM_HOME") or (checkout if (checkout / "pyproject.toml").is_file() else Path.cwd())
+    return (Path(root).absolute() / relative).as_posix()
 
 
 # Kedro calls the last one first, where it has a choice.
 HOOKS = (
     ArtifactsHook(),
-    EvaluationMetricsHook(),
-    PublicationHook(),
-    PreflightHook(),
+    ResultsHook(),
     SummaryHook(),
     WorkFolderHook(),
     TrackingHook(),

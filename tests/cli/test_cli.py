@@ -96,12 +96,65 @@ def test_an_unknown_environment_names_those_there_are(kedro_run: Callable[..., R
     assert not (bare_project / "mlruns").exists()
 
 
+@pytest.mark.parametrize("env", ["ADE only (v2)", "#1", "a--b"])
+def test_an_environment_whose_name_needs_quotes_is_refused(
+    kedro_run: Callable[..., Result], bare_project: Path, env: str
+) -> None:
+    (bare_project / "conf" / env).mkdir()
+    assert_one_message(kedro_run("--env", env), f"--env {env}: ", "another name")
+    assert not (bare_project / "data").exists(), "no node may have run"
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "reason"),
+    [
+        ("experiment", '"ADE only (v2)"', "is no name"),
+        ("experiment", "../elsewhere", "is no name"),
+        ("experiment", "no", "False is no text"),
+        ("experiment", "1.10", "1.1 is no text"),
+        ("registered_model", "models:/odin", "is no name"),
+    ],
+)
+def test_an_experiment_whose_name_fits_nowhere_is_refused(
+    kedro_run: Callable[..., Result], bare_project: Path, key: str, written: str, reason: str
+) -> None:
+    (bare_project / "conf/odd").mkdir()
+    (bare_project / "conf/odd/globals.yml").write_text(f"{key}: {written}\n")
+    assert_one_message(kedro_run("--env", "odd"), f"conf/odd/globals.yml, {key}: ", reason)
+    assert not (bare_project / "data").exists(), "no node may have run"
+
+
 def test_a_misspelt_parameter_names_the_right_one(kedro_run: Callable[..., Result], bare_project: Path) -> None:
     (bare_project / "conf/base/catalog_raw.yml").write_text(
         "ade_raw: {type: MemoryDataset, data: '${runtime_params:corpora, data}'}\n"
     )
     assert kedro_run("--params", "corpora=elsewhere").exit_code == 0
     assert_one_message(kedro_run("--params", "corpra=elsewhere"), "corpra", "Did you mean corpora?")
+
+
+@pytest.mark.parametrize("name", ["202611", "1.10", "0117", "no", "2026-11-29"])
+def test_a_name_that_looks_like_a_number_stays_text(
+    kedro_run: Callable[..., Result], bare_project: Path, name: str
+) -> None:
+    (bare_project / "conf/base/catalog_raw.yml").write_text(
+        "adapter: {type: MemoryDataset, data: '${runtime_params:documents, null}'}\n"
+    )
+    result = kedro_run("--pipelines", "evaluation", "--params", f"documents={name}")
+    assert result.exit_code == 0, result.output
+    assert json.loads((bare_project / "data/made.json").read_text()) == len(name)
+
+
+def test_a_number_in_a_file_where_text_is_needed_is_named_with_its_quotes(
+    kedro_run: Callable[..., Result], bare_project: Path
+) -> None:
+    (bare_project / "conf/base/parameters.yml").write_text("training: {optimizer: 1.10}\n")
+    assert_one_message(kedro_run(), "training.optimizer: ", "found 1.1", 'in quotes, as optimizer: "1.10"')
+
+
+def test_params_without_a_value_are_refused(kedro_run: Callable[..., Result]) -> None:
+    result = kedro_run("--params", "training")
+    assert result.exit_code == 2
+    assert "KEY=VALUE" in result.stderr
 
 
 @pytest.mark.parametrize(

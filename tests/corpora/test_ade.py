@@ -7,6 +7,7 @@ import pytest
 from odin_slm.core.document import Mention, Relation
 from odin_slm.core.errors import CorpusFormatError, MissingInputError
 from odin_slm.corpora import ade
+from odin_slm.corpora.faults import Faults
 
 ROW = "11|Lorvapril caused flushing.|flushing|17|25|Lorvapril|0|9"
 DOSE = "11|Lorvapril 5 mg was given.|5 mg|10|14|Lorvapril|0|9"
@@ -98,7 +99,7 @@ def test_negatives_follow_ratio_and_seed() -> None:
 
 
 def test_dosages_are_read_and_counted_but_become_no_mentions() -> None:
-    assert ade.parse_dosages(DOSE) == [
+    assert ade.parse_dosages(DOSE, Faults()) == [
         {"pmid": "11", "sentence": "Lorvapril 5 mg was given.", "dosage": "5 mg", "drug": "Lorvapril"}
     ]
     assert ade.parse(files()).report["dosages"] == {"rows": 1, "distinct": 1}
@@ -139,3 +140,20 @@ def test_a_missing_file_is_named() -> None:
 def test_windows_line_ends_change_nothing() -> None:
     windows = {name: text.replace("\n", "\r\n") for name, text in files().items()}
     assert ade.parse(windows).documents == ade.parse(files()).documents
+
+
+def test_a_mention_in_another_spelling_is_what_the_sentence_says() -> None:
+    row = "11|Interferon-α caused flushing.|Flushing|20|28|interferon alpha|0|12"
+    parsed = ade.parse(files(row))
+    assert [m.text for m in parsed.documents[0].mentions] == ["Interferon-α", "flushing"]
+    assert parsed.report["normalised_mentions"] == 2
+    assert parsed.report["rows_with_inexact_offsets"] == 0
+
+
+def test_all_faults_of_all_files_are_named_at_once() -> None:
+    broken = files(f"{ROW}\n11|short\n{ROW.replace('|flushing|', '|chills|')}", "12 POS x\n", "x")
+    with pytest.raises(CorpusFormatError) as raised:
+        ade.parse(broken)
+    places = [line.split(": ")[0] for line in str(raised.value).splitlines()]
+    assert places[:4] == ["DRUG-AE.rel:2", "DRUG-AE.rel:3", "DRUG-DOSE.rel:1", "ADE-NEG.txt:1"]
+    assert "fetch" not in raised.value.fix.casefold()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
 import pytest
 
 from odin_slm.core.document import Mention, Relation
 from odin_slm.core.errors import CorpusFormatError, MissingInputError
-from odin_slm.corpora import bc5cdr, biored
+from odin_slm.corpora import ParsedCorpus, bc5cdr, biored
 
 TITLE = "Belmab and renal failure."
 ABSTRACT = "Renal and hepatic failure after belmab."
@@ -110,6 +112,80 @@ def test_broken_pubtator_is_named_with_file_and_line(change: Callable[[str], str
     with pytest.raises(CorpusFormatError) as raised:
         bc5cdr.parse(files)
     assert message in str(raised.value)
+
+
+def refused(files: dict[str, str], corpus: ModuleType = bc5cdr) -> CorpusFormatError:
+    with pytest.raises(CorpusFormatError) as raised:
+        corpus.parse(files)
+    assert "fetch" not in raised.value.fix.casefold(), "a fresh copy has this fault as well"
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("said", "column"),
+    [
+        ("TNF-α", "TNF-a"),
+        ("TNF‐α", "tnf alpha"),
+        ("β-carotene", "beta-carotene"),
+        ("5-HT₂A", "5-HT2A"),
+        ("naïve cells", "naive cells"),
+        ("seizures", "seizure"),
+        ("high blood pressure", "hypertension"),
+        ("TNF-α", "TNF-&alpha;"),
+        ("TNF-α", ""),
+    ],
+)
+def test_a_normalised_mention_is_what_stands_at_its_offsets(said: str, column: str) -> None:
+    text = f"901|t|We saw {said} here.\n901|a|And then not.\n901\t7\t{7 + len(said)}\t{column}\tChemical\tD1\n"
+    parsed = bc5cdr.parse(cdr(train=text))
+    assert parsed.documents[0].mentions == (Mention(7, 7 + len(said), said, "Drug", ("D1",)),)
+    assert parsed.report["normalised_mentions"] == 1
+    assert parsed.report["dropped"] == {}
+
+
+def test_offsets_that_are_wrong_are_all_named_at_once() -> None:
+    files = cdr()
+    train, validation = list(files)[:2]
+    files[train] = CDR.format(pmid=901).replace("\t0\t6", "\t1\t7").replace("\t11\t24", "\t12\t25")
+    files[validation] = files[validation].replace("Chemical", "Gene").replace("58\t64", "58\t640")
+    error = refused(files)
+    assert str(error).splitlines()[:-1] == [
+        f"{train}:3: characters 1-7 of the document (65 characters) are 'elmab '; expected the mention 'Belmab', which "
+        "stands at 0-6.",
+        f"{train}:4: characters 12-25 of the document (65 characters) are 'enal failure.'; expected the mention 'renal "
+        "failure', which stands at 11-24.",
+        f"{validation}:6: characters 58-640 of the document (65 characters) are 'belmab.'; expected the mention "
+        "'belmab'.",
+        f"{validation}:3: found entity type 'Gene'; expected Chemical or Disease.",
+    ]
+    assert str(error).splitlines()[-1].startswith("4 faults in all. Mend the offsets, or what shifts them")
+    assert error.where == f"{train}:3"
+
+
+def test_a_span_that_cuts_words_is_no_normalised_mention() -> None:
+    text = CDR.format(pmid=901).replace("\t0\t6\tBelmab", "\t2\t9\tsomething")
+    assert "are 'lmab an'; expected the mention 'something'." in str(refused(cdr(train=text)))
+
+
+def test_only_a_file_that_is_cut_off_is_to_be_fetched_again() -> None:
+    whole = CDR.format(pmid=901) + CDR.format(pmid=904)
+    for cut in (whole[: whole.index("904|a")], "\n"):
+        with pytest.raises(CorpusFormatError, match="cut off or another one: fetch it"):
+            bc5cdr.parse(cdr(train=cut))
+    assert "PMID|a|" in refused(cdr(train=whole.replace(f"901|a|{ABSTRACT}\n", ""))).fix
+
+
+def test_annotations_may_stand_before_their_text() -> None:
+    lines = CDR.format(pmid=901).strip().split("\n")
+    parsed = bc5cdr.parse(cdr(train="\n".join([*lines[2:], *lines[:2]]) + "\n"))
+    assert parsed.documents[0] == bc5cdr.parse(cdr()).documents[0]
+
+
+def test_an_annotation_of_nothing_is_dropped_and_counted() -> None:
+    text = CDR.format(pmid=901).strip() + "\n901\t25\t25\t\tDisease\tD9\n"
+    parsed = bc5cdr.parse(cdr(train=text))
+    assert len(parsed.documents[0].mentions) == 4
+    assert parsed.report["dropped"] == {"mention: of no characters": 1}
 
 
 def test_bc5cdr_names_missing_files() -> None:
@@ -212,7 +288,7 @@ def test_biored_concepts_and_splits() -> None:
     ("old", "new", "message"),
     [
         ('"offset": 19, "text"', '"offset": 20, "text"', "found passage 1 at offset 20; expected 19"),
-        ('"text": "gout"', '"text": "goat"', "expected the mention 'goat'"),
+        ('"text": "gout"', '"text": "aspirin"', "are 'gout'; expected the mention 'aspirin', which stands at 35-42"),
         ('"length": 9', '"length": -1', "found '-1' under 'length' of annotation"),
         ('"length": 9', '"length": "9"', "under 'length' of annotation"),
         ('"length": 9', '"length": true', "under 'length' of annotation"),
@@ -238,10 +314,64 @@ def test_broken_bioc_is_named_with_file_and_line(old: str, new: str, message: st
 
 def test_bioc_errors_name_the_line_of_their_document() -> None:
     files = red([])
-    text = files["BioRED/Train.BioC.JSON"].replace('"text": "gout"', '"text": "goat"')
+    text = files["BioRED/Train.BioC.JSON"].replace('"text": "gout"', '"text": "aspirin"')
     files["BioRED/Train.BioC.JSON"] = "\n\n" + text
     with pytest.raises(CorpusFormatError, match=r"BioRED/Train\.BioC\.JSON:6, document 800, annotation 1: characters"):
         biored.parse(files)
+
+
+def red_with(**changes: Any) -> ParsedCorpus:
+    """Parse BioRED after changing the second annotation ("gout", D2) of the first abstract."""
+    files = red([("Association", "D1", "D2")])
+    collection = json.loads(files["BioRED/Train.BioC.JSON"])
+    annotation = collection["documents"][0]["passages"][0]["annotations"][1]
+    annotation["infons"] |= changes.pop("infons", {})
+    annotation |= changes
+    return biored.parse(files | {"BioRED/Train.BioC.JSON": json.dumps(collection)})
+
+
+@pytest.mark.parametrize(
+    ("locations", "reason"),
+    [
+        ([(7, 5), (13, 4)], None),  # "cures" and "gout", with a space between them
+        ([(13, 4), (13, 2)], None),
+        ([(0, 6), (13, 4)], "mention: in several pieces"),
+        ([(13, 4), (0, 6)], "mention: in several pieces"),
+        ([], "mention: without a place"),
+    ],
+)
+def test_a_mention_of_several_locations_costs_itself_alone(
+    locations: list[tuple[int, int]], reason: str | None
+) -> None:
+    places = [{"offset": begin, "length": length} for begin, length in locations]
+    parsed = red_with(locations=places, text="cures gout" if (7, 5) in locations else "gout")
+    first = parsed.documents[0]
+    assert len(parsed.documents) == 3
+    counts = {reason: 1, "relation: a concept without a mention": 1} if reason else {}
+    assert parsed.report["dropped"] == {"mention: GeneOrGeneProduct": 3, **counts}
+    assert [m.text for m in first.mentions][:2] == [
+        "Belmab",
+        "Lorvapril" if reason else RED_TEXT[first.mentions[1].begin : 17],
+    ]
+
+
+def test_what_bioc_leaves_open_is_read() -> None:
+    assert red_with(infons={"identifier": None}).documents[0].mentions[1].concepts == ("text:gout",)
+    normalised = red_with(text="GOUT®")
+    assert normalised.documents[0].mentions[1].text == "gout"
+    assert normalised.report["normalised_mentions"] == 1
+    empty = red_with(locations=[{"offset": 13, "length": 0}], text="")
+    assert empty.report["dropped"]["mention: of no characters"] == 1
+
+
+def test_all_faults_of_a_bioc_file_are_named_at_once() -> None:
+    files = red([("Is_A", "D1", "D2")])
+    train = "BioRED/Train.BioC.JSON"
+    files[train] = files[train].replace('"ChemicalEntity"', '"Chemical"', 1).replace('"offset": 35', '"offset": 36')
+    files[train] = files[train].replace('"length": 9', '"length": "9"', 1)
+    lines = str(refused(files, biored)).splitlines()
+    words = ["'9' under 'length'", "'aspirin', which stands at 35-42", "entity type 'Chemical'", *["type 'Is_A'"] * 3]
+    assert [word in line for word, line in zip(words, lines, strict=False)] == [True] * 6
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"documents": []}', "[" * 100_000, "9" * 5000])

@@ -12,7 +12,8 @@ from hub.conftest import READ_ONLY, STRANGER
 from hub.releases import dataset_files, hub_of, model_files, plan, published, stage, visible
 from hub_server import Fault, HubServer, Request, User
 from odin_slm.core.errors import AdapterError, HubError
-from odin_slm.hub.upload import content_tag, file_hashes, publication_tags, publish, set_visibility
+from odin_slm.core.hashing import file_hashes
+from odin_slm.hub.upload import content_tag, publish, set_visibility
 
 
 def seen(folder: Path) -> Mapping[str, Any]:
@@ -42,11 +43,6 @@ def test_a_release_is_one_private_verified_tagged_commit(hub: HubServer, naps: l
     assert found["files"] == file_hashes(folder)
     assert (found["private"], found["committed"], found["pull_request"]) == (True, True, None)
     assert naps == []
-    assert publication_tags([found]) == {
-        "hub_model_repo": "anna/odin",
-        "hub_model_revision": found["revision"],
-        "hub_model_tag": found["tag"],
-    }
 
 
 def test_nothing_is_sent_before_identity_and_visibility_are_known(

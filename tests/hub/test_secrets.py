@@ -176,8 +176,12 @@ def test_a_whole_run_leaves_the_token_nowhere(hub: HubServer, project: Path, tmp
 
     client = mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")
     (tracked,) = client.search_runs([client.get_experiment_by_name("odin-slm-test").experiment_id])
-    assert tracked.data.tags["hub_model_revision"] == publication["model"]["revision"]
-    assert tracked.data.tags["hub_dataset_repo"] == "anna/odin-data"
+    said = {name: value for name, value in tracked.data.tags.items() if name.startswith("hub_")}
+    assert said == {
+        f"hub_{kind}_{key}": publication[kind][name]
+        for kind in ("model", "dataset")
+        for key, name in (("repo", "repo_id"), ("revision", "revision"), ("tag", "tag"))
+    }
     assert f"anna/odin at {publication['model']['revision'][:12]}, public, verified" in done.stdout
     documented = re.findall(r"^ {4}((?:model|dataset) (?:release|on the Hub) .*)$", DOCUMENT.read_text(), re.MULTILINE)
     assert len(documented) == 4

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kedro.io import DatasetError
 
 from conftest import ROOT
-from odin_slm.core.errors import AdapterError, BackendError
 from odin_slm.datasets.documents import ExtractionShardsDataset
 
 TEXTS = [f"Patient {n} took enalapril 😀 and then had a cough, fever and rash." for n in range(7)]
@@ -63,7 +63,7 @@ def test_a_job_with_ray_ends_in_the_files_of_one_without_even_if_it_is_killed(
     assert json.loads(whole["manifest.json"])["failed"] == 2
     assert extract("ray", engine="ray") == whole
 
-    original, written = ExtractionShardsDataset.save, 0
+    original, written = ExtractionShardsDataset._write, 0
 
     def dies(dataset: ExtractionShardsDataset, data: dict[str, Any]) -> None:
         nonlocal written
@@ -72,7 +72,7 @@ def test_a_job_with_ray_ends_in_the_files_of_one_without_even_if_it_is_killed(
             raise KeyboardInterrupt
         original(dataset, data)
 
-    monkeypatch.setattr(ExtractionShardsDataset, "save", dies)
+    monkeypatch.setattr(ExtractionShardsDataset, "_write", dies)
     with pytest.raises(KeyboardInterrupt):
         extract("killed", engine="ray", workers=1)
     assert len(list((project / "killed").glob("*.parquet"))) == 1
@@ -89,7 +89,7 @@ def test_what_a_worker_says_of_the_model_reaches_the_user(
     shutil.copy(project / "data/06_models/odin-nano/tokenizer.json", adapter)
     base = str(project / "data/06_models/odin-nano")
     (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": base}))
-    with pytest.raises(AdapterError, match="weights cannot be read"):
+    with pytest.raises(DatasetError, match="weights cannot be read"):
         extract("out", model=str(adapter), engine="ray", workers=1)
 
 
@@ -97,5 +97,5 @@ def test_without_ray_its_installation_is_named(
     extract: Callable[..., dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(BackendError, match=r'pip install .* -e "\.\[ray\]"'):
+    with pytest.raises(DatasetError, match=r'pip install .* -e "\.\[ray\]"'):
         extract("out", engine="ray")

@@ -82,6 +82,30 @@ def test_a_packaged_model_reads_one_text_and_names_what_it_cannot_read(tiny_base
         model.predict(pandas.DataFrame())
 
 
+def test_one_bad_text_costs_its_own_row(tiny_base: Path) -> None:
+    instructions = {"ade": instruction_for(SCHEMAS["ade"])}
+    base = BaseModel("tiny", tiny_base)
+    model = PackagedModel(ServedModel("tiny", base, None, "", 0.0, TASK, instructions=instructions, schema="ade"))
+    good = "Cough developed after enalapril."
+    bad = [None, "   ", float("nan"), pandas.NA, pandas.NaT, 5, b"Rash", ["Rash"], "half \ud800", "\u200b\n", {}]
+    asked = {"max_new_tokens": 8}
+    alone = model.predict([good], asked).to_dict("records")[0]
+    given = [good, *bad, good, f"{good} " * 200]
+    for table in (pandas.DataFrame({"text": given}), pandas.DataFrame({"id": range(len(given)), "text": given}), given):
+        first, *rows, again, long = model.predict(table, asked).to_dict("records")
+        assert first == again == alone
+        assert (alone["error"], long["error"]) == (None, None)
+        assert [(row["entities"], row["relations"], row["finished"]) for row in rows] == [([], [], False)] * len(bad)
+        reasons = [row["error"] for row in rows]
+        assert all("missing" in reasons[n] for n in (0, 2, 3, 4))
+        assert all("blank" in reasons[n] for n in (1, 9))
+        assert "int" in reasons[5]
+        assert "surrogate" in reasons[8]
+    for empty in ([], pandas.DataFrame({"text": []})):
+        assert model.predict(empty).columns.tolist() == ["entities", "relations", "finished", "error"]
+    assert model.predict([None, ""])["error"].notna().all()
+
+
 def test_the_digest_pins_the_model(adapter: Path, tiny_base: Path, tmp_path: Path) -> None:
     digest = resolve_model(str(tiny_base), root=tmp_path).digest
     assert resolve_model(str(tiny_base), root=tmp_path, digest=digest).digest == digest
@@ -154,7 +178,7 @@ def test_a_model_that_was_registered_before_tasks_were_values_loads_and_is_serve
 
     model = mlflow.pyfunc.load_model(f"models:/{NAME}/1")
     answers = model.predict(pandas.DataFrame({"text": ["Aspirin caused a rash."]}))
-    assert list(answers.columns) == ["entities", "relations", "finished"]
+    assert list(answers.columns) == ["entities", "relations", "finished", "error"]
     found = resolve_model(f"models:/{NAME}/1", root=tmp_path)
     assert (found.task, found.schema, found.default_source) == (TASK, "ade", "ade")
     assert found.adapter

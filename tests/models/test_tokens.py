@@ -57,8 +57,10 @@ def test_counts_equal_the_lengths_in_training(kind: str, tiny_base: Path, tmp_pa
         for prompt, completion in map(full_text, RECORDS)
     ]
     assert record_counter(base)(RECORDS) == lengths
-    texts = [record["input"] for record in RECORDS]
-    assert token_counter(base)(texts) == [len(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in texts]
+    *plain, spelled = [record["input"] for record in RECORDS]
+    *counts, most = token_counter(base)([*plain, spelled])
+    assert counts == [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in plain]
+    assert most == len(tokenizer(spelled, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
 
 def test_counting_with_the_embedded_base_imports_neither_torch_nor_transformers() -> None:

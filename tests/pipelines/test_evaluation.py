@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from odin_slm.config.parameters import EvaluationParams, TaskParams
 from odin_slm.core.errors import BackendError, MissingInputError, PredictionsError
 from odin_slm.datasets.figures import FiguresDataset
-from odin_slm.datasets.json_files import GivenRecordsDataset, ReportDataset
+from odin_slm.datasets.json_files import CanonicalJSONDataset, GivenRecordsDataset
 from odin_slm.datasets.models import AdapterDataset, FolderDataset
 from odin_slm.datasets.optional import OptionalDataset
 from odin_slm.models.base_model import BaseModel, load_model
@@ -135,6 +135,20 @@ def test_what_is_brought_from_elsewhere_is_evaluated_and_never_written(run: Run,
     assert results["entity_metrics"]["micro"] == {"precision": 1, "recall": 1, "f1": 1, "tp": 16, "fp": 0, "fn": 0}
     assert results["base"] is None
     assert results["confidence"] is None, "those rows hold none"
+
+
+def test_a_base_that_is_left_out_is_not_asked(run: Run, project: Path, adapter: Path) -> None:
+    given = write_json(project / "mine.json", [{k: r[k] for k in ("instruction", "input", "output")} for r in RECORDS])
+    run(
+        "evaluation",
+        params={"adapter": str(adapter), "test_data": str(given), "evaluation": {"compare_base": False}},
+        to_nodes=["score_predictions"],
+    )
+    assert read_rows(project / "data/07_model_output/test/base_predictions.jsonl") == []
+    reports = project / "data/08_reporting/test"
+    results = json.loads((reports / "evaluation_results.json").read_text(encoding="utf-8"))
+    assert results["base"] is None
+    assert results["comparison"] == "there are no predictions of the base model"
 
 
 def test_the_pipeline_depends_on_what_the_stages_before_it_make() -> None:
@@ -394,7 +408,7 @@ def test_given_records_are_read_only_and_must_exist_when_named(tmp_path: Path) -
     ("kind", "value", "default"),
     [
         ("odin_slm.datasets.json_files.RecordsDataset", RECORDS, None),
-        ("odin_slm.datasets.json_files.ReportDataset", {"b": 1, "a": "é"}, None),
+        ("odin_slm.datasets.json_files.CanonicalJSONDataset", {"b": 1, "a": "é"}, None),
         ("odin_slm.datasets.json_files.JSONLinesDataset", RECORDS, []),
     ],
 )
@@ -409,11 +423,11 @@ def test_what_may_be_absent_loads_as_its_default(kind: str, value: Any, default:
 
 
 def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
-    dataset = ReportDataset(filepath=str(tmp_path / "report.json"))
+    dataset = CanonicalJSONDataset(filepath=str(tmp_path / "report.json"))
     dataset.save({"b": 1, "a": "é"})
     with pytest.raises(DatasetError):
         dataset.save({"b": 2, "a": float("nan")})
-    assert (tmp_path / "report.json").read_text(encoding="utf-8") == '{\n "b": 1,\n "a": "é"\n}'
+    assert (tmp_path / "report.json").read_text(encoding="utf-8") == '{\n "b": 1,\n "a": "é"\n}\n'
     assert [file.name for file in tmp_path.iterdir()] == ["report.json"]
 
 

@@ -78,16 +78,26 @@ def test_pubmed_citations_are_title_and_abstract(tmp_path: Path) -> None:
     [
         (
             "a.jsonl",
-            b'{"text": "fine"}\n{"text": 3}\n[1]\n{"text"\n{"text": " "}\n',
-            ["", "field", "object", "JSON", "blank"],
+            b'{"text": "fine"}\n{"text": 3}\n[1]\n{"text"\n{"text": " "}\n{"body": 1, "id": 2}\n{"text": "caf\xe9"}\n',
+            ["", "expected a text", "object", "JSON", "blank", "'text', but body, id; extraction.text_field=", "utf-8"],
         ),
+        ("a.jsonl", b'{"text": "fine"}\n' + b"[" * 100_000 + b'\n{"text": "fine"}\n', ["", "not JSON", ""]),
+        ("a.jsonl", b"\xff\xfe{\x00", ["UTF-16, not UTF-8: convert it with iconv -f utf-16"]),
+        ("a.jsonl", b" \n\n", ["no document in this file"]),
+        ("a.csv", b"id,text\n", ["no document in this file"]),
+        ("a.csv", b"id,text\n1,caf\xe9\n2,fine\n", ["not UTF-8", ""]),
         ("a.csv", b"id,abstract\n1,x\n", ["no column 'text', but id, abstract"]),
         ("a.csv", b'text\nfine\n"open', ["", "from here on"]),
         ("a.csv", b"id,text\n1,Rash, then fever.\n2,fine,,\n3\n", ["quote cells", "", "expected a text"]),
-        ("a.txt", b"\xff\xfe\xfa", ["UnicodeDecodeError"]),
+        ("a.txt", b"caf\xe9", ["UnicodeDecodeError"]),
         ("a.parquet", b"PAR1 not", ["from here on"]),
         ("a.jsonl.gz", b"not gzip", ["BadGzipFile"]),
         ("a.xml", PUBMED[:-60].encode(), ["", "ParseError"]),
+        ("a.xml", b"<PubmedArticleSet/>", ["no PubMed citation in this file; it is empty"]),
+        *((name, b"", ["the file is empty"]) for name in ("a.jsonl", "a.csv", "a.txt", "a.xml")),
+        ("a.txt.gz", gzip.compress(b"x" * 10**6)[:500], ["EOFError"]),
+        ("a.txt.gz", gzip.compress(b"x" * 33 * 2**20), ["more than 32 MiB"]),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "fine"}\n' + b" \n" * 17 * 2**20), ["", "more than 32 MiB"]),
         ("a.xml", b'<!DOCTYPE x [<!ENTITY a "aaaa">]><x>&a;</x>', ["EntitiesForbidden"]),
     ],
 )
@@ -115,7 +125,7 @@ def test_names_that_are_no_unicode_can_be_written(tmp_path: Path) -> None:
     assert [(d.id, d.source) for d in found] == [*names, ("half \\ud800", "z.jsonl")]
     rows = [{"id": d.id, "source": d.source, "record": d.record, "text": d.text} for d in found]
     shards = ExtractionShardsDataset(filepath=str(tmp_path / "out"))
-    shards.save({"name": "shard-0", "rows": rows, "failed": rows})
+    shards.save(lambda _: iter([{"name": "shard-0", "rows": rows, "failed": rows}]))
     (shard,) = shards.load()
     assert pyarrow.parquet.read_table(shard, columns=["id"]).to_pylist() == [{"id": d.id} for d in found]
 
@@ -191,6 +201,21 @@ def test_another_model_setting_or_text_makes_its_shards_anew(extract: Callable[.
     assert not {name for name in first if name in second} - {"manifest.json"}
     third = contents(extract(jsonl(documents, [*TEXTS[:5], "Another.", TEXTS[6]]), constrained=False))
     assert len(set(second) & set(third) - {"manifest.json"}) == 3
+
+
+def test_a_job_that_read_nothing_says_so_and_fails(extract: Callable[..., Path], tmp_path: Path, project: Path) -> None:
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given/jats.xml").write_text("<article><front/></article>")
+    (tmp_path / "given/deleted.xml").write_text(
+        "<PubmedArticleSet><DeleteCitation><PMID>1</PMID></DeleteCitation></PubmedArticleSet>"
+    )
+    for _ in range(2):  # a second attempt finds the shard, and fails as well
+        with pytest.raises(DatasetError, match="no document could be read") as raised:
+            extract(tmp_path / "given")
+        assert "deleted.xml:1: no PubMed citation in this file; it names 1 deleted citation." in str(raised.value)
+        assert "jats.xml:1: no PubMed citation in this file; it is JATS full text." in str(raised.value)
+    manifest = json.loads((project / "out/manifest.json").read_text())
+    assert (manifest["rows"], manifest["failed"]) == (0, 2)
 
 
 def test_failing_records_are_set_aside(

@@ -1,9 +1,12 @@
-"""The benchmark that needs a GPU: its rows run on a tiny model on a CPU, and without a GPU it claims nothing."""
+"""Benchmarks that are more than a clock: the one that needs a GPU, and the one that damages the readers' files."""
 
 import importlib.util
 import json
+import sys
+from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -14,10 +17,16 @@ from training.test_training import records
 
 @pytest.fixture
 def gpu() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu_benchmark", ROOT / "benchmarks/gpu.py")
+    return benchmark("gpu")
+
+
+@cache
+def benchmark(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"{name}_benchmark", ROOT / f"benchmarks/{name}.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look there for their module
     spec.loader.exec_module(module)
     return module
 
@@ -43,3 +52,29 @@ def test_without_a_gpu_nothing_is_measured(gpu: ModuleType, capsys: pytest.Captu
     with pytest.raises(SystemExit, match=r"no CUDA device here.*Nothing was measured"):
         gpu.main(3)
     assert not capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def fuzzed_readers() -> dict[str, Any]:
+    return benchmark("fuzz").readers()  # type: ignore[no-any-return]
+
+
+READERS = ("ADE", "PubTator", "PubTator (BioRED)", "BioC JSON", "zip", "IOB", "jsonl", "jsonl.gz", "csv", "tsv")
+
+
+@pytest.mark.parametrize("name", [*READERS, "parquet", "xml", "xml.gz", "txt"])
+def test_damaged_files_are_read_set_aside_or_refused(fuzzed_readers: dict[str, Any], name: str) -> None:
+    found = benchmark("fuzz").fuzz(name, fuzzed_readers[name], 101, seed=3)
+    assert found["failures"] == []
+    assert 0 < found.get("read", 0) < 101, "some damage is harmless, some is not"
+
+
+def test_every_reader_is_fuzzed_and_a_failure_is_found(fuzzed_readers: dict[str, Any]) -> None:
+    assert set(fuzzed_readers) == {*READERS, "parquet", "xml", "xml.gz", "txt"}
+
+    def fails(folder: Path) -> str:
+        raise UnicodeError("no error of the project")
+
+    fuzz = benchmark("fuzz")
+    found = fuzz.fuzz("txt", fuzz.Reader(fuzzed_readers["txt"].files, fuzzed_readers["txt"].large, fails), 2, seed=3)
+    assert [failure.split(": ")[1] for failure in found["failures"]] == ["UnicodeError"] * 2

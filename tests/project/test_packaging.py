@@ -270,3 +270,24 @@ def test_the_hooks_run_what_the_environment_holds() -> None:
         assert entry == "make" or os.access(Path(sys.executable).with_name(Path(entry).name), os.X_OK), entry
     assert "language: system" in file.read_text()
     assert "https://" not in file.read_text(), "they work without a network"
+
+
+# The packaged project
+
+
+def test_an_installed_package_works_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = tmp_path / "lib/python3.11/site-packages/odin_slm/settings.py"
+    site.parent.mkdir(parents=True)
+    site.write_text((ROOT / "src/odin_slm/settings.py").read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.delenv("ODIN_SLM_HOME", raising=False)
+
+    def store(settings: Path) -> str:
+        project = runpy.run_path(str(settings))["CONFIG_LOADER_ARGS"]["custom_resolvers"]["project"]
+        return str(project("mlflow.db"))
+
+    assert store(site) == str(tmp_path / "work/mlflow.db")
+    assert store(ROOT / "src/odin_slm/settings.py") == str(ROOT / "mlflow.db"), "wherever the process was started"
+    monkeypatch.setenv("ODIN_SLM_HOME", str(tmp_path))
+    assert store(site) == str(tmp_path / "mlflow.db")

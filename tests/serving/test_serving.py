@@ -79,6 +79,20 @@ def test_one_text_is_read(client: httpx.Client) -> None:
     assert_grounded(EXAMPLE, found)
 
 
+def test_one_bad_text_costs_no_other_its_answer(client: httpx.Client) -> None:
+    texts = [EXAMPLE, None, " \n ", "word " * 2000, "half \ud800", "\u200b", 5, EXAMPLE]
+    body, kind = json.dumps({"texts": texts, "schema": "ade"}), {"content-type": "application/json"}
+    results = client.post("/predict", content=body, headers=kind).json()["results"]
+    (alone,) = client.post("/predict", json={"text": EXAMPLE, "schema": "ade"}).json()["results"]
+    assert results[0] == results[-1] == alone
+    assert alone["error"] is None
+    reasons = ("missing", "blank", "use /extract", "surrogate", "blank", "int")
+    for result, reason in zip(results[1:-1], reasons, strict=True):
+        assert reason in result["error"]
+        assert (result["entities"], result["relations"], result["tokens"], result["finished"]) == ([], [], 0, False)
+    assert all(r["error"] for r in client.post("/predict", json={"texts": [None, ""]}).json()["results"])
+
+
 def test_a_batch_is_answered_in_order_as_its_texts_are_one_by_one(client: httpx.Client) -> None:
     texts = [f"{EXAMPLE} Case {n}." for n in range(5)]
     together = client.post("/predict", json={"texts": texts, "schema": "ade"}).json()["results"]

@@ -62,7 +62,7 @@ def test_it_goes_from_raw_corpora_to_a_registered_and_served_model(
 
     model = mlflow.pyfunc.load_model("models:/odin-medical-ner-re-test@champion")
     answers = model.predict(["Cough and rash developed."], params={"max_new_tokens": 4})
-    assert list(answers.columns) == ["output", "finished"]
+    assert list(answers.columns) == ["output", "finished", "error"]
 
 
 def test_a_folder_whose_task_is_not_installed_says_so(tmp_path: Path, tiny_base: Path) -> None:

@@ -142,7 +142,7 @@ def test_a_default_run_leaves_a_champion_that_predicts(project: Path, run: Calla
     run(params=LONGER)
     model = mlflow.pyfunc.load_model(f"models:/{NAME}@{CHAMPION}")
     found = model.predict(TEXTS)
-    assert list(found.columns) == ["entities", "relations", "finished"]
+    assert list(found.columns) == ["entities", "relations", "finished", "error"]
     assert model.predict(pandas.DataFrame({"text": TEXTS})).equals(found)
     for text, entities in zip(TEXTS, found["entities"], strict=True):
         for entity in entities:

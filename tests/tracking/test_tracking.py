@@ -17,7 +17,7 @@ from kedro.pipeline import Node, Pipeline
 
 from conftest import runner_in
 from odin_slm.config.parameters import PublishingParams, TrainingParams
-from odin_slm.core.redaction import Portable
+from odin_slm.core.redaction import Redactor
 from odin_slm.core.tracker import tracker
 from odin_slm.datasets.json_files import CanonicalJSONDataset
 from odin_slm.tasks.extraction.tracked import tracked_metrics
@@ -321,9 +321,9 @@ def test_nothing_tracked_holds_a_path_of_this_machine_or_a_secret(
 
 
 def test_paths_that_the_user_names_keep_their_last_part() -> None:
-    portable = Portable(Path("/p/project"), {"a": {"adapter": "/home/me/adapter"}}, environment={})
+    redactor = Redactor(Path("/p/project"), {"a": {"adapter": "/home/me/adapter"}}, environment={})
     text = 'from /home/me/adapter, /p/project/data/x and /p/project; "/home/me/adapter/config.json"'
-    assert portable.text(text) == 'from …/adapter, data/x and .; "…/adapter/config.json"'
+    assert redactor.text(text) == 'from …/adapter, data/x and .; "…/adapter/config.json"'
 
 
 def test_system_metrics_are_sampled(

@@ -1,4 +1,4 @@
-"""The step on a CPU: loss and gradients are those of PEFT's modules, and training goes as with TRL's step."""
+"""The step on a CPU: loss and gradients are those of autograd, and training goes as with TRL's step."""
 
 from pathlib import Path
 from typing import Any
@@ -28,18 +28,20 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 
 
-def model_of(kind: str, lora: LoraParams = LORA) -> Any:
-    """A random model in double precision with an adapter that has an effect."""
+def model_of(kind: str, lora: LoraParams | None = LORA) -> Any:
+    """A random model in double precision with an adapter that has an effect; without ``lora`` all of it is trained."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **SIZES, **ARCHITECTURES[kind])
+    padding = examples_of()[0][0][0]  # its embedding has no gradient
+    config = AutoConfig.for_model(kind, **SIZES, **ARCHITECTURES[kind], pad_token_id=padding)
     model = AutoModelForCausalLM.from_config(config).double()
-    targets = lora.target_modules
-    adapter = LoraConfig(r=lora.r, lora_alpha=lora.alpha, target_modules=list(targets), use_rslora=lora.rslora)
-    model = get_peft_model(model, adapter)
+    if lora:
+        targets = lora.target_modules
+        adapter = LoraConfig(r=lora.r, lora_alpha=lora.alpha, target_modules=list(targets), use_rslora=lora.rslora)
+        model = get_peft_model(model, adapter)
     for name, parameter in model.named_parameters():
         parameter.data.normal_(1 if "norm" in name else 0, 0.2)
     return model
@@ -76,18 +78,19 @@ def expected_of(model: Any, examples: list[Example], total: int) -> tuple[float,
 
 
 @pytest.mark.parametrize("cores", [1, 2])
+@pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
 @pytest.mark.parametrize("kind", ARCHITECTURES)
-def test_loss_and_gradients_are_those_of_the_model(kind: str, cores: int) -> None:
+def test_loss_and_gradients_are_those_of_the_model(kind: str, lora: LoraParams | None, cores: int) -> None:
     import torch
 
-    model, examples = model_of(kind), examples_of()
+    model, examples = model_of(kind, lora), examples_of()
     loss, gradients = expected_of(model, examples, 50)
     model.zero_grad()
     step = CpuStep(model.float(), cores, torch.float32)
     assert float(step.add_gradients(examples, 50)) == pytest.approx(loss, rel=1e-5)
     assert float(step.loss(examples)) / 50 == pytest.approx(loss, rel=1e-5)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    assert len(trained) == 2 * 7 * 2
+    assert len(trained) == len(gradients) == (2 * 7 * 2 if lora else len(list(model.parameters())))
     for parameter, gradient in zip(trained, gradients, strict=True):
         assert float((parameter.grad - gradient).norm() / gradient.norm()) < 1e-4
 
@@ -95,7 +98,22 @@ def test_loss_and_gradients_are_those_of_the_model(kind: str, cores: int) -> Non
     step.add_gradients(examples, 50)
     assert float((trained[0].grad - 2 * gradients[0]).norm() / gradients[0].norm()) < 1e-4
     with torch.no_grad():
-        trained[1].mul_(3)
+        for parameter in trained:
+            parameter.mul_(1.1)
+    assert float(step.loss(examples)) / 50 == pytest.approx(expected_of(model, examples, 50)[0], rel=1e-4)
+    step.close()
+
+
+@pytest.mark.parametrize("optimizer", ["AdamW", "SGD"])
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_next_loss_is_of_the_weights_after_an_optimizers_step(optimizer: str, fused: bool) -> None:
+    import torch
+
+    model, examples = model_of("llama").float(), examples_of()
+    step = CpuStep(model, 2, torch.float32)
+    step.add_gradients(examples, 50)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    getattr(torch.optim, optimizer)(trained, lr=0.1, fused=fused).step()
     assert float(step.loss(examples)) / 50 == pytest.approx(expected_of(model, examples, 50)[0], rel=1e-4)
     step.close()
 
@@ -117,11 +135,12 @@ def test_any_layers_may_have_adapters(targets: tuple[str, ...]) -> None:
     step.close()
 
 
+@pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
 @pytest.mark.parametrize("kind", ARCHITECTURES)
-def test_16_bit_products_round_and_no_more(kind: str) -> None:
+def test_16_bit_products_round_and_no_more(kind: str, lora: LoraParams | None) -> None:
     import torch
 
-    model, examples = model_of(kind), examples_of()
+    model, examples = model_of(kind, lora), examples_of()
     loss, gradients = expected_of(model, examples, 50)
     model.zero_grad()
     step = CpuStep(model.float(), 2, torch.bfloat16)
@@ -174,12 +193,17 @@ def test_work_is_even() -> None:
     assert max(loads) < 1.2 * sum(loads) / 2
 
 
-def test_training_goes_as_with_trls_step(base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_training_goes_as_with_trls_step(
+    method: str, base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
     from safetensors.torch import load_file
 
     varied = [{**record, "input": record["input"] * (1 + n % 3)} for n, record in enumerate(records(10))]
-    params = PARAMS.model_copy(update={"max_steps": 5, "evaluations": 1, "gradient_accumulation_steps": 2})
+    params = PARAMS.model_copy(
+        update={"method": method, "max_steps": 5, "evaluations": 1, "gradient_accumulation_steps": 2}
+    )
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     own, state = train_lora(base, varied, records(2, 100), tmp_path / "own", params, lambda *_: None)
     padded = params.model_copy(update={"packing": False})
@@ -188,7 +212,8 @@ def test_training_goes_as_with_trls_step(base: BaseModel, tmp_path: Path, monkey
     for key in ("loss", "grad_norm", "eval_loss"):
         ours, other = ([e[key] for e in s["history"] if key in e] for s in (state, expected))
         assert ours == pytest.approx(other, rel=1e-3)
-    one, two = (load_file(folder / "adapter_model.safetensors") for folder in (own, theirs))
+    name = "adapter_model.safetensors" if method == "lora" else "model.safetensors"
+    one, two = (load_file(folder / name) for folder in (own, theirs))
     torch.testing.assert_close(one, two, atol=2e-3, rtol=1e-2)
 
 
@@ -198,6 +223,8 @@ def test_training_goes_as_with_trls_step(base: BaseModel, tmp_path: Path, monkey
         {"lora": LoraParams(dropout=0.1)},
         {"lora": LoraParams(dora=True)},
         {"lora": LoraParams(bias="all")},
+        {"lora": LoraParams(target_modules=("q_proj", "embed_tokens"))},
+        {"method": "full", "dtype": "bfloat16"},
         {"neftune_noise_alpha": 5.0},
         {"gradient_checkpointing": True},
         {"attention": "eager"},

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from odin_slm.models import backends
 from odin_slm.models.backends import with_adapter
 from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer, resolve_base_model
 from odin_slm.models.tokens import completion_ids
+from odin_slm.training.callbacks import Progress
 from odin_slm.training.collation import IGNORED, check_mask, tokenise
 from odin_slm.training.lora import total_steps, train_lora
 
@@ -176,23 +178,6 @@ def test_an_incomplete_checkpoint_is_set_aside(
     assert (tmp_path / "checkpoints/incomplete-checkpoint-4").is_dir()
     one, two = (load_file(folder / "adapter_model.safetensors") for folder in (straight[0], adapter))
     assert all((one[name] == two[name]).all() for name in one)
-
-
-def test_a_run_killed_twice_at_the_same_checkpoint_resumes(tmp_path: Path) -> None:
-    from odin_slm.training import checkpoints
-
-    checkpoints.prepare(tmp_path, "job", {}, resume=False)
-    complete = tmp_path / "checkpoints/checkpoint-2"
-    for name in ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json", "rng_state.pth"):
-        complete.mkdir(parents=True, exist_ok=True)
-        (complete / name).touch()
-    for attempt in ("first", "second"):
-        cut = tmp_path / "checkpoints/checkpoint-4"
-        cut.mkdir()
-        (cut / attempt).touch()
-        checkpoints.prepare(tmp_path, "job", {}, resume=True)
-        assert checkpoints.newest(tmp_path) == complete
-        assert [file.name for file in (tmp_path / "checkpoints/incomplete-checkpoint-4").iterdir()] == [attempt]
 
 
 def test_checkpoints_of_another_run_are_refused(base: BaseModel, tmp_path: Path) -> None:
@@ -351,6 +336,19 @@ def test_a_run_that_diverged_after_its_best_checkpoint_can_be_stored(
     )
 
 
+def test_the_second_step_tells_how_long_the_run_will_take(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = iter([0.0, 60.0])
+    monkeypatch.setattr("odin_slm.training.callbacks.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    progress = Progress(104, 512.0, lambda *_: None)
+    progress.begin(2)
+    with caplog.at_level("INFO"):
+        for step in (3, 4, 5):
+            progress.step(step)
+    assert [line.getMessage() for line in caplog.records] == ["about 50 minutes of training left, validations aside"]
+
+
 def test_samples_do_not_change_the_result(
     base: BaseModel, tmp_path: Path, straight: tuple[Path, dict[str, Any]]
 ) -> None:
@@ -505,6 +503,7 @@ def test_auto_is_transformers_without_cuda() -> None:
     assert backends.weights_dtype(TrainingParams()) == "float32"
     assert backends.precision(TrainingParams()) == ("bf16" if backends.multiplies_faster_in_bf16() else "fp32")
     assert backends.optimizer(TrainingParams()) == "adamw_torch"
+    assert backends.optimizer(TrainingParams(method="full")) == "adamw_torch_fused"
     assert backends.optimizer(TrainingParams(load_in_4bit=True)) == "adamw_8bit"
 
 

@@ -137,7 +137,7 @@ def _raised_in(error: BaseException) -> str:
 
 
 _PARAMETER = re.compile(r"- Parameter '(?P<name>[^']+)':.*")
-_REASON = re.compile(r"  (?P<reason>\S.*) \[type=\w+, input_value=(?P<value>.*), input_type=\w+\]")
+_REASON = re.compile(r"  (?P<reason>\S.*) \[type=(?P<type>\w+), input_value=(?P<value>.*), input_type=\w+\]")
 
 
 def _invalid(message: str) -> Iterator[str]:
@@ -147,6 +147,12 @@ def _invalid(message: str) -> Iterator[str]:
         if match := _PARAMETER.fullmatch(line):
             parameter = key = match["name"]
         elif match := _REASON.fullmatch(line):
-            yield f"{key}: {match['reason']}, found {match['value']}"
+            yield f"{key}: {match['reason']}, found {match['value']}{_quotes(key, match['type'])}"
         elif not line.startswith(" "):
             key = f"{parameter}.{line}"
+
+
+def _quotes(key: str, kind: str) -> str:
+    """Return how a text is written that YAML takes for something else."""
+    name = re.sub(r"(\.\d+)+$", "", key).rpartition(".")[2]
+    return f' (write what is meant in quotes, as {name}: "1.10")' if kind in ("string_type", "path_type") else ""

@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 
 from odin_slm.cli.errors import ExplainedGroup
-from odin_slm.models.model_search import SORTS
+from odin_slm.models import model_search
 
 if TYPE_CHECKING:
     from odin_slm.hub.client import Hub
@@ -45,14 +45,14 @@ def hub() -> None:
 @click.argument("words", default="")
 @click.option("--task", help="A task of the Hub, as text-generation.")
 @click.option("--author", help="Owner of the models.")
-@click.option("--sort", type=click.Choice(SORTS), default="downloads", show_default=True, help="Largest first.")
+@click.option(
+    "--sort", type=click.Choice(model_search.SORTS), default="downloads", show_default=True, help="Largest first."
+)
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many, at most.")
 @_as_json
 def search(words: str, task: str | None, author: str | None, sort: str, limit: int, as_json: bool) -> None:
     """Search models whose name holds WORDS."""
-    from odin_slm.models import model_search as browsing
-
-    found = browsing.search(_hub(), words, task=task, author=author, sort=sort, limit=limit)
+    found = model_search.search(_hub(), words, task=task, author=author, sort=sort, limit=limit)
     if as_json:
         _write_json(found)
     elif not found:
@@ -74,9 +74,7 @@ def search(words: str, task: str | None, author: str | None, sort: str, limit: i
 @_as_json
 def info(model: str, revision: str, max_age: float, as_json: bool) -> None:
     """Show what is known of MODEL (owner/name)."""
-    from odin_slm.models import model_search as browsing
-
-    found = browsing.info(_hub(), _cache(max_age), model, revision)
+    found = model_search.info(_hub(), _cache(max_age), model, revision)
     if as_json:
         _write_json(found)
         return
@@ -93,11 +91,9 @@ def info(model: str, revision: str, max_age: float, as_json: bool) -> None:
 @_as_json
 def check(model: str, revision: str, max_age: float, as_json: bool) -> None:
     """Say whether MODEL will do as a base here; exit code 1 where it will not."""
-    from odin_slm.models import model_search as browsing
-
-    found = browsing.info(_hub(), _cache(max_age), model, revision)
-    memory, machine = browsing.memory_of_this_machine()
-    checks = browsing.check(found, memory=memory)
+    found = model_search.info(_hub(), _cache(max_age), model, revision)
+    memory, machine = model_search.memory_of_this_machine()
+    checks = model_search.check(found, memory=memory)
     if as_json:
         _write_json({"id": found["id"], "stale": found["stale"], "checks": [asdict(check) for check in checks]})
     else:
@@ -114,9 +110,7 @@ def check(model: str, revision: str, max_age: float, as_json: bool) -> None:
 @_as_json
 def download(model: str, revision: str, as_json: bool) -> None:
     """Fetch MODEL's weights, tokenizer, configuration and licence into the Hub's cache."""
-    from odin_slm.models import model_search as browsing
-
-    folder = browsing.download(_hub(), model, revision)
+    folder = model_search.download(_hub(), model, revision)
     if as_json:
         _write_json({"id": model, "revision": folder.name, "folder": str(folder)})
     else:
@@ -136,9 +130,8 @@ def _hub() -> Hub:
 
 def _cache(max_age: float) -> MetadataCache:
     from odin_slm.hub.metadata_cache import MetadataCache
-    from odin_slm.models.model_search import default_cache
 
-    return MetadataCache(default_cache(), lifetime=max_age * 3600)
+    return MetadataCache(model_search.default_cache(), lifetime=max_age * 3600)
 
 
 def _write_json(value: Any) -> None:

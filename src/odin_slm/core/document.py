@@ -1,7 +1,7 @@
 """Documents: one text with its typed mentions and relations, as plain immutable values.
 
 Relations hold between concepts, not between mentions, because that is what two of the three corpora annotate. A
-mention without a concept of its own (all of ADE, id ``-1`` elsewhere) gets its case-folded surface as concept, so
+mention without a concept of its own (all of ADE, id ``-1`` elsewhere) gets its folded surface as concept, so
 that one rule serves every corpus.
 """
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Any
+
+from odin_slm.core.folding import fold
 
 SYNTHETIC_PMIDS = range(990_000_000, 1_000_000_000)
 """Document ids of the project's own generator: nine digits, a range that PubMed has not reached."""
@@ -117,8 +119,8 @@ class Document:
 
 
 def surface_concept(text: str) -> str:
-    """Return the concept id of a mention that has none of its own: its case-folded surface, spaces normalised."""
-    return "text:" + " ".join(text.casefold().split())
+    """Return the concept id of a mention that has none of its own: its folded surface."""
+    return f"text:{fold(text)}"
 
 
 def canonical_mentions(document: Document) -> dict[str, Mention]:
@@ -142,19 +144,19 @@ def canonical_mentions(document: Document) -> dict[str, Mention]:
 def surface_forms(document: Document) -> dict[str, list[str]]:
     """Return, for every concept with several surfaces, its canonical name -> the other ones, in text order.
 
-    Surfaces are told apart without regard to case, as scores compare them. The only name of a concept that is also
-    another one's other name (a composite mention) is there with an empty list: it stands for itself, too.
+    Surfaces are told apart as scores compare them. The only name of a concept that is also another one's other name (a
+    composite mention) is there with an empty list: it stands for itself, too.
     """
     forms: dict[str, dict[str, str]] = {}
     names = {concept: mention.text for concept, mention in canonical_mentions(document).items()}
     for mention in document.mentions:
         for concept in mention.concepts:
             name = names[concept]
-            if mention.text.casefold() != name.casefold():
-                forms.setdefault(name, {}).setdefault(mention.text.casefold(), mention.text)
+            if fold(mention.text) != fold(name):
+                forms.setdefault(name, {}).setdefault(fold(mention.text), mention.text)
     also = {other for others in forms.values() for other in others}
     for name in names.values():
-        if name.casefold() in also:
+        if fold(name) in also:
             forms.setdefault(name, {})
     return {name: list(others.values()) for name, others in forms.items()}
 

@@ -63,8 +63,16 @@ class UnknownEnvironmentError(OdinError):
     """``--env`` names a configuration folder that does not exist."""
 
 
+class InvalidNameError(OdinError):
+    """A name of the configuration would not fit into paths, commands, tables or the Hub."""
+
+
 class UnknownParameterError(OdinError):
     """``--params`` names a key that nothing reads."""
+
+
+class WrongParameterError(OdinError):
+    """A parameter is given a kind of value that it does not take."""
 
 
 class PredictionsError(OdinError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,3 +36,14 @@ def sha256_of(file: Path) -> str:
     """Return the hexadecimal SHA-256 of a file, read in pieces."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """Return relative POSIX name -> hexadecimal SHA-256 of every file of a folder, by name."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    return {file.relative_to(folder).as_posix(): sha256_of(file) for file in files}
+
+
+def checksum_lines(hashes: Mapping[str, str]) -> str:
+    """Return the text of ``SHA256SUMS`` (the format of ``sha256sum --check``), sorted by file name."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(hashes.items()))

@@ -7,9 +7,13 @@ from typing import Any
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table; a bar inside a cell is escaped."""
-    lines = [headers, ["---"] * len(headers), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    """Return a table; a bar inside a cell is escaped, a line break becomes a space."""
+    lines = [[_cell(cell) for cell in line] for line in (headers, ["---"] * len(headers), *rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def number(value: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 SPLITS = ("train", "validation", "test")
 """Names of the splits inside the code; files are called ``train``, ``val`` and ``test``."""
 
-_INPUT = "\n\n### Input:\n"
+_INSTRUCTION, _INPUT, _OUTPUT = "### Instruction:\n", "\n\n### Input:\n", "\n\n### Output:\n"
 
 
 class Record(TypedDict):
@@ -23,13 +23,26 @@ class Record(TypedDict):
 
 def render_prompt(instruction: str, text: str) -> str:
     """Return the Alpaca prompt of one example; the output text follows it directly, then EOS."""
-    return f"### Instruction:\n{instruction}{_INPUT}{text}\n\n### Output:\n"
+    return f"{_INSTRUCTION}{instruction}{_INPUT}{text}{_OUTPUT}"
 
 
 def before_input(prompt: str) -> str:
     """Return the part of a prompt that is equal for all texts of one schema; nothing if it is no Alpaca prompt."""
     head, found, _ = prompt.partition(_INPUT)
     return head + found if found else ""
+
+
+def prompt_parts(prompt: str) -> list[tuple[str, bool]]:
+    """Return a prompt in parts, each with whether it is of the frame, and not what somebody wrote in it.
+
+    The frame is what surrounds instruction and input; a text that is no Alpaca prompt is one part of it. A prompt may
+    end after :func:`before_input`.
+    """
+    instruction, found, rest = prompt.removeprefix(_INSTRUCTION).partition(_INPUT)
+    if not prompt.startswith(_INSTRUCTION) or not found:
+        return [(prompt, True)]
+    text = rest.removesuffix(_OUTPUT)
+    return [(_INSTRUCTION, True), (instruction, False), (_INPUT, True), (text, False), (rest[len(text) :], True)]
 
 
 def full_text(record: Record | dict[str, Any]) -> tuple[str, str]:

@@ -29,7 +29,7 @@ _SHORTEST_SECRET = 8
 """Shorter values would be found inside ordinary words."""
 
 
-class Portable:
+class Redactor:
     """Replaces a run's absolute paths and secrets in what is tracked.
 
     A path inside the project becomes relative to it, one from elsewhere keeps its last part; a secret becomes ``***``.

@@ -3,7 +3,8 @@ r"""ADE Corpus V2: sentences of case reports with drugs and their adverse effect
 Source of the format: Gurulingappa et al. 2012, "Development of a benchmark corpus to support the automatic extraction
 of drug-related adverse effects from medical case reports", and the corpus' own README. A row of ``DRUG-AE.rel`` is
 ``PMID|sentence|effect|begin|end|drug|begin|end`` with offsets into ``PMID\n\nTitle\n\nAbstract``, a text that the
-corpus does not contain. Offsets within the sentence are therefore recomputed here.
+corpus does not contain. Offsets within the sentence are therefore recomputed here. A mention that the sentence holds in
+another spelling (a normalised one) becomes what the sentence says.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from pydantic import Field
 
 from odin_slm.core.document import Document, Mention, Relation, surface_concept
 from odin_slm.core.errors import CorpusFormatError
+from odin_slm.corpora.faults import CUT_OFF, MEND_LINE, Faults
 from odin_slm.corpora.parsed import (
-    DOWNLOAD_AGAIN,
     Corpus,
     ParsedCorpus,
     corpus_report,
@@ -27,6 +28,7 @@ from odin_slm.corpora.parsed import (
     numbered_lines,
     require_files,
 )
+from odin_slm.corpora.spelling import verbatim
 from odin_slm.tasks.extraction.schema import SCHEMAS
 
 EFFECTS_FILE = "DRUG-AE.rel"
@@ -49,6 +51,7 @@ class AdeRow:
         drug: The drug mention.
         drug_begin: Its offset in the case report.
         exact: Whether both offset pairs are as long as their mentions.
+        normalised: How many of the two mentions the file spells otherwise than the sentence.
     """
 
     pmid: str
@@ -58,6 +61,7 @@ class AdeRow:
     drug: str
     drug_begin: int
     exact: bool
+    normalised: int
 
 
 def parse(
@@ -77,12 +81,13 @@ def parse(
 
     Raises:
         MissingInputError: A file was not given.
-        CorpusFormatError: A line breaks the format, with ``file:line``.
+        CorpusFormatError: Lines break the format; all of them, with ``file:line``.
     """
     require_files(files, FILES, "ade")
-    rows = _rows(EFFECTS_FILE, files[EFFECTS_FILE], "effect")
+    faults = Faults()
+    rows = _rows(EFFECTS_FILE, files[EFFECTS_FILE], "effect", faults)
     distinct = list(dict.fromkeys(rows))
-    dosages = parse_dosages(files[DOSAGES_FILE])
+    dosages = parse_dosages(files[DOSAGES_FILE], faults)
 
     by_sentence: dict[tuple[str, str], list[AdeRow]] = {}
     for row in distinct:
@@ -93,7 +98,8 @@ def parse(
         numbers[pmid] += 1
         positives.append(_positive(f"ade-{pmid}-{numbers[pmid]}", pmid, sentence, sentence_rows))
 
-    candidates, negative_counts = _negative_candidates(files[NEGATIVES_FILE], positives)
+    candidates, negative_counts = _negative_candidates(files[NEGATIVES_FILE], positives, faults)
+    faults.stop()
     wanted = min(round(negative_ratio * len(positives)), len(candidates))
     chosen = {d.id for d in sorted(candidates, key=lambda d: (_draw(seed, d.text), d.id))[:wanted]}
     negatives = [document for document in candidates if document.id in chosen]
@@ -103,6 +109,7 @@ def parse(
         "ade",
         documents,
         dropped={},
+        normalised=sum(row.normalised for row in distinct),
         duplicates={"rows": len(rows) - len(distinct), **negative_counts},
         inputs={name: files[name] for name in FILES},
         schema=SCHEMAS["ade"],
@@ -118,27 +125,36 @@ def parse(
     return ParsedCorpus(documents, report)
 
 
-def parse_dosages(text: str) -> list[dict[str, Any]]:
+def parse_dosages(text: str, faults: Faults) -> list[dict[str, Any]]:
     """Read ``DRUG-DOSE.rel``: which dosage belongs to which drug.
 
     The schema has no dosage type, so these are counted in the report and become no records.
 
+    Args:
+        text: Text of the file.
+        faults: Takes what is wrong with it.
+
     Returns:
         One ``{"pmid", "sentence", "dosage", "drug"}`` a row.
-
-    Raises:
-        CorpusFormatError: A line breaks the format, with ``file:line``.
     """
     return [
         {"pmid": row.pmid, "sentence": row.sentence, "dosage": row.other, "drug": row.drug}
-        for row in _rows(DOSAGES_FILE, text, "dosage")
+        for row in _rows(DOSAGES_FILE, text, "dosage", faults)
     ]
 
 
-def _rows(name: str, text: str, other: str) -> list[AdeRow]:
-    rows = [_row(line, f"{name}:{number}", other) for number, line in numbered_lines(name, text) if line.strip()]
-    if not rows:
-        raise CorpusFormatError(f"found no rows; expected {_ROW.format(other)}.", where=f"{name}:1", fix=DOWNLOAD_AGAIN)
+def _rows(name: str, text: str, other: str, faults: Faults) -> list[AdeRow]:
+    rows: list[AdeRow] = []
+    empty = True
+    for number, line in numbered_lines(name, text, faults):
+        if line.strip():
+            empty = False
+            with faults.collected():
+                rows.append(_row(line, f"{name}:{number}", other))
+    with faults.collected():
+        if empty:
+            expected = f"found no rows; expected {_ROW.format(other)}."
+            raise CorpusFormatError(expected, where=f"{name}:1", fix=CUT_OFF)
     return rows
 
 
@@ -146,30 +162,32 @@ def _row(line: str, where: str, other: str) -> AdeRow:
     """Read one row from both ends, because a sentence may contain the separator."""
     fields = line.split("|")
     if len(fields) < 8:
-        raise CorpusFormatError(
-            f"found {len(fields)} fields; expected 8: {_ROW.format(other)}.", where=where, fix=DOWNLOAD_AGAIN
-        )
+        expected = f"found {len(fields)} fields; expected 8: {_ROW.format(other)}."
+        raise CorpusFormatError(expected, where=where, fix=MEND_LINE)
     pmid, sentence = fields[0], "|".join(fields[1:-6])
     mention, begin, end, drug, drug_begin, drug_end = fields[-6:]
     if not is_number(pmid):
-        raise CorpusFormatError(f"found PMID {pmid[:40]!r}; expected digits.", where=where, fix=DOWNLOAD_AGAIN)
+        raise CorpusFormatError(f"found PMID {pmid[:40]!r}; expected digits.", where=where, fix=MEND_LINE)
     spans = []
     for kind, surface, first, last in ((other, mention, begin, end), ("drug", drug, drug_begin, drug_end)):
         if not (is_number(first) and is_number(last)) or int(first) >= int(last):
             raise CorpusFormatError(
                 f"found {kind} offsets {first[:20]!r} and {last[:20]!r}; expected two numbers, begin before end.",
                 where=where,
-                fix=DOWNLOAD_AGAIN,
+                fix=MEND_LINE,
             )
-        if not surface.strip() or surface not in sentence:
+        known = surface.strip() and surface in sentence
+        said = surface if known else verbatim(sentence, surface)
+        if said is None:
             raise CorpusFormatError(
-                f"the {kind} {surface[:60]!r} does not occur in the sentence; expected it verbatim.",
+                f"the {kind} {surface[:60]!r} does not occur in the sentence, in this or a like spelling.",
                 where=where,
-                fix=DOWNLOAD_AGAIN,
+                fix="Write it as the sentence does, or take the row out.",
             )
-        spans.append((int(first), int(last) - int(first) == len(surface)))
-    (other_begin, other_exact), (begin_of_drug, drug_exact) = spans
-    return AdeRow(pmid, sentence, mention, other_begin, drug, begin_of_drug, other_exact and drug_exact)
+        spans.append((said, int(first), int(last) - int(first) == len(said), not known))
+    (mention, other_begin, *of_other), (drug, begin_of_drug, *of_drug) = spans
+    exact, normalised = zip(of_other, of_drug, strict=True)
+    return AdeRow(pmid, sentence, mention, other_begin, drug, begin_of_drug, all(exact), sum(normalised))
 
 
 def _positive(identifier: str, pmid: str, sentence: str, rows: list[AdeRow]) -> Document:
@@ -217,24 +235,22 @@ def _occurrences(sentence: str, surface: str) -> list[int]:
     return found
 
 
-def _negative_candidates(text: str, positives: list[Document]) -> tuple[list[Document], dict[str, int]]:
+def _negative_candidates(text: str, positives: list[Document], faults: Faults) -> tuple[list[Document], dict[str, int]]:
     """Read the sentences without an adverse event, each once, and without those that also report one."""
     seen = {_normalised(document.text) for document in positives}
     positive = frozenset(seen)
     numbers: Counter[str] = Counter()
     counts = Counter(negative_sentences=0, negative_sentences_equal_to_a_positive=0)
     candidates = []
-    for number, line in numbered_lines(NEGATIVES_FILE, text):
+    for number, line in numbered_lines(NEGATIVES_FILE, text, faults):
         if not line.strip():
             continue
         pmid, marker, sentence = line.partition(" NEG ")
-        if not is_number(pmid) or not marker or not sentence.strip():
-            raise CorpusFormatError(
-                f"found {line[:60]!r}; expected 'PMID NEG sentence'.",
-                where=f"{NEGATIVES_FILE}:{number}",
-                fix=DOWNLOAD_AGAIN,
-            )
         numbers[pmid] += 1
+        with faults.collected():
+            if not is_number(pmid) or not marker or not sentence.strip():
+                found = f"found {line[:60]!r}; expected 'PMID NEG sentence'."
+                raise CorpusFormatError(found, where=f"{NEGATIVES_FILE}:{number}", fix=MEND_LINE)
         key = _normalised(sentence)
         if key in positive:
             counts["negative_sentences_equal_to_a_positive"] += 1
@@ -243,10 +259,10 @@ def _negative_candidates(text: str, positives: list[Document]) -> tuple[list[Doc
         else:
             seen.add(key)
             candidates.append(Document(f"ade-neg-{pmid}-{numbers[pmid]}", sentence, "ade", pmid))
-    if not numbers:
-        raise CorpusFormatError(
-            "found no sentences; expected 'PMID NEG sentence'.", where=f"{NEGATIVES_FILE}:1", fix=DOWNLOAD_AGAIN
-        )
+    with faults.collected():
+        if not numbers:
+            found = "found no sentences; expected 'PMID NEG sentence'."
+            raise CorpusFormatError(found, where=f"{NEGATIVES_FILE}:1", fix=CUT_OFF)
     return candidates, dict(counts)
 
 

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Mapping
 
 from odin_slm.core.document import Document, Mention, Relation
-from odin_slm.core.errors import CorpusFormatError
 from odin_slm.corpora import pubtator
-from odin_slm.corpora.parsed import DOWNLOAD_AGAIN, Corpus, ParsedCorpus, concepts_of, corpus_report, require_files
+from odin_slm.corpora.faults import Faults
+from odin_slm.corpora.parsed import Corpus, ParsedCorpus, concepts_of, corpus_report, known_type, require_files
 from odin_slm.corpora.pubtator import AnnotatedText
 from odin_slm.tasks.extraction.schema import SCHEMAS
 
@@ -36,16 +36,19 @@ def parse(files: Mapping[str, str]) -> ParsedCorpus:
 
     Raises:
         MissingInputError: A file was not given.
-        CorpusFormatError: A line breaks the format, or one PMID has two texts; with ``file:line``.
+        CorpusFormatError: Lines break the format, or one PMID has two texts; all of them, with ``file:line``.
     """
     require_files(files, tuple(FILES.values()), "bc5cdr")
-    found, duplicates = pubtator.later_splits(FILES, files, pubtator.read)
-    dropped: Counter[str] = Counter()
-    documents = [_document(item, split, dropped) for item, split in found]
+    faults = Faults()
+    found, duplicates = pubtator.later_splits(FILES, files, pubtator.read, faults)
+    dropped, normalised = pubtator.counted(item for item, _ in found)
+    documents = [_document(item, split, dropped, faults) for item, split in found]
+    faults.stop()
     report = corpus_report(
         "bc5cdr",
         documents,
         dropped=dropped,
+        normalised=normalised,
         duplicates=duplicates,
         inputs={name: files[name] for name in FILES.values()},
         schema=SCHEMAS["bc5cdr"],
@@ -53,28 +56,22 @@ def parse(files: Mapping[str, str]) -> ParsedCorpus:
     return ParsedCorpus(documents, report)
 
 
-def _document(item: AnnotatedText, split: str, dropped: Counter[str]) -> Document:
+def _document(item: AnnotatedText, split: str, dropped: Counter[str], faults: Faults) -> Document:
     mentions = set()
     for annotation in item.annotations:
-        if annotation.type not in ENTITIES:
-            raise CorpusFormatError(
-                f"found entity type {annotation.type[:40]!r}; expected {' or '.join(ENTITIES)}.",
-                where=annotation.where,
-                fix=DOWNLOAD_AGAIN,
-            )
-        concepts = concepts_of(annotation.identifiers.split("|"), annotation.text)
-        mentions.add(Mention(annotation.begin, annotation.end, annotation.text, ENTITIES[annotation.type], concepts))
+        with faults.collected():
+            kind = known_type("entity", annotation.type, ENTITIES, annotation.where)
+            concepts = concepts_of(annotation.identifiers.split("|"), annotation.text)
+            mentions.add(Mention(annotation.begin, annotation.end, annotation.text, ENTITIES[kind], concepts))
     carried = {(mention.type, concept) for mention in mentions for concept in mention.concepts}
     relations: dict[Relation, None] = {}
     for relation in item.relations:
-        if relation.type != "CID":
-            raise CorpusFormatError(
-                f"found relation type {relation.type[:40]!r}; expected CID.", where=relation.where, fix=DOWNLOAD_AGAIN
-            )
-        if ("Drug", relation.first) not in carried or ("Disease", relation.second) not in carried:
-            dropped["relation: CID without a mention of its concepts"] += 1
-        else:
-            relations[Relation("causes", relation.first, relation.second)] = None
+        with faults.collected():
+            known_type("relation", relation.type, ("CID",), relation.where)
+            if ("Drug", relation.first) not in carried or ("Disease", relation.second) not in carried:
+                dropped["relation: CID without a mention of its concepts"] += 1
+            else:
+                relations[Relation("causes", relation.first, relation.second)] = None
     return Document(
         f"bc5cdr-{item.pmid}", item.text, "bc5cdr", item.pmid, split, tuple(sorted(mentions)), tuple(relations)
     )

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Mapping
 
 from odin_slm.core.document import Document, Mention, Relation
-from odin_slm.core.errors import CorpusFormatError
 from odin_slm.corpora import bioc, pubtator
-from odin_slm.corpora.parsed import DOWNLOAD_AGAIN, Corpus, ParsedCorpus, concepts_of, corpus_report, require_files
+from odin_slm.corpora.faults import Faults
+from odin_slm.corpora.parsed import Corpus, ParsedCorpus, concepts_of, corpus_report, known_type, require_files
 from odin_slm.corpora.pubtator import AnnotatedText, ConceptRelation
 from odin_slm.tasks.extraction.schema import SCHEMAS
 
@@ -44,7 +44,7 @@ CHEMICAL_CHEMICAL = {
 DROPPED_RELATIONS = frozenset({"Comparison", "Conversion", "Bind"})
 """They state no effect at all: which drug is better, what is metabolised into what, what binds where."""
 
-_RELATION_TYPES = {*CHEMICAL_DISEASE, *CHEMICAL_CHEMICAL, *DROPPED_RELATIONS}
+_RELATION_TYPES = sorted({*CHEMICAL_DISEASE, *CHEMICAL_CHEMICAL, *DROPPED_RELATIONS})
 _SEPARATORS = re.compile(r"[,|;]")
 
 
@@ -57,19 +57,22 @@ def parse(files: Mapping[str, str]) -> ParsedCorpus:
 
     Raises:
         MissingInputError: A member was not given.
-        CorpusFormatError: A member breaks its format, or one PMID has two texts; with ``file:line``.
+        CorpusFormatError: Members break their format, or one PMID has two texts; all places, with ``file:line``.
     """
     as_bioc = any(name in files for name in BIOC_MEMBERS) or not any(name in files for name in PUBTATOR_MEMBERS)
     members = BIOC_MEMBERS if as_bioc else PUBTATOR_MEMBERS
     require_files(files, members, "biored")
     read = bioc.read if as_bioc else pubtator.read
-    found, duplicates = pubtator.later_splits(dict(zip(SPLIT_FILES, members, strict=True)), files, read)
-    dropped: Counter[str] = Counter()
-    documents = [_document(item, split, dropped) for item, split in found]
+    faults = Faults()
+    found, duplicates = pubtator.later_splits(dict(zip(SPLIT_FILES, members, strict=True)), files, read, faults)
+    dropped, normalised = pubtator.counted(item for item, _ in found)
+    documents = [_document(item, split, dropped, faults) for item, split in found]
+    faults.stop()
     report = corpus_report(
         "biored",
         documents,
         dropped=dropped,
+        normalised=normalised,
         duplicates=duplicates,
         inputs={name: files[name] for name in members},
         schema=SCHEMAS["biored"],
@@ -77,19 +80,14 @@ def parse(files: Mapping[str, str]) -> ParsedCorpus:
     return ParsedCorpus(documents, report)
 
 
-def _document(item: AnnotatedText, split: str, dropped: Counter[str]) -> Document:
+def _document(item: AnnotatedText, split: str, dropped: Counter[str], faults: Faults) -> Document:
     mentions = set()
     types: dict[str, str] = {}
     for annotation in item.annotations:
+        with faults.collected():
+            known_type("entity", annotation.type, (*ENTITIES, *sorted(DROPPED_ENTITIES)), annotation.where)
         kind = ENTITIES.get(annotation.type)
         if kind is None:
-            if annotation.type not in DROPPED_ENTITIES:
-                raise CorpusFormatError(
-                    f"found entity type {annotation.type[:40]!r}; expected one of "
-                    f"{', '.join([*ENTITIES, *sorted(DROPPED_ENTITIES)])}.",
-                    where=annotation.where,
-                    fix=DOWNLOAD_AGAIN,
-                )
             dropped[f"mention: {annotation.type}"] += 1
             # A variant's own id may contain a separator, so it is never split.
             types.setdefault(annotation.identifiers, "other")
@@ -101,6 +99,8 @@ def _document(item: AnnotatedText, split: str, dropped: Counter[str]) -> Documen
     types |= {concept: mention.type for mention in sorted(mentions) for concept in mention.concepts}
     relations: dict[Relation, None] = {}
     for relation in item.relations:
+        with faults.collected():
+            known_type("relation", relation.type, _RELATION_TYPES, relation.where)
         for first in _arguments(relation.first, types):
             for second in _arguments(relation.second, types):
                 mapped = _relation(relation, first, second, types, dropped)
@@ -123,12 +123,6 @@ def _relation(
     relation: ConceptRelation, head: str, tail: str, types: dict[str, str], dropped: Counter[str]
 ) -> Relation | None:
     """Map one relation between two concepts; the chemical is the head, between two chemicals the file's order holds."""
-    if relation.type not in _RELATION_TYPES:
-        raise CorpusFormatError(
-            f"found relation type {relation.type[:40]!r}; expected one of {', '.join(sorted(_RELATION_TYPES))}.",
-            where=relation.where,
-            fix=DOWNLOAD_AGAIN,
-        )
     kinds = [types.get(head), types.get(tail)]
     if None in kinds:
         dropped["relation: a concept without a mention"] += 1

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from odin_slm.core.errors import CorpusFormatError
+from odin_slm.corpora.faults import CUT_OFF, Faults
+from odin_slm.corpora.parsed import numbered_lines
 
 _NO_SPACE_BEFORE = re.compile(r"[.,;:!?%)\]}]|'s|n't")
 _TAG = re.compile(r"O|([BI])-(\S+)")
@@ -32,26 +34,38 @@ def parse_iob(text: str, file: str) -> Iterator[TaggedSentence]:
     slash that the tokenisation cut out of a word.
 
     Raises:
-        CorpusFormatError: A line is no ``token<TAB>tag``.
+        CorpusFormatError: Lines are no ``token<TAB>tag``, or there is none; raised at the end, all with ``file:line``.
     """
+    faults = Faults()
     rows: list[tuple[str, str, str]] = []
-    for number, line in enumerate(text.split("\n"), start=1):
+    empty = True
+    for number, line in numbered_lines(file, text, faults):
         if not line.strip():
             if rows:
                 yield _join(rows)
             rows = []
             continue
-        token, _, tag = line.rstrip("\r").partition("\t")
-        match = _TAG.fullmatch(tag)
-        if not token or not match:
-            raise CorpusFormatError(
-                f"expected 'token<TAB>tag' with tag O, B-Type or I-Type, found {line[:60]!r}.",
-                where=f"{file}:{number}",
-                fix="Restore the file from its publisher.",
-            )
-        rows.append((token, match[1] or "O", match[2] or ""))
+        empty = False
+        with faults.collected():
+            rows.append(_tagged(line, f"{file}:{number}"))
+    with faults.collected():
+        if empty:
+            raise CorpusFormatError("found no tokens; expected 'token<TAB>tag'.", where=f"{file}:1", fix=CUT_OFF)
+    faults.stop()
     if rows:
         yield _join(rows)
+
+
+def _tagged(line: str, where: str) -> tuple[str, str, str]:
+    token, _, tag = line.partition("\t")
+    match = _TAG.fullmatch(tag)
+    if not token or not match:
+        raise CorpusFormatError(
+            f"expected 'token<TAB>tag' with tag O, B-Type or I-Type, found {line[:60]!r}.",
+            where=where,
+            fix="Write one token and its tag a line, a tab between them.",
+        )
+    return token, match[1] or "O", match[2] or ""
 
 
 def _join(rows: list[tuple[str, str, str]]) -> TaggedSentence:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,9 @@ from odin_slm.core.document import Document, surface_concept
 from odin_slm.core.errors import CorpusFormatError, MissingInputError
 from odin_slm.core.hashing import sha256_text
 from odin_slm.core.record import SPLITS
+from odin_slm.corpora.faults import Faults
 from odin_slm.tasks.base import Task
 from odin_slm.tasks.extraction.schema import Schema
-
-DOWNLOAD_AGAIN = "Fetch the file again from its publisher and compare its sha256."
 
 
 @dataclass(frozen=True)
@@ -99,14 +98,19 @@ def _fault(corpus: str, document: Document) -> str:
     return ""
 
 
-def numbered_lines(name: str, text: str) -> Iterator[tuple[int, str]]:
+def numbered_lines(name: str, text: str, faults: Faults | None = None) -> Iterator[tuple[int, str]]:
     r"""Yield (line number from 1, line) without line ends; ``\n`` and ``\r\n`` end a line, nothing else does.
 
     Raises:
-        CorpusFormatError: The text holds a lone surrogate, so it was not decoded from UTF-8.
+        CorpusFormatError: The text holds a lone surrogate, so it was not decoded from UTF-8; ``faults`` takes it, where
+            they are given, and reading goes on.
     """
+    faults_here = faults or Faults()
     for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
-        require_unicode(line, f"{name}:{number}")
+        with faults_here.collected():
+            require_unicode(line, f"{name}:{number}")
+        if faults is None:
+            faults_here.stop()
         yield number, line.removesuffix("\r")
 
 
@@ -122,13 +126,29 @@ def require_unicode(text: str, where: str) -> None:
         raise CorpusFormatError(
             f"found {text[error.start : error.start + 1]!r}, which is no character; expected UTF-8 text.",
             where=where,
-            fix=DOWNLOAD_AGAIN,
+            fix="Put the character there that is meant.",
         ) from None
 
 
 def is_number(text: str) -> bool:
     """Tell whether a field is a PubMed id or an offset: one to nine ASCII digits."""
     return 0 < len(text) <= 9 and text.isascii() and text.isdigit()
+
+
+def known_type(what: str, found: str, known: Collection[str], where: str) -> str:
+    """Return a type of entity or relation as it is.
+
+    Raises:
+        CorpusFormatError: It is none that the corpus has.
+    """
+    if found not in known:
+        expected = " or ".join(known) if len(known) < 3 else f"one of {', '.join(known)}"
+        raise CorpusFormatError(
+            f"found {what} type {found[:40]!r}; expected {expected}.",
+            where=where,
+            fix="Give it a type that the corpus has, or take it out; types of your own need a corpus of your own.",
+        )
+    return found
 
 
 def concepts_of(identifiers: list[str], surface: str) -> tuple[str, ...]:
@@ -146,8 +166,19 @@ def corpus_report(
     duplicates: Mapping[str, int],
     inputs: Mapping[str, str],
     schema: Schema | None = None,
+    normalised: int = 0,
 ) -> dict[str, Any]:
-    """Return the counts of every parse report; those of a schema's types in its order, also where they are 0."""
+    """Return the counts of every parse report; those of a schema's types in its order, also where they are 0.
+
+    Args:
+        corpus: The corpus.
+        documents: What was read of it.
+        dropped: What was left out, by reason.
+        duplicates: What was there twice, by where.
+        inputs: File name -> text.
+        schema: What the corpus annotates.
+        normalised: Mentions that a file spells otherwise than its text; they were taken as the text has them.
+    """
     mentions = Counter(mention.type for document in documents for mention in document.mentions)
     relations = Counter(relation.type for document in documents for relation in document.relations)
     splits = Counter(document.split for document in documents if document.split)
@@ -159,6 +190,7 @@ def corpus_report(
         "relations": {kind: relations[kind] for kind in (schema.relations if schema else sorted(relations))},
         "composite_mentions": sum(len(m.concepts) > 1 for d in documents for m in d.mentions),
         "overlapping_mentions": sum(_overlapping(d) for d in documents),
+        "normalised_mentions": normalised,
         "dropped": dict(sorted(dropped.items())),
         "duplicates": dict(sorted(duplicates.items())),
         "inputs": {name: sha256_text(text) for name, text in sorted(inputs.items())},

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
+from typing import Any
 
 COLOURS = {"train": "#1b6ca8", "validation": "#c8553d", "test": "#e0a458"}
 
 _NOT_LABELS = ("words_of_input", "tokens")
 
 
-def plot_lengths(statistics: Mapping[str, Any]) -> Figure:
+def plot_lengths(statistics: Mapping[str, Any]) -> Any:
     """Draw how many records have how many tokens, prompt and completion together, split by split.
 
     Args:
@@ -40,7 +37,7 @@ def plot_lengths(statistics: Mapping[str, Any]) -> Figure:
     )
 
 
-def plot_data(statistics: Mapping[str, Any]) -> Figure:
+def plot_data(statistics: Mapping[str, Any]) -> Any:
     """Draw, per split, the share of the records of each source and of the gold labels of each type.
 
     Args:

@@ -35,7 +35,7 @@ class Placement:
     """Where a document lies and why.
 
     Attributes:
-        split: One of :data:`odin_slm.tasks.extraction.schema.SPLITS`, or None where the document is not used.
+        split: One of :data:`odin_slm.core.record.SPLITS`, or None where the document is not used.
         group: Smallest PubMed id of the documents that must stay together.
         rule: ``official``, ``hash``, ``shared abstract`` for one that another corpus's annotation replaces, or
             ``synthetic`` for a synthetic document that is a near-duplicate of a validation or test document.

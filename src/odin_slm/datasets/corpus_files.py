@@ -12,12 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kedro.io import AbstractDataset, DatasetError
+from kedro.io import DatasetError
 
 from odin_slm.core.errors import CorpusFormatError, FetchError, MissingInputError
-from odin_slm.datasets.base import PathDataset
+from odin_slm.datasets.base import PathDataset, ReadOnlyDataset
 from odin_slm.datasets.fetching import fetch, sources_of
-from odin_slm.datasets.files import new_folder
+from odin_slm.datasets.files import decode, new_folder
 
 MAX_MEMBER_BYTES = 512 * 1024 * 1024
 """A zip member may not unpack to more: the largest of the real corpora has 3 MB."""
@@ -79,7 +79,7 @@ class RawCorpus(Mapping[str, str]):
         return len(self._texts)
 
 
-class CorpusFilesDataset(AbstractDataset[None, RawCorpus]):
+class CorpusFilesDataset(ReadOnlyDataset[RawCorpus]):
     """The files of one corpus in their publisher's format, as texts; read-only.
 
     Args:
@@ -90,6 +90,8 @@ class CorpusFilesDataset(AbstractDataset[None, RawCorpus]):
         fetch: Whether files that are missing are fetched from there; otherwise nothing here uses the network.
         metadata: For Kedro's users; unused.
     """
+
+    REFUSAL = "an original corpus is read-only."
 
     def __init__(
         self,
@@ -141,16 +143,8 @@ class CorpusFilesDataset(AbstractDataset[None, RawCorpus]):
         for name in self._files:
             content = (self._folder / name).read_bytes()
             contents = self._unpack(name, content) if name.endswith(".zip") else {name: content}
-            texts |= {key: _decode(str(self._folder / name), key, value) for key, value in contents.items()}
+            texts |= {key: decode(str(self._folder / name), key, value) for key, value in contents.items()}
         return texts
-
-    def save(self, data: None) -> NoReturn:
-        """Refuse: nothing in this project writes into a corpus.
-
-        Raises:
-            DatasetError: Always.
-        """
-        raise DatasetError(f"{self._folder} holds an original corpus and is read-only.")
 
     def _unpack(self, name: str, content: bytes) -> dict[str, bytes]:
         where = str(self._folder / name)
@@ -184,7 +178,7 @@ class SampleDataset(PathDataset[dict[str, dict[str, str]], None]):
     """The synthetic sample as a corpora folder: folder -> file -> text; write-only.
 
     ``.`` stands for the sample's own folder, and the folder ``biored`` becomes the zip that NCBI publishes. The
-    folder appears whole or not at all, and equal values give equal bytes.; an
+    folder appears whole or not at all, and equal values give equal bytes; an
     earlier sample there is replaced.
     """
 
@@ -233,19 +227,6 @@ def _read_member(archive: zipfile.ZipFile, member: str, where: str) -> bytes:
             fix="Get the archive from its publisher again.",
         )
     return content
-
-
-def _decode(path: str, name: str, content: bytes) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        place = f"{path}:{line}" if path.endswith(name) else f"{path}, {name}:{line}"
-        raise CorpusFormatError(
-            f"found byte 0x{content[error.start]:02x}, which is not UTF-8; expected UTF-8 text.",
-            where=place,
-            fix="Get the file from its publisher again, or convert it: iconv -f latin1 -t utf-8.",
-        ) from None
 
 
 def _zip(files: Mapping[str, str]) -> bytes:

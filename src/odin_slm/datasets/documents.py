@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import json
+import logging
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from odin_slm.core.document import GivenDocument
 from odin_slm.core.errors import MissingInputError
 from odin_slm.core.hashing import canonical_json, canonical_jsonl
 from odin_slm.datasets.base import PathDataset, ReadOnlyDataset
+from odin_slm.datasets.document_files import FORMS, form_of, read_file
 from odin_slm.datasets.files import write_text
 
 Read = Callable[[str, str], Iterator[GivenDocument]]
-_Record = tuple[str | None, str, str | None]  # id, text, error
-_CELL = 2**31 - 1
+Shards = Callable[[Collection[str]], Iterator[dict[str, Any]]]
+_NAMED = 10
+_log = logging.getLogger(__name__)
 
 
 class DocumentsDataset(ReadOnlyDataset[Read]):
@@ -50,21 +51,21 @@ class DocumentsDataset(ReadOnlyDataset[Read]):
         Raises:
             MissingInputError: Nothing is named, or there is no file of a known form.
         """
-        fix = f"Name a file or folder with --params documents=FILE_OR_DIR; known forms: {', '.join(_READERS)}."
+        fix = f"Name a file or folder with --params documents=FILE_OR_DIR; known forms: {', '.join(FORMS)}."
         if self._path is None:
             raise MissingInputError("no documents are named.", where="documents", fix=fix)
         if self._path.is_dir():
             root = self._path
-            files = [f for f in sorted(root.rglob("*")) if f.is_file() and _form(f) and not _hidden(f, root)]
+            files = [f for f in sorted(root.rglob("*")) if f.is_file() and form_of(f) and not _hidden(f, root)]
         else:
             root = self._path.parent
-            files = [self._path] if self._path.is_file() and _form(self._path) else []
+            files = [self._path] if self._path.is_file() and form_of(self._path) else []
         if not files:
             raise MissingInputError("there is no file of documents.", where=str(self._path), fix=fix)
 
         def read(text_field: str, id_field: str) -> Iterator[GivenDocument]:
             for file in files:
-                yield from _read(file, file.relative_to(root).as_posix(), text_field, id_field)
+                yield from read_file(file, file.relative_to(root).as_posix(), text_field, id_field)
 
         return read
 
@@ -75,20 +76,29 @@ class DocumentsDataset(ReadOnlyDataset[Read]):
         return {"path": str(self._path) if self._path else None}
 
 
-class ExtractionShardsDataset(PathDataset[dict[str, Any], list[Path]]):
+class ExtractionShardsDataset(PathDataset[Shards, list[Path]]):
     """A folder of Parquet shards, written one by one as they are made, and ``manifest.json``, written at the end.
 
-    A shard's failed documents stand beside it in ``NAME.failed.jsonl``. The manifest says which shards are the job's;
-    writing it removes those of other jobs.
+    A save is lazy: it asks for the shards that an earlier attempt has not left there. A shard's failed documents stand
+    beside it in ``NAME.failed.jsonl``. The manifest says which shards are the job's; writing it removes those of other
+    jobs.
     """
 
     def load(self) -> list[Path]:
         """Return the shards' files, in order."""
         return _shards(self._filepath)
 
-    def save(self, data: dict[str, Any]) -> None:
-        """Write a shard, or the manifest; see :func:`odin_slm.pipelines.extraction.nodes.extract_documents`."""
+    def save(self, data: Shards) -> None:
+        """Write what is not there; see :func:`odin_slm.pipelines.extraction.nodes.extract_documents`.
+
+        Raises:
+            MissingInputError: The job has read nothing; manifest and reasons are written.
+        """
         self._filepath.mkdir(parents=True, exist_ok=True)
+        for part in data(frozenset(file.stem for file in _shards(self._filepath))):
+            self._write(part)
+
+    def _write(self, data: dict[str, Any]) -> None:
         if "manifest" in data:
             self._finish(data["manifest"])
             return
@@ -116,22 +126,27 @@ class ExtractionShardsDataset(PathDataset[dict[str, Any], list[Path]]):
             )
         totals = {key: sum(shard[key] for shard in shards) for key in ("rows", "failed")}
         write_text(self._filepath / "manifest.json", canonical_json({**manifest, **totals, "shards": shards}))
+        if not totals["failed"]:
+            return
+        aside = self._set_aside(names, totals["failed"])
+        if not totals["rows"]:
+            raise MissingInputError(
+                f"no document could be read. {aside}",
+                where=str(self._filepath),
+                fix="Mend the documents, or name others with --params documents=FILE_OR_DIR.",
+            )
+        _log.warning("%d documents were read. %s", totals["rows"], aside)
+
+    def _set_aside(self, names: list[str], count: int) -> str:
+        """Say how many documents were set aside, with the reasons of the first ones."""
+        files = (self._filepath / f"{name}.failed.jsonl" for name in names)
+        failed = (json.loads(line) for file in files if file.is_file() for line in file.open(encoding="utf-8"))
+        reasons = [f"{one['id']}: {one['error']}" for one in islice(failed, _NAMED)]
+        more = [f"and {count - _NAMED} more, in shard-*.failed.jsonl."] if count > _NAMED else []
+        return "\n".join([f"{count} were set aside:", *reasons, *more])
 
     def _exists(self) -> bool:
         return bool(_shards(self._filepath))
-
-
-class FinishedShardsDataset(PathDataset[None, frozenset[str]], ReadOnlyDataset[frozenset[str]]):
-    """The names of the shards of :class:`ExtractionShardsDataset` that an earlier attempt has left in a folder."""
-
-    REFUSAL = "this dataset only looks at what is there."
-
-    def load(self) -> frozenset[str]:
-        """Return the names."""
-        return frozenset(file.stem for file in _shards(self._filepath))
-
-    def _exists(self) -> bool:
-        return True
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -168,123 +183,3 @@ def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def _hidden(file: Path, root: Path) -> bool:
     return any(part.startswith(".") for part in file.relative_to(root).parts)
-
-
-def _form(file: Path) -> str | None:
-    name = file.name.lower()
-    suffix = Path(name.removesuffix(".gz")).suffix
-    return suffix if suffix in _READERS and not (suffix == ".parquet" and name.endswith(".gz")) else None
-
-
-def _read(file: Path, source: str, text_field: str, id_field: str) -> Iterator[GivenDocument]:
-    number, source = 0, _encodable(source)
-    try:
-        opened: Any = gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb")  # noqa: SIM115
-        with opened as stream:
-            for name, text, error in _READERS[_form(file) or ""](stream, text_field, id_field):
-                number += 1
-                if error is None and not text.strip():
-                    error = "the text is blank."
-                name = _encodable(name) if name else f"{source}:{number}"
-                yield GivenDocument(name, source, number, text if error is None else "", error)
-    except Exception as error:  # parsers of five formats; whatever they raise costs the rest of this file, not the job
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        fault = f"the file cannot be read from here on ({type(error).__name__}: {reason})."
-        yield GivenDocument(f"{source}:{number + 1}", source, number + 1, "", fault)
-
-
-def _encodable(name: str) -> str:
-    """Return a name that can be written as UTF-8; a lone surrogate (a file name in Latin-1) becomes its escape."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _json_lines(stream: IO[bytes], text_field: str, id_field: str) -> Iterator[_Record]:
-    for line in stream:
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-        except ValueError as error:
-            yield None, "", f"not JSON ({error})."
-            continue
-        yield _fields(values, text_field, id_field)
-
-
-def _table(delimiter: str) -> Callable[[IO[bytes], str, str], Iterator[_Record]]:
-    def read(stream: IO[bytes], text_field: str, id_field: str) -> Iterator[_Record]:
-        csv.field_size_limit(_CELL)
-        lines = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-        reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
-        if text_field not in (reader.fieldnames or ()):
-            raise ValueError(f"there is no column {text_field!r}, but {', '.join(reader.fieldnames or ()) or 'none'}")
-        for row in reader:
-            name, text, error = _fields(row, text_field, id_field)
-            if any(row.pop(None, ())):  # an unquoted delimiter has cut a cell, perhaps the text
-                error = (
-                    f"more cells than the {len(reader.fieldnames or ())} columns: quote cells that hold {delimiter!r}."
-                )
-            yield name, text, error
-
-    return read
-
-
-def _parquet(stream: IO[bytes], text_field: str, id_field: str) -> Iterator[_Record]:
-    import pyarrow.parquet
-
-    file = pyarrow.parquet.ParquetFile(stream)
-    known = file.schema_arrow.names
-    if text_field not in known:
-        raise ValueError(f"there is no column {text_field!r}, but {', '.join(known)}")
-    columns = [name for name in (text_field, id_field) if name in known]
-    for part in file.iter_batches(batch_size=512, columns=columns):
-        for row in part.to_pylist():
-            yield _fields(row, text_field, id_field)
-
-
-def _plain(stream: IO[bytes], text_field: str, id_field: str) -> Iterator[_Record]:
-    yield None, stream.read().decode("utf-8-sig"), None
-
-
-def _pubmed(stream: IO[bytes], text_field: str, id_field: str) -> Iterator[_Record]:
-    """Yield title and abstract, joined by a space as the corpora join them; entities in the XML are refused."""
-    from defusedxml.ElementTree import iterparse
-
-    root: Any = None
-    for event, element in iterparse(stream, events=("start", "end")):
-        root = element if root is None else root
-        if event == "end" and element.tag in ("PubmedArticle", "PubmedBookArticle"):
-            title = _content(next(element.iter("ArticleTitle"), None))
-            parts = []
-            for abstract in element.iter("Abstract"):
-                for part in abstract.iter("AbstractText"):
-                    label, content = part.get("Label"), _content(part)
-                    parts.append(f"{label}: {content}" if label and content else content)
-            text = " ".join(part for part in (title, *parts) if part)
-            yield _content(next(element.iter("PMID"), None)) or None, text, None
-            root.clear()  # what has been read is not needed any more, in a file of 30,000 articles
-
-
-def _content(element: Any) -> str:
-    return " ".join("".join(element.itertext()).split()) if element is not None else ""
-
-
-def _fields(values: Any, text_field: str, id_field: str) -> _Record:
-    if not isinstance(values, dict):
-        return None, "", "expected an object."
-    name = values.get(id_field)
-    name = str(name) if name not in (None, "") else None
-    text = values.get(text_field)
-    if not isinstance(text, str):
-        return name, "", f"expected a text in the field {text_field!r}."
-    return name, text, None
-
-
-_READERS: dict[str, Callable[[IO[bytes], str, str], Iterator[_Record]]] = {
-    ".jsonl": _json_lines,
-    ".ndjson": _json_lines,
-    ".csv": _table(","),
-    ".tsv": _table("\t"),
-    ".parquet": _parquet,
-    ".txt": _plain,
-    ".xml": _pubmed,
-}

@@ -16,7 +16,7 @@ from odin_slm.core.errors import HubError, OdinError
 from odin_slm.core.hashing import canonical_json
 from odin_slm.datasets.base import PathDataset
 from odin_slm.datasets.files import write_text
-from odin_slm.datasets.release import check_release, file_hashes
+from odin_slm.datasets.release import check_release, release_hashes
 from odin_slm.hub.client import Hub
 from odin_slm.hub.credentials import require_token
 from odin_slm.hub.plan import Plan, Progress, Request
@@ -64,9 +64,8 @@ class HubRepositoryDataset(PathDataset[Request, dict[str, Any]]):
         """
         self._undo = None
         if data.plan is None:
-            hashes = {**file_hashes(data.folder), CHECKSUMS: ""}
-            published = self._read().get("files", {})
-            if {**published, CHECKSUMS: ""} != hashes:
+            published = {name: digest for name, digest in self._read().get("files", {}).items() if name != CHECKSUMS}
+            if published != release_hashes(data.folder):
                 self._write(_NOT_PUBLISHED)
             return
         former, progress = self._read(), Progress()

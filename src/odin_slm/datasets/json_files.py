@@ -18,10 +18,7 @@ _NAMED = 12
 
 
 class CanonicalJSONDataset(PathDataset[Any, Any]):
-    """One JSON value in canonical form, written whole or not at all: equal values are equal bytes, and equal hashes.
-
-    Where no hash is taken, :class:`ReportDataset` does.
-    """
+    """One JSON value in canonical form, written whole or not at all: equal values are equal bytes, and equal hashes."""
 
     def load(self) -> Any:
         """Return the value.
@@ -31,10 +28,7 @@ class CanonicalJSONDataset(PathDataset[Any, Any]):
             PredictionsError: The file is not JSON.
         """
         _require(self._filepath)
-        try:
-            return json.loads(self._filepath.read_text(encoding="utf-8-sig"))  # editors on Windows write a BOM
-        except ValueError as error:
-            raise PredictionsError(f"not JSON ({error}).", where=str(self._filepath), fix="Make it again.") from None
+        return _json(self._filepath, fix="Make it again.")
 
     def save(self, data: Any) -> None:
         """Write the value."""
@@ -43,18 +37,6 @@ class CanonicalJSONDataset(PathDataset[Any, Any]):
     def preview(self) -> JSONPreview:
         """Return the whole value; for small reports only."""
         return JSONPreview(canonical_json(self.load()))
-
-
-class ReportDataset(CanonicalJSONDataset):
-    """One JSON value for people to read, its keys in the order in which a node puts them."""
-
-    def save(self, data: Any) -> None:
-        """Write the value."""
-        write_text(self._filepath, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False))
-
-    def preview(self) -> JSONPreview:
-        """Return the whole value."""
-        return JSONPreview(json.dumps(self.load(), ensure_ascii=False))
 
 
 class RecordsDataset(CanonicalJSONDataset):
@@ -94,7 +76,7 @@ class GivenRecordsDataset(ReadOnlyDataset[list[dict[str, Any]] | None]):
                 where=self._path,
                 fix="Name another one with --params test_data=FILE.json.",
             )
-        return CanonicalJSONDataset(filepath=self._path).load()
+        return _json(Path(self._path), fix="Mend it, or name another one with --params test_data=FILE.json.")
 
     def _exists(self) -> bool:
         return self._path is None or Path(self._path).is_file()
@@ -115,13 +97,13 @@ class JSONLinesDataset(PathDataset[list[dict[str, Any]], list[dict[str, Any]]]):
         """
         _require(self._filepath)
         rows = []
-        with self._filepath.open(encoding="utf-8", newline="\n") as stream:
+        with self._filepath.open("rb") as stream:
             for number, line in enumerate(stream, start=1):
                 try:
                     row = json.loads(line)
                     if not isinstance(row, dict):
                         raise ValueError("no object")
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise PredictionsError(
                         f"expected one JSON object ({error}).", where=f"{self._filepath}:{number}", fix="Make it again."
                     ) from None
@@ -135,6 +117,13 @@ class JSONLinesDataset(PathDataset[list[dict[str, Any]], list[dict[str, Any]]]):
     def preview(self, nrows: int = 5) -> TablePreview:
         """Return the first rows, long values cut for the eye."""
         return _table(self.load()[:nrows])
+
+
+def _json(file: Path, fix: str) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8-sig"))  # editors on Windows write a BOM
+    except (ValueError, RecursionError) as error:
+        raise PredictionsError(f"not JSON ({error}).", where=str(file), fix=fix) from None
 
 
 def _require(file: Path) -> None:

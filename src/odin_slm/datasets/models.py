@@ -15,7 +15,7 @@ from kedro_datasets._typing import JSONPreview
 
 from odin_slm.core.errors import BaseModelError, HubError, MissingInputError
 from odin_slm.datasets.base import PathDataset, ReadOnlyDataset
-from odin_slm.datasets.files import new_folder, replace_folder
+from odin_slm.datasets.files import decode, new_folder, replace_folder
 from odin_slm.inference.served_model import ServedModel, resolve_model
 from odin_slm.models.base_model import BaseModel, check_folder, is_whole, resolve_base_model
 from odin_slm.models.gguf_source import SUFFIX, base_of_gguf, only_gguf
@@ -95,17 +95,19 @@ def check_hub_base(base: BaseModel) -> str | None:
     from odin_slm.hub.client import Hub
     from odin_slm.hub.credentials import find_token
     from odin_slm.hub.metadata_cache import MetadataCache
-    from odin_slm.models import model_search as browsing
+    from odin_slm.models import model_search
 
     try:
         hub = Hub(token=find_token())
-        model = browsing.info(hub, MetadataCache(browsing.default_cache()), base.source, base.revision or "main")
+        model = model_search.info(
+            hub, MetadataCache(model_search.default_cache()), base.source, base.revision or "main"
+        )
     except HubError as error:
         _log.warning("The base %s was not checked: %s", base.source, error)
         return None
     if file := only_gguf(model):
         return file
-    for check in browsing.check(model, memory=browsing.memory_of_this_machine()[0]):
+    for check in model_search.check(model, memory=model_search.memory_of_this_machine()[0]):
         if check.verdict == "failure":
             raise BaseModelError(f"{check.name}: {check.found.rstrip('.')}.", where=base.source, fix=check.fix)
         if check.verdict == "warning":
@@ -237,12 +239,20 @@ class TextFolderDataset(PathDataset[None, dict[str, str]], ReadOnlyDataset[dict[
     REFUSAL = "the texts for pretraining are read-only."
 
     def load(self) -> dict[str, str]:
-        """Return file name -> text, in name order."""
-        files = sorted(f for f in self._filepath.glob("*") if f.suffix in (".txt", ".tsv"))
+        """Return file name -> text, in name order.
+
+        Raises:
+            MissingInputError: There is none.
+            CorpusFormatError: One is not UTF-8.
+        """
+        files = sorted(f for f in self._filepath.glob("*") if f.suffix in (".txt", ".tsv") and f.is_file())
         if not files:
             raise MissingInputError(
                 "there is no *.txt or *.iob.tsv file to pretrain on.",
                 where=str(self._filepath),
                 fix="Name a folder of texts with --params text=DIR.",
             )
-        return {file.name: file.read_text(encoding="utf-8") for file in files}
+        texts = {file.name: decode(str(file), file.name, file.read_bytes()) for file in files}
+        return {
+            name: text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n") for name, text in texts.items()
+        }

@@ -9,7 +9,7 @@ from typing import Any
 from kedro.io import AbstractDataset
 
 from odin_slm.core.errors import PredictionsError
-from odin_slm.datasets.base import ReadOnlyDataset
+from odin_slm.datasets.base import In, Out, ReadOnlyDataset
 from odin_slm.datasets.json_files import JSONLinesDataset
 from odin_slm.tracking.promotion import Champion
 from odin_slm.tracking.registry import Candidate, Promotion, Registry
@@ -17,8 +17,8 @@ from odin_slm.tracking.registry import Candidate, Promotion, Registry
 _LOGGER = logging.getLogger(__name__)
 
 
-class RegisteredModelDataset(AbstractDataset[Candidate, dict[str, Any]]):
-    """A registered model: a save makes a version of it.
+class _RegistryDataset(AbstractDataset[In, Out]):
+    """A dataset that is a registered model.
 
     Args:
         name: Name of the registered model.
@@ -27,6 +27,13 @@ class RegisteredModelDataset(AbstractDataset[Candidate, dict[str, Any]]):
     def __init__(self, *, name: str, metadata: dict[str, Any] | None = None) -> None:
         self._name = name
         self.metadata = metadata
+
+    def _describe(self) -> dict[str, Any]:
+        return {"name": self._name}
+
+
+class RegisteredModelDataset(_RegistryDataset[Candidate, dict[str, Any]]):
+    """The versions of a registered model: a save makes one."""
 
     def load(self) -> dict[str, Any]:
         """Return the version of the active run, or else the newest.
@@ -60,20 +67,9 @@ class RegisteredModelDataset(AbstractDataset[Candidate, dict[str, Any]]):
     def _exists(self) -> bool:
         return bool(Registry(self._name).versions())
 
-    def _describe(self) -> dict[str, Any]:
-        return {"name": self._name}
 
-
-class ChampionAliasDataset(AbstractDataset[Promotion, "str | None"]):
-    """The alias ``champion`` of a registered model; a save moves it where that was decided.
-
-    Args:
-        name: Name of the registered model.
-    """
-
-    def __init__(self, *, name: str, metadata: dict[str, Any] | None = None) -> None:
-        self._name = name
-        self.metadata = metadata
+class ChampionAliasDataset(_RegistryDataset[Promotion, "str | None"]):
+    """The alias ``champion`` of a registered model; a save moves it where that was decided."""
 
     def load(self) -> str | None:
         """Return the version that holds the alias."""
@@ -91,11 +87,8 @@ class ChampionAliasDataset(AbstractDataset[Promotion, "str | None"]):
     def _exists(self) -> bool:
         return Registry(self._name).champion() is not None
 
-    def _describe(self) -> dict[str, Any]:
-        return {"name": self._name}
 
-
-class ChampionDataset(ReadOnlyDataset[Champion | None]):
+class ChampionDataset(_RegistryDataset[None, "Champion | None"], ReadOnlyDataset["Champion | None"]):
     """The model in use, with its predictions; None while there is none.
 
     Args:
@@ -106,9 +99,8 @@ class ChampionDataset(ReadOnlyDataset[Champion | None]):
     REFUSAL = "the champion changes by promotion only."
 
     def __init__(self, *, name: str, override: dict[str, str | None], metadata: dict[str, Any] | None = None) -> None:
-        self._name = name
+        super().__init__(name=name, metadata=metadata)
         self._path = override["path"]
-        self.metadata = metadata
 
     def load(self) -> Champion | None:
         """Return the champion.

@@ -9,20 +9,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kedro.io import AbstractDataset
 from kedro_datasets._typing import JSONPreview, TablePreview
 
 from odin_slm.core.errors import MissingInputError, ReleaseError
-from odin_slm.core.hashing import canonical_json, sha256_of
+from odin_slm.core.hashing import canonical_json, checksum_lines, file_hashes
 from odin_slm.core.redaction import text_problems
-from odin_slm.datasets.base import PathDataset
+from odin_slm.datasets.base import Out, PathDataset
 from odin_slm.datasets.files import new_folder, write_text
 from odin_slm.release.cards import OVERRIDDEN, read_front_matter
 from odin_slm.release.checks import (
     CHECKSUMS,
     ReleaseKind,
     adapter_config_problems,
-    checksum_lines,
     file_problems,
     path_problems,
     tensor_problems,
@@ -33,21 +31,28 @@ from odin_slm.release.merging import MergeRequest, export
 _BINARY = frozenset({".safetensors", ".parquet", ".model"})
 
 
-class ReleaseDataset(AbstractDataset[dict[str, bytes | Path], Path]):
-    """A folder that holds exactly the files of a release; values are paths.
-
-    A save fills a temporary folder beside the target, writes ``SHA256SUMS``, checks the result with
-    :func:`check_release` and only then takes the target's place, so that a refused release leaves the old one alone.
+class _OfKind(PathDataset[dict[str, bytes | Path], Out]):
+    """What a release of one kind becomes.
 
     Args:
-        filepath: The folder.
+        filepath: The folder or file.
         kind: ``model`` or ``dataset``: which files it may hold and how they are checked.
     """
 
     def __init__(self, *, filepath: str, kind: ReleaseKind, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = Path(filepath)
+        super().__init__(filepath=filepath, metadata=metadata)
         self._kind = kind
-        self.metadata = metadata
+
+    def _describe(self) -> dict[str, Any]:
+        return {**super()._describe(), "kind": self._kind}
+
+
+class ReleaseDataset(_OfKind[Path]):
+    """A folder that holds exactly the files of a release; values are paths.
+
+    A save fills a temporary folder beside the target, writes ``SHA256SUMS``, checks the result with
+    :func:`check_release` and only then takes the target's place, so that a refused release leaves the old one alone.
+    """
 
     def load(self) -> Path:
         """Return the folder.
@@ -76,14 +81,11 @@ class ReleaseDataset(AbstractDataset[dict[str, bytes | Path], Path]):
     def _exists(self) -> bool:
         return (self._filepath / CHECKSUMS).is_file()
 
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath), "kind": self._kind}
-
     def preview(self) -> TablePreview:
         """Return the files with size and checksum."""
         rows = [
             [name, (self._filepath / name).stat().st_size, digest[:16]]
-            for name, digest in sorted(file_hashes(self.load()).items())
+            for name, digest in sorted(release_hashes(self.load()).items())
         ]
         return TablePreview(
             {"index": list(range(len(rows))), "columns": ["file", "bytes", "sha256 (first 16)"], "data": rows}
@@ -122,18 +124,8 @@ class MergedModelDataset(PathDataset[MergeRequest, dict[str, Any]]):
         return JSONPreview(canonical_json(self.load()))
 
 
-class ReleaseCheckDataset(AbstractDataset[dict[str, bytes | Path], dict[str, Any]]):
-    """A dry run: a save checks a release as if it were staged, and keeps no more than the list of its files.
-
-    Args:
-        filepath: The list.
-        kind: ``model`` or ``dataset``.
-    """
-
-    def __init__(self, *, filepath: str, kind: ReleaseKind, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = Path(filepath)
-        self._kind = kind
-        self.metadata = metadata
+class ReleaseCheckDataset(_OfKind[dict[str, Any]]):
+    """A dry run: a save checks a release as if it were staged, and keeps no more than the list of its files."""
 
     def load(self) -> dict[str, Any]:
         """Return ``kind`` and ``files`` (name -> sha256) of the release that was checked."""
@@ -151,12 +143,6 @@ class ReleaseCheckDataset(AbstractDataset[dict[str, bytes | Path], dict[str, Any
         with tempfile.TemporaryDirectory(prefix=".dry-run-", dir=self._filepath.parent) as scratch:
             hashes = _fill(Path(scratch), data, self._kind)
         write_text(self._filepath, canonical_json({"kind": self._kind, "files": hashes}))
-
-    def _exists(self) -> bool:
-        return self._filepath.is_file()
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath), "kind": self._kind}
 
     def preview(self) -> JSONPreview:
         """Return the list."""
@@ -178,13 +164,9 @@ def check_release(folder: Path, kind: ReleaseKind) -> None:
         )
 
 
-def file_hashes(folder: Path) -> dict[str, str]:
-    """Return relative POSIX name -> hexadecimal SHA-256 of every file of a release but its checksum file."""
-    return {
-        file.relative_to(folder).as_posix(): sha256_of(file)
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name != CHECKSUMS
-    }
+def release_hashes(folder: Path) -> dict[str, str]:
+    """Return name -> hexadecimal SHA-256 of every file of a release but its checksum file."""
+    return {name: digest for name, digest in file_hashes(folder).items() if name != CHECKSUMS}
 
 
 def _fill(folder: Path, files: Mapping[str, bytes | Path], kind: ReleaseKind) -> dict[str, str]:
@@ -196,7 +178,7 @@ def _fill(folder: Path, files: Mapping[str, bytes | Path], kind: ReleaseKind) ->
 
 def _seal(folder: Path, kind: ReleaseKind) -> dict[str, str]:
     """Write ``SHA256SUMS`` and check the folder; return the hashes."""
-    hashes = file_hashes(folder)
+    hashes = release_hashes(folder)
     (folder / CHECKSUMS).write_text(checksum_lines(hashes), encoding="utf-8", newline="\n")
     check_release(folder, kind)
     return hashes
@@ -229,7 +211,7 @@ def _problems(folder: Path, kind: ReleaseKind) -> Iterator[str]:
         elif file.suffix not in _BINARY:
             yield from _text_file_problems(file, name, kind)
     sums = folder / CHECKSUMS
-    if sums.is_file() and sums.read_text(encoding="utf-8") != checksum_lines(file_hashes(folder)):
+    if sums.is_file() and sums.read_text(encoding="utf-8") != checksum_lines(release_hashes(folder)):
         yield f"{CHECKSUMS}: a file has changed since the release was staged, or was added, or is gone"
 
 

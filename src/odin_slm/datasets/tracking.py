@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,12 @@ class TrackedRunsDataset(ReadOnlyDataset[list[dict[str, Any]]]):
         return {"experiment": self._experiment}
 
 
+_CHECKPOINT = re.compile(r"checkpoint-([0-9]+)(_.*)?")
+
+
 def _read(folder: Path) -> ExperimentFolder:
-    checkpoints = sorted(folder.glob("checkpoint-[0-9]*"), key=lambda f: int(f.name.split("-")[1].split("_")[0] or 0))
+    numbered = [(found, f) for f in folder.glob("checkpoint-*") if (found := _CHECKPOINT.fullmatch(f.name))]
+    checkpoints = [f for _, f in sorted(numbered, key=lambda pair: int(pair[0][1]))]
     places = [folder, *(folder / name for name in ("final_model", "adapter")), *reversed(checkpoints)]
     files = [
         f for f in sorted(folder.iterdir()) if f.suffix in (".yaml", ".yml") or f.match("evaluation_results*.json")

@@ -2,17 +2,15 @@
 
 from odin_slm.hooks.artifacts import ArtifactsHook
 from odin_slm.hooks.errors import ErrorsHook
-from odin_slm.hooks.results import EvaluationMetricsHook, PublicationHook
-from odin_slm.hooks.summary import PreflightHook, SummaryHook
+from odin_slm.hooks.results import ResultsHook
+from odin_slm.hooks.summary import SummaryHook
 from odin_slm.hooks.tracking import TrackingHook
 from odin_slm.hooks.work import WorkFolderHook
 
 __all__ = [
     "ArtifactsHook",
     "ErrorsHook",
-    "EvaluationMetricsHook",
-    "PreflightHook",
-    "PublicationHook",
+    "ResultsHook",
     "SummaryHook",
     "TrackingHook",
     "WorkFolderHook",

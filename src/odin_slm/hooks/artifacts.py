@@ -9,7 +9,7 @@ from typing import Any
 
 from kedro.framework.hooks import hook_impl
 
-from odin_slm.core.redaction import Portable
+from odin_slm.core.redaction import Redactor
 from odin_slm.hooks.run_state import state_of
 
 _TEXTS = frozenset({".csv", ".html", ".json", ".jsonl", ".md", ".txt", ".yml"})
@@ -42,7 +42,7 @@ class ArtifactsHook:
 
         for path in getattr(dataset, "saved", None) or [local_path(self._catalog, dataset_name)]:
             with tempfile.TemporaryDirectory() as folder:
-                copy = _portable_copy(path, Path(folder) / path.name, state.portable)
+                copy = _redacted_copy(path, Path(folder) / path.name, state.redactor)
                 log = mlflow.log_artifacts if copy.is_dir() else mlflow.log_artifact
                 log(str(copy), artifact_path=options.get("artifact_path"))
 
@@ -54,13 +54,13 @@ def local_path(catalog: Any, name: str) -> Path | None:
     return Path(path) if path else None
 
 
-def _portable_copy(path: Path, copy: Path, portable: Portable) -> Path:
+def _redacted_copy(path: Path, copy: Path, redactor: Redactor) -> Path:
     """Return the file or folder itself, or a copy without paths and secrets where a text of it holds some."""
     files = [file for file in sorted(path.rglob("*")) if file.is_file()] if path.is_dir() else [path]
     for file in files:
         if file.suffix in _TEXTS:
             text = file.read_text(encoding="utf-8")
-            if (replaced := portable.text(text)) != text:
+            if (replaced := redactor.text(text)) != text:
                 if path.is_dir() and not copy.exists():
                     shutil.copytree(path, copy)
                 target = copy / file.relative_to(path) if path.is_dir() else copy

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kedro.framework.hooks import hook_impl
 
 from odin_slm.hooks.run_state import task_of
 
-if TYPE_CHECKING:
-    from odin_slm.tasks import Task
 
-
-class EvaluationMetricsHook:
-    """Log the scores when ``evaluation_results`` and ``document_results`` are saved."""
+class ResultsHook:
+    """Log scores, and tag the run with what was published, when the datasets that say so are saved."""
 
     def __init__(self) -> None:
         self._catalog: Any = None
@@ -26,41 +23,31 @@ class EvaluationMetricsHook:
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
-        """Log each score once, with the ends of its interval."""
-        if dataset_name not in ("evaluation_results", "document_results"):
+        """Log each score once, with the ends of its interval; tag the repositories and commits on the Hub."""
+        if dataset_name not in ("evaluation_results", "document_results", "publication"):
             return
         import mlflow
 
-        if mlflow.active_run():
-            made = task_of(self._catalog)
-            documents = dataset_name == "document_results"
-            mlflow.log_metrics(_of_documents(made, data) if documents else made.tracked(data))
-
-
-class PublicationHook:
-    """Tag the run with the repositories and commits on the Hub when ``publication`` is saved."""
-
-    @hook_impl
-    def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
-        """Set the tags."""
-        if dataset_name != "publication":
+        if not mlflow.active_run():
             return
-        import mlflow
+        if dataset_name == "publication":
+            mlflow.set_tags(_publication_tags(data))
+        elif dataset_name == "evaluation_results":
+            mlflow.log_metrics(task_of(self._catalog).tracked(data))
+        elif "intervals" in data:  # the task scores whole documents
+            scores = [metric.with_interval(data, "document_") for metric in task_of(self._catalog).headline]
+            mlflow.log_metrics({name: value for score in scores for name, value in score.items()})
 
-        from odin_slm.hub.upload import publication_tags
 
-        published = [data[kind] for kind in ("dataset", "model") if data[kind]["published"]]
-        if published and mlflow.active_run():
-            mlflow.set_tags(publication_tags(published))
+def _publication_tags(publication: Mapping[str, Any]) -> dict[str, str]:
+    """Return where each repository lies, and at which commit."""
+    tags: dict[str, str] = {}
+    for kind in ("dataset", "model"):
+        found = publication[kind]
+        if found["published"]:
+            tags |= {f"hub_{kind}_{key}": found[name] for key, name in _TAGS.items() if found[name]}
+    return tags
 
 
-def _of_documents(task: Task, results: Mapping[str, Any]) -> dict[str, float]:
-    """Return the headline figures over whole documents; none where the task does not score these."""
-    if "intervals" not in results:
-        return {}
-    found: dict[str, float] = {}
-    for metric in task.headline:
-        low, high = results["intervals"][metric.name]
-        name = f"document_{metric.name}"
-        found |= {name: metric.value(results), f"{name}_low": low, f"{name}_high": high}
-    return found
+_TAGS = {"repo": "repo_id", "revision": "revision", "tag": "tag"}
+"""Part of a tag's name -> what it says of the record of a publication."""

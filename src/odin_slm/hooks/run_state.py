@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedro.io import MemoryDataset
 
-from odin_slm.core.redaction import Portable
+from odin_slm.core.redaction import Redactor
 
 if TYPE_CHECKING:
     from odin_slm.tasks import Task
@@ -25,14 +25,14 @@ class RunState:
         experiment: Name of the experiment.
         run_id: The MLflow run; None where the pipeline is not tracked.
         owned: Whether the run is closed at the end; an orchestrator's is not.
-        portable: Takes paths of this machine and secrets out of what is tracked.
+        redactor: Takes paths of this machine and secrets out of what is tracked.
     """
 
     root: Path
     experiment: str
     run_id: str | None
     owned: bool
-    portable: Portable
+    redactor: Redactor
 
 
 def put_state(catalog: Any, state: RunState) -> None:

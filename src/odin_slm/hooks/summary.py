@@ -17,20 +17,8 @@ from odin_slm.reporting.summary import RunSummary, print_summary
 _STAGES = ("ingestion", "combination", "training", "evaluation", "publishing")
 
 
-class PreflightHook:
-    """Show what training would take, before it starts."""
-
-    @hook_impl
-    def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
-        """Print the table when ``training_preflight`` is saved."""
-        if dataset_name == "training_preflight":
-            from odin_slm.models import preflight
-
-            preflight.show(data)
-
-
 class SummaryHook:
-    """Say at the end of a run that evaluated or staged something what it found and where that lies."""
+    """Say before a training what it would take; after an evaluation or a staging what was found and where it lies."""
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
@@ -41,6 +29,14 @@ class SummaryHook:
         """Start the clocks."""
         self._seconds = defaultdict(float)
         self._started = time.perf_counter()
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
+        """Print what training would take when ``training_preflight`` is saved."""
+        if dataset_name == "training_preflight":
+            from odin_slm.models import preflight
+
+            preflight.show(data)
 
     @hook_impl
     def after_node_run(self, node: Any) -> None:

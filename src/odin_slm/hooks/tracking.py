@@ -14,7 +14,7 @@ import yaml
 from kedro.framework.hooks import hook_impl
 
 from odin_slm.core.hashing import canonical_json
-from odin_slm.core.redaction import Portable
+from odin_slm.core.redaction import Redactor
 from odin_slm.core.tracker import Tracker, report_to
 from odin_slm.hooks.artifacts import local_path
 from odin_slm.hooks.run_state import RunState, put_state, state_of
@@ -97,7 +97,7 @@ class TrackingHook:
             experiment=self._configuration["globals"]["experiment"],
             run_id=self._mlflow.run_id,
             owned=not self._orchestrated,
-            portable=Portable(self._root, run_params.get("runtime_params"), self._credentials),
+            redactor=Redactor(self._root, run_params.get("runtime_params"), self._credentials),
         )
         put_state(catalog, state)
         if state.run_id is None:  # tracking is off for this pipeline
@@ -107,7 +107,7 @@ class TrackingHook:
         self._tag_run(state, run_params, names, pipeline)
         taken = {name: catalog.load(name) for name in sorted(pipeline.inputs()) if name.startswith("params:")}
         plain = {name.removeprefix("params:"): _plain(value) for name, value in taken.items()}
-        _log_parameters(state.run_id, dict(_flat(state.portable.value(plain))))
+        _log_parameters(state.run_id, dict(_flat(state.redactor.value(plain))))
 
     @hook_impl(tryfirst=True)
     def before_node_run(self, catalog: Any) -> None:
@@ -146,22 +146,22 @@ class TrackingHook:
 
         from odin_slm.tracking.run_environment import library_versions, machine_facts
 
-        portable = state.portable
+        redactor = state.redactor
         tags = {
             "experiment": state.experiment,
             "stage": "+".join(names),
             "model_version": "none",  # until it is registered
-            "kedro_command": portable.text(_command(run_params, portable)),
+            "kedro_command": redactor.text(_command(run_params, redactor)),
             "mlflow.source.name": "kedro run",
             **_git_state(state.root),
         }
         parameters = run_params.get("runtime_params")
         if parameters:
-            tags["runtime_params"] = portable.text(_written(parameters, portable))
+            tags["runtime_params"] = redactor.text(_written(parameters, redactor))
         tags |= {f"system.{name}": fact for name, fact in machine_facts().items()}
         mlflow.set_tags(tags)
         for name, values in self._configuration.items():
-            written = yaml.safe_dump(portable.value(_simple(values)), sort_keys=False, allow_unicode=True)
+            written = yaml.safe_dump(redactor.value(_simple(values)), sort_keys=False, allow_unicode=True)
             mlflow.log_text(written, f"configuration/{name}.yml")
         mlflow.log_text(canonical_json(library_versions()), "environment/libraries.json")
         used = _DATA.keys() & pipeline.datasets()
@@ -180,7 +180,7 @@ class TrackingHook:
         content = path.read_bytes()
         mlflow.set_tag("data_manifest_sha256", hashlib.sha256(content).hexdigest())
         manifest = json.loads(content)
-        folder = state.portable.path(str(path.parent))
+        folder = state.redactor.path(str(path.parent))
         inputs = []
         for split in sorted(used):
             if digest := manifest.get("outputs", {}).get(f"{split}.json"):
@@ -234,7 +234,7 @@ def _git_state(root: Path) -> dict[str, str]:
         return {"git_commit": "unknown", "git_dirty": "unknown"}  # a downloaded archive, or no git
 
 
-def _command(run_params: Mapping[str, Any], portable: Portable) -> str:
+def _command(run_params: Mapping[str, Any], redactor: Redactor) -> str:
     words = ["kedro", "run"]
     if run_params.get("env"):
         words += ["--env", run_params["env"]]
@@ -243,17 +243,17 @@ def _command(run_params: Mapping[str, Any], portable: Portable) -> str:
             name = {"pipeline_names": "pipelines", "node_names": "nodes"}.get(option, option.replace("_", "-"))
             words += [f"--{name}", ",".join(sorted(run_params[option]))]
     if run_params.get("runtime_params"):
-        words += ["--params", _written(run_params["runtime_params"], portable)]
+        words += ["--params", _written(run_params["runtime_params"], redactor)]
     return shlex.join(words)
 
 
-def _written(parameters: Mapping[str, Any], portable: Portable, prefix: str = "") -> str:
+def _written(parameters: Mapping[str, Any], redactor: Redactor, prefix: str = "") -> str:
     written = []
     for name, value in parameters.items():
         if isinstance(value, Mapping):
-            written.append(_written(value, portable, f"{prefix}{name}."))
+            written.append(_written(value, redactor, f"{prefix}{name}."))
         else:
-            written.append(f"{prefix}{name}={portable.path(value) if isinstance(value, str) else value}")
+            written.append(f"{prefix}{name}={redactor.path(value) if isinstance(value, str) else value}")
     return ",".join(written)
 
 

@@ -50,9 +50,6 @@ def find_token(credentials: Path | None = None) -> Token | None:
     In this order: the entry ``hub`` of a credentials file, which names an environment variable (``token_env``), a file
     (``token_file``) or holds the ``token`` itself; the variable HF_TOKEN; the cached login.
 
-    Args:
-        credentials: ``conf/local/credentials.yml``; it may be absent.
-
     Raises:
         HubError: The credentials file names a source that holds no token, or the token cannot be one.
     """

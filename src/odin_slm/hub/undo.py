@@ -30,11 +30,6 @@ def take_back(plan: Plan, hub: Hub, progress: Progress) -> str:
 
     The Hub is in trouble where this is called, so it is asked for as little as will do.
 
-    Args:
-        plan: What was to be published.
-        hub: The Hub.
-        progress: How far it came.
-
     Returns:
         A sentence for the user; it says so where the Hub refuses to take something back.
     """

@@ -10,7 +10,6 @@ committed is compared by hash, tagged, downloaded into an empty cache and used; 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from odin_slm.core.errors import HubError, OdinError
-from odin_slm.core.hashing import sha256_of
+from odin_slm.core.hashing import checksum_lines, file_hashes, sha256_text
 from odin_slm.hub.client import (
     Hub,
     RepositoryType,
@@ -95,13 +94,6 @@ def set_visibility(hub: Hub, kind: RepositoryType, repo_id: str, *, private: boo
         raise HubError("the Hub took the setting, but the repository is as visible as before.", where=what)
 
 
-def file_hashes(folder: Path) -> dict[str, str]:
-    """Return relative POSIX name -> hexadecimal SHA-256, for every file of a staged release."""
-    return {
-        path.relative_to(folder).as_posix(): sha256_of(path) for path in sorted(folder.rglob("*")) if not path.is_dir()
-    }
-
-
 def _publish(plan: Plan, hub: Hub, verify: Callable[[Path], Mapping[str, Any]], progress: Progress) -> dict[str, Any]:
     files = file_hashes(plan.folder)
     tag = None if plan.pull_request else plan.tag or content_tag(files)
@@ -138,8 +130,7 @@ def _publish(plan: Plan, hub: Hub, verify: Callable[[Path], Mapping[str, Any]], 
 
 def content_tag(files: Mapping[str, str]) -> str:
     """Return a tag that equal content shares and other content does not."""
-    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(files.items()))
-    return f"release-{hashlib.sha256(lines.encode()).hexdigest()[:12]}"
+    return f"release-{sha256_text(checksum_lines(files))[:12]}"
 
 
 def _check_identity(plan: Plan, hub: Hub) -> None:
@@ -392,14 +383,3 @@ def _differences(hub: Hub, plan: Plan, commit: str) -> list[str]:
 def _tags(plan: Plan, hub: Hub) -> dict[str, str]:
     refs = hub.ask("read the tags", lambda api: api.list_repo_refs(plan.repo_id, repo_type=plan.kind), patient=True)
     return {ref.name: ref.target_commit for ref in refs.tags}
-
-
-def publication_tags(publications: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return what the tracking run is tagged with: where each repository lies, and at which commit."""
-    tags: dict[str, str] = {}
-    for found in publications:
-        kind = found["repo_type"]
-        tags |= {f"hub_{kind}_repo": found["repo_id"], f"hub_{kind}_revision": found["revision"]}
-        if found["tag"]:
-            tags[f"hub_{kind}_tag"] = found["tag"]
-    return tags

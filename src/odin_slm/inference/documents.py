@@ -6,7 +6,7 @@ and joins what the windows say, which :meth:`odin_slm.tasks.Task.score_documents
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ def read_documents(
     window_tokens: int = DEFAULTS["window_tokens"],
     overlap: int = DEFAULTS["overlap"],
     backend: str = "transformers",
-    resume_log: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Read the documents that test records come from, under the decoding of their predictions.
 
@@ -45,7 +44,6 @@ def read_documents(
         window_tokens: Tokens of a window's text.
         overlap: Sentences that neighbouring windows share.
         backend: ``transformers`` or ``vllm``.
-        resume_log: File of the outputs so far; a job that was killed goes on from there.
 
     Returns:
         One row per document, by id: ``id``, ``source``, ``text`` (its records' inputs, joined by spaces), ``gold``
@@ -58,37 +56,48 @@ def read_documents(
     budget = TokenBudget(
         load_tokenizer(base), context_of(base), max_new_tokens, window_tokens, all_instructions(task, asked)
     )
-    rows = {row["id"]: row for row in predictions}
-    documents, questions, names, places = [], [], [], []
-    for name, own in _by_document([record for record in records if record["id"] in rows]):
-        first, row = own[0], rows[own[0]["id"]]
-        text = " ".join(record["input"] for record in own)
-        windows: list[dict[str, Any]] = []
-        document = {"id": name, "source": first["source"], "text": text, "gold": [r["output"] for r in own]}
-        documents.append({**document, "decoding": row["decoding"], "windows": windows})
-        spans = budget.windows(text, overlap)
-        if len(own) == len(spans) == 1:
-            windows.append(Window(0, len(text), row["prediction"], row["finished"], row["tokens"]).to_dict())
-            continue
-        grammars_of = task if row["decoding"] == "constrained" else None
-        questions += [Question(text[begin:end], first["instruction"], grammars_of) for begin, end in spans]
-        names += [f"{name}, characters {begin}-{end}" for begin, end in spans]
-        places += [(windows, begin, end) for begin, end in spans]
-    with progress("Reading documents whole", len(questions)) as on_progress:
+    documents, unread = _documents(records, predictions, task, lambda text: budget.windows(text, overlap))
+    with progress("Reading documents whole", len(unread)) as on_progress:
         outputs = ask(
             base,
             adapter,
-            questions,
-            names=names,
+            [question for question, *_ in unread],
+            names=[f"{document['id']}, characters {begin}-{end}" for _, document, begin, end in unread],
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
             backend=backend,
             on_progress=on_progress,
-            resume_log=resume_log,
         )
-    for (windows, begin, end), output in zip(places, outputs, strict=True):
-        windows.append(Window(begin, end, output.text, output.finished, output.tokens).to_dict())
+    for (_, document, begin, end), output in zip(unread, outputs, strict=True):
+        document["windows"].append(Window(begin, end, output.text, output.finished, output.tokens).to_dict())
     return documents
+
+
+def _documents(
+    records: Sequence[Mapping[str, Any]],
+    predictions: Sequence[Mapping[str, Any]],
+    task: Task,
+    cut: Callable[[str], list[tuple[int, int]]],
+) -> tuple[list[dict[str, Any]], list[tuple[Question, dict[str, Any], int, int]]]:
+    """Return the documents; and for each window that is not read yet its question, document, begin and end."""
+    rows = {row["id"]: row for row in predictions}
+    documents: list[dict[str, Any]] = []
+    unread: list[tuple[Question, dict[str, Any], int, int]] = []
+    for name, own in _by_document([record for record in records if record["id"] in rows]):
+        first, row = own[0], rows[own[0]["id"]]
+        text = " ".join(record["input"] for record in own)
+        document = {"id": name, "source": first["source"], "text": text, "gold": [r["output"] for r in own]}
+        document |= {"decoding": row["decoding"], "windows": []}
+        documents.append(document)
+        spans = cut(text)
+        if len(own) == len(spans) == 1:
+            window = Window(0, len(text), row["prediction"], row["finished"], row["tokens"])
+            document["windows"].append(window.to_dict())
+            continue
+        grammars_of = task if row["decoding"] == "constrained" else None
+        for begin, end in spans:
+            unread.append((Question(text[begin:end], first["instruction"], grammars_of), document, begin, end))
+    return documents, unread
 
 
 def _by_document(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:

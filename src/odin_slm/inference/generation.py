@@ -26,7 +26,8 @@ from odin_slm.core.record import before_input
 from odin_slm.inference.constraint import Constraint, Vocabulary
 from odin_slm.inference.resume_log import ResumeLog, describe
 from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer, standing_alone
-from odin_slm.models.tokens import line_break_counter, prompt_ids
+from odin_slm.models.tokens import end_tokens, line_break_counter, prompt_ids
+from odin_slm.models.tying import settle, untie
 from odin_slm.tasks import Grammar
 
 if TYPE_CHECKING:
@@ -126,7 +127,6 @@ def generate(
     generator = loaded or Generator(base, adapter)
     grammars = grammars or [None] * len(prompts)
     rows = generator.rows(prompts, max_new_tokens=max_new_tokens, grammars=grammars, names=names)
-    total = len(rows)
     log, done = open_resume_log(resume_log, base, adapter, prompts, max_new_tokens, grammars, "transformers")
     kept = {generation.index for generation in done}
 
@@ -135,7 +135,7 @@ def generate(
         if log:
             log.add(asdict(generation))
         if on_progress:
-            on_progress(len(done), total)
+            on_progress(len(done), len(prompts))
 
     try:
         generator.write_all(rows, keep, batch_size, kept)
@@ -200,7 +200,7 @@ class Generator:
         self.tokenizer = tokenizer
         self._model = model
         self.on_cpu = model.device.type == "cpu"
-        self._end_tokens = _end_tokens(self._model, self.tokenizer)
+        self._end_tokens = end_tokens(self._model, self.tokenizer)
         self._breaks = line_break_counter(self.tokenizer)
         self._narrow = self.on_cpu and getattr(self._model.config, "hidden_size", _NARROW + 1) <= _NARROW
         self._lock = threading.Lock()
@@ -653,13 +653,13 @@ def _load(base: BaseModel, adapter: Path | None, device: torch.device) -> Any:
     dtype = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     model = load_model(base, dtype=dtype)
     if adapter is not None:
-        model = attach(model, base, adapter).merge_and_unload()
+        model = settle(attach(model, base, adapter).merge_and_unload())
     model = model.to(device).eval()
     return use_onednn(fuse(model)) if device.type == "cpu" else model
 
 
 def attach(model: Any, base: BaseModel, adapter: Path) -> Any:
-    """Return a loaded base with an adapter on it, as a PEFT model.
+    """Return a loaded base with an adapter on it, as a PEFT model that can be merged.
 
     Raises:
         AdapterError: It is no LoRA adapter, or does not fit the base.
@@ -676,10 +676,14 @@ def attach(model: Any, base: BaseModel, adapter: Path) -> Any:
         raise AdapterError(
             f"the adapter does not fit the base {base.source} ({reason}).", where=str(adapter), fix=fix
         ) from error
-    expected = {
-        name: tuple(value.shape)
-        for name, value in get_peft_model_state_dict(merged, save_embedding_layers=False).items()
-    }
+
+    def shapes(embeddings: bool) -> dict[str, tuple[int, ...]]:
+        weights = get_peft_model_state_dict(merged, save_embedding_layers=embeddings)
+        return {name: tuple(value.shape) for name, value in weights.items()}
+
+    expected = shapes(False)
+    if found.keys() - expected.keys():  # PEFT saves the base's own beside an adapter of embeddings or head
+        expected = shapes(True)
     if found != expected:
         name = sorted(found.items() ^ expected.items())[0][0]
         raise AdapterError(
@@ -688,6 +692,7 @@ def attach(model: Any, base: BaseModel, adapter: Path) -> Any:
             where=str(adapter),
             fix=fix,
         )
+    untie(merged)
     return merged
 
 
@@ -719,12 +724,6 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
             where=str(file),
             fix="Train again, or name another folder with --params adapter=DIR.",
         ) from None
-
-
-def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    configured = model.generation_config.eos_token_id
-    known = configured if isinstance(configured, list) else [configured]
-    return frozenset(token for token in (tokenizer.eos_token_id, *known) if token is not None)
 
 
 def _logits(model: Any) -> int:

@@ -9,7 +9,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from odin_slm.inference.constraint import Constraint, Vocabulary
-from odin_slm.models.tokens import prompt_ids
+from odin_slm.models.tokens import end_tokens, prompt_ids
 from odin_slm.tasks import Grammar
 
 
@@ -34,11 +34,11 @@ def held_generate(
     Returns:
         One text per prompt. Where a grammar held it, it follows the format even if the budget cut it off.
     """
-    end = tokenizer.eos_token_id
-    vocabulary = Vocabulary(tokenizer, model.get_output_embeddings().out_features, [end])
+    ends = sorted(end_tokens(model, tokenizer))
+    vocabulary = Vocabulary(tokenizer, model.get_output_embeddings().out_features, ends)
     device = next(model.parameters()).device
     settings = GenerationConfig(
-        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=end, pad_token_id=tokenizer.pad_token_id
+        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
     )
     texts: list[str] = []
     for begin in range(0, len(prompts), batch_size):
@@ -47,7 +47,7 @@ def held_generate(
         ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows], device=device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
         held = [Constraint(vocabulary, grammar) if grammar else None for grammar in grammars[begin : begin + len(rows)]]
-        holder = _Holder(vocabulary, held, width, end)
+        holder = _Holder(vocabulary, held, width, ends)
         with torch.no_grad():
             output = model.generate(
                 input_ids=ids,
@@ -67,11 +67,13 @@ class _Holder(LogitsProcessor):
         vocabulary: The model's tokens.
         constraints: One per row; None for a row that is free.
         width: Tokens of the padded prompts.
-        end: The end-of-sequence token.
+        ends: The tokens that end an output.
     """
 
-    def __init__(self, vocabulary: Vocabulary, constraints: list[Constraint | None], width: int, end: int) -> None:
-        self._vocabulary, self._constraints, self._width, self._end = vocabulary, constraints, width, end
+    def __init__(
+        self, vocabulary: Vocabulary, constraints: list[Constraint | None], width: int, ends: list[int]
+    ) -> None:
+        self._vocabulary, self._constraints, self._width, self._ends = vocabulary, constraints, width, ends
         self._taken = 0
         self._ended = [False] * len(constraints)
 
@@ -86,7 +88,7 @@ class _Holder(LogitsProcessor):
                 continue
             if constraint.closed:
                 allowed = torch.zeros(scores.shape[1], dtype=torch.bool)
-                allowed[self._end] = True
+                allowed[self._ends] = True
             else:
                 allowed = torch.from_numpy(self._vocabulary.allowed([constraint]).wide()[0].copy())
             scores[place] = scores[place].masked_fill(~allowed.to(scores.device), -torch.inf)
@@ -107,7 +109,7 @@ class _Holder(LogitsProcessor):
         for token in tokens[self._taken :] if constraint else ():
             if self._ended[place] or constraint is None or constraint.closed:
                 return
-            if token == self._end:
+            if token in self._ends:
                 self._ended[place] = True
             else:
                 constraint.consume(token)

@@ -48,11 +48,11 @@ class PackagedModel:
             raise ExtractionError("not a packaged model.", where=str(folder), fix="Register the model again.")
         return cls(model)
 
-    def extract(self, texts: Sequence[str], *, schema: str = "", **options: Any) -> list[dict[str, Any]]:
+    def extract(self, texts: Sequence[object], *, schema: str = "", **options: Any) -> list[dict[str, Any]]:
         """Find the entities and relations of texts of any length.
 
         Args:
-            texts: The texts.
+            texts: The texts; what is none (None, NaN, a blank, a number) costs its own row and no other.
             schema: Name of what to look for, one that the model was trained with; empty for the widest of them.
             **options: ``decoding``: ``constrained`` (every entity is a span of its text) or ``free``;
                 ``max_new_tokens``: budget of an output; ``window_tokens`` and ``overlap``: tokens of the windows that
@@ -60,10 +60,11 @@ class PackagedModel:
 
         Returns:
             For each text what the task says of it (:meth:`odin_slm.tasks.Task.table_row`; an extraction's ``entities``
-            with offsets in characters and ``relations``), and whether every output was ``finished`` within the budget.
+            with offsets in characters and ``relations``), whether every output was ``finished`` within the budget, and
+            the ``error`` that kept it from being read, with which the rest is empty; None where it was read.
 
         Raises:
-            ExtractionError: An argument is not what it may be, or a text cannot be read.
+            ExtractionError: An argument is not what it may be.
             RecordTooLongError: The model's context leaves no room for a text.
         """
         chosen = {**_ASKED, **options}
@@ -81,9 +82,6 @@ class PackagedModel:
                 raise ExtractionError(f"found {chosen[option]!r}.", where=option, fix=f"Name a number from {least}.")
         if isinstance(texts, str):  # its characters would be the texts
             raise ExtractionError("found one text.", where="texts", fix="Give a list of texts.")
-        wrong = next((number for number, text in enumerate(texts) if not isinstance(text, str)), None)
-        if wrong is not None:
-            raise ExtractionError(f"found {texts[wrong]!r}.", where=f"text {wrong}", fix="Every text must be a string.")
         reader = Reader(
             self._model.base,
             self._model.adapter,
@@ -95,38 +93,45 @@ class PackagedModel:
             loaded=self._loaded,
             **chosen,
         )
-        return [self._row(number, found) for number, found in enumerate(reader.extract(texts))]
+        return [self._row(found) for found in reader.extract(texts)]
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Any:
         """Answer as MLflow asks.
 
         Args:
-            model_input: Texts: a list, a single one, or a table whose first column is ``text``.
+            model_input: Texts: a list, a single one, or a table with a column ``text``.
             params: Further arguments of :meth:`extract`.
 
         Returns:
             A table of one row per text.
 
         Raises:
-            ExtractionError: The column is not ``text``, or an argument is not what it may be.
+            ExtractionError: There is no column ``text``, or an argument is not what it may be.
         """
         import pandas
 
         given = [model_input] if isinstance(model_input, str) else model_input
         table = given if isinstance(given, pandas.DataFrame) else pandas.DataFrame({"text": given})
-        column = next(iter(table.columns), None)
-        if column not in ("text", 0):  # 0: a plain list, as MLflow makes a table of it
+        # a plain list has the column 0, as MLflow makes a table of it
+        column = "text" if "text" in table.columns else next(iter(table.columns), None)
+        if column not in ("text", 0):
             raise ExtractionError(
-                f"the first column is {column!r}.", where="model input", fix="Put the texts into a column `text`."
+                f"the first column is {column!r}.",
+                where="model input",
+                fix="Put the texts into a column `text`, the first one.",
             )
-        columns = [*(column.name for column in self._model.task.table_columns()), "finished"]
-        return pandas.DataFrame(self.extract(table[column].tolist(), **(params or {})), columns=columns)
+        columns = [*(column.name for column in self._model.task.table_columns()), "finished", "error"]
+        rows = self.extract(table[column].tolist(), **(params or {}))
+        answers = pandas.DataFrame(rows, columns=columns)
+        answers["error"] = pandas.Series([row["error"] for row in rows], dtype=object)  # None would become NaN
+        return answers
 
-    def _row(self, number: int, found: DocumentExtraction | OdinError) -> dict[str, Any]:
+    def _row(self, found: DocumentExtraction | OdinError) -> dict[str, Any]:
+        task = self._model.task
         if isinstance(found, OdinError):
-            raise ExtractionError(found.what, where=f"text {number}", fix=found.fix) from found
+            return {**task.table_row(task.read("", "")), "finished": False, "error": str(found)}
         finished = all(window.finished for window in found.windows)
-        return {**self._model.task.table_row(found.reading), "finished": finished}
+        return {**task.table_row(found.reading), "finished": finished, "error": None}
 
 
 _LEAST = {"max_new_tokens": 1, "batch_size": 1, "window_tokens": 8, "overlap": 0}

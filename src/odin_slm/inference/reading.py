@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,10 +10,12 @@ from types import MappingProxyType
 from typing import Any
 
 from odin_slm.core.errors import ExtractionError, GrammarError, OdinError, RecordTooLongError
+from odin_slm.core.folding import fold
 from odin_slm.core.record import render_prompt
 from odin_slm.core.windows import windows
 from odin_slm.inference.generation import Generation, Generator
 from odin_slm.models.base_model import BaseModel
+from odin_slm.models.text_encoder import prompt_of, text_encoder
 from odin_slm.tasks import Grammar, Reading, Task
 
 DEFAULTS: dict[str, int] = {"max_new_tokens": 256, "batch_size": 32, "window_tokens": 320, "overlap": 1}
@@ -155,8 +158,8 @@ class TokenBudget:
         window_tokens: int,
         instructions: Iterable[str],
     ) -> None:
-        self._tokenizer = tokenizer
-        frame = max(self.count([render_prompt(instruction, "") for instruction in instructions]))
+        self._encoder = text_encoder(tokenizer)
+        frame = max(len(self._encoder.encode(prompt_of(render_prompt(one, "")))) for one in instructions)
         # A text's first and last tokens may merge otherwise inside the prompt than alone; BOS is one more.
         room = (context or _UNLIMITED_CONTEXT) - frame - max_new_tokens - 8
         if room < 8:
@@ -170,7 +173,7 @@ class TokenBudget:
 
     def count(self, texts: list[str]) -> list[int]:
         """Return the number of tokens of each text."""
-        return [len(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        return self._encoder.lengths([[(text, "text")] for text in texts])
 
     def windows(self, text: str, overlap: int) -> list[tuple[int, int]]:
         """Cut a text into windows; see :func:`odin_slm.core.windows.windows`."""
@@ -204,13 +207,21 @@ def assemble(
     return DocumentExtraction(task.merge(text, parts), read)
 
 
-def check_text(text: str) -> None:
+def check_text(text: object) -> None:
     """Refuse what no tokenizer can read.
 
+    Args:
+        text: A text, or what a client has sent in its place.
+
     Raises:
-        OdinError: The text is blank, or holds half a surrogate pair.
+        OdinError: It is missing (None, NaN and its like), no text, blank, or holds half a surrogate pair.
     """
-    if not text.strip():
+    if not isinstance(text, str):
+        gap = isinstance(text, float) and math.isnan(text)
+        missing = text is None or gap or type(text).__name__ in ("NAType", "NaTType")  # as pandas has gaps
+        what = "the text is missing." if missing else f"found a value of the type {type(text).__name__}."
+        raise OdinError(what, fix="Send a text.")
+    if not fold(text):
         raise OdinError("the text is blank.", fix="Send a text with words in it.")
     try:
         text.encode("utf-8")
@@ -269,12 +280,12 @@ class Reader:
         self._batch_size, self._max_new_tokens, self._overlap = batch_size, max_new_tokens, overlap
 
     def extract(
-        self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None
+        self, texts: Sequence[Any], on_progress: Callable[[int], None] | None = None
     ) -> list[DocumentExtraction | OdinError]:
         """Read documents of any length.
 
         Args:
-            texts: The documents.
+            texts: The documents; what is no text in a place of them has an error there.
             on_progress: Called with the number of documents that are done.
 
         Returns:

@@ -14,7 +14,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from odin_slm.core.errors import ServingError
-from odin_slm.models.base_model import HUB_ID, BaseModel, model_digest, resolve_base_model
+from odin_slm.core.names import HUB_ID
+from odin_slm.models.base_model import BaseModel, model_digest, resolve_base_model
 from odin_slm.tasks import Task, load
 
 SETTINGS, CALIBRATOR = "extraction.json", "calibrator.json"

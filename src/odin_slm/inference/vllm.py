@@ -21,7 +21,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from odin_slm.core.errors import BackendError
+from odin_slm.core.errors import AdapterError, BackendError
 from odin_slm.inference.constraint import next_phase
 from odin_slm.inference.generation import Generation, check_config, line_scores, open_resume_log, prompt_rows
 from odin_slm.models.base_model import BaseModel, context_of, load_tokenizer, standing_alone
@@ -31,6 +31,8 @@ from odin_slm.tasks import Grammar
 
 _CHUNK = 16
 """Batches handed over at once; what they gave is on disk before the next ones start."""
+_NOT_IN_VLLM = ("modules_to_save", "trainable_token_indices", "use_dora")
+"""Settings of an adapter that vLLM refuses, or leaves out of account."""
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Largest ranks that vLLM can be set up for."""
 
@@ -362,5 +364,12 @@ def answer_of(completion: Any) -> Answer:
 
 def _rank(adapter: Path) -> int:
     check_config(adapter)
-    rank = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"]
+    configuration = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    if unknown := [name for name in _NOT_IN_VLLM if configuration.get(name)]:
+        raise AdapterError(
+            f"the adapter has {' and '.join(unknown)}, which vLLM does not apply.",
+            where=str(adapter / "adapter_config.json"),
+            fix="Serve the merged model (publishing.export=merged), or use the engine local, or backend=transformers.",
+        )
+    rank: int = configuration["r"]
     return next((allowed for allowed in _RANKS if rank <= allowed), rank)

@@ -164,7 +164,8 @@ def optimizer(params: TrainingParams) -> str:
         return params.optimizer
     if params.load_in_4bit:  # which needs bitsandbytes anyway
         return "adamw_8bit"
-    return "adamw_torch_fused" if cuda() else "adamw_torch"
+    # Of all weights, the one that is not fused takes longer than the step on a CPU.
+    return "adamw_torch_fused" if cuda() or params.method == "full" else "adamw_torch"
 
 
 def has_cpu_step(config: Any, params: TrainingParams) -> bool:
@@ -177,14 +178,21 @@ def has_cpu_step(config: Any, params: TrainingParams) -> bool:
     lora = params.lora
     # A kernel or a layout that somebody chose is TRL's to take, and Unsloth computes the loss itself.
     asked = params.packing != "auto" or params.attention != "auto" or params.backend == "unsloth"
-    plain = params.method == "lora" and lora.dropout == 0 and lora.bias == "none" and not lora.dora
-    plain = plain and params.neftune_noise_alpha is None
+    plain = lora.dropout == 0 and lora.bias == "none" and not lora.dora
+    plain = plain and (lora.target_modules == "all-linear" or set(lora.target_modules) <= _JOINED)
+    if params.method == "full":
+        plain = weights_dtype(params) == "float32"  # as the gradients are
+    plain = plain and params.neftune_noise_alpha is None and not getattr(config, "attention_dropout", 0)
     quantised = params.load_in_4bit or getattr(config, "quantization_config", None) is not None
     known = config.model_type in ("llama", "mistral", "qwen2", "qwen3") and config.hidden_act == "silu"
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = getattr(config, "sliding_window", None)
     whole = kinds == {"full_attention"} and (window is None or window >= params.max_seq_length)
     return plain and known and whole and not (asked or quantised or params.gradient_checkpointing)
+
+
+_JOINED = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+"""The linear layers of a block of which ``training/cpu_step.py`` computes gradients."""
 
 
 def four_bit_error(inputs: int = 64, outputs: int = 64) -> BackendError | None:

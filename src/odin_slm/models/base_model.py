@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from odin_slm.core.errors import BaseModelError
 from odin_slm.core.hashing import sha256_of
+from odin_slm.core.names import HUB_ID
+from odin_slm.models.text_encoder import is_control
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FOLDER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 _PADDING = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>")
 """Tokens that bases reserve for padding without naming them in their configuration."""
@@ -126,7 +126,28 @@ def check_folder(folder: Path) -> None:
     if not weights:
         raise BaseModelError("the base model has no *.safetensors weights.", where=str(folder), fix=_FIX)
     for file in weights:
-        _check_safetensors(file)
+        check_safetensors(file)
+
+
+def check_safetensors(file: Path) -> None:
+    """Check that a safetensors file is whole.
+
+    Raises:
+        BaseModelError: It is not.
+        OSError: It is not there.
+    """
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if not 0 < length <= size - 8:
+                raise ValueError("the header's length is impossible")
+            header = json.loads(stream.read(length))
+        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+        if 8 + length + end != size:
+            raise ValueError(f"{8 + length + end} bytes expected, {size} found")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BaseModelError(f"not a whole safetensors file ({error}).", where=str(file), fix=_FIX) from None
 
 
 def load_tokenizer(base: BaseModel) -> Any:
@@ -136,7 +157,8 @@ def load_tokenizer(base: BaseModel) -> Any:
     id, so that the end of an output carries its loss and the model learns to stop.
 
     Raises:
-        BaseModelError: The tokenizer cannot be loaded, or names no end-of-sequence token.
+        BaseModelError: The tokenizer cannot be loaded, names no end-of-sequence token, or has tokens that the model has
+            not.
     """
     from transformers import AutoTokenizer
 
@@ -150,19 +172,58 @@ def load_tokenizer(base: BaseModel) -> Any:
             where=base.source,
             fix="Set eos_token in its tokenizer_config.json, or choose another base.",
         )
-    if tokenizer.pad_token_id is None:
-        known = tokenizer.get_vocab()
-        tokenizer.pad_token = next((token for token in _PADDING if token in known), tokenizer.eos_token)
+    _check_embeddings(base, tokenizer)
     return tokenizer
+
+
+def _check_embeddings(base: BaseModel, tokenizer: Any) -> None:
+    """Refuse a tokenizer that writes tokens without an embedding, and pad with one that has one."""
+    known, added = tokenizer.get_vocab(), tokenizer.added_tokens_decoder
+    rows = _embeddings_of(base) or len(tokenizer)
+    roles = {getattr(tokenizer, f"{role}_token"): f"its {role} token" for role in ("bos", "eos")}
+    for token, number in known.items():
+        if number >= rows and (token in roles or number not in added or not is_control(added[number])):
+            raise BaseModelError(
+                f"{roles.get(token, 'the token')} {token!r} has the id {number}, and the model only {rows} embeddings.",
+                where=base.source,
+                fix="Take the tokenizer that the base's maker published with these weights.",
+            )
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
+        reserved = (token for token in _PADDING if known.get(token, rows) < rows)
+        tokenizer.pad_token = next(reserved, tokenizer.eos_token)
+
+
+def _embeddings_of(base: BaseModel) -> int | None:
+    """Return how many tokens the model has embeddings for; None where its configuration does not say."""
+    try:
+        rows: int | None = getattr(_config(base).get_text_config(), "vocab_size", None)
+    except (OSError, ValueError, KeyError):  # whoever loads the weights says what is wrong with it
+        return None
+    return rows
 
 
 def context_of(base: BaseModel) -> int | None:
     """Return how many tokens prompt and output may have together; None where the model names no limit."""
+    limit: int | None = getattr(_config(base), "max_position_embeddings", None)
+    return limit
+
+
+def _config(base: BaseModel) -> Any:
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(base.location, revision=base.revision, trust_remote_code=False)
-    limit: int | None = getattr(config, "max_position_embeddings", None)
-    return limit
+    return AutoConfig.from_pretrained(base.location, revision=base.revision, trust_remote_code=False)
+
+
+def pad_within(config: Any) -> Any:
+    """Return a configuration without a pad token that is none of the model's tokens.
+
+    ``torch.nn.Embedding`` refuses it, and nothing here needs it: padding is masked.
+    """
+    for part in (config, config.get_text_config()):
+        pad, rows = getattr(part, "pad_token_id", None), getattr(part, "vocab_size", None)
+        if isinstance(pad, int) and rows and not 0 <= pad < rows:
+            part.pad_token_id = None
+    return config
 
 
 def load_model(base: BaseModel, **options: Any) -> Any:
@@ -174,18 +235,28 @@ def load_model(base: BaseModel, **options: Any) -> Any:
 
     Raises:
         BaseModelError: The weights cannot be loaded, or do not fit the configuration.
+        BackendError: The base is quantised, and this machine lacks what that needs.
     """
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
+    from odin_slm.models.quantised import check_quantised
+
     logging.disable_progress_bar()  # a bar per loaded tensor, over in a blink
     options.setdefault("dtype", torch.float32)
     try:
+        config = pad_within(_config(base))
+        check_quantised(base, config)
         model = AutoModelForCausalLM.from_pretrained(
-            base.location, revision=base.revision, trust_remote_code=False, use_safetensors=True, **options
+            base.location,
+            config=config,
+            revision=base.revision,
+            trust_remote_code=False,
+            use_safetensors=True,
+            **options,
         ).eval()
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, AssertionError) as error:
         raise _loading_error(base, error) from error
     keep_unpacked(model)
     return model
@@ -208,21 +279,6 @@ def _loading_error(base: BaseModel, error: Exception) -> BaseModelError:
     reason = str(error).strip().split("\n")[0]
     fix = _FIX if base.path else "Check the id, the network and your access to the model, or name a local folder."
     return BaseModelError(f"the base model cannot be loaded ({reason}).", where=base.source, fix=fix)
-
-
-def _check_safetensors(file: Path) -> None:
-    size = file.stat().st_size
-    try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if not 0 < length <= size - 8:
-                raise ValueError("the header's length is impossible")
-            header = json.loads(stream.read(length))
-        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
-        if 8 + length + end != size:
-            raise ValueError(f"{8 + length + end} bytes expected, {size} found")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BaseModelError(f"not a whole safetensors file ({error}).", where=str(file), fix=_FIX) from None
 
 
 def model_digest(base: BaseModel, adapter: Path | None = None) -> str:

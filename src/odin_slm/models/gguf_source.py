@@ -69,7 +69,7 @@ def _of_hub(repository: str, path: str, models: Path, revision: str | None) -> P
     from odin_slm.hub.client import Hub
     from odin_slm.hub.credentials import find_token
     from odin_slm.hub.metadata_cache import MetadataCache
-    from odin_slm.models import model_search as browsing
+    from odin_slm.models import model_search
 
     target = models / PurePosixPath(path).stem
     stated = provenance_of(target) or {}
@@ -78,7 +78,7 @@ def _of_hub(repository: str, path: str, models: Path, revision: str | None) -> P
         check_folder(target)
         return target
     hub = Hub(token=find_token())
-    model = browsing.info(hub, MetadataCache(browsing.default_cache()), repository, revision or "main")
+    model = model_search.info(hub, MetadataCache(model_search.default_cache()), repository, revision or "main")
     commit, derived = str(model["revision"]), model["base_model"]
     logger.info("Fetching %s of %s", path, repository)
     file = hub.ask(

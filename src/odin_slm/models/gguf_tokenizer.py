@@ -49,8 +49,8 @@ def tokenizer_of(gguf: Gguf, context: int) -> Any:
             f"its text is cut the way {cut!r} (tokenizer.ggml.pre), which is not known here; {', '.join(_CUTS)} are."
         )
     tokens: list[str] = said["tokens"]
-    if len(set(tokens)) != len(tokens) or len(tokens) != gguf.tensors["token_embd.weight"].shape[1]:
-        rows = gguf.tensors["token_embd.weight"].shape[1]
+    rows = gguf.tensors["token_embd.weight"].shape[1]
+    if not len(set(tokens)) == len(tokens) == rows:
         raise gguf.error(f"it lists {len(tokens)} tokens, {len(set(tokens))} different ones, for {rows} embeddings.")
     if lacking := _TEXT_BYTES - _written_bytes(tokens).keys():
         raise gguf.error(
@@ -70,26 +70,28 @@ def tokenizer_of(gguf: Gguf, context: int) -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     for kind, add in ((_CONTROL, tokenizer.add_special_tokens), (_USER_DEFINED, tokenizer.add_tokens)):
         add([AddedToken(token, normalized=False) for token, of in zip(tokens, types, strict=True) if of == kind])
-    roles = {
-        role: said[f"{name}_token_id"] for name, role in _ROLES.items() if said.get(f"{name}_token_id") is not None
-    }
+    roles = {role: number for name, role in _ROLES.items() if (number := said.get(f"{name}_token_id")) is not None}
     if wrong := [role for role, number in roles.items() if number >= len(tokens)]:
         raise gguf.error(f"its {wrong[0]} token has the id {roles[wrong[0]]}, of {len(tokens)} tokens.")
     if "eos" not in roles:
         raise gguf.error("its metadata name no end-of-sequence token (tokenizer.ggml.eos_token_id).")
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     if said.get("add_bos_token") and "bos" in roles:
-        bos = tokens[roles["bos"]]
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, roles["bos"])]
-        )
-    else:
-        tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+        tokenizer.post_processor = _beginning_with(tokens[roles["bos"]], roles["bos"])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_max_length=context,
         clean_up_tokenization_spaces=False,
         **{f"{role}_token": tokens[number] for role, number in roles.items()},
         **({"chat_template": template} if (template := gguf.metadata.get("tokenizer.chat_template")) else {}),
+    )
+
+
+def _beginning_with(token: str, number: int) -> Any:
+    from tokenizers import processors
+
+    return processors.TemplateProcessing(
+        single=f"{token} $A", pair=f"{token} $A {token} $B", special_tokens=[(token, number)]
     )
 
 

@@ -83,6 +83,7 @@ class Job:
         labelled: Share of tokens that carry a loss.
         full: Whether all weights are trained, and there is no adapter.
         fused_attention: Whether the attention kernel never stores the attention matrix.
+        decoded_copy: Whether validations decode with a merged copy of the model, see ``training/task_metric.py``.
     """
 
     batch_size: int
@@ -100,6 +101,7 @@ class Job:
     labelled: float = 0.5
     fused_attention: bool = True
     full: bool = False
+    decoded_copy: bool = False
 
     @property
     def tokens(self) -> int:
@@ -115,7 +117,7 @@ class Estimate:
     """Bytes of each part of the memory.
 
     Attributes:
-        weights: The base.
+        weights: The base, with the copies of it.
         adapter: The adapter's weights; none where the base itself is trained.
         gradients: Gradients of what is trained.
         optimizer: The optimizer's state.
@@ -146,11 +148,14 @@ def estimate(shape: Shape, job: Job) -> Estimate:
     inside = sum(layer.count * layer.inputs * layer.outputs for layer in shape.linear)
     quantised = inside if job.four_bit else 0
     kept = _kept_by_a_block(shape, job, adapted)
-    copies = inside * job.compute_bytes if job.workers else 0  # our CPU step lays the blocks' weights out anew
+    # Our CPU step lays the blocks' weights out anew, and has a copy of the head in 16 bits.
+    head = shape.vocabulary * shape.hidden if job.compute_bytes < job.weight_bytes else 0
+    copies = (inside + head) * job.compute_bytes if job.workers else 0
+    copies += shape.parameters * 4 if job.decoded_copy else 0
     return Estimate(
         weights=round((shape.parameters - quantised) * job.weight_bytes + quantised * _NF4_BYTES) + copies,
         adapter=added * 4,
-        gradients=round(trained * trained_bytes * (1 + job.workers)),  # every thread accumulates its own
+        gradients=round(trained * trained_bytes * max(1, job.workers)),  # every thread accumulates its own
         optimizer=trained * next((n for name, n in _OPTIMIZER_BYTES.items() if job.optimizer.startswith(name)), 8),
         activations=job.tokens * shape.layers * (shape.hidden * job.compute_bytes if job.checkpointing else kept),
         workspace=_workspace(shape, job, kept),
@@ -162,7 +167,9 @@ def _workspace(shape: Shape, job: Job, kept: int) -> int:
     """Return the bytes that come and go: the logits, and the backward pass of one block."""
     if job.workers:  # the step keeps the buffers of both, for every thread
         wide = 5 * shape.feed_forward + 4 * shape.hidden + 7 * shape.query + 8 * shape.key
-        return _logits(shape, job) + round(job.tokens * job.compute_bytes * wide * _SLACK)
+        product = shape.vocabulary * shape.hidden if job.full and job.compute_bytes < 4 else 0
+        passing = job.tokens * wide + job.workers * product
+        return _logits(shape, job) + round(passing * job.compute_bytes * _SLACK)
     # The widest features of a block, and the residual stream.
     passing = job.compute_bytes * (3 * shape.feed_forward + 2 * shape.hidden)
     return max(_logits(shape, job), job.tokens * (passing + (kept if job.checkpointing else 0)))

@@ -13,8 +13,9 @@ from odin_slm.config.parameters import TrainingParams
 from odin_slm.core.errors import BackendError, BaseModelError, DeviceMemoryError, HubError, ReleaseError
 from odin_slm.hub.licensing import base_terms
 from odin_slm.models import backends, memory
-from odin_slm.models.base_model import BaseModel
+from odin_slm.models.base_model import BaseModel, pad_within
 from odin_slm.models.memory import Estimate, Job, Linear, Shape
+from odin_slm.models.quantised import check_quantised, method_of
 
 logger = logging.getLogger(__name__)
 
@@ -82,22 +83,29 @@ def check(base: BaseModel, params: TrainingParams, machine: Machine | None = Non
     Raises:
         BaseModelError: The configuration cannot be read, or transformers does not know its architecture.
         BackendError: A target module is missing, ``max_seq_length`` exceeds the base's context, the machine cannot
-            quantise, or a tracker is not installed.
+            quantise or read a quantised base, or a tracker is not installed.
         DeviceMemoryError: The training does not fit; the message names settings that would.
     """
     backend = backends.choose(params)
     machine = machine or this_machine()
-    config = read_config(base)
+    config = pad_within(read_config(base))
     shape, modules = shape_of(config, base)
     backends.check_target_modules(modules, params)
-    if params.method == "full" and getattr(config, "quantization_config", None) is not None:
+    method = method_of(config)
+    if params.method == "full" and method:
         raise BackendError(
             "the base is quantised, and its weights cannot be trained.",
             where="training.method=full",
             fix="Name the base in 16 or 32 bit, or set it to lora.",
         )
+    if params.load_in_4bit and method not in (None, "bitsandbytes"):
+        raise BackendError(
+            f"the base is quantised already, with {method}.", where="training.load_in_4bit", fix="Set it to false."
+        )
+    narrowest = min(shape.linear, key=lambda layer: layer.inputs * layer.outputs, default=Linear("", 64, 64, 1))
+    check_quantised(base, config, for_training=True, layer=(narrowest.inputs, narrowest.outputs))
     job = job_of(params, config, backend, machine)
-    _check_settings(params, shape, machine, four_bit=job.four_bit)
+    _check_settings(params, shape, machine, narrowest)
     budget = round(machine.free * SPARE[machine.device])
     if params.batch_size == "auto":
         job = memory.largest_batch(shape, job, budget)
@@ -124,17 +132,16 @@ def check(base: BaseModel, params: TrainingParams, machine: Machine | None = Non
     )
 
 
-def _check_settings(params: TrainingParams, shape: Shape, machine: Machine, *, four_bit: bool) -> None:
+def _check_settings(params: TrainingParams, shape: Shape, machine: Machine, narrowest: Linear) -> None:
     if shape.context and params.max_seq_length > shape.context:
         raise BackendError(
             f"the base reads at most {shape.context} tokens.",
             where=f"training.max_seq_length={params.max_seq_length}",
             fix=f"Set it to {shape.context} or less.",
         )
-    if four_bit and machine.device == "cpu":
-        narrowest = min(shape.linear, key=lambda layer: layer.inputs * layer.outputs)
-        if error := backends.four_bit_error(narrowest.inputs, narrowest.outputs):
-            raise error
+    tried = params.load_in_4bit and machine.device == "cpu"
+    if tried and (error := backends.four_bit_error(narrowest.inputs, narrowest.outputs)):
+        raise error
     for tracker in params.report_to:
         if find_spec(tracker) is None:
             raise BackendError(
@@ -227,7 +234,7 @@ def job_of(params: TrainingParams, config: Any, backend: str, machine: Machine) 
     full = params.method == "full"
     targets = "all-linear" if full else params.lora.target_modules
     batch = 16 if params.batch_size == "auto" else params.batch_size
-    quantised = params.load_in_4bit or getattr(config, "quantization_config", None) is not None
+    quantised = params.load_in_4bit or method_of(config) is not None
     job = Job(
         batch_size=batch,
         accumulation=params.gradient_accumulation_steps,
@@ -242,6 +249,7 @@ def job_of(params: TrainingParams, config: Any, backend: str, machine: Machine) 
         device=machine.device,
         fused_attention=params.attention != "eager",
         full=full,
+        decoded_copy=params.metric_for_best_model == "task" and machine.device == "cpu" and not quantised,
     )
     if machine.device == "cpu" and backends.has_cpu_step(config, params):
         return replace(job, workers=min(torch.get_num_threads(), batch))

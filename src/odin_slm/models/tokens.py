@@ -10,6 +10,7 @@ from typing import Any
 
 from odin_slm.core.record import Record, full_text
 from odin_slm.models.base_model import BaseModel, load_tokenizer
+from odin_slm.models.text_encoder import TextEncoder, prompt_of, text_encoder
 
 TokenCounter = Callable[[Sequence[str]], list[int]]
 """Counts the tokens of each of several texts."""
@@ -22,17 +23,29 @@ _PLAIN_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
     """Return a prompt's token ids, led by BOS where the tokenizer puts one before every text.
 
-    Prompt and completion are tokenised apart, so that the ids a model is trained after are those it is asked with.
+    Prompt and completion are tokenised apart, so that the ids a model is trained after are those it is asked with. What
+    instruction and input spell is text, see :mod:`odin_slm.models.text_encoder`.
     """
-    ids: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    if tokenizer.bos_token_id is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]:
+    ids = text_encoder(tokenizer).encode(prompt_of(prompt))
+    if tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]:
         return [tokenizer.bos_token_id, *ids]
     return ids
 
 
 def completion_ids(tokenizer: Any, output: str) -> list[int]:
     """Return a completion's token ids with the end-of-sequence token."""
-    return [*tokenizer(output, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    return [*text_encoder(tokenizer).encode([(output, "output")]), tokenizer.eos_token_id]
+
+
+def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Return the tokens that end an output: the tokenizer's, and what else the model's generation configuration names.
+
+    Llama 3 names three; one that the model has no logit for cannot be written.
+    """
+    configured = model.generation_config.eos_token_id
+    known = configured if isinstance(configured, list) else [configured]
+    size = model.get_output_embeddings().out_features
+    return frozenset(token for token in (tokenizer.eos_token_id, *known) if token is not None and token < size)
 
 
 def line_break_counter(tokenizer: Any) -> Callable[[int], int]:
@@ -48,30 +61,31 @@ def line_break_counter(tokenizer: Any) -> Callable[[int], int]:
 
 def token_counter(base: BaseModel) -> TokenCounter:
     """Return a function that counts the tokens of each of several texts with the base's tokenizer."""
-    backend, tokenizer, _ = _backend(base)
-    return _counter(backend, tokenizer)
+    encoder, _ = _encoder(base)
+    return lambda texts: encoder.lengths([[(text, "text")] for text in texts])
 
 
 def record_counter(base: BaseModel) -> RecordCounter:
     """Return a function that measures records in tokens as training does: BOS where there is one, text, and EOS."""
-    backend, tokenizer, bos = _backend(base)
-    count = _counter(backend, tokenizer)
-    frame = bos + 1
+    encoder, bos = _encoder(base)
 
     def lengths(records: Sequence[Record]) -> list[int]:
-        counts = count([text for record in records for text in full_text(record)])
-        return [prompt + completion + frame for prompt, completion in zip(counts[::2], counts[1::2], strict=True)]
+        texts = [full_text(record) for record in records]
+        prompts = encoder.lengths([prompt_of(prompt) for prompt, _ in texts])
+        completions = encoder.lengths([[(completion, "output")] for _, completion in texts])
+        return [bos + prompt + completion + 1 for prompt, completion in zip(prompts, completions, strict=True)]
 
     return lengths
 
 
 def output_budget(base: BaseModel, golds: Sequence[str]) -> int:
     """Return a budget in tokens that every gold output fits in, with room for longer ones."""
-    return math.ceil(max(token_counter(base)(golds)) * 1.25) + 16
+    encoder, _ = _encoder(base)
+    return math.ceil(max(encoder.lengths([[(gold, "output")] for gold in golds])) * 1.25) + 16
 
 
-def _backend(base: BaseModel) -> tuple[Any, Any, int]:
-    """Return what tokenises fastest, the tokenizer where there is nothing faster, and the number of BOS tokens.
+def _encoder(base: BaseModel) -> tuple[TextEncoder, int]:
+    """Return the fastest encoder of a base's texts, and the number of BOS tokens before a prompt.
 
     A folder whose tokenizer class is the file ``tokenizer.json`` and nothing else needs no ``transformers``, whose
     import takes longer than most corpora.
@@ -81,19 +95,10 @@ def _backend(base: BaseModel) -> tuple[Any, Any, int]:
         from tokenizers import Tokenizer
 
         backend = Tokenizer.from_file(str(base.path / "tokenizer.json"))
+        backend.no_truncation()
+        backend.no_padding()
         bos = config.get("bos_token")
         bos_id = backend.token_to_id(bos["content"] if isinstance(bos, dict) else bos) if bos else None
-        return backend, None, int(bos_id is not None and backend.encode("").ids[:1] == [bos_id])
+        return TextEncoder(backend), int(bos_id is not None and backend.encode("a").ids[:1] == [bos_id])
     tokenizer = load_tokenizer(base)
-    return getattr(tokenizer, "backend_tokenizer", None), tokenizer, len(prompt_ids(tokenizer, ""))
-
-
-def _counter(backend: Any, tokenizer: Any) -> TokenCounter:
-    def count(texts: Sequence[str]) -> list[int]:
-        if backend is None:
-            return [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
-        # in pieces: the ids of 100,000 texts would take gigabytes at once
-        pieces = (texts[begin : begin + 1024] for begin in range(0, len(texts), 1024))
-        return [len(e) for piece in pieces for e in backend.encode_batch_fast(piece, add_special_tokens=False)]
-
-    return count
+    return text_encoder(tokenizer), len(prompt_ids(tokenizer, ""))

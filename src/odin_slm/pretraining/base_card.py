@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from odin_slm.release.cards import fill
+
 CITATIONS = {
     "craft": "CRAFT (open-access articles, CC BY)",
     "pubmedqa": "PubMedQA (MIT)",
@@ -31,15 +33,11 @@ def base_card(state: Mapping[str, Any], evaluation: Mapping[str, Any], *, experi
     Returns:
         Markdown with the Hub's front matter.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     scored = [row for row in state["history"] if "eval_decision_loss" in row]
     step = max(1, len(scored) // 10)
     files = state["sources"]["files"]
-    template = Environment(
-        loader=PackageLoader("odin_slm", "templates"), undefined=StrictUndefined, keep_trailing_newline=True
-    ).get_template("base_card.md.j2")
-    return template.render(
+    return fill(
+        "base_card.md.j2",
         **{key: state[key] for key in ("parameters", "sources", "tokens", "steps", "seconds", "device")},
         **{key: state["parameters_of_run"][key] for key in ("architecture", "phases", "schedule")},
         curve=[*scored[:-1:step], *scored[-1:]],

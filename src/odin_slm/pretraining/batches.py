@@ -101,13 +101,14 @@ def _cut(pool: list[Encoded], batch_tokens: int) -> list[list[Encoded]]:
 
 
 def encoder(tokenizer: Any, context: int) -> Callable[[Example], Encoded | None]:
-    """Return a function that encodes an example, or returns None if the example exceeds the context."""
+    """Return a function that encodes an example; None if it exceeds the context, or spells a special token."""
+    special = frozenset(tokenizer.all_special_ids)
 
     def encode(example: Example) -> Encoded | None:
         prompt = tokenizer(example.prompt, add_special_tokens=False)["input_ids"] if example.prompt else []
         completion = tokenizer(example.completion, add_special_tokens=False, return_offsets_mapping=True)
         ids = [*prompt, *completion["input_ids"], tokenizer.eos_token_id]
-        if len(ids) > context:
+        if len(ids) > context or not special.isdisjoint(ids[:-1]):
             return None
         spans = completion["offset_mapping"]
         begins = [begin for begin, _ in spans]

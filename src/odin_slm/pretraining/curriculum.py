@@ -141,7 +141,7 @@ def repeats(sources: Sources, rng: random.Random) -> Example:
     return _with_names("repeats", text, words, places, lambda: rng.choice(names), rng)
 
 
-def slips(sources: Sources, rng: random.Random) -> Example:
+def corruption(sources: Sources, rng: random.Random) -> Example:
     """Corrupted outputs: the model learns to recover from errors in its prefix.
 
     Names or relations are repeated, wrong, or stutter. A model that has only seen correct prefixes cannot recover from
@@ -151,22 +151,22 @@ def slips(sources: Sources, rng: random.Random) -> Example:
     document = make(sources, rng)
     schema, extraction = _some_schema(document, rng)
     completion, given = corrupt(extraction, schema, document.text, rng)
-    return Example("slips", render_prompt(instruction_for(schema), document.text), completion, given)
+    return Example("corruption", render_prompt(instruction_for(schema), document.text), completion, given)
 
 
-def circles(sources: Sources, rng: random.Random) -> Example:
+def loops(sources: Sources, rng: random.Random) -> Example:
     """Corrupted outputs with repetition loops in long lists of relations, from which the model learns to recover.
 
-    As :func:`slips`, but on the texts of :func:`products`: up to three items repeat in turn, tails of relations are cut
-    off, and names stutter for longer.
+    As :func:`corruption`, but on the texts of :func:`products`: up to three items repeat in turn, tails of relations
+    are cut off, and names stutter for longer.
     """
     document = _product_document(sources, rng)
     schema, extraction = _some_schema(document, rng)
     completion, given = corrupt(extraction, schema, document.text, rng, looping=True)
-    return Example("circles", render_prompt(instruction_for(schema), document.text), completion, given)
+    return Example("loops", render_prompt(instruction_for(schema), document.text), completion, given)
 
 
-def glued(sources: Sources, rng: random.Random) -> Example:
+def affixes(sources: Sources, rng: random.Random) -> Example:
     """Annotated documents in which a prefix, a bracket or a dash touches some of the names.
 
     Such a name has other tokens than in the output, where it follows a space.
@@ -174,7 +174,7 @@ def glued(sources: Sources, rng: random.Random) -> Example:
     document = _cropped_with(sources, rng, lambda document: bool(document.mentions), tries=3)
     if rng.random() < 0.6:
         document = swap_names(document, sources.names, rng)
-    return _under_some_schema("glued", add_affixes(document, rng), rng)
+    return _under_some_schema("affixes", add_affixes(document, rng), rng)
 
 
 def notes(sources: Sources, rng: random.Random) -> Example:
@@ -353,9 +353,9 @@ EXERCISES: dict[str, Callable[[Sources, random.Random], Example]] = {
     "lists": lists,
     "products": products,
     "repeats": repeats,
-    "slips": slips,
-    "circles": circles,
-    "glued": glued,
+    "corruption": corruption,
+    "loops": loops,
+    "affixes": affixes,
     "notes": notes,
     "tagged": tagged,
     "copy_spans": copy_spans,

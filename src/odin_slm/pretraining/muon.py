@@ -14,16 +14,16 @@ import torch
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
+_MOMENTUM = 0.95
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum that is orthogonalised by a quintic Newton-Schulz iteration; for matrices only.
+    """Nesterov momentum that is orthogonalised by a quintic Newton-Schulz iteration; for matrices only.
 
     Args:
         params: Two-dimensional parameters.
         lr: Learning rate; the root mean square of an update's entries is about ``lr * sqrt(max(1, rows / columns) /
             columns)``.
-        momentum: Nesterov momentum.
         weight_decay: Decoupled decay, as in AdamW.
         pool: Threads that update different matrices; None updates one matrix after the other.
     """
@@ -32,14 +32,13 @@ class Muon(torch.optim.Optimizer):
         self,
         params: Iterable[torch.nn.Parameter],
         lr: float,
-        momentum: float = 0.95,
         weight_decay: float = 0.0,
         pool: Executor | None = None,
     ) -> None:
         self._pool = pool
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
-    def step(self, closure: Any = None) -> None:
+    def step(self) -> None:
         """Update every parameter that has a gradient."""
         work = [(group, p) for group in self.param_groups for p in group["params"] if p.grad is not None]
         for _, parameter in work:
@@ -54,8 +53,8 @@ class Muon(torch.optim.Optimizer):
         gradient = parameter.grad
         assert gradient is not None
         momentum: torch.Tensor = self.state[parameter]["momentum"]
-        momentum.lerp_(gradient, 1 - group["momentum"])
-        update = orthogonalise(gradient.lerp(momentum, group["momentum"]))
+        momentum.lerp_(gradient, 1 - _MOMENTUM)
+        update = orthogonalise(gradient.lerp(momentum, _MOMENTUM))
         scale = max(1.0, parameter.size(0) / parameter.size(1)) ** 0.5
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.add_(update, alpha=-group["lr"] * scale)

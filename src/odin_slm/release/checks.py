@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+from odin_slm.core.names import HUB_ID
 from odin_slm.core.record import SPLITS
 from odin_slm.core.redaction import VOCABULARY_FILES
 from odin_slm.hub.licensing import LICENSES
@@ -89,7 +90,6 @@ _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 _WHOLE = ("config.json", "model.safetensors")
 """What a model release holds beside that: an adapter, or a whole model."""
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _ABSOLUTE_PATH = re.compile(r"(?:/[\w.@+-]+){2,}/?|[A-Za-z]:[\\/].*|~/.*|file:.*")
 
 
@@ -126,7 +126,7 @@ def path_problems(name: str, value: Any) -> Iterator[str]:
 def adapter_config_problems(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield what would keep others from loading an adapter by its configuration."""
     base = config.get("base_model_name_or_path")
-    if not isinstance(base, str) or not _HUB_ID.fullmatch(base):
+    if not isinstance(base, str) or not HUB_ID.fullmatch(base):
         yield f"adapter_config.json: base_model_name_or_path is {base!r}, no Hub id (owner/name)"
     if not config.get("task_type"):
         yield "adapter_config.json: task_type is not set, so the Hub offers no way to load the adapter"
@@ -218,7 +218,7 @@ def _model_card_problems(card: Mapping[str, Any]) -> Iterator[str]:
         yield f"library_name: found {library!r}; with base_model_relation {relation} it is {_LIBRARIES[relation]}"
     for key, ids in (("base_model", [card.get("base_model")]), ("datasets", card.get("datasets", []))):
         for found in ids:
-            if not isinstance(found, str) or not _HUB_ID.fullmatch(found):
+            if not isinstance(found, str) or not HUB_ID.fullmatch(found):
                 yield f"{key}: found {found!r}; expected a Hub id (owner/name), no path"
     index = card.get("model-index")
     if not index:
@@ -242,7 +242,7 @@ def _merged_card_problems(card: Mapping[str, Any]) -> Iterator[str]:
         if card.get(key) != expected:
             yield f"{key}: found {card.get(key)!r}; expected {expected!r}"
     found = card.get("base_model")
-    if not isinstance(found, str) or not _HUB_ID.fullmatch(found):
+    if not isinstance(found, str) or not HUB_ID.fullmatch(found):
         yield f"base_model: found {found!r}; expected a Hub id (owner/name), no path"
 
 
@@ -262,11 +262,6 @@ def _dataset_card_problems(card: Mapping[str, Any]) -> Iterator[str]:
     filed = {file["split"] for config in card.get("configs", []) for file in config["data_files"]}
     if named != filed or not named:
         yield f"configs: files for the splits {sorted(filed)}, but dataset_info describes {sorted(named)}"
-
-
-def checksum_lines(hashes: Mapping[str, str]) -> str:
-    """Return the text of ``SHA256SUMS`` (the format of ``sha256sum --check``), sorted by file name."""
-    return "".join(f"{digest}  {name}\n" for name, digest in sorted(hashes.items()))
 
 
 def _strings(value: Any, place: str) -> Iterator[tuple[str, str]]:

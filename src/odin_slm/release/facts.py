@@ -16,14 +16,7 @@ Files = Mapping[str, bytes | Path]
 
 @dataclass(frozen=True)
 class DataReports:
-    """What is known of the data.
-
-    Attributes:
-        manifest: ``manifest``: what it was made of, and hashes of what was made.
-        leakage: ``leakage``.
-        quality: ``quality``.
-        statistics: ``data_statistics``.
-    """
+    """What is known of the data: its manifest, and the reports on it."""
 
     manifest: Mapping[str, Any]
     leakage: Mapping[str, Any]
@@ -48,14 +41,7 @@ class ReleasedAdapter:
 
 @dataclass(frozen=True)
 class ReferenceAnswers:
-    """What the final adapter answered in evaluation, and how it was asked.
-
-    Attributes:
-        records: Test records.
-        predictions: Rows of the predictions file.
-        max_new_tokens: Budget of an output.
-        batch_size: Outputs decoded together.
-    """
+    """What the final adapter answered in evaluation to the test records, and how it was asked."""
 
     records: Sequence[Mapping[str, Any]]
     predictions: Sequence[Mapping[str, Any]]
@@ -68,9 +54,7 @@ class ModelEvidence:
     """What is known of the adapter that is released.
 
     Attributes:
-        training: ``training_state``.
         results: ``evaluation_results``; None for a checkpoint, whose figures nobody measured.
-        predictions: The outputs behind the results.
         promotion: The comparison with the champion; None where there was none.
         reproduced: Predictions that the adapter was asked for again; see
             :func:`odin_slm.inference.reproducibility.choose_questions`.
@@ -115,16 +99,11 @@ class ModelFacts:
     """Everything that a model card says.
 
     Attributes:
-        name: Title of the card.
         experiment: Experiment that the commands on the card reproduce.
         repo_id: Hub id of the model, or None while it has no repository.
         dataset_repo: Hub id of the data, or None.
         license: Hub licence id of the adapter.
-        base: Its base.
         results: ``evaluation_results``; None for a checkpoint that was not evaluated.
-        training: ``training_state``.
-        data: What it was trained on.
-        task: What it is taught.
         checksums: File name -> sha256 of the other files of the release.
         dataset_revision: Commit of the published data, or None.
         checkpoint: Name of the training checkpoint, or None for the final adapter.
@@ -177,14 +156,10 @@ class DatasetFacts:
     """Everything that a dataset card says.
 
     Attributes:
-        name: Title of the card.
         experiment: Experiment that the commands on the card reproduce.
         repo_id: Hub id of the data, or None while it has no repository.
         columns: Column names of every split; all of them are strings.
-        files: One entry per split.
         rows_by_source: Source -> number of rows, all splits together.
-        data: What is known of the data.
-        task: What it teaches.
         checksums: File name -> sha256 of the other files of the release.
         overridden: Gate -> reason why it was overridden.
     """

@@ -172,9 +172,6 @@ def judgement(gates: Iterable[Gate], override: Mapping[str, str]) -> dict[str, A
 def require_open(judged: Mapping[str, Any]) -> dict[str, str]:
     """Let a release through.
 
-    Args:
-        judged: What :func:`judgement` returned.
-
     Returns:
         The overrides that were needed.
 

@@ -13,15 +13,7 @@ from odin_slm.tasks import Task
 
 @dataclass(frozen=True)
 class MergedFacts:
-    """What the card says besides the scores.
-
-    Attributes:
-        name: Title of the card, and the name of the files to make.
-        experiment: Experiment that the adapter comes from.
-        base: The base model.
-        license: Hub licence id.
-        task: What the model is taught.
-    """
+    """What the card says besides the scores; the files to make have its title as their name."""
 
     name: str
     experiment: str
@@ -31,13 +23,7 @@ class MergedFacts:
 
 
 def merged_card(facts: MergedFacts, report: Mapping[str, Any], *, gguf: bool) -> str:
-    """Return the ``README.md`` of merged weights.
-
-    Args:
-        facts: Names and terms.
-        report: What :func:`odin_slm.release.merging.export` measured.
-        gguf: Whether ``GGUF.md`` lies beside it.
-    """
+    """Return the ``README.md`` of merged weights; with ``gguf``, ``GGUF.md`` lies beside it."""
     from huggingface_hub import ModelCardData
 
     front_matter = ModelCardData(

@@ -18,6 +18,7 @@ from odin_slm.inference.generation import attach
 from odin_slm.inference.reading import Question, ask
 from odin_slm.models.base_model import BaseModel, load_model, standing_alone, trained_weights
 from odin_slm.models.tokens import output_budget
+from odin_slm.models.tying import settle
 from odin_slm.release.facts import ReferenceAnswers
 from odin_slm.release.merged_card import MergedFacts, gguf_instructions, merged_card
 from odin_slm.tasks import Task
@@ -58,10 +59,6 @@ class MergeRequest:
 
 def export(job: Merge, folder: Path) -> dict[str, Any]:
     """Merge, save, score the saved files, and write the card and the report.
-
-    Args:
-        job: What to merge.
-        folder: An empty folder.
 
     Returns:
         The report, which is also ``merging.json``: ``dtype``, ``architecture``, ``adapter_sha256``, ``records``,
@@ -106,14 +103,15 @@ def merge(base: BaseModel, adapter: Path) -> Any:
     """Return the base with the adapter in its weights, or a whole model as it is, in 16 bit.
 
     A quantised base is dequantised before: the adapter learned beside exactly those weights. Every layer is added to in
-    float32 and rounded once; a base in float32 becomes bfloat16.
+    float32 and rounded once; a base in float32 becomes bfloat16. Embeddings and head that an adapter made different are
+    saved apart.
 
     Raises:
         AdapterError: The adapter does not fit the base.
         BackendError: A merged weight is not finite, or the base is quantised and cannot be read here.
     """
     import torch
-    from peft.tuners.lora import LoraLayer
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     try:
         base, delta = standing_alone(base, adapter)
@@ -131,7 +129,7 @@ def merge(base: BaseModel, adapter: Path) -> Any:
         return model.to(torch.bfloat16) if wide else model
     adapted = attach(model, base, delta)
     for name, layer in adapted.named_modules():
-        if not isinstance(layer, LoraLayer):
+        if not isinstance(layer, BaseTunerLayer):
             continue
         own = layer.get_base_layer()
         kept = own.weight.dtype
@@ -143,7 +141,7 @@ def merge(base: BaseModel, adapter: Path) -> Any:
                 f"the merged weights of {name} are not finite.", where=str(adapter), fix="Train again."
             ) from error
         own.to(kept)
-    merged = adapted.unload()
+    merged = settle(adapted.unload())
     return merged.to(torch.bfloat16) if wide else merged
 
 

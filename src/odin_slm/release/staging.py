@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
@@ -51,13 +52,17 @@ def find_adapter(final: Path, training_work: Path, checkpoint: str | None) -> Re
         return ReleasedAdapter(final, final)
     folder = training_work / "checkpoints"
     if not trained_weights(folder / checkpoint).is_file():
-        present = sorted(path.name for path in folder.glob("checkpoint-*") if trained_weights(path).is_file())
+        present = sorted(path.name for path in folder.glob("checkpoint-*") if _publishable(path))
         raise ReleaseError(
             f"there is no checkpoint {checkpoint}.",
             where="publishing.checkpoint",
             fix=f"Name one of {', '.join(present)}." if present else "Training left none; leave it out.",
         )
     return ReleasedAdapter(folder / checkpoint, final, checkpoint)
+
+
+def _publishable(path: Path) -> bool:
+    return bool(re.fullmatch(r"checkpoint-[0-9]+", path.name)) and trained_weights(path).is_file()
 
 
 def weights_of(folder: Path) -> Path:
@@ -70,11 +75,7 @@ def weights_of(folder: Path) -> Path:
 
 
 def base_id_of(base: BaseModel, named: str | None) -> str:
-    """Return the Hub id that stands for a base.
-
-    Args:
-        base: The base.
-        named: ``publishing.base_model_id``.
+    """Return the Hub id that stands for a base; ``named`` is ``publishing.base_model_id``.
 
     Raises:
         ReleaseError: The base lies in a local folder of another name: none passes for another by oversight.
@@ -140,14 +141,6 @@ def model_files(
     license_text: bytes | Path,
 ) -> ModelFiles:
     """Return the files of a model release, but for its figures and its card.
-
-    Args:
-        adapter: The adapter.
-        base: Its base.
-        facts: What :func:`base_facts` has found.
-        task: What it was taught.
-        manifest: What it was trained on.
-        license_text: ``LICENSE``.
 
     Raises:
         ReleaseError: The adapter lacks a file.

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from fastapi import HTTPException, Request
 
 from odin_slm import __version__
-from odin_slm.core.errors import GrammarError, RecordTooLongError
-from odin_slm.inference.reading import Question, TokenBudget, assemble, instruction_of
+from odin_slm.core.errors import GrammarError, OdinError, RecordTooLongError
+from odin_slm.inference.reading import Question, TokenBudget, assemble, check_text, instruction_of
 from odin_slm.inference.served_model import ServedModel
 from odin_slm.serving.api_schemas import ExtractRequest, Options, PredictRequest
 from odin_slm.serving.engine import Engine, QueueFullError, UnavailableError
@@ -49,35 +49,69 @@ class Answering:
         self._metrics, self._settings = metrics, settings
 
     async def predict(self, request: Request, body: PredictRequest) -> dict[str, Any]:
-        """Answer ``POST /predict``.
+        """Answer ``POST /predict``; of several texts, one that cannot be read costs no other its answer.
 
         Raises:
-            HTTPException: There are too many texts, one is too long, or the engine does not answer.
+            HTTPException: There are too many texts, the only one is too long, or the engine does not answer.
         """
         begin = time.perf_counter()
         texts = body.all_texts
         if len(texts) > self._settings.max_texts:
             raise HTTPException(413, f"{len(texts)} texts, at most {self._settings.max_texts} are allowed.")
-        request.scope["odin_slm"] = {"texts": len(texts), "sha256": [text_hash(text) for text in texts[:4]]}
-        for number, tokens in enumerate(await asyncio.to_thread(self._budget.count, texts)):
-            if tokens > self._budget.text_tokens:
-                details = f"text {number} has {tokens} tokens, at most {self._budget.text_tokens} fit; use /extract."
-                raise HTTPException(413, details)
-        outputs = await self._write(request, body, texts)
-        results = []
-        for text, output in zip(texts, outputs, strict=True):
-            reading = self._model.task.read(text, output.text, lines=output.lines, calibrator=self._model.calibrator)
-            self._metrics.observe(reading, [output])
-            results.append(
-                {
-                    **reading.to_dict(),
-                    "output": output.text,
-                    "well_formed": not reading.malformed,
-                    "finished": output.finished,
-                    "tokens": output.tokens,
-                }
-            )
+        hashes = [text_hash(text) for text in texts[:4] if isinstance(text, str)]
+        request.scope["odin_slm"] = {"texts": len(texts), "sha256": hashes}
+        faults = await asyncio.to_thread(self._faults, texts)
+        if body.text is not None and faults:
+            raise HTTPException(413, faults[0])
+        left = [number for number in range(len(texts)) if number not in faults]
+        outputs = await self._write_each(request, body, [texts[number] for number in left])
+        written = dict(zip(left, outputs, strict=True))
+        results = [self._result(text, written.get(number) or faults[number]) for number, text in enumerate(texts)]
         return {**self._about(body, begin), "results": results}
+
+    def _faults(self, texts: Sequence[Any]) -> dict[int, str]:
+        """Return why some of the texts cannot be read."""
+        faults = {}
+        for number, text in enumerate(texts):
+            try:
+                check_text(text)
+                (tokens,) = self._budget.count([text])
+                if tokens > self._budget.text_tokens:
+                    what = f"the text has {tokens} tokens, at most {self._budget.text_tokens} fit"
+                    raise OdinError(f"{what}; use /extract.")
+            except OdinError as error:
+                faults[number] = str(error)
+        return faults
+
+    async def _write_each(self, request: Request, body: PredictRequest, texts: Sequence[str]) -> list[Any]:
+        """Return an output for every text, or why its grammar cannot be made where there are others."""
+        if not texts:
+            return []
+        try:
+            written: list[Any] = await self._write(request, body, texts)
+            return written
+        except HTTPException as error:
+            if error.status_code != 422 or body.text is not None:
+                raise
+            if len(texts) == 1:
+                return [str(error.detail)]
+        return [(await self._write_each(request, body, [text]))[0] for text in texts]
+
+    def _result(self, text: str, output: Any) -> dict[str, Any]:
+        """Return the answer for a text, given the model's output or why there is none."""
+        if isinstance(output, str):
+            nothing = self._model.task.read("", "").to_dict()
+            return {**nothing, "output": "", "well_formed": False, "finished": False, "tokens": 0, "error": output}
+        reading = self._model.task.read(text, output.text, lines=output.lines, calibrator=self._model.calibrator)
+        self._metrics.observe(reading, [output])
+        return {
+            **reading.to_dict(),
+            "output": output.text,
+            "well_formed": not reading.malformed,
+            "finished": output.finished,
+            "tokens": output.tokens,
+            "error": None,
+        }
 
     async def extract(self, request: Request, body: ExtractRequest) -> dict[str, Any]:
         """Answer ``POST /extract``.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, create_model, model_validator
 
 from odin_slm.core.errors import OdinError
 from odin_slm.inference.reading import check_text
@@ -19,6 +19,10 @@ Text = Annotated[
     StringConstraints(min_length=1),
     Field(description="Text to read; not blank. Offsets in answers count Unicode code points."),
 ]
+
+
+GivenText = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]})]
+"""One of several texts, whatever was sent in its place: what is none costs no other its answer."""
 
 
 class _Message(BaseModel):
@@ -46,18 +50,22 @@ class PredictRequest(Options):
     )
 
     text: Text | None = None
-    texts: list[Text] | None = Field(default=None, min_length=1, description="Several texts.")
+    texts: list[GivenText] | None = Field(
+        default=None,
+        min_length=1,
+        description="Several texts. One that cannot be read is answered with an `error` of its own.",
+    )
 
     @model_validator(mode="after")
     def _one_of_both(self) -> PredictRequest:
         if (self.text is None) == (self.texts is None):
             raise ValueError("give either text or texts")
-        for text in self.all_texts:
-            _check(text)
+        if self.text is not None:
+            _check(self.text)
         return self
 
     @property
-    def all_texts(self) -> list[str]:
+    def all_texts(self) -> list[Any]:
         """The texts of the request."""
         return [self.text] if self.text is not None else list(self.texts or ())
 
@@ -80,6 +88,9 @@ class Output(_Message):
     well_formed: bool = Field(description="Whether every line of the output follows the format.")
     finished: bool = Field(description="Whether it ended before its budget of tokens.")
     tokens: int = Field(description="Tokens written.")
+    error: str | None = Field(
+        default=None, description="Why the text was not read; the rest of its answer is then empty."
+    )
 
 
 class Answer(_Message):

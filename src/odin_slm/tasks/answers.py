@@ -1,7 +1,7 @@
 """The short way to a new task: a prompt, one answer, right or wrong.
 
-A subclass says what a document asks and answers; scores, report and card come with it. Texts are compared without
-regard to case and to the amount of white space.
+A subclass says what a document asks and answers; scores, report and card come with it. Texts are compared as
+names are (:mod:`odin_slm.core.folding`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from odin_slm.core.document import Document
 from odin_slm.core.errors import PredictionsError
+from odin_slm.core.folding import fold
 from odin_slm.core.record import Record
 from odin_slm.tasks.base import Metric, Rows, Task
 from odin_slm.tasks.rows import not_comparable, test_set_of, training_set_of
@@ -92,7 +93,7 @@ class AnswerTask(Task):
 
     def is_right(self, gold: str, prediction: str) -> bool:
         """Tell whether an answer is right."""
-        return _plain(gold) == _plain(prediction)
+        return fold(gold) == fold(prediction)
 
     def credits(self, row: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
         """Return what a row of the predictions file adds to the figures of :attr:`measures`, by name.
@@ -194,9 +195,7 @@ class AnswerTask(Task):
         for prefix, scores in (("", results), ("base_", results.get("base") or {})):
             for metric in self.measures:
                 if metric.path[0] in scores:
-                    low, high = scores["intervals"][metric.name]
-                    name = f"{prefix}{metric.name}"
-                    found |= {name: metric.value(scores), f"{name}_low": low, f"{name}_high": high}
+                    found |= metric.with_interval(scores, prefix)
             found |= {f"{prefix}{name}": value for name, value in scores.get("output_quality", {}).items()}
         return found
 
@@ -289,10 +288,6 @@ def figure(metric: Metric, scores: Mapping[str, Any]) -> str:
     """Return a figure with its interval, as the report shows it."""
     low, high = scores["intervals"][metric.name]
     return f"{metric.value(scores):.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
 
 
 def _criteria_table(criteria: Sequence[Mapping[str, Any]]) -> str:

@@ -50,6 +50,12 @@ class Metric:
             found = found[key]
         return float(found)
 
+    def with_interval(self, scores: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+        """Return the figure and the ends of its 95 % interval, by the names that they have in MLflow."""
+        low, high = scores["intervals"][self.name]
+        name = f"{prefix}{self.name}"
+        return {name: self.value(scores), f"{name}_low": low, f"{name}_high": high}
+
     def gain(self, difference: float) -> float:
         """Return a difference such that more is better."""
         return difference if self.higher_is_better else -difference

@@ -7,6 +7,7 @@ from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from odin_slm.core.errors import MissingInputError
+from odin_slm.core.markdown import interval, score, table
 from odin_slm.tasks import Metric
 
 if TYPE_CHECKING:
@@ -71,14 +72,13 @@ def compare(
 def comparison_text(rows: Sequence[Mapping[str, Any]], headline: Sequence[Metric]) -> str:
     """Return the comparison as a Markdown table."""
     titles = [f"{metric.title} [95 %]" for metric in headline]
-    head = ["run", "started (UTC)", "stage", *titles, "data", "changed"]
-    lines = [_line(head), _line(["---"] * len(head))]
+    lines = []
     for row in rows:
         changed = "; ".join(f"{name}: {old} → {new}" for name, (old, new) in row["changed"].items())
         scores = [_score(row, _key(metric)) for metric in headline]
         named = f"{row['name']} {row['run_id'][:8]}"
-        lines.append(_line([named, row["started"], row["stage"], *scores, row["data"][:_HASH] or "–", changed or "–"]))
-    return "\n".join(lines) + "\n"
+        lines.append([named, row["started"], row["stage"], *scores, row["data"][:_HASH] or "–", changed or "–"])
+    return table(["run", "started (UTC)", "stage", *titles, "data", "changed"], lines) + "\n"
 
 
 def plot_comparison(rows: Sequence[Mapping[str, Any]], headline: Sequence[Metric]) -> Figure:
@@ -124,8 +124,4 @@ def _score(row: Mapping[str, Any], key: str) -> str:
     value, ends = row[key], row[f"{key}_interval"]
     if value is None:
         return "–"
-    return f"{value:.3f} [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else f"{value:.3f}"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    return f"{score(value)} {interval(ends)}" if ends else score(value)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from odin_slm.core.names import HUB_ID
 from odin_slm.models.base_model import BaseModel
 from odin_slm.tasks import Task
 from odin_slm.tracking.backfill import PastRun
@@ -17,7 +18,6 @@ from odin_slm.tracking.registry import Candidate, Registry
 DIGEST = "backfill_sha256"
 """Tag that knows a run again by its content."""
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _KEY = re.compile(r"[^\w\-./: ]")
 _PARAM_CHARACTERS, _PARAMS, _METRICS = 6000, 100, 1000
 """MLflow's limits of a parameter's value, and of the parameters and metrics of one request."""
@@ -139,7 +139,7 @@ def _register(client: Any, run: PastRun, adapter: Path, number: str, name: str, 
     folder = Path(str(stated))
     if (folder / "config.json").is_file():
         base, base_id = BaseModel(folder.name, folder), folder.name
-    elif _HUB_ID.fullmatch(str(stated)):
+    elif HUB_ID.fullmatch(str(stated)):
         base, base_id = BaseModel(stated), stated
     else:
         client.set_tag(number, "backfill_note", "not registered: its base is neither a folder here nor a Hub id")

@@ -257,10 +257,6 @@ class Registry:
         The lock is held from the look at the champion to the alias. If the champion is another one by now, or the
         decision was about other predictions, it is made anew by the same rules.
 
-        Args:
-            promotion: What was decided.
-            run_id: The run that asks, for the history.
-
         Returns:
             The decision that counts.
 
@@ -544,7 +540,9 @@ def _signature(task: Task) -> Any:
     return ModelSignature(
         # without a name, so that a plain list of texts is as good as a table with a column `text`
         inputs=Schema([ColSpec(text)]),
-        outputs=Schema([*task.table_columns(), ColSpec(DataType.boolean, "finished")]),
+        outputs=Schema(
+            [*task.table_columns(), ColSpec(DataType.boolean, "finished"), ColSpec(text, "error", required=False)]
+        ),
         params=ParamSchema(
             [
                 ParamSpec("schema", text, ""),

@@ -1,16 +1,19 @@
-"""Callbacks of the Trainer: progress with rate and remaining time, sample outputs, early stopping."""
+"""Callbacks of the Trainer: progress with rate and remaining time, sample outputs, old checkpoints, early stopping."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from odin_slm.config.parameters import TrainingParams
 from odin_slm.core.record import Record, full_text
 from odin_slm.models.backends import Name
-from odin_slm.models.tokens import completion_ids, prompt_ids
+from odin_slm.models.base_model import causal_of
+from odin_slm.models.tokens import completion_ids, end_tokens, prompt_ids
+from odin_slm.training import checkpoints
 from odin_slm.training.task_metric import undisturbed
 
 logger = logging.getLogger(__name__)
@@ -58,9 +61,11 @@ class Progress:
             self._bar.start()
 
     def step(self, step: int) -> None:
-        """Move the bar."""
+        """Move the bar; without one, the second step tells how long the run will take."""
         if self._bar:
             self._bar.update(self._task, completed=step, figures=self._figures(step))
+        elif step == self._first + 2:  # the first one prepares memory and says little about the others
+            logger.info("about %.0f minutes of training left, validations aside", self._left(step) / 60)
 
     def log(self, step: int, figures: dict[str, float]) -> None:
         """Show and report figures."""
@@ -68,9 +73,7 @@ class Progress:
         if self._bar:
             self.step(step)
         else:
-            elapsed = time.monotonic() - self._started
-            left = elapsed / max(1, step - self._first) * (self._steps - step)
-            logger.info("step %d of %d  %s  %.0f s left", step, self._steps, self._figures(step), left)
+            logger.info("step %d of %d  %s  %.0f s left", step, self._steps, self._figures(step), self._left(step))
         self._on_log(step, figures)
 
     def end(self) -> None:
@@ -78,6 +81,11 @@ class Progress:
         if self._bar:
             self._bar.stop()
             self._bar = None
+
+    def _left(self, step: int) -> float:
+        """Return the seconds that the remaining steps will take at the rate so far."""
+        elapsed = time.monotonic() - self._started
+        return elapsed / max(1, step - self._first) * (self._steps - step)
 
     def _figures(self, step: int) -> str:
         rate = (step - self._first) * self._step_tokens / max(time.monotonic() - self._started, 1e-9)
@@ -126,14 +134,30 @@ def callbacks(
                 written = sample_outputs(model, tokenizer, samples, backend)
                 state.log_history.append({"step": state.global_step, "samples": written})
 
+    class Rotation(TrainerCallback):
+        """Removes old checkpoints; the best one stays and, until the training ends, the newest."""
+
+        def on_save(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+            self._rotate(args, state, {f"checkpoint-{state.global_step}"})
+
+        def on_train_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+            if params.save_total_limit == 1 and state.best_model_checkpoint:
+                self._rotate(args, state, set())
+
+        def _rotate(self, args: Any, state: Any, kept: set[str]) -> None:
+            if args.should_save:
+                best = {Path(state.best_model_checkpoint).name} if state.best_model_checkpoint else set()
+                checkpoints.rotate(Path(args.output_dir).parent, params.save_total_limit, kept | best)
+
     early = [EarlyStoppingCallback(params.early_stopping_patience)] if params.early_stopping_patience else []
-    return [Reporter(), Sampler(), *early]
+    return [Reporter(), Sampler(), Rotation(), *early]
 
 
 def sample_outputs(model: Any, tokenizer: Any, records: Sequence[Record], backend: Name) -> list[dict[str, str]]:
     """Return the model's greedy output for each record, as ``id``, ``gold`` and ``prediction``.
 
-    An output may have 1.25 times the tokens of the gold output plus 16.
+    An output may have 1.25 times the tokens of the gold output plus 16. It is written by transformers' own loop, which
+    a model in training has whatever loaded it and wraps it; a few samples need no faster one.
     """
     import torch
     from transformers import GenerationConfig
@@ -145,7 +169,7 @@ def sample_outputs(model: Any, tokenizer: Any, records: Sequence[Record], backen
         settings = GenerationConfig(
             do_sample=False,
             max_new_tokens=round(1.25 * len(completion_ids(tokenizer, gold))) + 16,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=sorted(end_tokens(causal_of(model), tokenizer)),
             pad_token_id=tokenizer.pad_token_id,
         )
         with torch.no_grad(), undisturbed(model, backend):

@@ -5,17 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from odin_slm.config.parameters import TrainingParams
-from odin_slm.core.errors import BackendError
-from odin_slm.models.base_model import BaseModel, model_digest, trained_weights
+from odin_slm.core.errors import BackendError, BaseModelError
+from odin_slm.models.base_model import BaseModel, check_safetensors, model_digest, trained_weights
 
 logger = logging.getLogger(__name__)
 
+NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
+"""What the Trainer calls a checkpoint; whatever else lies beside them is somebody's own."""
+_ASIDE = "incomplete-"
 _CHECKPOINT_FILES = ("optimizer.pt", "scheduler.pt", "trainer_state.json")
 """Files that a run needs to resume from a checkpoint, after its weights; the Trainer writes them in this order."""
 _OPERATIONAL = {"resume", "oom", "launcher", "num_processes", "accelerate_config", "generation_samples", "report_to"}
@@ -52,6 +57,8 @@ def noted_split(work: Path) -> dict[str, int]:
 def prepare(work: Path, digest: str, split: Mapping[str, int], *, resume: bool) -> None:
     """Empty the folder for a new run, or, to resume one, set its incomplete checkpoints aside.
 
+    What somebody laid beside the checkpoints, as a ``checkpoint-best``, stays.
+
     Args:
         work: Folder of the run.
         digest: What :func:`digest_of` returns.
@@ -74,14 +81,27 @@ def prepare(work: Path, digest: str, split: Mapping[str, int], *, resume: bool) 
             if _is_complete(folder):
                 return
             logger.warning("%s is incomplete and was set aside.", folder.name)
-            aside = folder.with_name(f"incomplete-{folder.name}")
-            shutil.rmtree(aside, ignore_errors=True)  # left by an earlier run that was killed at the same step
+            aside = folder.with_name(f"{_ASIDE}{folder.name}")
+            _remove(aside)  # left by an earlier run that was killed at the same step
             folder.rename(aside)
     if resume:
         logger.info("There is no checkpoint to resume from; training starts from the beginning.")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    _empty(work)
     note.write_text(json.dumps({"job": digest, "split": dict(split)}), encoding="utf-8")
+
+
+def rotate(work: Path, limit: int, kept: Collection[str]) -> None:
+    """Remove the oldest checkpoints, in place of the Trainer, which would count and remove what is none of its own.
+
+    Args:
+        work: Folder of the run.
+        limit: How many checkpoints stay.
+        kept: Names of those that stay in any case; they count.
+    """
+    found = _checkpoints(work)
+    spare = [folder for folder in found if folder.name not in kept]
+    for folder in spare[max(0, limit - (len(found) - len(spare))) :]:
+        _remove(folder)
 
 
 def newest(work: Path) -> Path | None:
@@ -95,11 +115,37 @@ def step_of(checkpoint: Path) -> int:
 
 
 def _checkpoints(work: Path) -> list[Path]:
-    """Return the folders of the checkpoints, newest first."""
-    return sorted((work / "checkpoints").glob("checkpoint-*"), key=step_of, reverse=True)
+    """Return what bears the name of a checkpoint, newest first; it may be incomplete, or no folder."""
+    found = (path for path in (work / "checkpoints").glob("checkpoint-*") if NAME.fullmatch(path.name))
+    return sorted(found, key=step_of, reverse=True)
 
 
 def _is_complete(folder: Path) -> bool:
+    """Tell whether a run can resume from a checkpoint: a process that is killed may leave half a file."""
     # Several processes save a random state each.
-    files = (trained_weights(folder), *(folder / name for name in _CHECKPOINT_FILES))
-    return all(file.is_file() for file in files) and any(folder.glob("rng_state*.pth"))
+    states = [folder / name for name in _CHECKPOINT_FILES if name.endswith(".pt")] + list(folder.glob("rng_state*.pth"))
+    try:
+        json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        check_safetensors(trained_weights(folder))
+    except (OSError, ValueError, BaseModelError):
+        return False
+    return len(states) >= len(_CHECKPOINT_FILES) and all(zipfile.is_zipfile(file) for file in states)
+
+
+def _empty(work: Path) -> None:
+    """Remove what a run made, and nothing that lies beside its checkpoints."""
+    work.mkdir(parents=True, exist_ok=True)
+    for path in work.iterdir():
+        if path.name != "checkpoints":
+            _remove(path)
+    for path in (work / "checkpoints").glob("*"):
+        if NAME.fullmatch(path.name.removeprefix(_ASIDE)):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a folder, or a link and not what it points to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

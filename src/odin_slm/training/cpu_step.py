@@ -1,20 +1,20 @@
-"""A LoRA step of a Llama-like model on a CPU, with the forward and backward pass written out.
+"""A training step of a Llama-like model on a CPU, with the forward and backward pass written out.
 
 On a CPU, autograd over PEFT's modules spends half of its time outside the matrix products of the base: on two more
 products for every adapter, on passes over memory between them, and on fresh memory. This step computes the same loss
-and gradients, and
+and gradients, of adapters or of all weights, and
 
 - adds the adapters to the weights once per step (in float32; a 16-bit weight would lose small updates), so that only
   the backward pass has products for them;
-- multiplies queries, keys and values by one matrix, gate and up by another, with the scale of the norm before them
-  inside the matrix;
+- multiplies queries, keys and values by one matrix, gate and up by another; beside adapters, the scale of the norm
+  before them is inside the matrix;
 - computes the tokens that all examples of a group begin with, such as the instruction, once: their keys and values
   serve all examples, and collect the gradients from all;
 - pads nothing but the attention;
 - reuses its memory from step to step.
 
 Every core computes its own groups, and the gradients are added in a fixed order, so a repeated run yields the same
-weights. ``tests/training/test_cpu_step.py`` compares loss and gradients with PEFT's; ``benchmarks/training.py``
+weights. ``tests/training/test_cpu_step.py`` compares loss and gradients with autograd's; ``benchmarks/training.py``
 measures the speed.
 """
 
@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from odin_slm.config.parameters import TrainingParams
 from odin_slm.models import backends
+from odin_slm.models.base_model import causal_of
 from odin_slm.training.collation import IGNORED
 
 if TYPE_CHECKING:
@@ -124,47 +125,51 @@ class Projection:
     """Linear layers that read the same input, as one matrix.
 
     Args:
-        modules: The layers, each with a LoRA adapter or without.
-        scale: Weight of the norm before them, (inputs,), or None.
+        modules: The layers: each with a LoRA adapter or without, or trained themselves, all of them.
+        norm: Weight of the norm before them, (inputs,), or None.
         dtype: Data type of the products.
 
     Attributes:
-        weight: The matrix, (outputs, inputs), with the scale and, in float32, the adapters inside.
+        weight: The matrix, (outputs, inputs). The norm's weight is inside unless it is trained, and in float32 so are
+            the adapters.
         adapters: For each adapter its matrices A and B, its factor, and its place among the outputs and the ranks.
     """
 
-    def __init__(self, modules: Sequence[Any], scale: torch.Tensor | None, dtype: torch.dtype) -> None:
+    def __init__(self, modules: Sequence[Any], norm: torch.Tensor | None, dtype: torch.dtype) -> None:
         import torch
 
-        self._scale = scale
-        self._merges = dtype == torch.float32
         self._layers = [getattr(module, "base_layer", module) for module in modules]
+        self._trained = self._layers[0].weight.requires_grad
+        self._norm = norm if self._trained else None
+        self._scale = None if self._trained else norm
+        self._merges = dtype == torch.float32
+        self._rows: list[slice] = []
         self.adapters: list[tuple[Any, Any, float, slice, slice]] = []
         outputs = ranks = 0
         for module, layer in zip(modules, self._layers, strict=True):
+            self._rows.append(slice(outputs, outputs := outputs + len(layer.weight)))
             if layer is not module:
                 (name,) = module.active_adapters
                 down, up = module.lora_A[name].weight, module.lora_B[name].weight
-                places = slice(outputs, outputs + len(up)), slice(ranks, ranks + len(down))
-                self.adapters.append((down, up, module.scaling[name], *places))
-                ranks += len(down)
-            outputs += len(layer.weight)
+                places = slice(ranks, ranks := ranks + len(down))
+                self.adapters.append((down, up, module.scaling[name], self._rows[-1], places))
         self.weight = torch.empty(outputs, self._layers[0].weight.shape[1], dtype=dtype)
-        biases = [layer.bias if layer.bias is not None else torch.zeros(len(layer.weight)) for layer in self._layers]
-        self._bias = None if all(layer.bias is None for layer in self._layers) else torch.cat(biases).to(dtype)
+        self._bias = None if all(layer.bias is None for layer in self._layers) else torch.zeros(outputs, dtype=dtype)
         self._lay_out()
 
     def _lay_out(self) -> None:
-
-        begin = 0
-        for layer in self._layers:
-            own = self.weight[begin : (begin := begin + len(layer.weight))]
-            own.copy_(layer.weight if self._scale is None else layer.weight * self._scale)
+        for layer, rows in zip(self._layers, self._rows, strict=True):
+            self.weight[rows] = layer.weight if self._scale is None else layer.weight * self._scale
+            if self._bias is not None and layer.bias is not None:
+                self._bias[rows] = layer.bias
+        self._factors = None if self._norm is None else self._norm.to(self.weight.dtype)
 
     def refresh(self) -> None:
-        """Take over the present weights of the adapters."""
+        """Take over the present weights of what is trained."""
         import torch
 
+        if self._trained:
+            self._lay_out()
         if not self.adapters:
             return
         downs = torch.cat([down for down, *_ in self.adapters])
@@ -175,11 +180,21 @@ class Projection:
             for up, (_, _, factor, rows, ranks) in zip(self._ups, self.adapters, strict=True):
                 self.weight[rows].addmm_(up, self._downs[ranks], alpha=factor)
 
-    def __call__(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    def zero_gradients(self) -> Gradients:
+        """Return zeros for the layers' own weights, as parts of one matrix; the projection itself stands for all."""
+        import torch
+
+        if not self._trained:
+            return {}
+        joined = torch.zeros(self.weight.shape)
+        parts = {layer.weight: joined[rows] for layer, rows in zip(self._layers, self._rows, strict=True)}
+        return {self: joined, **parts}
+
+    def __call__(self, x: torch.Tensor, out: torch.Tensor, memory: Memory) -> torch.Tensor:
         """Write the layers' outputs for ``x``, (tokens, inputs), to ``out``, (tokens, outputs)."""
         import torch
 
-        torch.mm(x, self.weight.t(), out=out)
+        torch.mm(self._scaled(x, memory), self.weight.t(), out=out)
         if self._bias is not None:
             out.add_(self._bias)
         if self.adapters and not self._merges:
@@ -188,20 +203,29 @@ class Projection:
                 out[:, rows].add_(inner[:, ranks] @ up.t(), alpha=factor)
         return out
 
+    def _scaled(self, x: torch.Tensor, memory: Memory) -> torch.Tensor:
+        import torch
+
+        if self._factors is None:
+            return x
+        return torch.mul(x, self._factors, out=memory("scaled", *x.shape, dtype=x.dtype))
+
     def add_to(self, stream: torch.Tensor, x: torch.Tensor, memory: Memory) -> None:
         """Add the layers' outputs to the residual stream."""
         if self._merges and self._bias is None:
             stream.addmm_(x, self.weight.t())
         else:
-            stream.add_(self(x, memory("added", len(x), len(self.weight), dtype=x.dtype)))
+            stream.add_(self(x, memory("added", len(x), len(self.weight), dtype=x.dtype), memory))
 
     def backward(
         self, x: torch.Tensor, dy: torch.Tensor, gradients: Gradients, out: torch.Tensor, memory: Memory
     ) -> torch.Tensor:
-        """Write the gradient of ``x`` to ``out``, given that of the outputs, and add those of the adapters."""
+        """Write the gradient of ``x`` to ``out``, given that of the outputs, and add those of what is trained."""
         import torch
 
         torch.mm(dy, self.weight, out=out)
+        if self._trained:
+            self._add_own(x, dy, gradients, out, memory)
         if not self.adapters:
             return out
         ranks = len(self._downs)
@@ -209,7 +233,7 @@ class Projection:
         back = memory("back", len(x), ranks, dtype=x.dtype)
         for up, (_, parameter, factor, rows, places) in zip(self._ups, self.adapters, strict=True):
             torch.mul(dy[:, rows] @ up, factor, out=back[:, places])
-            _add_product(gradients[parameter], dy[:, rows].t(), inner[:, places], factor)
+            _add_product(gradients[parameter], dy[:, rows].t(), inner[:, places], memory, factor)
         if not self._merges:
             out.addmm_(back, self._downs)
         products = torch.mm(back.t(), x, out=memory("products", ranks, x.shape[1], dtype=x.dtype))
@@ -219,71 +243,120 @@ class Projection:
             gradients[parameter].add_(products[places])
         return out
 
+    def _add_own(
+        self, x: torch.Tensor, dy: torch.Tensor, gradients: Gradients, dx: torch.Tensor, memory: Memory
+    ) -> None:
+        """Add the gradients of the layers and of the norm before them, whose output ``dx`` is of; take it through."""
+        _add_product(gradients[self], dy.t(), self._scaled(x, memory), memory)
+        if self._bias is not None:
+            sums = dy.sum(0)
+            for layer, rows in zip(self._layers, self._rows, strict=True):
+                if layer.bias is not None:
+                    gradients[layer.bias].add_(sums[rows])
+        if self._norm is not None:
+            _add_sums(gradients[self._norm], dx, x, memory)
+            dx.mul_(self._factors)
+
 
 Gradients = dict[Any, "torch.Tensor"]
 """For each trained parameter its gradient in float32."""
 
 
-def _add_product(target: torch.Tensor, left: torch.Tensor, right: torch.Tensor, factor: float) -> None:
+def _add_product(
+    target: torch.Tensor, left: torch.Tensor, right: torch.Tensor, memory: Memory, factor: float = 1.0
+) -> None:
+    """Add a product of matrices, in its own data type, to a gradient."""
+    import torch
+
     if target.dtype == left.dtype:
         target.addmm_(left, right, alpha=factor)
     else:
-        target.add_(left @ right, alpha=factor)
+        target.add_(torch.mm(left, right, out=memory("product", *target.shape, dtype=left.dtype)), alpha=factor)
+
+
+def _add_sums(target: torch.Tensor, one: torch.Tensor, two: torch.Tensor, memory: Memory) -> None:
+    """Add the products of two tensors' elements, summed over all dimensions that ``target`` lacks, to a gradient."""
+    import torch
+
+    product = torch.mul(one, two, out=memory("sums", *one.shape, dtype=one.dtype))
+    target.add_(product.sum(tuple(range(one.dim() - target.dim())), dtype=target.dtype))
 
 
 class Block:
     """A decoder block: its four projections and, for Qwen 3, the weights of the norms of its queries and keys."""
 
     def __init__(self, block: Any, dtype: torch.dtype) -> None:
-        import torch
-
         attention, mlp = block.self_attn, block.mlp
-        before, after = (norm.weight.detach() for norm in (block.input_layernorm, block.post_attention_layernorm))
+        before, after = block.input_layernorm.weight, block.post_attention_layernorm.weight
         self.qkv = Projection([attention.q_proj, attention.k_proj, attention.v_proj], before, dtype)
         self.o = Projection([attention.o_proj], None, dtype)
         self.gate_up = Projection([mlp.gate_proj, mlp.up_proj], after, dtype)
         self.down = Projection([mlp.down_proj], None, dtype)
         self.projections = (self.qkv, self.o, self.gate_up, self.down)
         self.head_scales: torch.Tensor | None = None
+        self.head_norms: list[tuple[torch.Tensor, slice]] = []
         if hasattr(attention, "q_norm"):
-            heads = [getattr(attention, f"{kind}_proj").out_features // attention.head_dim for kind in "qk"]
-            scales = (attention.q_norm.weight.detach(), attention.k_norm.weight.detach())
-            self.head_scales = torch.cat([scale.expand(n, -1) for scale, n in zip(scales, heads, strict=True)])
+            queries, keys = (getattr(attention, f"{kind}_proj").out_features // attention.head_dim for kind in "qk")
+            self.head_norms.append((attention.q_norm.weight, slice(queries)))
+            self.head_norms.append((attention.k_norm.weight, slice(queries, queries + keys)))
+
+    def refresh(self) -> None:
+        """Take over the present weights of what is trained."""
+        import torch
+
+        for projection in self.projections:
+            projection.refresh()
+        if self.head_norms:
+            scales = [scale.expand(heads.stop - (heads.start or 0), -1) for scale, heads in self.head_norms]
+            self.head_scales = torch.cat(scales)
 
 
 class CpuStep:
-    """Computes losses of a PEFT model, and the gradients of its adapters, with a thread for each core.
+    """Computes losses of a model, and the gradients of what is trained, with a thread for each core.
 
     Args:
-        model: The PEFT model, of an architecture that ``backends.has_cpu_step`` names.
+        model: A PEFT model with adapters alone, or a causal language model with all weights trained, of an architecture
+            that ``backends.has_cpu_step`` names.
         cores: Number of threads.
         dtype: Data type of the products; the residual stream, the loss and the gradients are float32.
     """
 
     def __init__(self, model: Any, cores: int, dtype: torch.dtype) -> None:
         import torch
+        from torch.optim.optimizer import register_optimizer_step_post_hook
 
-        causal = model.get_base_model()
+        causal = causal_of(model)
         decoder, config = causal.get_decoder(), causal.config
         self._dtype = dtype
         self._heads, self._keys = config.num_attention_heads, config.num_key_value_heads
         self._size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self._epsilon = config.rms_norm_eps
         self._rotary = decoder.rotary_emb
-        self._embedding = causal.get_input_embeddings().weight.detach()
-        self._norm = decoder.norm.weight.detach().to(dtype)
-        self._head = causal.get_output_embeddings().weight.detach().to(dtype)
+        embedding = causal.get_input_embeddings()
+        self._embedding, self._unlearned = embedding.weight, embedding.padding_idx
+        self._last = decoder.norm.weight, causal.get_output_embeddings().weight
+        self._norm, self._head = (weight.detach().to(dtype) for weight in self._last)
         with torch.no_grad():
             self._blocks = [Block(block, dtype) for block in decoder.layers]
-        adapters = [adapter for block in self._blocks for each in block.projections for adapter in each.adapters]
-        self._trained = [parameter for down, up, *_ in adapters for parameter in (down, up)]
-        self._versions: list[int] = []
+        self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._full = self._embedding.requires_grad
+        self._versions: list[int] = []  # of the weights that are laid out; empty after an optimizer's step
+        self._hook = register_optimizer_step_post_hook(lambda *_: self._versions.clear())  # fused ones count none
         self._memories = [Memory() for _ in range(cores)]
-        self._gradients = [{each: torch.zeros_like(each) for each in self._trained} for _ in range(cores)]
+        self._gradients = [self._zero_gradients() for _ in range(cores)]
         self._pool = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))
 
+    def _zero_gradients(self) -> Gradients:
+        import torch
+
+        found: Gradients = {}
+        for block in self._blocks:
+            for projection in block.projections:
+                found |= projection.zero_gradients()
+        return found | {each: torch.zeros_like(each) for each in self._trained if each not in found}
+
     def add_gradients(self, examples: Sequence[Example], total: int) -> torch.Tensor:
-        """Add the gradients of the examples' loss to the adapters' ``grad``.
+        """Add the gradients of the examples' loss to the ``grad`` of what is trained.
 
         Args:
             examples: The examples of a batch.
@@ -292,18 +365,24 @@ class CpuStep:
         Returns:
             The loss, a scalar.
         """
+        first, *others = self._gradients
 
         def work(share: list[Group], memory: Memory, gradients: Gradients) -> torch.Tensor:
-            for gradient in gradients.values():
-                gradient.zero_()
+            if gradients is not first:
+                for parameter in self._trained:
+                    gradients[parameter].zero_()
             return sum((self._run(group, memory, gradients, total) for group in share), start=torch.zeros(()))
 
         import torch
 
+        for parameter in self._trained:  # the first core adds to ``grad`` itself
+            if parameter.grad is not first[parameter]:
+                first[parameter].zero_() if parameter.grad is None else first[parameter].copy_(parameter.grad)
+                parameter.grad = first[parameter]
         loss = self._on_every_core(work, examples)
-        for parameter in self._trained:
-            gradient = sum((each[parameter] for each in self._gradients[1:]), start=self._gradients[0][parameter])
-            parameter.grad = gradient.clone() if parameter.grad is None else parameter.grad.add_(gradient)
+        for each in others:
+            for parameter in self._trained:
+                first[parameter].add_(each[parameter])
         return loss / total
 
     def loss(self, examples: Sequence[Example]) -> torch.Tensor:
@@ -320,6 +399,7 @@ class CpuStep:
         """End the threads."""
         import torch
 
+        self._hook.remove()
         self._pool.shutdown()
         torch.set_num_threads(len(self._memories))  # later threads inherit the 1 that the pool's threads set
 
@@ -330,8 +410,9 @@ class CpuStep:
         if versions != self._versions:
             with torch.no_grad():
                 for block in self._blocks:
-                    for projection in block.projections:
-                        projection.refresh()
+                    block.refresh()
+                if self._full:
+                    self._norm, self._head = (weight.detach().to(self._dtype) for weight in self._last)
             self._versions = versions
         shares = share_out(examples, len(self._memories))
         losses = list(self._pool.map(work, shares, self._memories, self._gradients))
@@ -351,10 +432,14 @@ class CpuStep:
                 # Without a backward pass, all blocks share the same memory.
                 name = "" if gradients is None else str(number)
                 kept.append(self._forward(block, stream, group, turns, memory, name))
-            loss, change = self._loss(stream, group, memory, total if gradients is not None else None)
+            loss, change = self._loss(stream, group, memory, gradients, total)
             if gradients is not None:
                 for block, values in zip(reversed(self._blocks), reversed(kept), strict=True):
                     self._backward(block, values, change, group, turns, memory, gradients)
+                if self._full:
+                    if self._unlearned is not None:  # torch.nn.Embedding's padding_idx has no gradient
+                        change[group.ids == self._unlearned] = 0
+                    gradients[self._embedding].index_add_(0, group.ids, change)
         return loss
 
     def _forward(
@@ -371,7 +456,7 @@ class CpuStep:
 
         x = buffer("x", tokens, features)
         deviation = _normalise(stream, self._epsilon, x)
-        qkv = block.qkv(x, memory("qkv", tokens, heads * size, dtype=self._dtype)).view(tokens, heads, size)
+        qkv = block.qkv(x, memory("qkv", tokens, heads * size, dtype=self._dtype), memory).view(tokens, heads, size)
         turned, normed = qkv[:, : self._heads + self._keys], None
         if block.head_scales is not None:
             unit = buffer("unit", *turned.shape)
@@ -387,7 +472,7 @@ class CpuStep:
         block.o.add_to(stream, context, memory)
         y = buffer("y", tokens, features)
         deviation_y = _normalise(stream, self._epsilon, y)
-        gate_up = block.gate_up(y, buffer("gate_up", tokens, len(block.gate_up.weight)))
+        gate_up = block.gate_up(y, buffer("gate_up", tokens, len(block.gate_up.weight)), memory)
         block.down.add_to(stream, _gated(gate_up, memory), memory)
         return x, deviation, normed, padded, attended, sums, context, y, deviation_y, gate_up
 
@@ -401,7 +486,7 @@ class CpuStep:
         memory: Memory,
         gradients: Gradients,
     ) -> None:
-        """Turn the gradient of a block's output into that of its input, in place, and add those of its adapters."""
+        """Turn the gradient of a block's output into that of its input, in place, and add those of its weights."""
         import torch
 
         x, deviation, normed, padded, attended, sums, context, y, deviation_y, gate_up = kept
@@ -444,6 +529,8 @@ class CpuStep:
         if normed is not None:
             inner = torch.zeros(turned.shape)
             unit, factors = normed
+            for norm, places in block.head_norms if self._full else ():
+                _add_sums(gradients[norm], turned[:, places], unit[:, places], memory)
             _normalise_backward(turned * block.head_scales, unit, factors, inner)
             turned.copy_(inner)
         block.qkv.backward(x, d_qkv, gradients, dx, memory)
@@ -455,9 +542,9 @@ class CpuStep:
         return padded.view(*group.shape, sum(counts), self._size).transpose(1, 2).split(counts, dim=1)
 
     def _loss(
-        self, stream: torch.Tensor, group: Group, memory: Memory, total: int | None
+        self, stream: torch.Tensor, group: Group, memory: Memory, gradients: Gradients | None, total: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the summed loss, and with ``total`` the gradient of the residual stream, (tokens, features)."""
+        """Return the summed loss, and with ``gradients`` that of the residual stream, (tokens, features)."""
         import torch
 
         x = memory("x_head", *stream.shape, dtype=self._dtype)
@@ -465,17 +552,24 @@ class CpuStep:
         dx = memory("dx", *stream.shape, dtype=self._dtype).zero_()
         loss = torch.zeros(())
         for places, targets in zip(group.scored.split(_LABELS), group.targets.split(_LABELS), strict=True):
-            hidden = x[places] * self._norm
+            normed = x[places]
+            hidden = normed * self._norm
             shape = (len(places), len(self._head))
             logits = torch.mm(hidden, self._head.t(), out=memory("logits", *shape, dtype=self._dtype)).float()
             sums = logits.logsumexp(1)
             loss += (sums - logits.gather(1, targets[:, None])[:, 0]).sum()
-            if total is not None:
+            if gradients is not None:
                 shares = logits.sub_(sums[:, None]).exp_()
                 shares[torch.arange(len(places)), targets] -= 1
-                dx[places] = (shares.mul_(1 / total).to(self._dtype) @ self._head) * self._norm
+                d_logits = shares.mul_(1 / total).to(self._dtype)
+                d_hidden = d_logits @ self._head
+                dx[places] = d_hidden * self._norm
+                if self._full:
+                    norm, head = self._last
+                    _add_product(gradients[head], d_logits.t(), hidden, memory)
+                    _add_sums(gradients[norm], d_hidden, normed, memory)
         change = memory("change", *stream.shape).zero_()
-        if total is not None:
+        if gradients is not None:
             _normalise_backward(dx, x, deviation, change)
         return loss, change
 
@@ -558,7 +652,7 @@ _ALIKE = 16
 
 
 def cpu_step_of(model: Any, params: TrainingParams, processes: int = 1) -> CpuStep | None:
-    """Return the step for a PEFT model, or None where TRL's own step computes the batch."""
+    """Return the step for a model, or None where TRL's own step computes the batch."""
     import torch
 
     if backends.cuda() or processes > 1 or not backends.has_cpu_step(model.config, params):

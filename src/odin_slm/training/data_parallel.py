@@ -9,9 +9,8 @@ that is repeated yields the same weights. ``benchmarks/workers.py`` compares bot
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -53,32 +52,15 @@ class DataParallel:
         Returns:
             The loss over all rows, a scalar.
         """
+
+        def work(item: tuple[Any, Sequence[torch.Tensor]]) -> torch.Tensor:
+            replica, share = item
+            value = loss(replica, *share)
+            value.backward()
+            return value.detach()
+
         shares = zip(*(tensor.chunk(len(self.replicas)) for tensor in tensors), strict=True)
-        return self.accumulate(loss, [[share] for share in shares])
-
-    def accumulate(
-        self, loss: Callable[..., torch.Tensor], shares: Sequence[Sequence[Sequence[torch.Tensor]]]
-    ) -> torch.Tensor:
-        """Add the gradient of a loss over groups of tensors to the model's parameters; shapes differ between groups.
-
-        Args:
-            loss: Called with a replica and the tensors of one group; the results are added up.
-            shares: For each replica its groups, in the order of computation; at most one share per replica.
-
-        Returns:
-            The loss over all groups, a scalar.
-        """
-
-        def work(item: tuple[Any, Sequence[Sequence[torch.Tensor]]]) -> torch.Tensor:
-            replica, groups = item
-            total: Any = 0.0
-            for group in groups:
-                value = loss(replica, *group)
-                value.backward()
-                total = total + value.detach()
-            return total
-
-        values = self._map(work, list(zip(self.replicas, [share for share in shares if share], strict=False)))
+        values = self._map(work, list(zip(self.replicas, shares, strict=False)))
         for replica in self.replicas[1:]:
             for own, shared in zip(replica.parameters(), self.replicas[0].parameters(), strict=True):
                 if own.grad is not None:
@@ -97,8 +79,11 @@ class DataParallel:
                 return [metric(replica, item) for item in mine]
 
         count = len(self.replicas)
-        with self._in_evaluation():
-            found = self._map(work, [(r, items[i::count]) for i, r in enumerate(self.replicas)])
+        for replica in self.replicas:
+            replica.eval()
+        found = self._map(work, [(r, items[i::count]) for i, r in enumerate(self.replicas)])
+        for replica in self.replicas:
+            replica.train()
         return [found[i % count][i // count] for i in range(len(items))]
 
     def close(self) -> None:
@@ -111,11 +96,3 @@ class DataParallel:
 
     def _map(self, work: Callable[[Any], Any], items: list[Any]) -> list[Any]:
         return list((self.pool.map if self.pool else map)(work, items))
-
-    @contextmanager
-    def _in_evaluation(self) -> Iterator[None]:
-        for replica in self.replicas:
-            replica.eval()
-        yield
-        for replica in self.replicas:
-            replica.train()

@@ -123,17 +123,7 @@ def train_here(
     task: Task | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Train in this process, which may be one of several that a launcher started; see :func:`train_lora`."""
-    backends.prepare(backend)
-    import torch
-    from transformers import set_seed
-
-    from odin_slm.training import lm_head
-
-    lm_head.install()
-    set_seed(params.seed)
-    # Once a number is set, products are shared out otherwise, and generation sets one: a run that did not would end in
-    # other last digits than one that was resumed after it, or that writes outputs at its validations.
-    torch.set_num_threads(torch.get_num_threads())
+    _prepare(backend, params.seed)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     tokenizer = load_tokenizer(base)
     chosen_by = params.metric_for_best_model
@@ -152,16 +142,11 @@ def train_here(
     progress = Progress(steps, step_tokens, on_log, ("loss", "eval_loss", *([metric.key] if metric else [])))
     watching = callbacks(params, progress, tokenizer, validation[: params.generation_samples], backend)
     begin = time.monotonic()
-    reason: str | None = None
-    try:
-        trainer, step, before = _fit(
-            *(base, params, backend, processes, arguments, tokenizer, train_rows, validation_rows, watching),
-            *(checkpoint, metric),
-        )
-    except torch.OutOfMemoryError as error:
-        reason = str(error).split(". ")[0]
-    if reason is not None:
-        raise _memory_error(reason, params)  # outside ``except``, whose traceback keeps the tensors alive
+    trainer, step, before = _within_memory(
+        params,
+        *(base, params, backend, processes, arguments, tokenizer, train_rows, validation_rows, watching),
+        *(checkpoint, metric),
+    )
     seconds = time.monotonic() - begin
     canary = _check_canary(trainer.model, validation_rows[0], before)
     adapter = save_trained(trainer, tokenizer, base, work / "adapter")
@@ -183,6 +168,20 @@ def train_here(
             mode="json", exclude={"accelerate_config", "report_to", *(["lora"] if params.method == "full" else [])}
         ),
     }
+
+
+def _prepare(backend: backends.Name, seed: int) -> None:
+    backends.prepare(backend)
+    import torch
+    from transformers import set_seed
+
+    from odin_slm.training import lm_head
+
+    lm_head.install()
+    set_seed(seed)
+    # Once a number is set, products are shared out otherwise, and generation sets one: a run that did not would end in
+    # other last digits than one that was resumed after it, or that writes outputs at its validations.
+    torch.set_num_threads(torch.get_num_threads())
 
 
 def _sampled(validation: Sequence[Record], params: TrainingParams) -> list[Record]:
@@ -252,13 +251,21 @@ def _fit(
     return trainer, {"cpu_step": step is not None, "packing": packing}, before
 
 
-def _memory_error(reason: str, params: TrainingParams) -> DeviceMemoryError:
-    """Free the device's memory for a retry, and return the error to raise."""
+def _within_memory(params: TrainingParams, *job: Any) -> tuple[Any, dict[str, bool], Any]:
+    """Return what :func:`_fit` does; where the device's memory runs out, free it for a retry.
+
+    Raises:
+        DeviceMemoryError: The memory ran out.
+    """
     import torch
 
-    gc.collect()
+    try:
+        return _fit(*job)
+    except torch.OutOfMemoryError as error:
+        reason = str(error).split(". ")[0]
+    gc.collect()  # outside ``except``, whose traceback keeps the tensors alive
     torch.cuda.empty_cache()
-    return DeviceMemoryError(
+    raise DeviceMemoryError(
         f"the device ran out of memory ({reason}).",
         where=f"training.batch_size={params.batch_size}",
         fix="Lower training.batch_size and raise training.gradient_accumulation_steps (training.oom=halve does that), "
@@ -375,7 +382,7 @@ def _arguments(params: TrainingParams, work: Path, steps: int, metric: TaskMetri
         eval_steps=every,
         save_strategy=params.save_strategy,
         save_steps=params.save_steps or every,
-        save_total_limit=params.save_total_limit,
+        save_total_limit=None,  # see Rotation: the Trainer would also remove folders that are not its own
         load_best_model_at_end=params.load_best_model_at_end,
         metric_for_best_model=metric.key if metric else "eval_loss",
         greater_is_better=metric is not None and metric.metric.higher_is_better,

@@ -1,7 +1,8 @@
 """Typed parameters: one module per pipeline, whose models are checked before any node runs.
 
 Kedro builds them from ``conf/<env>/parameters_<pipeline>.yml`` and ``--params``; an unknown key or a value out of range
-stops the run and names the key.
+stops the run and names the key. What a key means is said here, and the reference is made from it; the comments of
+``conf/base`` are shorter, for whoever is about to change a value.
 """
 
 from odin_slm.config.parameters.base import Parameters

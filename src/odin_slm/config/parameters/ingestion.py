@@ -15,7 +15,7 @@ from odin_slm.config.parameters.base import Parameters
 class IngestionParams(Parameters):
     """From raw corpora to records."""
 
-    corpora: tuple[str, ...] = ("ade", "bc5cdr", "biored")
+    corpora: tuple[str, ...] = Field(default=("ade", "bc5cdr", "biored"), min_length=1)
     """Corpora that become records; the others stay empty."""
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Corpus name -> options of its parser."""

@@ -74,11 +74,11 @@ class MixtureParams(Parameters):
     """The same, with both arguments of a relation enumerated."""
     repeats: float = Field(default=0.0, ge=0.0)
     """Texts that repeat a few names."""
-    slips: float = Field(default=0.0, ge=0.0)
+    corruption: float = Field(default=0.0, ge=0.0)
     """Corrupted outputs, from whose errors the model learns to recover."""
-    circles: float = Field(default=0.0, ge=0.0)
+    loops: float = Field(default=0.0, ge=0.0)
     """The same with repetition loops in long lists of relations."""
-    glued: float = Field(default=0.0, ge=0.0)
+    affixes: float = Field(default=0.0, ge=0.0)
     """Annotated training documents whose names touch prefixes, brackets and dashes."""
     notes: float = Field(default=0.15, ge=0.0)
     """Synthetic clinical notes, mostly with other names in them."""

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from odin_slm.config.parameters.base import Parameters
+from odin_slm.core.names import hub_id_fault, name_fault
 
-HubId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
-RepositoryName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=96)]
+
+def _without(fault: Callable[[str], str]) -> AfterValidator:
+    def check(value: str) -> str:
+        if found := fault(value):
+            raise ValueError(f"{found}.")
+        return value
+
+    return AfterValidator(check)
+
+
+HubId = Annotated[str, _without(hub_id_fault)]
+RepositoryName = Annotated[str, _without(partial(name_fault, longest=96))]
 
 
 class PublishingParams(Parameters):

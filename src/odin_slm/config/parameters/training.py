@@ -72,7 +72,7 @@ class TrainingParams(Parameters):
     max_grad_norm: float = Field(default=1.0, gt=0.0)
     """Gradients are clipped to this norm."""
     optimizer: str = "auto"
-    """Name as transformers knows it; auto is adamw_8bit for a 4-bit base, else AdamW, fused on CUDA."""
+    """Name as transformers knows it; auto is adamw_8bit for a 4-bit base, else AdamW, fused on CUDA and for full."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic; auto takes bf16 where CUDA has it, or where this CPU is faster in it, which is timed."""
     gradient_checkpointing: bool = False

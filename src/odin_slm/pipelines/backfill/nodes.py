@@ -6,15 +6,11 @@ from odin_slm.core.errors import ExperimentFolderError
 from odin_slm.tracking.backfill import ExperimentFolder, PastRun, read_folder
 
 
-def read_experiments(experiment_folders: list[ExperimentFolder]) -> dict[str, Any]:
+def read_experiments(experiment_folders: list[ExperimentFolder]) -> tuple[dict[str, Any], list[PastRun]]:
     """Read what runs are made of; a broken folder costs itself and nothing else.
 
-    Args:
-        experiment_folders: The folders, by name.
-
     Returns:
-        ``runs``: :class:`odin_slm.tracking.backfill.PastRun`, a training before its evaluations; ``skipped``: folder
-        name -> reason.
+        ``runs``, a training before its evaluations, and ``skipped``: folder name -> reason; and the runs by themselves.
     """
     runs: list[PastRun] = []
     skipped = {}
@@ -23,21 +19,11 @@ def read_experiments(experiment_folders: list[ExperimentFolder]) -> dict[str, An
             runs += read_folder(folder)
         except ExperimentFolderError as error:
             skipped[folder.name] = str(error)
-    return {"runs": runs, "skipped": skipped}
-
-
-def choose_runs(past_experiments: dict[str, Any]) -> list[PastRun]:
-    """Return the runs to track: those of whole folders."""
-    runs: list[PastRun] = past_experiments["runs"]
-    return runs
+    return {"runs": runs, "skipped": skipped}, runs
 
 
 def report_backfill(past_experiments: dict[str, Any], past_runs: dict[str, dict[str, str]]) -> dict[str, Any]:
     """Say what became of every folder.
-
-    Args:
-        past_experiments: What was read.
-        past_runs: Digest -> the run in the tracking store.
 
     Returns:
         ``runs`` with folder, stage, source, dates, run id and registered version; ``skipped`` with the reasons. It is

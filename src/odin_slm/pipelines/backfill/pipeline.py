@@ -2,7 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from odin_slm.pipelines.backfill.nodes import choose_runs, read_experiments, report_backfill
+from odin_slm.pipelines.backfill.nodes import read_experiments, report_backfill
 
 
 def create_pipeline() -> Pipeline:
@@ -12,14 +12,8 @@ def create_pipeline() -> Pipeline:
             Node(
                 func=read_experiments,
                 inputs="experiment_folders",
-                outputs="past_experiments",
+                outputs=["past_experiments", "past_runs"],
                 name="read_experiments",
-            ),
-            Node(
-                func=choose_runs,
-                inputs="past_experiments",
-                outputs="past_runs",
-                name="choose_runs",
             ),
             Node(
                 func=report_backfill,

@@ -9,7 +9,7 @@ from typing import Any
 
 from odin_slm.config.parameters import CombinationParams, IngestionParams, TaskParams
 from odin_slm.core.document import Document, is_synthetic, surface_forms
-from odin_slm.core.errors import CorpusFormatError, LeakageError
+from odin_slm.core.errors import CorpusFormatError, LeakageError, MissingInputError
 from odin_slm.core.hashing import canonical_json, sha256_text
 from odin_slm.core.record import SPLITS, Record
 from odin_slm.dataprep import cleaning
@@ -26,22 +26,13 @@ _BIN = 32
 """Width of the histogram of lengths, in tokens."""
 
 
-def gather_documents(*documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Join the documents of all corpora."""
-    return list(chain(*documents))
-
-
-def gather_records(*records: list[Record]) -> list[Record]:
-    """Join the records of all corpora."""
-    return list(chain(*records))
+def gather(*parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Join the documents, or the records, of all corpora."""
+    return list(chain(*parts))
 
 
 def gather_sources(params: IngestionParams, *parse_reports: dict[str, Any]) -> dict[str, Any]:
     """Say what the data were made of.
-
-    Args:
-        params: The parameters of ingestion.
-        *parse_reports: Reports of each corpus.
 
     Returns:
         ``inputs``: corpus and file -> sha256; ``parameters``.
@@ -56,10 +47,6 @@ def gather_sources(params: IngestionParams, *parse_reports: dict[str, Any]) -> d
 
 def place_documents(documents: list[dict[str, Any]], params: CombinationParams) -> dict[str, dict[str, Any]]:
     """Place every document of every corpus in one split.
-
-    Args:
-        documents: Documents of all corpora, as JSON values.
-        params: Ratios, threshold and seed.
 
     Returns:
         Document id -> ``split`` (None: not used), ``group``, ``rule``, ``pmid``, ``source``.
@@ -91,14 +78,19 @@ def combine_records(
 ) -> dict[str, list[Record]]:
     """Put every record into its document's split, shuffled by the seed.
 
-    Args:
-        records: Records of all corpora.
-        splits: Where each document lies.
-        params: The seed.
-
     Returns:
         Split -> records.
+
+    Raises:
+        MissingInputError: There is no record.
     """
+    if not records:
+        raise MissingInputError(
+            "no record was made of the corpora.",
+            where="ingestion",
+            fix="*_records_report.json in data/03_primary says why: name other corpora (ingestion.corpora), raise "
+            "ingestion.max_tokens, or set ingestion.overflow=window.",
+        )
     parts: dict[str, list[Record]] = {name: [] for name in SPLITS}
     for record in records:
         split = splits[record["document_id"]]["split"]
@@ -270,20 +262,6 @@ def count_data(
     lengths_of = record_counter(base_model)
     splits = {"train": train, "validation": val, "test": test}
     return {name: count_records(records, lengths_of, task.task()) for name, records in splits.items()}
-
-
-def draw_data(data_statistics: dict[str, Any]) -> Any:
-    """Draw records and labels per split; see :func:`odin_slm.dataprep.figures.plot_data`."""
-    from odin_slm.dataprep.figures import plot_data
-
-    return plot_data(data_statistics)
-
-
-def draw_lengths(data_statistics: dict[str, Any]) -> Any:
-    """Draw how long the records are; see :func:`odin_slm.dataprep.figures.plot_lengths`."""
-    from odin_slm.dataprep.figures import plot_lengths
-
-    return plot_lengths(data_statistics)
 
 
 def count_records(records: Sequence[Record], lengths_of: RecordCounter, task: Task) -> dict[str, Any]:

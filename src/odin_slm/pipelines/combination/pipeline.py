@@ -2,6 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
+from odin_slm.dataprep.figures import plot_data, plot_lengths
 from odin_slm.pipelines.combination.nodes import (
     assess_quality,
     check_leakage,
@@ -9,10 +10,7 @@ from odin_slm.pipelines.combination.nodes import (
     combine_records,
     count_data,
     describe_test_set,
-    draw_data,
-    draw_lengths,
-    gather_documents,
-    gather_records,
+    gather,
     gather_sources,
     place_documents,
     write_manifest,
@@ -30,13 +28,13 @@ def _gathering() -> Pipeline:
     return Pipeline(
         [
             Node(
-                func=gather_documents,
+                func=gather,
                 inputs=[f"{name}_documents" for name in names],
                 outputs="documents",
                 name="gather_documents",
             ),
             Node(
-                func=gather_records,
+                func=gather,
                 inputs=[f"{name}_records" for name in names],
                 outputs="records",
                 name="gather_records",
@@ -116,8 +114,8 @@ def _reports() -> Pipeline:
 def _figures() -> Pipeline:
     return Pipeline(
         [
-            Node(func=draw_data, inputs="data_statistics", outputs="data_figure", name="draw_data"),
-            Node(func=draw_lengths, inputs="data_statistics", outputs="lengths_figure", name="draw_lengths"),
+            Node(func=plot_data, inputs="data_statistics", outputs="data_figure", name="draw_data"),
+            Node(func=plot_lengths, inputs="data_statistics", outputs="lengths_figure", name="draw_lengths"),
         ],
         namespace="data_figures",
         inputs={"data_statistics"},

@@ -149,15 +149,7 @@ def generate_predictions(
     task: TaskParams,
     params: EvaluationParams,
 ) -> list[dict[str, Any]]:
-    """Let the fine-tuned model extract from every test text.
-
-    Args:
-        base_model: The base.
-        checked_adapter: Folder of the LoRA adapter.
-        test_data: Test records.
-        predictions_work: Folder for the outputs so far; a run that was killed goes on from there.
-        task: What reads the outputs.
-        params: Decoding, batch size, budget, sample.
+    """Let the fine-tuned model extract from every test text; a run that was killed goes on in ``predictions_work``.
 
     Returns:
         Rows in the order of the records: ``id``, ``source``, ``document_id``, for the experiment's own test split
@@ -212,11 +204,6 @@ def score_documents(
 ) -> dict[str, Any]:
     """Score whole documents, with what their windows say joined; see :meth:`odin_slm.tasks.Task.score_documents`.
 
-    Args:
-        document_predictions: Rows of :func:`read_whole_documents`.
-        task: What scores.
-        params: Experiment, bootstrap.
-
     Returns:
         The scores, with ``experiment``; of a task that does not cut documents, the experiment alone.
     """
@@ -230,13 +217,7 @@ def score_documents(
 def add_confidences(
     raw_predictions: list[dict[str, Any]], calibrator: dict[str, Any] | None, task: TaskParams
 ) -> list[dict[str, Any]]:
-    """Give what the headline decoding extracted its ``confidence``, the chance to be right.
-
-    Args:
-        raw_predictions: Rows of :func:`generate_predictions`.
-        calibrator: What makes chances of log-probabilities; without one they stay raw.
-        task: What the rows list.
-    """
+    """Give what the headline decoding extracted its ``confidence``, the chance to be right."""
     return [task.task().with_confidence(row, calibrator or None) for row in raw_predictions]
 
 
@@ -248,7 +229,13 @@ def generate_base_predictions(
     task: TaskParams,
     params: EvaluationParams,
 ) -> list[dict[str, Any]]:
-    """Let the base model alone extract from the same texts; see :func:`generate_predictions`."""
+    """Let the base model alone extract from the same texts; see :func:`generate_predictions`.
+
+    Returns:
+        The rows; none where ``evaluation.compare_base`` is off.
+    """
+    if not params.compare_base:
+        return []
     return _predict(
         base_model, None, test_data, predictions_work / "base.jsonl", task.task(), params, "base model alone"
     )
@@ -316,14 +303,6 @@ def decide_promotion(
     params: EvaluationParams,
 ) -> dict[str, Any]:
     """Say whether this model should take the champion's place, and on what that was decided.
-
-    Args:
-        predictions: Rows of the model's predictions file.
-        champion: The model in use, or None.
-        champion_predictions: What a champion of other data says to the same texts; may be empty.
-        manifest: What the model's data are, where that is known.
-        task: What scores.
-        params: Experiment, and the options of the paired test.
 
     Returns:
         See :func:`odin_slm.tracking.promotion.judge`; and ``experiment``, ``decoding`` and ``test_set``, which the

@@ -11,7 +11,7 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 func=extract_documents,
-                inputs=["extraction_documents", "extraction_model", "finished_extractions", "params:extraction"],
+                inputs=["extraction_documents", "extraction_model", "params:extraction"],
                 outputs="extractions",
                 name="extract_documents",
             ),

@@ -1,5 +1,7 @@
 """Nodes of the ingestion pipeline."""
 
+import logging
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -9,11 +11,14 @@ from odin_slm.core.document import Document
 from odin_slm.core.errors import RecordTooLongError
 from odin_slm.core.record import Record
 from odin_slm.corpora.parsed import require_sound
+from odin_slm.corpora.pubtator import IN_PIECES, NO_CHARACTERS, NO_PLACE
 from odin_slm.corpora.synthetic import synthetic_corpus
 from odin_slm.datasets.corpus_files import RawCorpus
 from odin_slm.models.base_model import BaseModel
 from odin_slm.models.tokens import RecordCounter, record_counter
 from odin_slm.tasks import Task
+
+_log = logging.getLogger(__name__)
 
 
 def parse_corpus(
@@ -40,17 +45,25 @@ def parse_corpus(
     options = known(**{**given, **params.options.get(corpus, {})})
     parsed = corpora.CORPORA[corpus].parse(raw, **dict(options))
     require_sound(corpus, parsed.documents, task.task())
+    _warn(parsed.report)
     return [document.to_dict() for document in parsed.documents], parsed.report
+
+
+def _warn(report: Mapping[str, Any]) -> None:
+    """Say what the annotations of a corpus have lost or changed, which is less than a fault."""
+    if count := report.get("normalised_mentions"):
+        _log.warning(
+            "%s: %d mentions, spelt otherwise in the file, are as the texts have them.", report["corpus"], count
+        )
+    for reason in (IN_PIECES, NO_PLACE, NO_CHARACTERS):
+        if count := report.get("dropped", {}).get(reason):
+            _log.warning("%s: dropped %d of this kind: %s.", report["corpus"], count, reason)
 
 
 def write_synthetic(
     params: IngestionParams, *parse_reports: dict[str, Any]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Write synthetic documents in proportion to those of the corpora.
-
-    Args:
-        params: The ratio, and the seed.
-        *parse_reports: Reports of the corpora, which count their documents.
 
     Returns:
         Documents as JSON values, all of the training split, and their report.
@@ -64,12 +77,6 @@ def write_records(
     documents: list[dict[str, Any]], base_model: BaseModel, task: TaskParams, params: IngestionParams
 ) -> tuple[list[Record], dict[str, Any]]:
     """Turn documents into instruction records that fit the token budget of the base.
-
-    Args:
-        documents: Documents as JSON values.
-        base_model: The base whose tokenizer counts.
-        task: What records ask for, and what they answer.
-        params: Instruction, naming of relations, budget and what happens beyond it.
 
     Returns:
         Records in document order, and a report: lengths in tokens, how many documents were windowed, which were

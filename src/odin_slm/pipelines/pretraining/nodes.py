@@ -89,13 +89,6 @@ def assemble_base(
 ) -> dict[str, Path | str]:
     """Put weights, tokenizer, card and the list of training documents together.
 
-    Args:
-        pretrained_base: Folder of weights and tokenizer.
-        pretraining_documents: What it was trained on.
-        pretraining_state: State of training.
-        base_evaluation: What it can do by itself.
-        params: Names the experiment, for the command on the card.
-
     Returns:
         File name -> file or text.
     """

@@ -58,12 +58,6 @@ def gather_data_reports(
 ) -> DataReports:
     """Put together what is known of the data.
 
-    Args:
-        manifest: What it was made of, with hashes.
-        leakage: What the splits share.
-        quality: Its quality.
-        data_statistics: Counts per split and source.
-
     Raises:
         MissingInputError: There is no manifest.
     """
@@ -72,10 +66,6 @@ def gather_data_reports(
 
 def judge_data(data_reports: DataReports, params: PublishingParams) -> dict[str, Any]:
     """Judge the data by its reports.
-
-    Args:
-        data_reports: What is known of it.
-        params: Which gates are overridden, and why.
 
     Returns:
         The judgement of :func:`odin_slm.release.gates.judgement` on the gate ``data``.
@@ -126,13 +116,6 @@ def stage_dataset_release(
 ) -> dict[str, bytes | Path]:
     """Gather the dataset as Parquet, with the texts that may be published and hashes of all.
 
-    Args:
-        verified_splits: Split name -> records.
-        data_reports: What is known of them.
-        data_gate: The judgement on them.
-        task: What they teach.
-        params: Names.
-
     Returns:
         File name -> content.
 
@@ -162,10 +145,6 @@ def stage_dataset_release(
 def set_thresholds(task: TaskParams, params: PublishingParams) -> Thresholds:
     """Say what is asked of the model; a run with a threshold that the task does not know ends here, at its start.
 
-    Args:
-        task: Names the metrics.
-        params: The thresholds.
-
     Raises:
         ReleaseError: A minimum is set for what is no metric of the task.
     """
@@ -174,11 +153,6 @@ def set_thresholds(task: TaskParams, params: PublishingParams) -> Thresholds:
 
 def select_adapter(adapter: Path, training_work: Path, params: PublishingParams) -> ReleasedAdapter:
     """Return the adapter to release: the final one, or a checkpoint of its training.
-
-    Args:
-        adapter: Folder of the final adapter.
-        training_work: Training's folder, with the checkpoints.
-        params: Which checkpoint, if any.
 
     Raises:
         ReleaseError: There is no such checkpoint.
@@ -189,13 +163,7 @@ def select_adapter(adapter: Path, training_work: Path, params: PublishingParams)
 def gather_reference_answers(
     test_data: list[dict[str, Any]], predictions: list[dict[str, Any]], evaluation: EvaluationParams
 ) -> ReferenceAnswers:
-    """Put together what the final adapter answered in evaluation, and how it was asked.
-
-    Args:
-        test_data: Test records.
-        predictions: Its answers.
-        evaluation: How it was asked.
-    """
+    """Put together what the final adapter answered in evaluation, and how it was asked."""
     return ReferenceAnswers(test_data, predictions, evaluation.max_new_tokens, evaluation.batch_size)
 
 
@@ -208,13 +176,6 @@ def reproduce_predictions(
     params: PublishingParams,
 ) -> list[dict[str, Any]]:
     """Ask the adapter once more for some of its predictions: do the figures belong to these weights?
-
-    Args:
-        base_model: The base.
-        released_adapter: The adapter.
-        reference_answers: What it answered when it was evaluated.
-        task: What reads the answers.
-        params: How many predictions.
 
     Returns:
         The questions of :func:`odin_slm.inference.reproducibility.choose_questions`, with ``answer`` and
@@ -246,14 +207,6 @@ def gather_model_evidence(
 ) -> ModelEvidence:
     """Put together what is known of the adapter; a checkpoint has no figures of its own.
 
-    Args:
-        evaluation_results: Measured figures.
-        predictions: The outputs behind them.
-        promotion: The comparison with the champion, where there was one.
-        reproduced_predictions: Predictions that the adapter was asked for again.
-        training_state: How it was trained.
-        params: Which checkpoint, if any.
-
     Raises:
         ReleaseError: Nobody knows how it was trained.
     """
@@ -276,14 +229,6 @@ def judge_model(
     params: PublishingParams,
 ) -> dict[str, Any]:
     """Judge the model by its figures, by its answers, and by what belongs together.
-
-    Args:
-        model_evidence: What is known of it.
-        released_adapter: Its files.
-        data_reports: What is known of the data.
-        data_gate: The judgement on the data.
-        thresholds: What is asked of it.
-        params: Which gates are overridden, and why.
 
     Returns:
         The judgement on both gates, ``data`` and ``model``.
@@ -347,14 +292,6 @@ def draft_model_release(
 ) -> ModelDraft:
     """Put the model's files together with what its card says, not knowing yet where its data will lie on the Hub.
 
-    Args:
-        model_files: Its files.
-        model_evidence: What is known of it.
-        data_reports: What is known of the data.
-        gates: The judgement on both.
-        task: What it was taught.
-        params: Names.
-
     Raises:
         ReleaseError: A gate is shut.
     """
@@ -385,10 +322,6 @@ def draft_model_release(
 def dry_run_model_release(model_draft: ModelDraft, params: PublishingParams) -> dict[str, bytes | Path]:
     """Return the model's files with a card that names no commit of the data: they are checked, and not kept.
 
-    Args:
-        model_draft: The release but for its card.
-        params: Whether the card's gate is overridden, and why.
-
     Raises:
         ReleaseError: The card's gate is shut.
     """
@@ -399,11 +332,6 @@ def stage_model_release(
     model_draft: ModelDraft, dataset_publication: dict[str, Any], params: PublishingParams
 ) -> dict[str, bytes | Path]:
     """Return the model's files with the card that names the commit of its data, where that is published.
-
-    Args:
-        model_draft: The release but for its card.
-        dataset_publication: Where the data was published, if it was.
-        params: Whether the card's gate is overridden, and why.
 
     Raises:
         ReleaseError: The card's gate is shut.
@@ -458,12 +386,7 @@ def plan_merged_model(
 
 
 def describe_merged_model(merged_model: dict[str, Any], params: PublishingParams) -> dict[str, Any]:
-    """Return the merged weights' scores beside the adapter's, or that nothing was exported.
-
-    Args:
-        merged_model: Report of the last export; empty where there was none.
-        params: Whether this run exported.
-    """
+    """Return the merged weights' scores beside the adapter's, or that nothing was exported."""
     return {"export": params.export, **(merged_model if params.export != "none" else {})}
 
 
@@ -518,11 +441,6 @@ def conclude_publication(
     dataset_publication: dict[str, Any], model_publication: dict[str, Any], params: PublishingParams
 ) -> dict[str, Any]:
     """Put together where the release lies, and whether it is to be seen.
-
-    Args:
-        dataset_publication: The record of the dataset.
-        model_publication: The record of the model.
-        params: Options.
 
     Returns:
         ``experiment``, ``dataset``, ``model``, ``pushed``, under ``visible`` which of the two are to be shown, and

@@ -22,13 +22,6 @@ def gather_evidence(
 ) -> dict[str, Any]:
     """Gather what was measured of a model.
 
-    Args:
-        predictions: Rows of the predictions file, which later models are compared with.
-        evaluation_results: Measured figures.
-        calibrator: What the probabilities of its outputs are worth; None where there is none.
-        task: What it was taught.
-        publishing: Whether a checkpoint is released.
-
     Returns:
         ``predictions``, ``metrics`` and ``calibrator``; of a checkpoint there are none, as these are the final
         adapter's.
@@ -37,9 +30,7 @@ def gather_evidence(
         return {"predictions": [], "metrics": {}, "calibrator": None}
     metrics: dict[str, float] = {}
     for metric in task.task().measures:
-        low, high = evaluation_results["intervals"][metric.name]
-        value = metric.value(evaluation_results)
-        metrics |= {metric.name: value, f"{metric.name}_low": low, f"{metric.name}_high": high}
+        metrics |= metric.with_interval(evaluation_results)
     return {"predictions": predictions, "metrics": metrics, "calibrator": calibrator or None}
 
 
@@ -51,16 +42,7 @@ def propose_model(
     task: TaskParams,
     publishing: PublishingParams,
 ) -> Candidate:
-    """Propose the staged model as a version of the registry; what may not be released is not registered either.
-
-    Args:
-        model_release: The staged release.
-        base_model: The base.
-        evidence: What was measured of it.
-        manifest: What it was trained on.
-        task: What it was taught.
-        publishing: Names.
-    """
+    """Propose the staged model as a version of the registry; what may not be released is not registered either."""
     manifest = required(manifest, "manifest.json")
     return Candidate(
         folder=model_release,
@@ -82,16 +64,7 @@ def promote_model(
     evaluation: EvaluationParams,
     params: PromotionParams,
 ) -> Promotion:
-    """Say whether the registered version becomes champion.
-
-    Args:
-        registered_model: The version.
-        promotion: What the comparison with the champion came to.
-        champion_predictions: What a champion of other data has said to the same texts; may be empty.
-        task: What it was taught.
-        evaluation: Options of the paired test, should it have to be repeated.
-        params: Whether it is promoted whatever the test says, and why.
-    """
+    """Say whether the registered version becomes champion."""
     return Promotion(
         version=registered_model["version"],
         decision=conclude(promotion, force=params.force, reason=params.reason),

@@ -7,9 +7,6 @@ from odin_slm.corpora.sample import make_sample
 def write_sample(params: SampleParams) -> dict[str, dict[str, str]]:
     """Write the synthetic corpora in the public corpora's formats.
 
-    Args:
-        params: Seed and size.
-
     Returns:
         Folder -> file name -> text.
     """

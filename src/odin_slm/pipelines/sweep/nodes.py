@@ -26,14 +26,6 @@ def compare_trainings(
 ) -> dict[str, Any]:
     """Train with every drawn combination of values, each tracked as a run below the sweep's.
 
-    Args:
-        base_model: The frozen base.
-        train: Training records.
-        val: Validation records.
-        sweep_work: Folder for the study and the checkpoints.
-        training: The parameters that are not varied.
-        params: What is varied.
-
     Returns:
         ``best`` and ``trials``, see :func:`odin_slm.training.sweep.sweep`.
     """
@@ -47,12 +39,6 @@ def write_environment(
     sweep_results: dict[str, Any], base_model: BaseModel, training: TrainingParams, params: SweepParams
 ) -> dict[str, str]:
     """Write the best configuration as the files of an environment.
-
-    Args:
-        sweep_results: What was compared.
-        base_model: The base that it was compared on.
-        training: The parameters that were not varied.
-        params: What was varied.
 
     Returns:
         File name -> text; ``globals.yml`` names the experiment and the base.

@@ -23,11 +23,6 @@ def check_training(base_model: BaseModel, task: TaskParams, params: TrainingPara
 
     A tokenizer that no grammar can hold is a warning: evaluation would be the first to say so, after the training.
 
-    Args:
-        base_model: The base.
-        task: What the model is to be taught.
-        params: Hyper-parameters.
-
     Returns:
         The task, architecture, licence, sizes, the machine, and the memory that each part takes, in bytes.
     """
@@ -100,12 +95,7 @@ def train_adapter(
 
 
 def describe_task(adapter: Path, train: list[Record], task: TaskParams) -> dict[str, Any]:
-    """Say what an adapter was taught, for whoever serves it later.
-
-    Args:
-        adapter: Folder of the adapter, which the description goes into.
-        train: Training records.
-        task: The task.
+    """Say what an adapter was taught, for whoever serves it later; the description goes into its folder.
 
     Returns:
         ``name`` and ``options`` of the task, and ``instructions``: what the records of each source asked.

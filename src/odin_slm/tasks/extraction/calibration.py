@@ -14,8 +14,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from odin_slm.core.folding import fold
 from odin_slm.tasks.extraction.format import Extraction, parse
-from odin_slm.tasks.extraction.metrics import KINDS, normalise
+from odin_slm.tasks.extraction.metrics import KINDS
 from odin_slm.tasks.extraction.schema import MEDICAL, Types
 
 if TYPE_CHECKING:
@@ -139,14 +140,14 @@ def _judged(rows: Sequence[Mapping[str, Any]], kind: str, types: Types) -> Itera
 
 def _keys(extraction: Extraction, kind: str) -> set[tuple[str, ...]]:
     if kind == "entity":
-        return {(e.type, normalise(e.text)) for e in extraction.entities}
-    return {(normalise(r.head), r.type, normalise(r.tail)) for r in extraction.relations}
+        return {(e.type, fold(e.text)) for e in extraction.entities}
+    return {(fold(r.head), r.type, fold(r.tail)) for r in extraction.relations}
 
 
 def _key(kind: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
     if kind == "entity":
-        return entry["type"], normalise(entry["text"])
-    return normalise(entry["head"]), entry["type"], normalise(entry["tail"])
+        return entry["type"], fold(entry["text"])
+    return fold(entry["head"]), entry["type"], fold(entry["tail"])
 
 
 def _why_not(kind: str, records: int, extractions: int, right: int, method: str) -> str:

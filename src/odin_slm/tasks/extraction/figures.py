@@ -1,5 +1,8 @@
 """Figures of an evaluation: Plotly for Kedro-Viz, matplotlib for the report and the overview.
 
+Each is drawn twice because Plotly draws by a script of 4.6 MB, which a report of 0.2 MB would have to carry to be one
+file that can be mailed, printed and read anywhere; and Kedro-Viz previews Plotly alone.
+
 Every function draws from ``evaluation_results`` (see :mod:`odin_slm.tasks.extraction.metrics`) or from
 ``training_state`` alone, so a figure can be drawn again from a stored file. Whiskers and bands are 95 % intervals.
 """

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from odin_slm.core.folding import folded, folded_name
 from odin_slm.tasks.extraction.schema import MEDICAL, Schema, Types
 
 ENTITIES_HEADER = "### Entities:"
@@ -207,24 +208,16 @@ def locate(text: str, surface: str) -> list[tuple[int, int]]:
     """Return the (begin, end) of every occurrence of a surface in a text that does not cut a word.
 
     Falls back to occurrences inside words ("toxicity" in "ototoxicity") only where no whole-word one exists. The
-    match is exact first, then without regard to case.
+    match is first with and then without regard to case; how a name is written otherwise never matters, see
+    :mod:`odin_slm.core.folding`. Offsets are those of the text as it is.
     """
-    if not surface:
-        return []
     inside: list[tuple[int, int]] = []
-    for flags in (0, re.IGNORECASE):
-        spans = [match.span() for match in re.finditer(re.escape(surface), text, flags)]
-        whole = [span for span in spans if _on_word_boundaries(text, *span)]
-        if whole:
+    for case in (False, True):
+        found = folded(text, case=case).find(re.escape(folded_name(surface, case=case)))
+        if whole := [(begin, end) for begin, end, is_whole in found if is_whole]:
             return whole
-        inside = inside or spans
+        inside = inside or [(begin, end) for begin, end, _ in found]
     return inside
-
-
-def _on_word_boundaries(text: str, begin: int, end: int) -> bool:
-    before = begin > 0 and text[begin - 1].isalnum() and text[begin].isalnum()
-    after = end < len(text) and text[end].isalnum() and text[end - 1].isalnum()
-    return not before and not after
 
 
 def _escape(text: str) -> str:

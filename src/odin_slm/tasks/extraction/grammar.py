@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from odin_slm.core.folding import fold
 from odin_slm.tasks.base import Step
 from odin_slm.tasks.extraction.format import ENTITIES_HEADER, NOTHING, RELATIONS_HEADER, Entity, parse, render
 from odin_slm.tasks.extraction.schema import MEDICAL, Schema, Types
@@ -114,12 +115,12 @@ class ExtractionGrammar:
         for relation in self.schema.relations:
             for head_type, tail_type in sorted(self.types.legal[relation]):
                 heads, tails = of_type.get(head_type, []), of_type.get(tail_type, [])
-                if not {head.casefold() for head in heads} & {tail.casefold() for tail in tails}:
+                if not set(map(fold, heads)) & set(map(fold, tails)):
                     if heads and tails:
                         yield heads, relation, tails
                     continue
                 for head in heads:  # nothing is related to itself, whatever its types
-                    others = [tail for tail in tails if tail.casefold() != head.casefold()]
+                    others = [tail for tail in tails if fold(tail) != fold(head)]
                     if others:
                         yield [head], relation, others
 

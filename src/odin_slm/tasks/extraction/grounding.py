@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from odin_slm.core.folding import fold, folded, folded_name
 from odin_slm.core.sentences import sentence_spans
 from odin_slm.tasks.extraction.calibration import confidence
 from odin_slm.tasks.extraction.format import locate, parse
@@ -20,7 +21,7 @@ _LONG_WORD = re.compile(r"[^\W\d_]{4}")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Occurrence:
-    """One place of a text: ``text`` is what stands there, which may differ in case from what the model wrote."""
+    """One place of a text: ``text`` is what stands there, which may be written otherwise than the model did."""
 
     begin: int
     end: int
@@ -115,7 +116,7 @@ def ground(
         types: The types that the output may name.
 
     Returns:
-        Distinct entities (type and surface, compared without regard to case) and relations. What the output lists in
+        Distinct entities (type and surface, compared as scores compare them) and relations. What the output lists in
         several spellings ("Flu", "flu") bears the first, stands where any of them does, and is as likely as the best.
     """
     window = text[begin:end]
@@ -131,13 +132,13 @@ def ground(
     entities: dict[tuple[str, str], list[GroundedEntity]] = {}
     for entity, line in zip(parsed.extraction.entities, parsed.entity_lines, strict=True):
         one = GroundedEntity(entity.type, entity.text, places(entity.text), chance("entity", line))
-        entities.setdefault((entity.type, entity.text.casefold()), []).append(one)
+        entities.setdefault((entity.type, fold(entity.text)), []).append(one)
     kinds: dict[str, str] = {}
     for kind, surface in entities:
         kinds.setdefault(surface, kind)
 
     def argument(surface: str) -> Argument:
-        return Argument(surface, kinds.get(surface.casefold()), places(surface))
+        return Argument(surface, kinds.get(fold(surface)), places(surface))
 
     relations = [
         GroundedRelation(triple.type, argument(triple.head), argument(triple.tail), chance("relation", line))
@@ -165,7 +166,7 @@ def merge(text: str, parts: Sequence[Grounded]) -> Grounded:
         return parts[0]
     found: dict[tuple[str, str], list[GroundedEntity]] = {}
     for entity in (entity for part in parts for entity in part.entities):
-        found.setdefault((entity.type, entity.text.casefold()), []).append(entity)
+        found.setdefault((entity.type, fold(entity.text)), []).append(entity)
     claims: dict[str, set[str]] = {}
     for kind, surface in found:
         claims.setdefault(surface, set()).add(kind)
@@ -193,7 +194,8 @@ def occurrences(text: str, surface: str) -> list[tuple[int, int]]:
     other = surface[:1].swapcase() + surface[1:]
     if other == surface or not first or first[0][1:] != first[0][1:].lower():
         return sorted(spans)
-    found = [match.span() for match in re.finditer(rf"(?<!\w){re.escape(other)}(?!\w)", text)]
+    pattern = rf"(?<!\w){re.escape(folded_name(other, case=False))}(?!\w)"
+    found = [(begin, end) for begin, end, _ in folded(text, case=False).find(pattern)]
     if found and not _LONG_WORD.search(surface):
         begins = {begin for begin, _ in sentence_spans(text)} if surface[:1].islower() else set()
         found = [span for span in found if span[0] in begins]
@@ -203,7 +205,7 @@ def occurrences(text: str, surface: str) -> list[tuple[int, int]]:
 def _distinct(relations: Iterable[GroundedRelation]) -> tuple[GroundedRelation, ...]:
     triples: dict[tuple[str, str, str], list[GroundedRelation]] = {}
     for relation in relations:
-        key = (relation.head.text.casefold(), relation.type, relation.tail.text.casefold())
+        key = (fold(relation.head.text), relation.type, fold(relation.tail.text))
         triples.setdefault(key, []).append(relation)
     return tuple(
         GroundedRelation(same[0].type, _join([r.head for r in same]), _join([r.tail for r in same]), _best(same))

@@ -8,6 +8,7 @@ from typing import Literal
 
 from odin_slm.core.document import Document, Mention, canonical_mentions, crop
 from odin_slm.core.errors import RecordTooLongError
+from odin_slm.core.folding import fold
 from odin_slm.core.record import Record
 from odin_slm.core.sentences import sentence_spans
 from odin_slm.core.windows import pack
@@ -27,17 +28,17 @@ def extraction_of(
 ) -> Extraction:
     """Turn a document's annotations into the extraction that a model should write.
 
-    Entities are the distinct (type, surface) pairs in text order, compared without regard to case. A concept is named
+    Entities are the distinct (type, surface) pairs in text order, compared as scores compare them. A concept is named
     in relations by its canonical mention, or by each of its surfaces with ``relation_mentions="all"``. Relations whose
     arguments do not fit the type signature, or that relate a surface to itself, cannot be written and are left out;
     so are repeated ones.
     """
     entities: dict[tuple[str, str], Entity] = {}
     for mention in document.mentions:
-        entities.setdefault((mention.type, mention.text.casefold()), Entity(mention.type, mention.text))
+        entities.setdefault((mention.type, fold(mention.text)), Entity(mention.type, mention.text))
 
     def name(mention: Mention) -> Entity:
-        return entities[mention.type, mention.text.casefold()]
+        return entities[mention.type, fold(mention.text)]
 
     named: dict[str, list[Entity]] = {}
     if relation_mentions == "canonical":

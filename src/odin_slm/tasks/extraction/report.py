@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from odin_slm.core.folding import fold
 from odin_slm.tasks.extraction.confidence_figures import draw_confidence, thresholds
 from odin_slm.tasks.extraction.figures import draw_panels
 from odin_slm.tasks.extraction.format import Extraction, locate, parse
-from odin_slm.tasks.extraction.metrics import ERRORS, KINDS, RULES, errors_in, normalise
+from odin_slm.tasks.extraction.metrics import ERRORS, KINDS, RULES, errors_in
 from odin_slm.tasks.extraction.schema import MEDICAL, Types
 
 _LEVEL = 0.05
@@ -142,7 +143,7 @@ def choose_failures(
 def _failure(row: Mapping[str, Any], types: Types) -> Failure:
     gold, parsed = parse(row["gold"], types).extraction, parse(row["prediction"], types)
     predicted = parsed.extraction
-    text = normalise(row["input"])
+    text = fold(row["input"])
     said = dict.fromkeys(entity.text for entity in predicted.entities)
     pieces = tuple(highlight(row["input"], gold, predicted))
     errors = errors_in(row, types)
@@ -155,7 +156,7 @@ def _failure(row: Mapping[str, Any], types: Types) -> Failure:
         ),
         held_against=tuple((_said(e.predicted), _said(e.gold)) for e in errors if e.predicted and e.gold),
         pieces=pieces,
-        foreign=tuple(surface for surface in said if normalise(surface) not in text),
+        foreign=tuple(surface for surface in said if fold(surface) not in text),
         hidden=tuple(_hidden(row["input"], pieces, gold, predicted)),
         relations=tuple(_marked_relations(gold, predicted)),
         malformed=parsed.malformed,
@@ -172,7 +173,7 @@ def highlight(text: str, gold: Extraction, predicted: Extraction) -> Iterator[Pi
     Joined, the pieces are the text.
     """
     wanted, found = _types(gold), _types(predicted)
-    surfaces = {normalise(e.text): e.text for e in (*predicted.entities, *gold.entities)}
+    surfaces = {fold(e.text): e.text for e in (*predicted.entities, *gold.entities)}
     spans = sorted(
         ((begin, end, key) for key, surface in surfaces.items() for begin, end in locate(text, surface)),
         key=lambda span: (span[0] - span[1], span[0]),
@@ -193,7 +194,7 @@ def highlight(text: str, gold: Extraction, predicted: Extraction) -> Iterator[Pi
 
 def _hidden(text: str, pieces: Sequence[Piece], gold: Extraction, predicted: Extraction) -> Iterator[tuple[str, str]]:
     """Yield (mark, entity) of every missed or extra entity of the text that no piece shows."""
-    shown = {normalise(piece.text) for piece in pieces if piece.mark}
+    shown = {fold(piece.text) for piece in pieces if piece.mark}
     sides = (("extra", predicted, gold), ("missed", gold, predicted))
     for mark, here, there in sides:
         for key in sorted(_types(here).keys() - _types(there).keys() - shown):
@@ -204,7 +205,7 @@ def _hidden(text: str, pieces: Sequence[Piece], gold: Extraction, predicted: Ext
 def _types(extraction: Extraction) -> dict[str, list[str]]:
     types: dict[str, list[str]] = {}
     for entity in extraction.entities:
-        types.setdefault(normalise(entity.text), []).append(entity.type)
+        types.setdefault(fold(entity.text), []).append(entity.type)
     return types
 
 
@@ -219,8 +220,8 @@ def _mark(wanted: list[str], found: list[str]) -> tuple[str, str]:
 
 
 def _marked_relations(gold: Extraction, predicted: Extraction) -> Iterator[tuple[str, str]]:
-    wanted = {(normalise(r.head), r.type, normalise(r.tail)): r for r in gold.relations}
-    found = {(normalise(r.head), r.type, normalise(r.tail)): r for r in predicted.relations}
+    wanted = {(fold(r.head), r.type, fold(r.tail)): r for r in gold.relations}
+    found = {(fold(r.head), r.type, fold(r.tail)): r for r in predicted.relations}
     for key, relation in {**wanted, **found}.items():
         mark = "right" if key in wanted and key in found else "missed" if key in wanted else "extra"
         yield mark, f"{relation.head} {relation.type} {relation.tail}"

@@ -21,6 +21,10 @@ Name = Annotated[str, StringConstraints(pattern=r"^[^\W\d][\w-]*$", max_length=4
 """Name of a type: one word, as it stands between brackets in an output."""
 
 
+SourceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+"""Name of a corpus; it stands in paths, tables and requests."""
+
+
 @dataclass(frozen=True)
 class Schema:
     """What one corpus annotates, or one request asks for.
@@ -108,7 +112,7 @@ class ExtractionOptions(BaseModel):
     """Relation types with the entity types that they relate."""
     synonyms: dict[Name, Name] = {"Symptom": "Disease"}
     """Entity types that corpora use for the same strings -> the type that stands for both in the view ``collapsed``."""
-    sources: dict[str, SourceOptions] = {}
+    sources: dict[SourceName, SourceOptions] = {}
     """Source -> the types that it annotates, where they are others than its parser says."""
     metrics: tuple[str, ...] | None = None
     """Rules to score by beside exact, of odin_slm.tasks.extraction.metrics.rules; null: all of them."""

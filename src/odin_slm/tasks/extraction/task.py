@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from odin_slm.core.document import Document
+from odin_slm.core.folding import fold
 from odin_slm.core.record import Record
 from odin_slm.tasks.base import Check, Metric, Rows, Task
 from odin_slm.tasks.extraction.format import (
@@ -190,8 +191,8 @@ class ExtractionTask(Task):
         """See :meth:`Task.items`."""
         found = parse(output, self.types).extraction
         return {
-            "entities": {(e.type, e.text.casefold()) for e in found.entities},
-            "triples": {(r.head.casefold(), r.type, r.tail.casefold()) for r in found.relations},
+            "entities": {(e.type, fold(e.text)) for e in found.entities},
+            "triples": {(fold(r.head), r.type, fold(r.tail)) for r in found.relations},
         }
 
     def labels_of(self, source: str) -> tuple[str, ...]:
@@ -554,7 +555,7 @@ def _cleaned(extraction: Extraction, clean: Callable[[str], str]) -> Extraction:
     names: dict[str, str] = {}
     for entity in extraction.entities:
         text = clean(entity.text)
-        first = entities.setdefault((entity.type, text.casefold()), Entity(entity.type, text))
+        first = entities.setdefault((entity.type, fold(text)), Entity(entity.type, text))
         names.setdefault(entity.text, first.text)
 
     def name(text: str) -> str:

@@ -1,9 +1,9 @@
 """Scores of predictions: pure functions on rows of a predictions file.
 
 Everything is recomputed from the raw texts ``gold`` and ``prediction``. The headline rule, ``exact``, compares sets per
-example: an entity is its type and its text, a relation its head, type and tail; texts are compared without regard to
-case and to the amount of white space. :mod:`odin_slm.tasks.extraction.metrics.modes` says what the other rules change.
-Where nothing was predicted or nothing was to be found, a ratio is 0.
+example: an entity is its type and its text, a relation its head, type and tail; texts are compared in whatever case,
+Unicode form and spacing (:mod:`odin_slm.core.folding`). :mod:`odin_slm.tasks.extraction.metrics.modes` says what the
+other rules change. Where nothing was predicted or nothing was to be found, a ratio is 0.
 
 Micro averages add up true positives, false positives and false negatives over all examples. Macro averages are means
 over examples; an example without gold and without prediction is right and counts 1. Figures carry 95 % intervals of a
@@ -13,7 +13,6 @@ Rows become columns of numbers (:mod:`odin_slm.tasks.extraction.metrics.items`),
 once; only examples with errors are looked at one by one.
 """
 
-from odin_slm.tasks.extraction.metrics.items import normalise
 from odin_slm.tasks.extraction.metrics.results import (
     HEADLINE,
     KINDS,
@@ -40,7 +39,6 @@ __all__ = [
     "evaluate",
     "micro",
     "micro_f1",
-    "normalise",
     "ratios",
     "score",
     "strings_of",

@@ -17,6 +17,7 @@ import numpy
 from numpy.typing import NDArray
 
 from odin_slm.core.errors import PredictionsError
+from odin_slm.core.folding import fold
 from odin_slm.tasks.extraction.format import read
 from odin_slm.tasks.extraction.schema import MEDICAL, Types
 
@@ -28,11 +29,6 @@ RelationItem = tuple[str, str, str]
 """(normalised head, type, normalised tail)"""
 
 
-def normalise(text: str) -> str:
-    """Return a text as scores compare it: case-folded, single-spaced."""
-    return " ".join(text.casefold().split())
-
-
 class Texts(dict[str, int]):
     """Text as written -> number of its normalised form; numbers are given as texts come."""
 
@@ -42,7 +38,7 @@ class Texts(dict[str, int]):
         self._numbers: dict[str, int] = {}
 
     def __missing__(self, written: str) -> int:
-        text = normalise(written)
+        text = fold(written)
         number = self._numbers.setdefault(text, len(self.normalised))
         if number == len(self.normalised):
             self.normalised.append(text)
@@ -154,12 +150,11 @@ def read_examples(rows: Rows, types: Types = MEDICAL) -> Examples:
         read_said = read_gold if said == wanted else read(said, types)
         gold.add(read_gold)
         listed = predicted.add(read_said)
-        split = row["input"].casefold().split()
-        text = " ".join(split)
+        text = fold(row["input"])
         foreign.extend([texts.normalised[entity] not in text for entity in listed])
         malformed.append(bool(read_said[2]))
         unfinished.append(not row.get("finished", True))
-        words.append(len(split))
+        words.append(len(text.split()))
         sources.append(source_numbers[row.get("source") or "unknown"])
         document_of.append(documents[row.get("document_id") or row["id"]])
         for name, others in (row.get("surface_forms") or {}).items():

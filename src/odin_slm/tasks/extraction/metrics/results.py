@@ -92,16 +92,14 @@ def score(
     seen: Strings | None = None,
     resamples: int = 1000,
     seed: int = 42,
-    types: Types = MEDICAL,
 ) -> dict[str, Any]:
-    """Score predictions under ``exact`` and its variants.
+    """Score predictions of the medical types under ``exact`` and its variants.
 
     Args:
         predictions: Rows of a predictions file.
         seen: Strings that training has shown; adds the variants ``seen`` and ``unseen``.
         resamples: Bootstrap resamples.
         seed: Seed of the bootstrap.
-        types: The types that outputs may name.
 
     Returns:
         ``entity_metrics`` and ``relation_metrics``, each with ``micro``, ``macro`` (over examples), ``macro_by_type``
@@ -112,7 +110,7 @@ def score(
     Raises:
         PredictionsError: There is no row, a field is missing, or an id occurs twice.
     """
-    return _Scorer(predictions, resamples, seed, types).scores(seen)
+    return _Scorer(predictions, resamples, seed, MEDICAL).scores(seen)
 
 
 def difference(

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy
 
+from odin_slm.core.folding import fold
 from odin_slm.tasks.extraction.format import read
 from odin_slm.tasks.extraction.metrics import modes
 from odin_slm.tasks.extraction.metrics.items import (
@@ -20,7 +21,6 @@ from odin_slm.tasks.extraction.metrics.items import (
     Pair,
     RelationItem,
     contained,
-    normalise,
     per_row,
 )
 from odin_slm.tasks.extraction.schema import MEDICAL, Types
@@ -89,8 +89,8 @@ def strings_of(records: Iterable[Mapping[str, Any]], types: Types = MEDICAL) -> 
     relations: set[RelationItem] = set()
     for record in records:
         listed, triples, _ = read(record["output"], types)
-        entities.update(normalise(text) for _, text in listed)
-        relations.update((normalise(head), kind, normalise(tail)) for head, kind, tail in triples)
+        entities.update(fold(text) for _, text in listed)
+        relations.update((fold(head), kind, fold(tail)) for head, kind, tail in triples)
     return Strings(frozenset(entities), frozenset(relations))
 
 

@@ -24,7 +24,7 @@ from odin_slm import cli
 from odin_slm.cli.errors import explain
 from odin_slm.core.errors import BaseModelError
 from odin_slm.datasets.models import BaseModelDataset
-from odin_slm.models import model_search as browsing
+from odin_slm.models import model_search
 
 Command = Callable[..., Result]
 
@@ -197,12 +197,12 @@ def test_a_model_that_does_not_fit_is_told(memory: float, verdict: str, fix: str
     model = {"id": "a/b", "license": "mit", "model_type": "llama", "architectures": ["L"], "tags": [], "gated": False}
     model |= {"private": False, "files": {"a.safetensors": 1, "tokenizer.json": 1}, "bytes": 2, "base_model": None}
     (size,) = [
-        c for c in browsing.check({**model, "parameters": 8_000_000_000}, memory=int(memory)) if c.name == "size"
+        c for c in model_search.check({**model, "parameters": 8_000_000_000}, memory=int(memory)) if c.name == "size"
     ]
     assert size.verdict == verdict
     assert fix in size.fix
     assert "8.0 B parameters" in size.found
-    custom = browsing.check({**model, "parameters": 1, "tags": ["custom_code"]}, memory=10**9)
+    custom = model_search.check({**model, "parameters": 1, "tags": ["custom_code"]}, memory=10**9)
     assert [c.found for c in custom if c.verdict == "failure"] == ["L: runs code from its repository"]
 
 

@@ -158,8 +158,13 @@ class Projection:
         self._lay_out()
 
     def _lay_out(self) -> None:
+        import torch
+
         for layer, rows in zip(self._layers, self._rows, strict=True):
-            self.weight[rows] = layer.weight if self._scale is None else layer.weight * self._scale
+            if self._scale is None:
+                self.weight[rows] = layer.weight
+            else:
+                torch.mul(layer.weight, self._scale, out=self.weight[rows])
             if self._bias is not None and layer.bias is not None:
                 self._bias[rows] = layer.bias
         self._factors = None if self._norm is None else self._norm.to(self.weight.dtype)

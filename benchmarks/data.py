@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from odin_slm.config.parameters import CombinationParams, IngestionParams, TaskParams
-from odin_slm.corpora.synthetic import generate
+from odin_slm.corpora.synthetic.generator import generate
 from odin_slm.models.base_model import resolve_base_model
 from odin_slm.models.tokens import token_counter
 from odin_slm.pipelines.combination import nodes

@@ -38,7 +38,7 @@ from odin_slm.core.errors import CorpusFormatError, MissingInputError, OdinError
 from odin_slm.corpora import PARSERS, ade, bc5cdr, biored
 from odin_slm.corpora.iob import parse_iob
 from odin_slm.corpora.parsed import require_sound
-from odin_slm.corpora.sample import make_sample
+from odin_slm.corpora.synthetic.sample import make_sample
 from odin_slm.datasets.corpus_files import CorpusFilesDataset
 from odin_slm.datasets.documents import DocumentsDataset
 from odin_slm.datasets.models import TextFolderDataset

@@ -22,7 +22,7 @@ from typing import Any
 
 from odin_slm.core.document import surface_forms
 from odin_slm.core.folding import fold
-from odin_slm.corpora.synthetic import generate
+from odin_slm.corpora.synthetic.generator import generate
 from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, parse, render
 from odin_slm.tasks.extraction.metrics import ratios, score, strings_of
 from odin_slm.tasks.extraction.records import extraction_of

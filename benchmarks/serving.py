@@ -35,7 +35,7 @@ from typing import Any
 import httpx
 import psutil
 
-from odin_slm.corpora.synthetic import generate
+from odin_slm.corpora.synthetic.generator import generate
 
 ROOT = Path(__file__).resolve().parents[1]
 

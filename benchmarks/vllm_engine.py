@@ -31,7 +31,7 @@ os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 import httpx
 
-from odin_slm.corpora.synthetic import generate as write_documents
+from odin_slm.corpora.synthetic.generator import generate as write_documents
 from odin_slm.inference import generation
 from odin_slm.inference import vllm as vllm_generation
 from odin_slm.inference.generation import Generation

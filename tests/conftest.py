@@ -136,7 +136,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sample_corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty documents per corpus by the project's own generator, in the original formats."""
-    from odin_slm.corpora.sample import make_sample
+    from odin_slm.corpora.synthetic.sample import make_sample
     from odin_slm.datasets.corpus_files import SampleDataset
 
     folder = tmp_path_factory.mktemp("corpora") / "sample"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from odin_slm.corpora.sample import make_sample
+from odin_slm.corpora.synthetic.sample import make_sample
 
 REAL = Path(__file__).parents[3] / "shared" / "corpora"
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from odin_slm.core.document import Document, Mention, Relation, is_synthetic
 from odin_slm.core.record import SPLITS
 from odin_slm.corpora import PARSERS, ParsedCorpus, ade, biored
-from odin_slm.corpora.formats import title_end, write_ade, write_bc5cdr, write_biored
-from odin_slm.corpora.sample import make_sample
-from odin_slm.corpora.synthetic import generate
+from odin_slm.corpora.synthetic.formats import title_end, write_ade, write_bc5cdr, write_biored
+from odin_slm.corpora.synthetic.generator import generate
+from odin_slm.corpora.synthetic.sample import make_sample
 
 DOSE = {ade.DOSAGES_FILE: "11|Lorvapril 5 mg was given.|5 mg|10|14|Lorvapril|0|9\n"}
 

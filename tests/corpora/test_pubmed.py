@@ -9,7 +9,7 @@ from xml.etree.ElementTree import ParseError
 import pytest
 from defusedxml import EntitiesForbidden
 
-from odin_slm.datasets.pubmed import citations
+from odin_slm.corpora.pubmed import citations
 
 DOCTYPE = '<!DOCTYPE PubmedArticleSet PUBLIC "-//NLM//DTD PubMedArticle//EN" "https://dtd.nlm.nih.gov/x.dtd">'
 

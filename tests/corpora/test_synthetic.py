@@ -10,9 +10,9 @@ import pytest
 
 from extraction_values import make_record
 from odin_slm.core.document import Document, is_synthetic
-from odin_slm.corpora import templates, vocabulary
-from odin_slm.corpora.synthetic import generate
-from odin_slm.corpora.templates import Template
+from odin_slm.corpora.synthetic import templates, vocabulary
+from odin_slm.corpora.synthetic.generator import generate
+from odin_slm.corpora.synthetic.templates import Template
 from odin_slm.tasks.extraction.format import locate, parse
 from odin_slm.tasks.extraction.schema import MEDICAL, SCHEMAS
 

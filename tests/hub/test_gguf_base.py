@@ -11,8 +11,8 @@ from gguf_files import write_gguf
 from hub_server import HubServer
 from odin_slm.datasets.models import BaseModelDataset
 from odin_slm.models.base_model import check_folder
-from odin_slm.models.conversion import provenance_of
 from odin_slm.models.preflight import licence_of
+from odin_slm.models.sources.conversion import provenance_of
 
 CARD = b"---\nlicense: mit\nbase_model: owner/original\n---\n"
 

@@ -24,7 +24,7 @@ from odin_slm import cli
 from odin_slm.cli.errors import explain
 from odin_slm.core.errors import BaseModelError
 from odin_slm.datasets.models import BaseModelDataset
-from odin_slm.models import model_search
+from odin_slm.models.sources import model_search
 
 Command = Callable[..., Result]
 

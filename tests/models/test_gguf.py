@@ -16,11 +16,11 @@ from odin_slm.core.errors import BaseModelError
 from odin_slm.core.record import render_prompt
 from odin_slm.datasets.models import BaseModelDataset
 from odin_slm.inference.generation import generate
-from odin_slm.models import conversion, gguf_tokenizer
 from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer, resolve_base_model
-from odin_slm.models.conversion import Origin, convert, provenance_of
-from odin_slm.models.gguf_source import base_of_gguf, only_gguf
 from odin_slm.models.preflight import licence_of
+from odin_slm.models.sources import conversion, gguf_tokenizer
+from odin_slm.models.sources.conversion import Origin, convert, provenance_of
+from odin_slm.models.sources.gguf_source import base_of_gguf, only_gguf
 from odin_slm.tasks.extraction.grammar import ExtractionGrammar
 
 TEXT = "Enalapril (10 mg/day) caused α-blockade — then 1,234 fevers."

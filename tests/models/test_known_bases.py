@@ -18,10 +18,10 @@ from conftest import ROOT
 from gguf_files import write_gguf
 from odin_slm import cli
 from odin_slm.core.errors import BaseModelError, FetchError
-from odin_slm.models import known_bases, package_index
 from odin_slm.models.base_model import BaseModel, load_tokenizer, resolve_base_model
-from odin_slm.models.conversion import provenance_of
-from odin_slm.models.known_bases import KnownBase, fetch_base
+from odin_slm.models.sources import known_bases, package_index
+from odin_slm.models.sources.conversion import provenance_of
+from odin_slm.models.sources.known_bases import KnownBase, fetch_base
 
 MEMBER = "tiny_base/tiny.Q8_0.gguf"
 

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import pytest
 
-from odin_slm.corpora.synthetic import generate
+from odin_slm.corpora.synthetic.generator import generate
 from odin_slm.models.base_model import resolve_base_model
 from odin_slm.serving.settings import hash_key
 from serving_service import service

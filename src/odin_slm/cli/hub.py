@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 
 from odin_slm.cli.errors import ExplainedGroup
-from odin_slm.models import model_search
+from odin_slm.models.sources import model_search
 
 if TYPE_CHECKING:
     from odin_slm.hub.client import Hub

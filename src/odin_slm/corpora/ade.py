@@ -20,6 +20,7 @@ from pydantic import Field
 from odin_slm.core.document import Document, Mention, Relation, surface_concept
 from odin_slm.core.errors import CorpusFormatError
 from odin_slm.corpora.faults import CUT_OFF, MEND_LINE, Faults
+from odin_slm.corpora.mention_names import verbatim
 from odin_slm.corpora.parsed import (
     Corpus,
     ParsedCorpus,
@@ -28,7 +29,6 @@ from odin_slm.corpora.parsed import (
     numbered_lines,
     require_files,
 )
-from odin_slm.corpora.spelling import verbatim
 from odin_slm.tasks.extraction.schema import SCHEMAS
 
 EFFECTS_FILE = "DRUG-AE.rel"

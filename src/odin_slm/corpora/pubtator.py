@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 from odin_slm.core.errors import CorpusFormatError
 from odin_slm.corpora.faults import CUT_OFF, MEND_LINE, Faults
+from odin_slm.corpora.mention_names import LONGEST, is_whole_words, same_name, similar_name
 from odin_slm.corpora.parsed import is_number, numbered_lines
-from odin_slm.corpora.spelling import LONGEST, is_whole_words, same_name, similar_name
 
 _TEXT = re.compile(r"([^|\t]*)\|([ta])\|(.*)", re.DOTALL)
 IN_PIECES, NO_PLACE = "mention: in several pieces", "mention: without a place"

@@ -18,7 +18,7 @@ from odin_slm.datasets.base import PathDataset, ReadOnlyDataset
 from odin_slm.datasets.files import decode, new_folder, replace_folder
 from odin_slm.inference.served_model import ServedModel, resolve_model
 from odin_slm.models.base_model import BaseModel, check_folder, is_whole, resolve_base_model
-from odin_slm.models.gguf_source import SUFFIX, base_of_gguf, only_gguf
+from odin_slm.models.sources.gguf_source import SUFFIX, base_of_gguf, only_gguf
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def check_hub_base(base: BaseModel) -> str | None:
     from odin_slm.hub.client import Hub
     from odin_slm.hub.credentials import find_token
     from odin_slm.hub.metadata_cache import MetadataCache
-    from odin_slm.models import model_search
+    from odin_slm.models.sources import model_search
 
     try:
         hub = Hub(token=find_token())

@@ -295,7 +295,7 @@ def stated_license(base: BaseModel) -> str | None:
         from odin_slm.hub.client import Hub
         from odin_slm.hub.credentials import find_token
         from odin_slm.hub.metadata_cache import MetadataCache
-        from odin_slm.models import model_search
+        from odin_slm.models.sources import model_search
 
         try:
             cache = MetadataCache(model_search.default_cache())

@@ -23,7 +23,7 @@ from odin_slm.core.document import Document, crop
 from odin_slm.core.record import render_prompt
 from odin_slm.core.sentences import sentence_spans
 from odin_slm.corpora.iob import TaggedSentence
-from odin_slm.corpora.synthetic import clinical_note
+from odin_slm.corpora.synthetic.generator import clinical_note
 from odin_slm.pretraining.augmentation import (
     TYPE_NAMES,
     add_affixes,

@@ -22,7 +22,7 @@ from odin_slm.hub.licensing import (
 )
 from odin_slm.inference.served_model import TASK, instructions
 from odin_slm.models.base_model import BaseModel, is_whole, trained_weights
-from odin_slm.models.conversion import provenance_of
+from odin_slm.models.sources.conversion import provenance_of
 from odin_slm.release.cards import dataset_card, dataset_license_text, model_card, read_front_matter
 from odin_slm.release.checks import BASE_FILES, TOKENIZER_FILES, ReleaseKind, validate_card
 from odin_slm.release.facts import (

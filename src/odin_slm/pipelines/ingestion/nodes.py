@@ -12,7 +12,7 @@ from odin_slm.core.errors import RecordTooLongError
 from odin_slm.core.record import Record
 from odin_slm.corpora.parsed import require_sound
 from odin_slm.corpora.pubtator import IN_PIECES, NO_CHARACTERS, NO_PLACE
-from odin_slm.corpora.synthetic import synthetic_corpus
+from odin_slm.corpora.synthetic.generator import synthetic_corpus
 from odin_slm.datasets.corpus_files import RawCorpus
 from odin_slm.models.base_model import BaseModel
 from odin_slm.models.tokens import RecordCounter, record_counter

@@ -1,7 +1,7 @@
 """Node of the sample pipeline."""
 
 from odin_slm.config.parameters import SampleParams
-from odin_slm.corpora.sample import make_sample
+from odin_slm.corpora.synthetic.sample import make_sample
 
 
 def write_sample(params: SampleParams) -> dict[str, dict[str, str]]:

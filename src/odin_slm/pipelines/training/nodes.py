@@ -11,7 +11,7 @@ from odin_slm.core.record import Record
 from odin_slm.core.runtime_environment import one_at_a_time
 from odin_slm.core.tracker import tracker
 from odin_slm.models.base_model import BaseModel, trained_weights
-from odin_slm.models.conversion import provenance_of
+from odin_slm.models.sources.conversion import provenance_of
 from odin_slm.release.provenance import splits_learned
 from odin_slm.tasks import load
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from odin_slm.models.gguf_file import Gguf
+from odin_slm.models.sources.gguf_file import Gguf
 
 _CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5
 _TEXT_BYTES = frozenset({*b"\t\n\r", *range(0x20, 0x7F), *range(0x80, 0xC0), *range(0xC2, 0xF1)})

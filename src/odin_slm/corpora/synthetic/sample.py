@@ -13,9 +13,10 @@ from dataclasses import replace
 from itertools import islice
 
 from odin_slm.core.document import Document, Relation, crop, surface_concept
-from odin_slm.corpora import ade, vocabulary
-from odin_slm.corpora.formats import title_end, write_ade, write_bc5cdr, write_biored
-from odin_slm.corpora.synthetic import generate
+from odin_slm.corpora import ade
+from odin_slm.corpora.synthetic import vocabulary
+from odin_slm.corpora.synthetic.formats import title_end, write_ade, write_bc5cdr, write_biored
+from odin_slm.corpora.synthetic.generator import generate
 
 README = """# Synthetic sample
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from odin_slm.corpora.spelling import is_whole_words, same_name, similar_name, verbatim
+from odin_slm.corpora.mention_names import is_whole_words, same_name, similar_name, verbatim
 
 
 @pytest.mark.parametrize(

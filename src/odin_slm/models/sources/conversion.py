@@ -16,8 +16,8 @@ from typing import Any
 from odin_slm.core.errors import BaseModelError
 from odin_slm.core.hashing import sha256_of
 from odin_slm.models.base_model import BaseModel, check_folder, load_tokenizer
-from odin_slm.models.gguf_file import Gguf, configuration, open_gguf, places, read_weight
-from odin_slm.models.gguf_tokenizer import check_tokenizer, tokenizer_of
+from odin_slm.models.sources.gguf_file import Gguf, configuration, open_gguf, places, read_weight
+from odin_slm.models.sources.gguf_tokenizer import check_tokenizer, tokenizer_of
 
 logger = logging.getLogger(__name__)
 

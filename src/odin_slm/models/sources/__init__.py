@@ -1,0 +1,1 @@
+"""Where a base comes from: the Hub, the Python package index, or a GGUF file."""

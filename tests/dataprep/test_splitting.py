@@ -171,3 +171,14 @@ def test_near_duplicates_are_found_at_every_threshold(threshold: float) -> None:
 def similarity(left: str, right: str) -> float:
     grams = [{text[i : i + 5] for i in range(len(text) - 4)} for text in (left, right)]
     return len(grams[0] & grams[1]) / len(grams[0] | grams[1])
+
+
+def test_a_task_says_what_of_a_record_must_not_lie_in_two_splits() -> None:
+    def asked(text: str, document: str) -> Record:
+        return Record(instruction="Spell.", input=text, output="o", id=document, source="s", document_id=document)
+
+    splits = {"train": [asked("Spell the word pigeon", "a")], "test": [asked("Write out: PIGEON", "b")]}
+    pmids = {"a": "1", "b": "2"}
+    assert find_leaks(splits, pmids, near_duplicate=0.7, seed=1)["exact_inputs"] == []
+    leaks = find_leaks(splits, pmids, near_duplicate=0.7, seed=1, subject=lambda record: record["input"].split()[-1])
+    assert leaks["exact_inputs"] == [{"documents": ["a", "b"], "splits": ["test", "train"]}]

@@ -68,6 +68,7 @@ def test_a_better_model_may_pay_with_precision() -> None:
     ("gate", "expected"),
     [
         (judged_data(leakage=values.leakage(near_duplicates=2)), "2 near_duplicates"),
+        (judged_data(leakage=values.leakage(test_questions=1, leaks={"test_questions": [{}]})), "1 test_questions"),
         (judged_data(quality=values.quality("fail")), "record ids are unique"),
         (
             judged(minimum={"entity_f1_micro": 0.9}),

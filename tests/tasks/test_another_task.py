@@ -73,11 +73,11 @@ def test_a_folder_whose_task_is_not_installed_says_so(tmp_path: Path, tiny_base:
 
 
 def test_tasks_are_found_by_name_and_their_options_are_checked(first_word: Path) -> None:
-    assert task_names() == ("extraction", "first_word")
+    assert task_names() == ("extraction", "first_word", "spelling")
     task = TaskParams.model_validate("first_word").task()
     assert load(task.to_dict()) == task
     assert task_class("first_word").title == "naming the first word"
-    with pytest.raises(ValueError, match="there is no task 'first_words'; there are extraction, first_word"):
+    with pytest.raises(ValueError, match="there is no task 'first_words'; there are extraction, first_word, spelling"):
         TaskParams(name="first_words")
     with pytest.raises(ValueError, match="the task first_word takes no options, found words"):
         TaskParams(name="first_word", options={"words": 2})

@@ -15,9 +15,9 @@ from kedro.io import DatasetError
 from extraction_values import TASK
 from odin_slm.core.errors import PredictionsError
 from odin_slm.datasets.registry import ChampionDataset
+from odin_slm.tasks.criteria import holm
 from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, render
 from odin_slm.tasks.extraction.metrics import HEADLINE, difference, score
-from odin_slm.tracking import promotion
 from odin_slm.tracking.promotion import decide
 from tasks.extraction.test_metrics import random_rows
 
@@ -123,9 +123,9 @@ def test_the_same_gain_is_promoted_on_enough_documents_only() -> None:
 
 
 def test_two_figures_give_chance_no_second_occasion() -> None:
-    adjusted = promotion._holm({"entity_f1_micro": 0.03, "relation_f1_micro": 0.02})
+    adjusted = holm({"entity_f1_micro": 0.03, "relation_f1_micro": 0.02})
     assert adjusted == pytest.approx({"relation_f1_micro": 0.04, "entity_f1_micro": 0.04})
-    assert promotion._holm({"a": 0.9, "b": 0.001}) == pytest.approx({"b": 0.002, "a": 0.9})
+    assert holm({"a": 0.9, "b": 0.001}) == pytest.approx({"b": 0.002, "a": 0.9})
 
 
 def test_equal_models_are_rarely_told_apart() -> None:

@@ -34,8 +34,9 @@ PARSERS: Mapping[str, Callable[..., ParsedCorpus]] = MappingProxyType(
 
 
 def annotated() -> dict[str, Schema]:
-    """Return source -> what it annotates: every corpus, and the project's own generator."""
-    return {**{name: corpus.schema for name, corpus in CORPORA.items()}, "synthetic": MEDICAL.everything}
+    """Return source -> what it annotates: every corpus with annotations, and the project's own generator."""
+    schemas = {name: corpus.schema for name, corpus in CORPORA.items() if corpus.schema is not None}
+    return {**schemas, "synthetic": MEDICAL.everything}
 
 
 __all__ = ["CORPORA", "PARSERS", "Corpus", "ParsedCorpus", "annotated", "discover"]

@@ -36,13 +36,13 @@ class Corpus:
 
     Attributes:
         name: Name of the corpus: prefix of its datasets, ``source`` of its documents.
-        schema: Types that it annotates.
+        schema: Types that it annotates; None for one without annotations.
         parse: Function of the texts of its files (name -> text). Its further arguments, which need annotations and
             defaults, are the options under ``ingestion.options.<name>``; one called ``seed`` gets the run's seed.
     """
 
     name: str
-    schema: Schema
+    schema: Schema | None
     parse: Callable[..., ParsedCorpus]
 
 

@@ -11,7 +11,7 @@ import hashlib
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -149,7 +149,12 @@ def near_duplicates(
 
 
 def find_leaks(
-    splits: Mapping[str, Sequence[Record]], pmids: Mapping[str, str], *, near_duplicate: float, seed: int
+    splits: Mapping[str, Sequence[Record]],
+    pmids: Mapping[str, str],
+    *,
+    near_duplicate: float,
+    seed: int,
+    subject: Callable[[Record], str] = lambda record: record["input"],
 ) -> dict[str, list[dict[str, Any]]]:
     """Look for anything that lies in two splits, from the finished splits alone.
 
@@ -158,16 +163,18 @@ def find_leaks(
         pmids: Document id -> PubMed id.
         near_duplicate: Jaccard similarity that counts as a leak.
         seed: Seed of the MinHash permutations; another than the split was made with makes this a second opinion.
+        subject: What of a record is compared; see :meth:`odin_slm.tasks.Task.subject`.
 
     Returns:
         ``exact_inputs``, ``pmids`` and ``near_duplicates``: one entry per leak, naming the documents.
     """
     records = [record for name in splits for record in splits[name]]
+    subjects = [subject(record) for record in records]
     split_of = [name for name in splits for _ in splits[name]]
     by_input: dict[str, list[int]] = defaultdict(list)
     by_pmid: dict[str, list[int]] = defaultdict(list)
     for position, record in enumerate(records):
-        by_input[_words(record["input"])].append(position)
+        by_input[_words(subjects[position])].append(position)
         by_pmid[pmids[record["document_id"]]].append(position)
 
     def crossing(groups: Iterable[list[int]]) -> list[dict[str, Any]]:
@@ -187,7 +194,7 @@ def find_leaks(
             "jaccard": round(similarity, 4),
         }
         for left, right, similarity in near_duplicates(
-            [record["input"] for record in records],
+            subjects,
             [record["document_id"] for record in records],
             threshold=near_duplicate,
             seed=seed,

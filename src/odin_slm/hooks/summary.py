@@ -65,7 +65,7 @@ class SummaryHook:
         print_summary(
             RunSummary(
                 experiment=state.experiment,
-                headline=task_of(catalog).headline,
+                headline=task_of(catalog).measures,
                 env=run_params.get("env"),
                 values={name: catalog.load(name) for name in sorted(names & RunSummary.READS) if catalog.exists(name)},
                 places=places,

@@ -78,6 +78,18 @@ SOURCES: dict[str, SourceTerms] = {
         "L. Luo, P.-T. Lai, C.-H. Wei, C. N. Arighi, Z. Lu: BioRED: a rich biomedical relation extraction dataset. "
         "Briefings in Bioinformatics 23(5), bbac282, 2022. https://doi.org/10.1093/bib/bbac282",
     ),
+    "words": SourceTerms(
+        "SCOWL, American English, and the tokens of the base",
+        "Copyright 2000-2011 by Kevin Atkinson. Permission to use, copy, modify, distribute and sell these word lists, "
+        "the associated scripts, the output created from the scripts, and its documentation for any purpose is hereby "
+        "granted without fee, provided that the above copyright notice appears in all copies and that both that "
+        "copyright notice and this permission notice appear in supporting documentation. Kevin Atkinson makes no "
+        'representations about the suitability of this array for any purpose. It is provided "as is" without express '
+        "or implied warranty.",
+        True,
+        "original",
+        "K. Atkinson: SCOWL (Spell Checker Oriented Word Lists). http://wordlist.sourceforge.net",
+    ),
     "synthetic": SourceTerms("Synthetic corpus", "Apache-2.0, written by this project", True, "original", ""),
 }
 _UNKNOWN_SOURCE = SourceTerms("unknown source", "unknown", False, "original", "")

@@ -119,7 +119,7 @@ def resolve_model(source: str, *, root: Path, base_model: str | None = None, dig
         digest=found,
         created=card.pop("created", created),
         task=task,
-        metrics=_headline(task, metrics) or _metrics_beside(folder, task, card),
+        metrics=_measures(task, metrics) or _metrics_beside(folder, task, card),
         card=card,
         calibrator=_calibrator(folder),
         instructions=packaged.get("instructions") or taught.get("instructions") or _instructions_beside(folder, task),
@@ -310,8 +310,8 @@ def _read(file: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _headline(task: Task, metrics: Mapping[str, float]) -> dict[str, float]:
-    return {metric.name: metrics[metric.name] for metric in task.headline if metric.name in metrics}
+def _measures(task: Task, metrics: Mapping[str, float]) -> dict[str, float]:
+    return {metric.name: metrics[metric.name] for metric in task.measures if metric.name in metrics}
 
 
 def _metrics_beside(folder: Path, task: Task, card: dict[str, Any]) -> dict[str, float]:
@@ -320,7 +320,7 @@ def _metrics_beside(folder: Path, task: Task, card: dict[str, Any]) -> dict[str,
     for file in (folder / name, _beside(folder, "08_reporting", name)):
         results = _read(file)
         try:
-            metrics = {metric.name: metric.value(results) for metric in task.headline}
+            metrics = {metric.name: metric.value(results) for metric in task.measures}
         except (KeyError, TypeError):
             continue  # no such file, or somebody else's of this name
         card["test_set"] = {

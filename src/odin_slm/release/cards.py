@@ -22,8 +22,6 @@ from odin_slm.tasks import Task
 from odin_slm.tasks.card import CardParts, test_set_title
 
 LANGUAGE = "en"
-DOMAIN = ("biomedical", "medical")
-"""Tags of every model."""
 OVERRIDDEN = "overridden_gates"
 """Key of a card's front matter: gate -> reason why it was overridden."""
 
@@ -47,7 +45,7 @@ def model_card(facts: ModelFacts) -> str:
         run=_run_command(facts.experiment),
         prompt=_prompt_expression(next(iter(asked.values()))),
         data_table=_data_table(facts.data.manifest),
-        leaks=_leak_sentence(facts.data.leakage),
+        leaks=_leak_sentence(facts.data.leakage, parts),
         quality=_quality_sentence(facts.data.quality),
         seen_table=_seen_table(facts.data.leakage, parts),
         training_table=_training_table(facts),
@@ -84,7 +82,7 @@ def dataset_card(facts: DatasetFacts) -> str:
         terms_table=_terms_table(sources, facts.rows_by_source),
         data_table=_data_table(facts.data.manifest),
         statistics_table=_statistics_table(facts.data.statistics, facts.task, parts),
-        leaks=_leak_sentence(facts.data.leakage),
+        leaks=_leak_sentence(facts.data.leakage, parts),
         quality=_quality_sentence(facts.data.quality),
         seen_table=_seen_table(facts.data.leakage, parts),
     )
@@ -165,7 +163,7 @@ def _model_front_matter(facts: ModelFacts, parts: CardParts) -> str:
         base_model_relation="finetune" if facts.whole else "adapter",
         datasets=[facts.dataset_repo] if facts.dataset_repo else None,
         metrics=list(dict.fromkeys(figure.type for figure in parts.results.figures)) if parts.results else None,
-        tags=[*DOMAIN, *facts.task.tags, *([] if facts.whole else ["lora"])],
+        tags=[*facts.task.domain, *facts.task.tags, *([] if facts.whole else ["lora"])],
         model_name=facts.name if facts.results else None,
         eval_results=_eval_results(facts, facts.results, parts) if facts.results else None,
         **({OVERRIDDEN: dict(facts.overridden)} if facts.overridden else {}),
@@ -359,11 +357,11 @@ def _checkpoint_loss(facts: ModelFacts) -> str:
     return number(losses[-1]) if losses else "not measured"
 
 
-def _leak_sentence(leakage: Mapping[str, Any]) -> str:
+def _leak_sentence(leakage: Mapping[str, Any], parts: CardParts) -> str:
     counts = leak_counts(leakage)
     return (
-        f"{counts['exact_inputs']} texts, {counts['pmids']} PubMed ids and {counts['near_duplicates']} pairs of "
-        "near-duplicates lie in more than one split"
+        f"{counts['exact_inputs']} {parts.subjects}, {counts['pmids']} {parts.groups} and {counts['near_duplicates']} "
+        "pairs of near-duplicates lie in more than one split"
     )
 
 

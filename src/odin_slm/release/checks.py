@@ -93,9 +93,13 @@ _WHOLE = ("config.json", "model.safetensors")
 _ABSOLUTE_PATH = re.compile(r"(?:/[\w.@+-]+){2,}/?|[A-Za-z]:[\\/].*|~/.*|file:.*")
 
 
+_LEAKS = ("exact_inputs", "pmids", "near_duplicates")
+
+
 def leak_counts(leakage: Mapping[str, Any]) -> dict[str, int]:
-    """Return how many leaks of each kind a leakage report counts."""
-    return {kind: leakage[kind] for kind in ("exact_inputs", "pmids", "near_duplicates")}
+    """Return how many leaks of each kind a leakage report counts, those of all tasks first."""
+    own = (kind for kind in leakage.get("leaks", {}) if kind not in _LEAKS)
+    return {kind: leakage[kind] for kind in (*_LEAKS, *own)}
 
 
 def file_problems(names: Iterable[str], kind: ReleaseKind) -> Iterator[str]:

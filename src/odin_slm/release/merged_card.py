@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from odin_slm.release.cards import DOMAIN, LANGUAGE, fill
+from odin_slm.release.cards import LANGUAGE, fill
 from odin_slm.release.facts import BaseFacts
 from odin_slm.tasks import Task
 
@@ -33,7 +33,7 @@ def merged_card(facts: MergedFacts, report: Mapping[str, Any], *, gguf: bool) ->
         pipeline_tag="text-generation",
         base_model=facts.base.id,
         base_model_relation="finetune",
-        tags=[*DOMAIN, *facts.task.tags],
+        tags=[*facts.task.domain, *facts.task.tags],
     ).to_yaml()
     return fill("merged_card.md.j2", facts=facts, report=report, gguf=gguf, front_matter=front_matter)
 

@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from odin_slm.release.checks import leak_counts
 from odin_slm.tasks import Metric
 
 _PLACES = {
@@ -87,9 +88,9 @@ def _data_notes(values: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield _note(f"Synthetic, written by this project's generator: {', '.join(synthetic)}.", "yellow")
     leakage = values.get("leakage")
     if leakage:
-        kinds = ("exact_inputs", "pmids", "near_duplicates")
-        counts = ", ".join(f"{leakage[kind]} {kind.replace('_', ' ')}" for kind in kinds)
-        yield _note(f"Leakage between splits: {counts}.", "red" if any(leakage[kind] for kind in kinds) else "green")
+        found = leak_counts(leakage)
+        counts = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in found.items())
+        yield _note(f"Leakage between splits: {counts}.", "red" if any(found.values()) else "green")
 
 
 def _scores(results: Mapping[str, Any], headline: tuple[Metric, ...]) -> RenderableType:

@@ -31,6 +31,8 @@ _STYLE = (
 )
 
 ACCURACY = Metric("accuracy", "accuracy", ("accuracy",))
+SIGNIFICANCE = 0.05
+"""p-value below which the report calls a difference shown."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,14 @@ class AnswerTask(Task):
     def is_right(self, gold: str, prediction: str) -> bool:
         """Tell whether an answer is right."""
         return fold(gold) == fold(prediction)
+
+    def credits(self, row: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+        """Return what a row of the predictions file adds to the figures of :attr:`measures`, by name.
+
+        A figure is the sum of the first numbers over the sum of the second; a row that adds nothing to one leaves it
+        out.
+        """
+        return {ACCURACY.name: (float(self.is_right(row["gold"], row["prediction"])), 1.0)}
 
     def records(self, document: Document, instruction: str, **options: Any) -> list[Record]:
         """See :meth:`Task.records`."""
@@ -168,40 +178,42 @@ class AnswerTask(Task):
         if refusal := not_comparable(predictions, others, name):
             raise PredictionsError(f"{refusal}.", fix="Make both with the same data and test set.")
         by_id = {row["id"]: row for row in others}
-        theirs = self._right([by_id[row["id"]] for row in predictions])
+        mine, theirs = self._sums(predictions), self._sums([by_id[row["id"]] for row in predictions])
         resampling = Resampling(_documents(predictions), resamples, seed)
-        return resampling.compare(self._right(predictions), theirs, {ACCURACY.name: share})
+        return {name: resampling.compare(mine[name], theirs[name], {name: share})[name] for name in mine}
 
     def headline_values(self, predictions: Rows) -> dict[str, float]:
         """See :meth:`Task.headline_values`."""
-        right = self._right(predictions)
-        return {ACCURACY.name: float(right[:, 0].sum() / len(right))}
+        from odin_slm.tasks.resampling import share
+
+        sums = self._sums(predictions)
+        return {metric.name: float(share(sums[metric.name].sum(axis=0))) for metric in self.headline}
 
     def tracked(self, results: Mapping[str, Any]) -> dict[str, float]:
         """See :meth:`Task.tracked`."""
         found = {"test_examples": float(results["test_set"]["examples"])}
         for prefix, scores in (("", results), ("base_", results.get("base") or {})):
-            for metric in self.headline:
+            for metric in self.measures:
                 if metric.path[0] in scores:
                     found |= metric.with_interval(scores, prefix)
             found |= {f"{prefix}{name}": value for name, value in scores.get("output_quality", {}).items()}
         return found
 
     def figures(self, results: Mapping[str, Any], training_state: Mapping[str, Any] | None) -> dict[str, Figure]:
-        """See :meth:`Task.figures`: the headline, base against fine-tuned, with 95 % intervals."""
+        """See :meth:`Task.figures`: the figures, base against fine-tuned, with 95 % intervals."""
         from plotly.graph_objects import Bar, Figure
 
         bars = []
         for title, scores in (("base", results.get("base")), ("fine-tuned", results)):
             if scores:
-                values = [metric.value(scores) for metric in self.headline]
-                ends = [scores["intervals"][metric.name] for metric in self.headline]
+                values = [metric.value(scores) for metric in self.measures]
+                ends = [scores["intervals"][metric.name] for metric in self.measures]
                 whiskers = {
                     "symmetric": False,
                     "array": [high - value for value, (_, high) in zip(values, ends, strict=True)],
                     "arrayminus": [value - low for value, (low, _) in zip(values, ends, strict=True)],
                 }
-                bars.append(Bar(name=title, x=[m.title for m in self.headline], y=values, error_y=whiskers))
+                bars.append(Bar(name=title, x=[m.title for m in self.measures], y=values, error_y=whiskers))
         return {"headline": Figure(bars, {"title": f"{self.title}, n = {results['test_set']['examples']}"})}
 
     def report(
@@ -211,10 +223,10 @@ class AnswerTask(Task):
         training_state: Mapping[str, Any] | None,
         promotion: Mapping[str, Any] | None,
     ) -> str:
-        """See :meth:`Task.report`: the headline figures, and the first wrong answers."""
+        """See :meth:`Task.report`: the figures, what they show, the task's own tables, and the first wrong answers."""
         wrong = [row for row in predictions if not self.is_right(row["gold"], row["prediction"])]
         scored = [("fine-tuned", results), ("base alone", results.get("base"))]
-        rows = [[title, *(_figure(metric, s) for metric in self.headline)] for title, s in scored if s]
+        rows = [[title, *(figure(metric, s) for metric in self.measures)] for title, s in scored if s]
         examples = [[row["id"], row["input"], row["gold"], row["prediction"]] for row in wrong[:_EXAMPLES]]
         test_set = results["test_set"]
         described = f"{test_set['description']}, n = {test_set['examples']:,}; 95 % intervals over documents."
@@ -223,10 +235,17 @@ class AnswerTask(Task):
         return (
             f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>{_STYLE}"
             f"<h1>{html.escape(title)}</h1><p>{html.escape(described)}</p>"
-            + _table(["", *(metric.title for metric in self.headline)], rows)
-            + f"<p>{html.escape(decided)}</p><h2>Wrong answers ({len(wrong):,})</h2>"
-            + _table(["id", "input", "expected", "found"], examples)
+            + table(["", *(metric.title for metric in self.measures)], rows)
+            + f"<p>{html.escape(decided)}</p><h2>Fine-tuned against base</h2>"
+            + _criteria_table(self.criteria(results, significance=SIGNIFICANCE))
+            + self.details(results)
+            + f"<h2>Wrong answers ({len(wrong):,})</h2>"
+            + table(["id", "input", "expected", "found"], examples)
         )
+
+    def details(self, results: Mapping[str, Any]) -> str:
+        """Return further sections of the report, as HTML."""
+        return ""
 
     def _scores(self, rows: Rows, *, resamples: int, seed: int) -> dict[str, Any]:
         import numpy
@@ -235,14 +254,14 @@ class AnswerTask(Task):
 
         if not rows:
             raise PredictionsError("there is no prediction to score.", fix="Run the evaluation pipeline on a test set.")
-        right = self._right(rows)
+        sums = self._sums(rows)
         resampling = Resampling(_documents(rows), resamples, seed)
         unfinished = numpy.array([not row.get("finished", True) for row in rows], dtype=float)
         faulty = numpy.array([bool(self.faults(row["prediction"])) for row in rows], dtype=float)
         return {
             "decoding": rows[0].get("decoding", "free"),
-            "accuracy": float(right[:, 0].mean()),
-            "intervals": {ACCURACY.name: resampling.interval(right, share)},
+            **{name: float(share(columns.sum(axis=0))) for name, columns in sums.items()},
+            "intervals": {name: resampling.interval(columns, share) for name, columns in sums.items()},
             "output_quality": {
                 "parse_failure_rate": float(numpy.maximum(unfinished, faulty).mean()),
                 "unfinished_rate": float(unfinished.mean()),
@@ -250,11 +269,13 @@ class AnswerTask(Task):
             },
         }
 
-    def _right(self, rows: Rows) -> NDArray[Any]:
-        """Return, for every example, whether it is right, and 1; shape (examples, 2)."""
+    def _sums(self, rows: Rows) -> dict[str, NDArray[Any]]:
+        """Return, by figure, what every example adds to it; each of shape (examples, 2)."""
         import numpy
 
-        return numpy.array([(self.is_right(row["gold"], row["prediction"]), 1) for row in rows], dtype=float)
+        credits = [self.credits(row) for row in rows]
+        names = [metric.name for metric in self.measures]
+        return {name: numpy.array([found.get(name, (0.0, 0.0)) for found in credits]) for name in names}
 
 
 def _documents(rows: Rows) -> Any:
@@ -263,12 +284,29 @@ def _documents(rows: Rows) -> Any:
     return numpy.unique([row.get("document_id") or row["id"] for row in rows], return_inverse=True)[1]
 
 
-def _figure(metric: Metric, scores: Mapping[str, Any]) -> str:
+def figure(metric: Metric, scores: Mapping[str, Any]) -> str:
+    """Return a figure with its interval, as the report shows it."""
     low, high = scores["intervals"][metric.name]
     return f"{metric.value(scores):.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _criteria_table(criteria: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        [
+            found["title"],
+            f"{found['improvement']:+.3f} [{found['interval'][0]:+.3f}, {found['interval'][1]:+.3f}]",
+            f"{found['p_value_adjusted']:.4f}",
+            found["why"],
+        ]
+        if "improvement" in found
+        else [found["title"], "", "", found["why"]]
+        for found in criteria
+    ]
+    return table(["", "improvement, paired [95 %]", "p (Holm)", "shown"], rows)
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of the report as HTML; every cell is text."""
     lines = ["".join(f"<th>{html.escape(cell)}</th>" for cell in headers)]
     lines += ["".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) for row in rows]
     return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from odin_slm.core.document import Document
 from odin_slm.core.record import Record
 from odin_slm.tasks.card import CardParts, card_parts
+from odin_slm.tasks.criteria import improvements
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -142,12 +143,19 @@ class Task(ABC):
     """What cards call it."""
     tags: ClassVar[tuple[str, ...]] = ()
     """Tags of its models on the Hub."""
+    domain: ClassVar[tuple[str, ...]] = ("biomedical", "medical")
+    """Tags that say what its texts are about."""
     headline: ClassVar[tuple[Metric, ...]]
     """The figures that decide, the first one first."""
     scores_documents: ClassVar[bool] = False
     """Whether :meth:`score_documents` is there; for a task that does not cut documents its records are all there is."""
     example: ClassVar[str]
     """A text of our own to ask a model with."""
+
+    @property
+    def measures(self) -> tuple[Metric, ...]:
+        """Figures that are shown, those of the headline first; the others decide nothing."""
+        return self.headline
 
     # As a value
 
@@ -231,6 +239,21 @@ class Task(ABC):
     def items(self, output: str) -> dict[str, set[tuple[str, ...]]]:
         """Return, by kind, what an output says; the leakage report counts what training says too."""
         return {"outputs": {(output.casefold(),)}}
+
+    def subject(self, record: Mapping[str, Any]) -> str:
+        """Return what a record is about, which may lie in one split alone; by default its input."""
+        return str(record["input"])
+
+    def leaks(self, splits: Mapping[str, Sequence[Record]]) -> dict[str, list[dict[str, Any]]]:
+        """Return, by kind, what else of this task must not lie where it does; the run then stops.
+
+        Args:
+            splits: Split -> records.
+
+        Returns:
+            One entry a leak: ``documents`` and ``splits`` that it is between, and ``fix``, the way out.
+        """
+        return {}
 
     def expected_labels(self, source: str) -> tuple[str, ...]:
         """Return the labels that every split should hold of a source."""
@@ -326,10 +349,10 @@ class Task(ABC):
 
         Returns:
             ``evaluation_results``: ``experiment``, ``test_set`` and ``training_set`` (:mod:`odin_slm.tasks.rows`),
-            ``decoding``, every headline figure at its path, ``intervals`` (95 %, by metric), ``output_quality`` with
-            at least ``parse_failure_rate`` and ``unfinished_rate``; the same for a second, free decoding under
-            ``free``, for the base under ``base`` (None where there is none); ``difference``: by metric what
-            :meth:`difference` says of fine-tuned minus base; ``comparison``: why there is none.
+            ``decoding``, every figure of :attr:`measures` at its path, ``intervals`` (95 %, by metric),
+            ``output_quality`` with at least ``parse_failure_rate`` and ``unfinished_rate``; the same for a second, free
+            decoding under ``free``, for the base under ``base`` (None where there is none); ``difference``: by metric
+            what :meth:`difference` says of fine-tuned minus base; ``comparison``: why there is none.
 
         Raises:
             PredictionsError: There is no row, a field is missing, or an id occurs twice.
@@ -342,7 +365,7 @@ class Task(ABC):
         """Compare two models on the same examples, paired by document.
 
         Returns:
-            By metric, at least those of the headline: ``value`` (predictions minus others), the 95 % ``interval`` of
+            By metric, at least of :attr:`measures`: ``value`` (predictions minus others), the 95 % ``interval`` of
             a paired bootstrap, and the two-sided ``p_value`` of paired approximate randomisation.
 
         Raises:
@@ -363,6 +386,10 @@ class Task(ABC):
         """
         raise NotImplementedError(f"{self.name} does not score documents.")
 
+    def criteria(self, results: Mapping[str, Any], *, significance: float) -> list[dict[str, Any]]:
+        """Return what counts as success, and whether the paired tests show it; see :mod:`odin_slm.tasks.criteria`."""
+        return improvements(results, self.measures, significance=significance)
+
     @abstractmethod
     def tracked(self, results: Mapping[str, Any]) -> dict[str, float]:
         """Return the figures of ``evaluation_results`` as the metrics of a tracked run."""
@@ -372,7 +399,7 @@ class Task(ABC):
         return {}
 
     def overview(self, results: Mapping[str, Any], training_state: Mapping[str, Any] | None) -> Any:
-        """Return an evaluation on one page, as a matplotlib figure; by default the headline with its intervals."""
+        """Return an evaluation on one page, as a matplotlib figure; by default the figures with their intervals."""
         from matplotlib.figure import Figure as Page
 
         page = Page(figsize=(6.4, 3.6), layout="constrained")
@@ -381,13 +408,13 @@ class Task(ABC):
         models = {"base": results.get("base"), "fine-tuned": results}
         for label, scores in models.items():
             if scores:
-                values = [metric.value(scores) for metric in self.headline]
-                ends = [scores["intervals"][metric.name] for metric in self.headline]
+                values = [metric.value(scores) for metric in self.measures]
+                ends = [scores["intervals"][metric.name] for metric in self.measures]
                 bars = [
                     [value - low for value, (low, _) in zip(values, ends, strict=True)],
                     [high - value for value, (_, high) in zip(values, ends, strict=True)],
                 ]
-                titles = [metric.title for metric in self.headline]
+                titles = [metric.title for metric in self.measures]
                 axes.errorbar(titles, values, yerr=bars, fmt="o", capsize=4, label=label)
         axes.legend()
         return page

@@ -19,6 +19,10 @@ QUALITY = {
     "unfinished_rate": "outputs that do not end within the budget",
 }
 """Rate in ``output_quality`` -> what it says, for any task."""
+MEDICAL_OUT_OF_SCOPE = """\
+This is not a medical device. Do not use it to diagnose, to treat, to choose a dose, to watch the safety of a drug
+without review, or for any decision about a person. It has not been tested on clinical notes, on other languages, or on
+texts that differ from its training data."""
 INTERVALS = """\
 Brackets hold 95 % intervals from a bootstrap over documents (for the
 difference: a paired one); they cover the choice of test documents, not of the training seed."""
@@ -77,6 +81,11 @@ class CardParts:
         categories: The Hub's ``task_categories`` of the data.
         task_ids: The Hub's ``task_ids`` of the data.
         results: What was measured; None for a model that was not evaluated.
+        out_of_scope: What it must not be used for.
+        subjects: What the leakage report compares.
+        groups: What documents that must lie in one split share.
+        document_field: What the column ``document_id`` holds.
+        reads_corpora: Whether the data are made of corpora that whoever reproduces them has to get.
     """
 
     does: str
@@ -95,6 +104,11 @@ class CardParts:
     titles: Mapping[str, str] = field(default_factory=dict)
     categories: Sequence[str] = ("text-generation",)
     task_ids: Sequence[str] = ()
+    out_of_scope: str = MEDICAL_OUT_OF_SCOPE
+    subjects: str = "texts"
+    groups: str = "PubMed ids"
+    reads_corpora: bool = True
+    document_field: str = "document that the example comes from; it holds the PubMed id"
 
 
 def card_parts(task: Task, instructions: Mapping[str, str], results: Mapping[str, Any] | None) -> CardParts:
@@ -109,7 +123,7 @@ def card_parts(task: Task, instructions: Mapping[str, str], results: Mapping[str
         instruction_field="what is asked",
         output_field="the right answer",
         data_limitations=(),
-        results=card_results(results, [(metric,) for metric in task.headline]) if results else None,
+        results=card_results(results, [(metric,) for metric in task.measures]) if results else None,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from odin_slm.core.hashing import canonical_json, sha256_text
 from odin_slm.tasks import Metric, Task
+from odin_slm.tasks.criteria import holm
 from odin_slm.tasks.rows import not_comparable
 
 Rows = Sequence[Mapping[str, Any]]
@@ -155,7 +156,7 @@ def decide(
         }
     metrics = task.difference(predictions, champion, resamples=resamples, seed=seed, name="champion")
     own, champions = task.headline_values(predictions), task.headline_values(champion)
-    for name, p_value in _holm({metric.name: metrics[metric.name]["p_value"] for metric in task.headline}).items():
+    for name, p_value in holm({metric.name: metrics[metric.name]["p_value"] for metric in task.headline}).items():
         metrics[name]["p_value_adjusted"] = p_value
     gained = [metric for metric in task.headline if metric.gain(metrics[metric.name]["value"]) > 0]
     better = [metric for metric in gained if metrics[metric.name]["p_value_adjusted"] < significance]
@@ -177,16 +178,6 @@ def decide(
         "metrics": metrics,
         "figures": {metric.name: [own[metric.name], champions[metric.name]] for metric in task.headline},
     }
-
-
-def _holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Return p-values adjusted for there being several (Holm, 1979, "A simple sequentially rejective procedure")."""
-    adjusted: dict[str, float] = {}
-    largest = 0.0
-    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
-        adjusted[name] = largest
-    return adjusted
 
 
 def _named(metrics: Sequence[Metric]) -> str:

@@ -19,7 +19,11 @@ def _task(name: str, options: str) -> Task:
 
 
 class TaskParams(Parameters):
-    """What the model is taught."""
+    """What the model is taught.
+
+    An environment names another task as ``task: NAME``, or ``task: {NAME: {option: value}}``, as options beside the
+    ones of ``conf/base`` would be merged with these.
+    """
 
     name: str = "extraction"
     """The task: a package of odin_slm.tasks, or one that an installed package offers."""
@@ -28,7 +32,10 @@ class TaskParams(Parameters):
 
     @model_validator(mode="before")
     @classmethod
-    def _name_alone(cls, values: Any) -> Any:
+    def _named(cls, values: Any) -> Any:
+        if isinstance(values, dict) and len(others := set(values) - set(cls.model_fields)) == 1:
+            (name,) = others
+            return {"name": name, "options": values[name] or {}}
         return {"name": values} if isinstance(values, str) else values
 
     @model_validator(mode="after")

@@ -138,22 +138,28 @@ def check_leakage(
         Train, validation and test records, and the leakage report.
 
     Raises:
-        LeakageError: A document, an input or a near-duplicate lies in two splits; nothing is saved then.
+        LeakageError: A document, an input or a near-duplicate lies in two splits, or something that the task forbids
+            lies where it must not; nothing is saved then.
     """
     pmids = {identifier: placed["pmid"] for identifier, placed in splits.items()}
-    leaks = find_leaks(cleaned, pmids, near_duplicate=params.near_duplicate, seed=params.seed + _SECOND_OPINION)
+    what, seed = task.task(), params.seed + _SECOND_OPINION
+    leaks = find_leaks(cleaned, pmids, near_duplicate=params.near_duplicate, seed=seed, subject=what.subject)
+    leaks |= what.leaks(cleaned)
     found = [leak for kind in leaks.values() for leak in kind]
     if found:
         first = found[0]
-        windowed = {r["document_id"] for part in cleaned.values() for r in part if r["id"] != r["document_id"]}
+        windowed = {r["document_id"] for part in cleaned.values() for r in part if "#w" in r["id"]}
         raise LeakageError(
             f"{len(found)} leaks between splits; the first: documents {', '.join(first['documents'])} "
             f"in {' and '.join(first['splits'])}.",
             where="combination",
             # whole documents that are alike lie in one split; of others, short windows may be
-            fix="Windows of these documents are alike: raise ingestion.max_tokens, or set ingestion.overflow=drop."
-            if windowed.intersection(first["documents"])
-            else "Lower combination.near_duplicate, or take one of the documents out of the corpus.",
+            fix=first.get("fix")
+            or (
+                "Windows of these documents are alike: raise ingestion.max_tokens, or set ingestion.overflow=drop."
+                if windowed.intersection(first["documents"])
+                else "Lower combination.near_duplicate, or take one of the documents out of the corpus."
+            ),
         )
     report = {
         **{kind: len(leaks[kind]) for kind in leaks},
@@ -164,7 +170,7 @@ def check_leakage(
         "not_used_because_another_corpus_annotates_the_abstract": sorted(
             identifier for identifier, placed in splits.items() if placed["rule"] == "shared abstract"
         ),
-        "seen_in_training": _seen(task.task(), cleaned["train"], cleaned["test"]),
+        "seen_in_training": _seen(what, cleaned["train"], cleaned["test"]),
     }
     return cleaned["train"], cleaned["validation"], cleaned["test"], report
 

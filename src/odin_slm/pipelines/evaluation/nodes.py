@@ -157,6 +157,7 @@ def generate_predictions(
         ``prediction`` (raw text) and what is parsed from it: ``entities`` with character offsets in the input,
         ``relations``, both with the ``log_probability`` of their line, ``malformed`` lines; ``finished``, ``tokens``.
         With both decodings ``prediction`` is the constrained one and ``free`` holds the same fields of the free one.
+        ``subject_tokens`` counts the tokens of what the record is about (:meth:`odin_slm.tasks.Task.subject`),
         ``gold_reachable`` tells whether the grammar accepts the gold output.
     """
     resume_log = predictions_work / "fine-tuned.jsonl"
@@ -347,6 +348,53 @@ def write_report(
     return task.task().report(evaluation_results, predictions, training_state, promotion)
 
 
+def conclude_evaluation(
+    evaluation_results: dict[str, Any],
+    training_state: dict[str, Any] | None,
+    task: TaskParams,
+    params: EvaluationParams,
+) -> dict[str, Any]:
+    """Say what an experiment was, what it measured, and which of its claims the paired tests bear out.
+
+    Args:
+        evaluation_results: See :meth:`odin_slm.tasks.Task.score`.
+        training_state: How the adapter was trained; None where that is not known.
+        task: Its criteria.
+        params: The significance level.
+
+    Returns:
+        ``experiment``; ``configuration``: task, base, training's hyperparameters, evaluation; ``results``: test set and
+        figures with intervals of ``base`` and ``fine_tuned``; ``criteria`` (:meth:`odin_slm.tasks.Task.criteria`) and
+        how many of them are ``met``.
+    """
+    what, training = task.task(), training_state or {}
+    criteria = what.criteria(evaluation_results, significance=params.significance)
+    scored = {"base": evaluation_results.get("base"), "fine_tuned": evaluation_results}
+    return {
+        "experiment": params.experiment,
+        "configuration": {
+            "task": what.to_dict(),
+            "base_model": training.get("base_model"),
+            "training": training.get("hyperparameters"),
+            "evaluation": params.model_dump(mode="json"),
+        },
+        "results": {
+            "test_set": evaluation_results["test_set"],
+            "training_set": evaluation_results["training_set"],
+            **{
+                model: {
+                    metric.name: {"value": metric.value(scores), "interval": scores["intervals"][metric.name]}
+                    for metric in what.measures
+                }
+                for model, scores in scored.items()
+                if scores
+            },
+        },
+        "criteria": criteria,
+        "met": sum(criterion["met"] for criterion in criteria),
+    }
+
+
 def _complete(record: Any, number: int, where: str, task: Task) -> dict[str, Any]:
     """Check a record, and name it where it comes without provenance."""
     place = f"{where}, record {number}"
@@ -378,7 +426,7 @@ def _predict(
 ) -> list[dict[str, Any]]:
     from odin_slm.inference.generation import progress
     from odin_slm.inference.reading import Question, ask
-    from odin_slm.models.tokens import output_budget
+    from odin_slm.models.tokens import output_budget, token_counter
 
     budget = params.max_new_tokens  # auto is of all records, the same for any sample
     if budget == "auto":
@@ -404,10 +452,12 @@ def _predict(
             on_progress=on_progress,
             resume_log=resume_log,
         )
+    lengths = token_counter(base_model)([task.subject(record) for record in records])
     rows = []
     for index, record in enumerate(records):
         row = {name: record[name] for name in (*_PROVENANCE, "input") if name in record}
-        row |= {"gold": record["output"], "decoding": decodings[0], **_parsed(task, record["input"], outputs[index])}
+        row |= {"gold": record["output"], "subject_tokens": lengths[index]}
+        row |= {"decoding": decodings[0], **_parsed(task, record["input"], outputs[index])}
         if len(decodings) == 2:
             row["free"] = _parsed(task, record["input"], outputs[index + len(records)])
         grammar = questions[index].grammar

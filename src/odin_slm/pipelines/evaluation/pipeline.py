@@ -5,6 +5,7 @@ from kedro.pipeline import Node, Pipeline
 from odin_slm.pipelines.evaluation.nodes import (
     add_confidences,
     check_adapter,
+    conclude_evaluation,
     decide_promotion,
     draw_figures,
     draw_overview,
@@ -40,14 +41,20 @@ PROMOTION = Pipeline(
 
 
 def create_pipeline() -> Pipeline:
-    """Return evaluation: adapter and test set -> predictions -> results, promotion, figures, report."""
+    """Return evaluation: adapter and test set -> predictions -> results, promotion, figures, reports."""
     report = Node(
         func=write_report,
         inputs=["evaluation_results", "predictions", "training_state", "promotion", "params:task"],
         outputs="report",
         name="write_report",
     )
-    stages = [_calibration(), _predictions(), _documents(), PROMOTION, _figures(), Pipeline([report])]
+    conclusion = Node(
+        func=conclude_evaluation,
+        inputs=["evaluation_results", "training_state", "params:task", "params:evaluation"],
+        outputs="final_report",
+        name="conclude_evaluation",
+    )
+    stages = [_calibration(), _predictions(), _documents(), PROMOTION, _figures(), Pipeline([report, conclusion])]
     return Pipeline(stages, tags=["evaluation"])
 
 

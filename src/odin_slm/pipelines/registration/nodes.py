@@ -29,7 +29,7 @@ def gather_evidence(
     if publishing.checkpoint is not None:
         return {"predictions": [], "metrics": {}, "calibrator": None}
     metrics: dict[str, float] = {}
-    for metric in task.task().headline:
+    for metric in task.task().measures:
         metrics |= metric.with_interval(evaluation_results)
     return {"predictions": predictions, "metrics": metrics, "calibrator": calibrator or None}
 

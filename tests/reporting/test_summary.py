@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -71,3 +72,12 @@ def test_what_is_absent_is_left_out() -> None:
     assert "Next" in text
     for words in ("Scores", "Data:", "MLflow run", "Leakage"):
         assert words not in text
+
+
+def test_many_figures_stand_below_each_other() -> None:
+    one = TASK.headline[0]
+    many = tuple(replace(one, title=f"figure {number}") for number in range(7))
+    lines = printed(values={"evaluation_results": RESULTS}, headline=many).splitlines()
+    rows = [line for line in lines if line.strip().startswith("figure ")]
+    assert [row.split()[1] for row in rows] == [str(number) for number in range(7)]
+    assert all("0.333 (0.200-0.400)" in row and "0.123 (0.110-0.150)" in row for row in rows)

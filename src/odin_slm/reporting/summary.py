@@ -23,6 +23,8 @@ _PLACES = {
     "hub_model": "model on the Hub",
     "hub_dataset": "dataset on the Hub",
 }
+_WIDEST = 3
+"""Figures that fit beside each other on a terminal."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,16 @@ def _data_notes(values: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 def _scores(results: Mapping[str, Any], headline: tuple[Metric, ...]) -> RenderableType:
     table = Table("(95 % interval)", title="Scores on the test set", title_justify="left", box=box.SIMPLE)
+    models = dict(_scored(results))
+    if len(headline) > _WIDEST:  # a figure a row
+        for label in models:
+            table.add_column(label, justify="right")
+        for metric in headline:
+            table.add_row(metric.title, *(_figure(metric, scored) for scored in models.values()))
+        return table
     for metric in headline:
         table.add_column(metric.title, justify="right")
-    for label, scored in _scored(results):
+    for label, scored in models.items():
         table.add_row(label, *(_figure(metric, scored) for metric in headline))
     return table
 

@@ -9,7 +9,7 @@ from kedro.framework.project import settings
 
 from conftest import ROOT
 from odin_slm.config.loader import ProjectConfigLoader
-from odin_slm.config.parameters import TrainingParams
+from odin_slm.config.parameters import TaskParams, TrainingParams
 from odin_slm.core.record import full_text
 from odin_slm.inference.generation import generate
 from odin_slm.models.base_model import BaseModel, load_tokenizer
@@ -61,7 +61,8 @@ def test_every_kind_trains_and_generates(kind: str, tiny_base: Path, tmp_path: P
     base = base_of(kind, tiny_base, tmp_path / "base")
     params = settings_of(kind)
     found = check(base, params)
-    adapter, state = train_lora(base, records(16), records(2, 100), tmp_path / "work", params, lambda *_: None)
+    work, task = tmp_path / "work", TaskParams().task()
+    adapter, state = train_lora(base, records(16), records(2, 100), work, params, lambda *_: None, task)
     assert state["trainable_parameters"] == found.trainable
     assert state["hyperparameters"]["batch_size"] == found.job.batch_size == (16 if kind == "qwen-0.5b" else 4)
     losses = [entry["loss"] for entry in state["history"] if "loss" in entry]

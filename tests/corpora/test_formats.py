@@ -90,7 +90,7 @@ def test_a_text_that_cannot_be_cut_is_refused() -> None:
 
 @pytest.fixture(scope="module")
 def corpora(sample: dict[str, dict[str, str]]) -> dict[str, ParsedCorpus]:
-    return {corpus: parse(sample[corpus]) for corpus, parse in PARSERS.items()}
+    return {corpus: PARSERS[corpus](files) for corpus, files in sample.items() if corpus != "."}
 
 
 def test_the_sample_is_the_same_for_the_same_seed(sample: dict[str, dict[str, str]]) -> None:
@@ -132,5 +132,5 @@ def test_overlapping_mentions_occur() -> None:
 @pytest.mark.parametrize("size", [10, 11, 17])
 def test_small_samples_work(size: int) -> None:
     files = make_sample(1, size)
-    for corpus, parse in PARSERS.items():
-        assert len(parse(files[corpus]).documents) >= size
+    for corpus in ("ade", "bc5cdr", "biored"):
+        assert len(PARSERS[corpus](files[corpus]).documents) >= size

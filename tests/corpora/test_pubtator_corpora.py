@@ -374,6 +374,7 @@ def test_all_faults_of_a_bioc_file_are_named_at_once() -> None:
     assert [word in line for word, line in zip(words, lines, strict=False)] == [True] * 6
 
 
+@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"documents": []}', "[" * 100_000, "9" * 5000])
 def test_json_that_is_no_collection(text: str) -> None:
     with pytest.raises(CorpusFormatError, match=r"BioRED/Train\.BioC\.JSON:1: "):

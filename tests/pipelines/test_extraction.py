@@ -73,6 +73,7 @@ def test_pubmed_citations_are_title_and_abstract(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize(
     ("name", "content", "errors"),
     [

@@ -97,7 +97,7 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 def no_collection() -> Iterator[None]:
     """No garbage collection while JSON is read up to the recursion limit.
 
-    A finaliser that the collector runs there fails, and what it should have put back stays changed in this process.
+    A finaliser that the collector runs there fails for want of stack, and pytest blames the test that reads.
     """
     gc.collect()
     gc.disable()

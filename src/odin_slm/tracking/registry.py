@@ -26,6 +26,7 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
+from odin_slm.core import json_text
 from odin_slm.core.errors import RegistryError
 from odin_slm.core.hashing import canonical_json, canonical_jsonl, sha256_of_files, sha256_text
 from odin_slm.inference.reading import DEFAULTS
@@ -342,7 +343,7 @@ class Registry:
         problem = "cannot be read from its run"
         try:
             text = mlflow.artifacts.load_text(f"runs:/{version.run_id}/{PREDICTIONS}")
-            rows = [json.loads(line) for line in text.split("\n") if line]
+            rows = [json_text.loads(line) for line in text.split("\n") if line]
             if digest is None or digest == rows_digest(rows):
                 return rows
             problem = "are not those that it was registered with"

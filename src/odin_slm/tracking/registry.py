@@ -536,11 +536,13 @@ def _met(decision: Mapping[str, Any], manifest_sha256: str | None) -> dict[str, 
 def _signature(task: Task) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import AnyType
 
     text = DataType.string
     return ModelSignature(
-        # without a name, so that a plain list of texts is as good as a table with a column `text`
-        inputs=Schema([ColSpec(text)]),
+        # Without a name, so that a plain list of texts is as good as a table with a column `text`. Without a type, as
+        # MLflow refuses a whole table of texts that are all missing, or are numbers; the model names these rows.
+        inputs=Schema([ColSpec(AnyType())]),
         outputs=Schema(
             [*task.table_columns(), ColSpec(DataType.boolean, "finished"), ColSpec(text, "error", required=False)]
         ),

@@ -166,6 +166,18 @@ def test_resuming_a_killed_run_yields_a_bit_identical_adapter(
     assert losses(state) == losses(straight[1])
 
 
+@pytest.mark.parametrize(
+    ("change", "steps"), [({}, [3, 7]), ({"eval_steps": 3}, [3, 6, 7]), ({"max_steps": 8, "evaluations": 2}, [4, 8])]
+)
+def test_no_evaluation_comes_shortly_before_the_last(
+    base: BaseModel, tmp_path: Path, change: dict[str, int], steps: list[int]
+) -> None:
+    update = {"max_steps": 7, "evaluations": 2, "generation_samples": 0, **change}
+    params = PARAMS.model_copy(update=update)
+    _, state = train_lora(base, records(8), records(4, 100), tmp_path, params, lambda *_: None)
+    assert [entry["step"] for entry in state["history"] if "eval_loss" in entry] == steps
+
+
 def test_an_incomplete_checkpoint_is_set_aside(
     base: BaseModel, tmp_path: Path, straight: tuple[Path, dict[str, Any]]
 ) -> None:

@@ -131,9 +131,9 @@ def _require(file: Path) -> None:
     if file.is_file():
         return
     if file.parent.is_dir():
-        held = sorted(path.name for path in file.parent.iterdir() if not path.name.startswith("."))
-        more = f" and {len(held) - _NAMED} more" if len(held) > _NAMED else ""
-        found = f"there is no such file; the folder holds {', '.join(held[:_NAMED]) or 'nothing'}{more}."
+        names = sorted(path.name for path in file.parent.iterdir() if not path.name.startswith("."))
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        found = f"there is no such file; the folder holds {', '.join(names[:_NAMED]) or 'nothing'}{more}."
     else:
         found = f"there is no such file, and no folder {file.parent.name}."
     raise MissingInputError(found, where=str(file), fix="Run the pipelines before this one; kedro run runs all.")

@@ -194,9 +194,9 @@ def _write_weights(gguf: Gguf, config: Any, model: Any, tensors: dict[str, str],
 def _derived_from(gguf: Gguf) -> str | None:
     """Return the Hub id of the model, where its address stands in the metadata (``general.source.*``)."""
     for key in ("general.source.repo_url", "general.repo_url", "general.source.huggingface.repository"):
-        said = str(gguf.metadata.get(key) or "").removeprefix("https://huggingface.co/").strip("/")
-        if said.count("/") == 1:
-            return said
+        source = str(gguf.metadata.get(key) or "").removeprefix("https://huggingface.co/").strip("/")
+        if source.count("/") == 1:
+            return source
     return None
 
 

@@ -10,12 +10,15 @@ from json.decoder import JSONObject  # type: ignore[attr-defined]
 from json.scanner import py_make_scanner  # type: ignore[attr-defined]
 from typing import Any
 
+from odin_slm.core import json_text
 from odin_slm.core.errors import CorpusFormatError
 from odin_slm.corpora.faults import CUT_OFF, Faults
 from odin_slm.corpora.parsed import numbered_lines, require_unicode
 
 
-def decoded(name: str, text: str, what: str, *, first_line: int = 1, decode: Callable[[str], Any] = json.loads) -> Any:
+def decoded(
+    name: str, text: str, what: str, *, first_line: int = 1, decode: Callable[[str], Any] = json_text.loads
+) -> Any:
     """Decode the JSON of a file, or of a line of it.
 
     Args:

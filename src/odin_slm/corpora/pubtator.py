@@ -196,8 +196,8 @@ def _offset_fault(text: str, annotation: Annotation) -> tuple[str, str] | None:
 def _place(text: str, name: str) -> int:
     """Return where a name stands in a text, whatever its case; -1 where it does not."""
     folded, words = _folded(text)
-    wanted = _WORD.findall(name.casefold())
-    return folded.find(name.casefold()) if wanted and words.issuperset(wanted) else -1
+    name_words = _WORD.findall(name.casefold())
+    return folded.find(name.casefold()) if name_words and words.issuperset(name_words) else -1
 
 
 @lru_cache(maxsize=1)

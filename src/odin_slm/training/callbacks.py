@@ -125,6 +125,14 @@ def callbacks(
         def on_train_end(self, *_: Any, **__: Any) -> None:
             progress.end()
 
+    class Schedule(TrainerCallback):
+        """Leaves out an evaluation that the one at the end follows within half an interval."""
+
+        def on_step_end(self, _args: Any, state: Any, control: Any, **__: Any) -> None:
+            if params.eval_steps is None and 0 < 2 * (state.max_steps - state.global_step) < state.eval_steps:
+                control.should_evaluate = False
+                control.should_save &= params.save_steps is not None
+
     class Sampler(TrainerCallback):
         """Adds sample outputs to the log history, which a resumed run keeps."""
 
@@ -150,7 +158,7 @@ def callbacks(
                 checkpoints.rotate(Path(args.output_dir).parent, params.save_total_limit, kept | best)
 
     early = [EarlyStoppingCallback(params.early_stopping_patience)] if params.early_stopping_patience else []
-    return [Reporter(), Sampler(), Rotation(), *early]
+    return [Reporter(), Schedule(), Sampler(), Rotation(), *early]
 
 
 def sample_outputs(model: Any, tokenizer: Any, records: Sequence[Record], backend: Name) -> list[dict[str, str]]:

@@ -227,8 +227,8 @@ def test_failures_show_every_kind_of_error(results: dict[str, Any], predictions:
     failures = list(choose_failures(results, predictions))
     assert {failure.id for failure in failures} == {"ade-0", "ade-1"}
     assert failures[0].foreign == ("meopurinol",)
-    assert ("[Symptom] renal failure", "[Symptom] acute renal failure") in failures[0].held_against
-    assert ("[Disease] fever", "[Symptom] fever") in failures[0].held_against
+    assert ("[Symptom] renal failure", "[Symptom] acute renal failure") in failures[0].disagreements
+    assert ("[Disease] fever", "[Symptom] fever") in failures[0].disagreements
     assert failures[0].hidden == (("extra", "renal failure"),)
     assert ("missed", "Naproxen causes rash") in failures[0].relations
     assert ("extra", "meopurinol causes fever") in failures[0].relations

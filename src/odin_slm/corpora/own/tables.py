@@ -10,11 +10,11 @@ from __future__ import annotations
 import ast
 import csv
 import io
-import json
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from odin_slm.core import json_text
 from odin_slm.corpora.faults import Faults
 from odin_slm.corpora.json_values import JsonValues, line_of, rows
 from odin_slm.corpora.own.block import OwnCorpus
@@ -122,7 +122,7 @@ def _list(values: JsonValues, row: dict[str, Any], column: str) -> list[Any]:
 def _decoded(values: JsonValues, cell: str, column: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what Python thinks about a text in the cell
-        for decode in (json.loads, ast.literal_eval):
+        for decode in (json_text.loads, ast.literal_eval):
             try:
                 return decode(cell.strip())
             except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):

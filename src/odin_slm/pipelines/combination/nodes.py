@@ -154,7 +154,7 @@ def check_leakage(
         first = found[0]
         windowed = {r["document_id"] for part in cleaned.values() for r in part if "#w" in r["id"]}
         raise LeakageError(
-            f"{len(found)} leaks between splits; the first: documents {', '.join(first['documents'])} "
+            f"{len(found)} leaks between splits; the first: {what.unit}s {', '.join(first['documents'])} "
             f"in {' and '.join(first['splits'])}.",
             where="combination",
             # whole documents that are alike lie in one split; of others, short windows may be
@@ -162,7 +162,7 @@ def check_leakage(
             or (
                 "Windows of these documents are alike: raise ingestion.max_tokens, or set ingestion.overflow=drop."
                 if windowed.intersection(first["documents"])
-                else "Lower combination.near_duplicate, or take one of the documents out of the corpus."
+                else f"Lower combination.near_duplicate, or take one of the {what.unit}s out of the corpus."
             ),
         )
     report = {

@@ -125,15 +125,15 @@ def _arguments(types: Types) -> str:
     by_pairs: dict[frozenset[tuple[str, str]], list[str]] = {}
     for relation in types.relations:
         by_pairs.setdefault(frozenset(types.legal[relation]), []).append(f"`{relation}`")
-    said = []
+    sentences = []
     for pairs, names in by_pairs.items():
         tails: dict[tuple[str, ...], list[str]] = {}
         for head in types.entities:
             if found := tuple(tail for tail in types.entities if (head, tail) in pairs):
                 tails.setdefault(found, []).append(head)
         ways = [_way(heads, found, types) for found, heads in tails.items()]
-        said.append(f"{' and '.join(names)} {', or '.join(ways)}")
-    return textwrap.fill(f"Relations point from head to tail: {', '.join(said)}.", _WIDTH, break_on_hyphens=False)
+        sentences.append(f"{' and '.join(names)} {', or '.join(ways)}")
+    return textwrap.fill(f"Relations point from head to tail: {', '.join(sentences)}.", _WIDTH, break_on_hyphens=False)
 
 
 def _way(heads: Sequence[str], tails: Sequence[str], types: Types) -> str:
@@ -159,7 +159,8 @@ def _results(results: Mapping[str, Any]) -> CardResults:
     )
     text = (
         "Micro averages. An entity counts when its type and text are right, a relation when its type, head and tail "
-        f"are; texts are\ncompared without regard to case, Unicode form and white space. {INTERVALS}\n{decoded}\n\n"
+        f"are; texts are\ncompared without regard to case, Unicode form and white space. "
+        f"{INTERVALS.format(unit='document')}\n{decoded}\n\n"
         f"{scores_table(results, columns)}\n\n"
         f"By type:\n\n{_groups_table(results, 'by_type', 'type')}\n\n"
         f"By source:\n\n{_groups_table(results, 'by_source', 'source')}\n\n"

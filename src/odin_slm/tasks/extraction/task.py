@@ -482,7 +482,7 @@ class ExtractionTask(Task):
         parts = [self.read(text, w["output"], begin=w["begin"], end=w["end"]) for w in document["windows"]]
         found = self.merge(text, parts)
         gold = [parse(output, self.types).extraction for output in document["gold"]]
-        said = Extraction(
+        predicted = Extraction(
             tuple(Entity(entity.type, entity.text) for entity in found.entities),
             tuple(RelationTriple(r.head.text, r.type, r.tail.text) for r in found.relations),
         )
@@ -490,7 +490,7 @@ class ExtractionTask(Task):
             tuple(entity for one in gold for entity in one.entities),
             tuple(relation for one in gold for relation in one.relations),
         )
-        return {"id": document["id"], "input": text, "gold": render(listed), "prediction": render(said)}
+        return {"id": document["id"], "input": text, "gold": render(listed), "prediction": render(predicted)}
 
     def tracked(self, results: Mapping[str, Any]) -> dict[str, float]:
         """See :func:`odin_slm.tasks.extraction.tracked.tracked_metrics`."""

@@ -108,7 +108,7 @@ def test_every_node_can_be_handed_to_another_process() -> None:
 # Catalog
 
 MEMORY = {
-    *("combined", "cleaned", "checked_adapter", "raw_predictions", "evidence", "past_experiments"),
+    *("parse_reports", "combined", "cleaned", "checked_adapter", "raw_predictions", "evidence", "past_experiments"),
     *("data_reports", "verified_splits", "thresholds", "reference_answers"),
     *("released_adapter", "model_evidence", "model_files", "model_draft"),
 }

@@ -12,10 +12,10 @@ person has added or changed has no ``confidence``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from odin_slm.core import json_text
 from odin_slm.core.errors import CorpusFormatError
 
 ANSWERS = (None, "accept", "ignore")
@@ -81,9 +81,9 @@ def read_queue(name: str, text: str) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                task = json.loads(line)
+                task = json_text.loads(line)
                 fault = task_fault(task)
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 fault = f"it is no JSON ({error})"
             if not fault and task["id"] in taken:
                 fault = f"the id {task['id'][:60]!r} is there twice"

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
+from odin_slm.core import json_text
 from odin_slm.core.errors import OdinError, ServingError
 from odin_slm.core.hashing import canonical_jsonl
 from odin_slm.datasets.files import write_text
@@ -74,7 +75,7 @@ class ReviewQueue:
     def __init__(self, file: Path) -> None:
         fix = "Name the queue.jsonl that kedro run --pipelines review has written; review.json stays beside it."
         try:
-            manifest = json.loads((file.parent / MANIFEST).read_text(encoding="utf-8"))
+            manifest = json_text.loads((file.parent / MANIFEST).read_text(encoding="utf-8"))
             self._about = {"types": manifest["types"], "made": manifest["made"], "model": manifest["model"]["digest"]}
             tasks = list(read_queue(file.name, file.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError) as error:

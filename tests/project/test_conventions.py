@@ -109,7 +109,7 @@ def test_every_node_can_be_handed_to_another_process() -> None:
 
 MEMORY = {
     *("parse_reports", "combined", "cleaned", "checked_adapter", "raw_predictions", "evidence", "past_experiments"),
-    *("data_reports", "verified_splits", "thresholds", "reference_answers"),
+    *("data_reports", "verified_splits", "thresholds", "reference_answers", "prediction_scores"),
     *("released_adapter", "model_evidence", "model_files", "model_draft"),
 }
 """Handed from node to node. An entry of the type MemoryDataset would be each process' own under ParallelRunner; without

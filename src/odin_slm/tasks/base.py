@@ -388,6 +388,22 @@ class Task(ABC):
         """
         raise NotImplementedError(f"{self.name} does not score documents.")
 
+    def score_protocols(
+        self, documents: Rows, corpus: Iterable[Mapping[str, Any]], *, resamples: int = 1000, seed: int = 42
+    ) -> dict[str, Any]:
+        """Score whole documents as the literature scores the corpora that they come from; by default there is nothing.
+
+        Args:
+            documents: Rows of :func:`odin_slm.inference.documents.read_documents`.
+            corpus: The corpora's documents, as of :meth:`odin_slm.core.document.Document.to_dict`.
+            resamples: Bootstrap resamples.
+            seed: Seed of the bootstrap.
+
+        Returns:
+            Name of a protocol -> its scores.
+        """
+        return {}
+
     def criteria(self, results: Mapping[str, Any], *, significance: float) -> list[dict[str, Any]]:
         """Return what counts as success, and whether the paired tests show it; see :mod:`odin_slm.tasks.criteria`."""
         return improvements(results, self.measures, significance=significance)

@@ -23,6 +23,7 @@ from training.test_training import Killed, records
 PARAMS = TrainingParams(
     **{"max_seq_length": 400, "epochs": 4, "batch_size": 4, "logging_steps": 1, "evaluations": 4},
     **{"learning_rate": 0.01, "lora": LoraParams(r=4), "metric_for_best_model": "task", "task_metric_samples": 3},
+    precision="fp32",
 )
 KEY = "eval_entity_f1_micro"
 

@@ -8,8 +8,8 @@ the listed entities weighed in one pass. On one half of the documents it fits th
 tried, and judges the other half by them. The test set is not read.
 
 Prints for each score and mode micro F1 of relations with its 95 % interval over documents, and the paired difference
-from the lists. With ``--timed 16`` it prints instead what so many of the records take in each mode. What FOLDER holds
-already is not done again.
+from the lists; then the tokens that pairs cost. With ``--timed 16`` it prints instead what so many of the records take
+in each mode. What FOLDER holds already is not done again.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ def main() -> None:
         return
     weighed = weigh(records, rows, options)
     compare(records, rows, weighed)
+    count(records, rows, options)
 
 
 def sampled(records: list[dict[str, Any]], documents: int) -> list[dict[str, Any]]:
@@ -125,6 +126,25 @@ def measure(records: list[dict[str, Any]], options: argparse.Namespace) -> None:
         print(
             f"{mode:8}{seconds:7.2f} s and {busy:6.2f} s of processor time a record, {tokens:4.0f} tokens", flush=True
         )
+
+
+def count(records: list[dict[str, Any]], rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    """Print how many tokens a model reads to weigh the pairs of a record, beside those that it writes."""
+    from odin_slm.inference.scoring import TokenTree
+    from odin_slm.models.base_model import load_tokenizer
+    from odin_slm.models.tokens import completion_ids
+
+    tokenizer = load_tokenizer(BaseModel(options.base.name, options.base))
+    read = 0.0
+    for record, row in zip(records, rows, strict=True):
+        tree = TokenTree()
+        for output in grammar_of(record).alternatives(row["prediction"]):
+            tree.add(completion_ids(tokenizer, output))
+        if forks := tree.forks:  # all up to the first fork has been read, but for its last token
+            nodes = {node for fork in forks for node in tree.path(fork)}
+            read += len(nodes) - len(tree.path(forks[0])) + 1
+    written, read = sum(row["tokens"] for row in rows) / len(rows), read / len(rows)
+    print(f"tokens a record: {written:.0f} written as a list, {read:.0f} read to weigh its pairs")
 
 
 def weigh(

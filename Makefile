@@ -57,10 +57,8 @@ real: $(VENV)/.with-pipelines ## Run all pipelines on the corpora in CORPORA=DIR
 	@$(BIN)/kedro base fetch smollm2-135m-instruct
 	@$(BIN)/kedro run --env $(EXPERIMENT) --params corpora="$$(cd "$(CORPORA)" && pwd)" $(ARGS)
 
-# Trainings are compared to the last digits, which other tests in the same process can change: they go first, alone.
 test: $(VENV)/.with-dev,ray static site ## Lint, check types and floors, build the documentation, run the tests
-	@echo "== pytest, training" && $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/training
-	@echo "== pytest, the rest" && $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/training
+	@echo "== pytest" && $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-unsloth: unsloth ## Test Unsloth and 4-bit training on a CPU, in .venv-unsloth
 	@echo "== pytest, Unsloth" && $(UNSLOTH)/bin/python -m pytest --durations 0 -p no:cacheprovider tests/unsloth_cpu

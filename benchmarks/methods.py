@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for adapters and outputs")
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--records", type=int, default=300, help="validation records, at most")
-    parser.add_argument("--unsloth", type=Path, default=ROOT / ".venv-unsloth/bin/python")
+    parser.add_argument("--unsloth", type=Path, default=ROOT / ".venv-unsloth/bin/python", help="make unsloth")
     parser.add_argument("--ways", nargs="+", default=["lora", "lora-nf4", "unsloth-nf4", "full"])
     parser.add_argument("--train", help=argparse.SUPPRESS)  # the process of one way
     options = parser.parse_args()
@@ -77,7 +77,7 @@ def trained(way: str, options: argparse.Namespace) -> dict[str, Any]:
     folder = options.work / way
     if not (folder / "state.json").is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        python = options.unsloth if way.startswith("unsloth") else sys.executable
+        python = options.unsloth if "unsloth" in way or "nf4" in way else sys.executable  # it has bitsandbytes
         command = [python, __file__, "--train", way, "--base", options.base, "--data", options.data]
         command += ["--work", options.work, "--steps", options.steps]
         with (folder / "train.log").open("w") as log:

@@ -13,8 +13,8 @@ from tokenizers import AddedToken, Tokenizer, processors
 from odin_slm.config.parameters import LoraParams, TrainingParams
 from odin_slm.core.errors import BaseModelError
 from odin_slm.core.record import render_prompt
+from odin_slm.inference.constrained_generate import constrained_generate
 from odin_slm.inference.generation import Generator, generate
-from odin_slm.inference.held_generate import held_generate
 from odin_slm.models import preflight
 from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer
 from odin_slm.models.tokens import end_tokens, prompt_ids
@@ -84,7 +84,7 @@ def test_it_trains_and_writes(layout: str, tiny_base: Path, tmp_path: Path) -> N
     model = load_model(base)
     assert end_tokens(model, tokenizer) == {n for n in chosen.get("ends", [0]) if n < 512}
     if "ends" in chosen:
-        generic = held_generate(model, tokenizer, prompts, [*grammars[:1], None], 2, 12)
+        generic = constrained_generate(model, tokenizer, prompts, [*grammars[:1], None], 2, 12)
         assert generic[0].startswith("### Entities:\n")
 
 

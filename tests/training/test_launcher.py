@@ -18,6 +18,7 @@ from training.test_training import Killed, records
 PARAMS = TrainingParams(
     **{"max_seq_length": 400, "epochs": 3, "batch_size": 2, "logging_steps": 1, "evaluations": 2},
     **{"learning_rate": 0.01, "lora": LoraParams(r=4), "generation_samples": 1},
+    precision="fp32",
 )
 TWO = PARAMS.model_copy(update={"launcher": "accelerate", "num_processes": 2})
 

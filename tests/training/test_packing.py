@@ -22,6 +22,7 @@ from training.test_training import records
 PARAMS = TrainingParams(
     **{"max_seq_length": 400, "max_steps": 4, "batch_size": 4, "logging_steps": 1, "evaluations": 2},
     **{"learning_rate": 0.01, "generation_samples": 0, "lora": LoraParams(r=4)},
+    precision="fp32",
 )
 ALL_LINEAR = PARAMS.model_copy(update={"lora": LoraParams(r=4, target_modules="all-linear")})
 

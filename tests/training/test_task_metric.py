@@ -9,8 +9,8 @@ import pytest
 from odin_slm.config.parameters import LoraParams, TrainingParams
 from odin_slm.core.errors import BackendError
 from odin_slm.core.record import Record, full_text
+from odin_slm.inference.constrained_generate import constrained_generate
 from odin_slm.inference.generation import Generator
-from odin_slm.inference.held_generate import held_generate
 from odin_slm.inference.reading import Question, ask
 from odin_slm.models import backends
 from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer
@@ -23,6 +23,7 @@ from training.test_training import Killed, records
 PARAMS = TrainingParams(
     **{"max_seq_length": 400, "epochs": 4, "batch_size": 4, "logging_steps": 1, "evaluations": 4},
     **{"learning_rate": 0.01, "lora": LoraParams(r=4), "metric_for_best_model": "task", "task_metric_samples": 3},
+    precision="fp32",
 )
 KEY = "eval_entity_f1_micro"
 
@@ -212,7 +213,7 @@ def test_generate_of_transformers_is_held_as_our_engine_is(
         found: dict[int, str] = {}
         rows = generator.rows(prompts, max_new_tokens=budget, grammars=grammars)
         generator.write_all(rows, lambda output, found=found: found.update({output.index: output.text}), 2)
-        held = held_generate(model, tokenizer, prompts, grammars, 2, budget)
+        held = constrained_generate(model, tokenizer, prompts, grammars, 2, budget)
         assert held == [found[index] for index in range(5)]
         assert all(text.startswith("### Entities:\n") for text in held[:-1])
 

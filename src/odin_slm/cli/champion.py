@@ -29,8 +29,8 @@ def history(env: str | None) -> None:
         for event in registry.history():
             who = f"version {event['version']}" if event["version"] else f"nobody, after version {event['previous']}"
             forced = " (forced)" if event["forced"] else ""
-            said = f": {event['reason']}" if event["reason"] else ""
-            click.echo(f"{event['at']}  {event['action']:<8}  {who}  by {event['by']}{forced}{said}")
+            reason = f": {event['reason']}" if event["reason"] else ""
+            click.echo(f"{event['at']}  {event['action']:<8}  {who}  by {event['by']}{forced}{reason}")
             if test := event.get("test"):
                 click.echo(f"{'':<27}{_figures(test)}")
         found = registry.champion()

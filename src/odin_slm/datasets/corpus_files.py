@@ -150,12 +150,12 @@ class CorpusFilesDataset(ReadOnlyDataset[RawCorpus]):
         where = str(self._folder / name)
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                held = [info.filename for info in archive.infolist() if not info.is_dir()]
-                wanted = held if self._members is None else self._members
-                missing = [member for member in wanted if member not in held]
+                members = [info.filename for info in archive.infolist() if not info.is_dir()]
+                wanted = members if self._members is None else self._members
+                missing = [member for member in wanted if member not in members]
                 if missing:
                     raise MissingInputError(
-                        f"no member {', '.join(missing)}; found {', '.join(held[:12]) or 'none'}.",
+                        f"no member {', '.join(missing)}; found {', '.join(members[:12]) or 'none'}.",
                         where=where,
                         fix=f"Get {name} from {_ORIGINS.get(name, 'its publisher')} again.",
                     )

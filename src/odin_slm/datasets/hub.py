@@ -79,9 +79,9 @@ class HubRepositoryDataset(PathDataset[Request, dict[str, Any]]):
 
     def _take_back(self, plan: Plan, hub: Hub, progress: Progress, former: Mapping[str, Any]) -> str:
         self._undo = None
-        said = take_back(plan, hub, progress)
+        undone = take_back(plan, hub, progress)
         self._write(former)
-        return said
+        return undone
 
     def _read(self) -> dict[str, Any]:
         return json.loads(self._filepath.read_text(encoding="utf-8")) if self._exists() else dict(_NOT_PUBLISHED)
@@ -135,8 +135,8 @@ def _all_or_nothing(undo: list[Callable[[], str]]) -> Iterator[None]:
     try:
         yield
     except OdinError as error:
-        said = " ".join([error.what, *(take_back() for take_back in undo)])
-        raise type(error)(said, where=error.where, fix=error.fix) from None
+        message = " ".join([error.what, *(take_back() for take_back in undo)])
+        raise type(error)(message, where=error.where, fix=error.fix) from None
     except BaseException:  # a defect, or somebody who stops the run
         for take_back in undo:
             logger.error(take_back())

@@ -130,8 +130,8 @@ class Hub:
         if status is not None and response is None:
             return f"the Hub's storage answers {status}"
         if status is not None:
-            said = str(response.headers.get("X-Error-Message") or getattr(error, "server_message", None) or "")
-            words = redact(" ".join(said.split())[:300], self.token).rstrip(".")
+            message = str(response.headers.get("X-Error-Message") or getattr(error, "server_message", None) or "")
+            words = redact(" ".join(message.split())[:300], self.token).rstrip(".")
             return f"the Hub answers {status}" + (f" ({words})" if words else "")
         if is_transient(error):
             return f"no answer from {self.endpoint} ({type(_root(error)).__name__})"
@@ -169,8 +169,8 @@ def status_of(error: BaseException) -> int | None:
     if response is not None:
         return int(response.status_code)
     # Xet's client, which is no Python, tells it in words.
-    said = next((match for cause in _causes(error) if (match := _XET_STATUS.search(str(cause)))), None)
-    return int(said[1]) if said else None
+    status = next((match for cause in _causes(error) if (match := _XET_STATUS.search(str(cause)))), None)
+    return int(status[1]) if status else None
 
 
 def lacks_xet(error: BaseException) -> bool:

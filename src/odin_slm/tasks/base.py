@@ -172,6 +172,8 @@ class Task(ABC):
     """Tags that say what its texts are about."""
     headline: ClassVar[tuple[Metric, ...]]
     """The figures that decide, the first one first."""
+    unit: ClassVar[str] = "document"
+    """What one text of its data is, in the singular; intervals and paired tests are over these."""
     scores_documents: ClassVar[bool] = False
     """Whether :meth:`score_documents` is there; for a task that does not cut documents its records are all there is."""
     example: ClassVar[str]
@@ -448,6 +450,22 @@ class Task(ABC):
             seed: Seed of the bootstrap.
         """
         raise NotImplementedError(f"{self.name} does not score documents.")
+
+    def score_protocols(
+        self, documents: Rows, corpus: Iterable[Mapping[str, Any]], *, resamples: int = 1000, seed: int = 42
+    ) -> dict[str, Any]:
+        """Score whole documents as the literature scores the corpora that they come from; by default there is nothing.
+
+        Args:
+            documents: Rows of :func:`odin_slm.inference.documents.read_documents`.
+            corpus: The corpora's documents, as of :meth:`odin_slm.core.document.Document.to_dict`.
+            resamples: Bootstrap resamples.
+            seed: Seed of the bootstrap.
+
+        Returns:
+            Name of a protocol -> its scores.
+        """
+        return {}
 
     def criteria(self, results: Mapping[str, Any], *, significance: float) -> list[dict[str, Any]]:
         """Return what counts as success, and whether the paired tests show it; see :mod:`odin_slm.tasks.criteria`."""

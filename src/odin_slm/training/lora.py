@@ -162,6 +162,7 @@ def train_here(
         "tokens_per_second": round(tokens / seconds, 1),
         "base_model": base.source,
         "backend": backend,
+        "precision": backends.precision(params),
         "processes": processes,
         **step,
         "hyperparameters": params.model_dump(

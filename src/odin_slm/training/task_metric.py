@@ -90,15 +90,15 @@ class TaskMetric:
 
     def _outputs(self, model: Any, records: Sequence[Record]) -> list[str]:
         """Return an output for each record, held to its text where the task has a grammar."""
+        from odin_slm.inference.constrained_generate import constrained_generate
         from odin_slm.inference.generation import Generator
-        from odin_slm.inference.held_generate import held_generate
 
         if not records:
             return []
         prompts = [full_text(record)[0] for record in records]
         grammars = [self._task.grammar(record["instruction"], record["input"]) for record in records]
         if self._backend == "unsloth":  # its kernels take no cache but their own
-            return held_generate(model, self._tokenizer, prompts, grammars, self._batch_size, self._budget)
+            return constrained_generate(model, self._tokenizer, prompts, grammars, self._batch_size, self._budget)
         generator = Generator.of(_for_decoding(model), self._tokenizer)
         names = [record["id"] for record in records]
         rows = generator.rows(prompts, max_new_tokens=self._budget, grammars=grammars, names=names)

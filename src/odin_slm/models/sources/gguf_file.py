@@ -106,24 +106,24 @@ def configuration(gguf: Gguf) -> Any:
     from transformers import AutoConfig
 
     prefix = f"{gguf.architecture}."
-    said = {key.removeprefix(prefix): value for key, value in gguf.metadata.items() if key.startswith(prefix)}
-    if unknown := sorted(said.keys() - _KEYS.keys() - _OTHER_KEYS):
-        raise gguf.error(f"its metadata has {prefix}{unknown[0]}={said[unknown[0]]!r}, which is not converted.")
-    if missing := sorted((_KEYS.keys() | {"rope.freq_base"}) - _OPTIONAL - said.keys()):
+    fields = {key.removeprefix(prefix): value for key, value in gguf.metadata.items() if key.startswith(prefix)}
+    if unknown := sorted(fields.keys() - _KEYS.keys() - _OTHER_KEYS):
+        raise gguf.error(f"its metadata has {prefix}{unknown[0]}={fields[unknown[0]]!r}, which is not converted.")
+    if missing := sorted((_KEYS.keys() | {"rope.freq_base"}) - _OPTIONAL - fields.keys()):
         raise gguf.error(f"its metadata lacks {prefix}{missing[0]}.")
-    if listed := sorted(key for key, value in said.items() if isinstance(value, list)):
+    if listed := sorted(key for key, value in fields.items() if isinstance(value, list)):
         raise gguf.error(f"{prefix}{listed[0]} differs from layer to layer, which is not converted.")
-    values = {name: said[key] for key, name in _KEYS.items() if key in said}
+    values = {name: fields[key] for key, name in _KEYS.items() if key in fields}
     values["rms_norm_eps"] = _shortest(values["rms_norm_eps"])
     width = values.setdefault("head_dim", values["hidden_size"] // values["num_attention_heads"])
     for key in ("rope.dimension_count", "attention.value_length"):
-        if said.get(key, width) != width:
-            raise gguf.error(f"{prefix}{key} is {said[key]}, and a head {width} wide; that is not converted.")
+        if fields.get(key, width) != width:
+            raise gguf.error(f"{prefix}{key} is {fields[key]}, and a head {width} wide; that is not converted.")
     return AutoConfig.for_model(
         gguf.model_type,
         **values,
         vocab_size=int(gguf.tensors["token_embd.weight"].shape[1]) if "token_embd.weight" in gguf.tensors else 0,
-        rope_parameters={"rope_type": "default", "rope_theta": said["rope.freq_base"]},
+        rope_parameters={"rope_type": "default", "rope_theta": fields["rope.freq_base"]},
         tie_word_embeddings="output.weight" not in gguf.tensors,
         dtype=gguf.dtype,
         **{f"{name}_token_id": gguf.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")},

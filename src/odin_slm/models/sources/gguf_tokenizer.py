@@ -40,15 +40,15 @@ def tokenizer_of(gguf: Gguf, context: int) -> Any:
     from tokenizers import AddedToken, Tokenizer, decoders, models, processors
     from transformers import PreTrainedTokenizerFast
 
-    said = {key.removeprefix("tokenizer.ggml."): value for key, value in gguf.metadata.items()}
-    kind, cut = said.get("model"), said.get("pre")
+    fields = {key.removeprefix("tokenizer.ggml."): value for key, value in gguf.metadata.items()}
+    kind, cut = fields.get("model"), fields.get("pre")
     if kind != "gpt2":
         raise gguf.error(f"its tokenizer is of the kind {kind!r}; byte-level BPE ('gpt2') is converted.")
     if cut not in _CUTS:
         raise gguf.error(
             f"its text is cut the way {cut!r} (tokenizer.ggml.pre), which is not known here; {', '.join(_CUTS)} are."
         )
-    tokens: list[str] = said["tokens"]
+    tokens: list[str] = fields["tokens"]
     rows = gguf.tensors["token_embd.weight"].shape[1]
     if not len(set(tokens)) == len(tokens) == rows:
         raise gguf.error(f"it lists {len(tokens)} tokens, {len(set(tokens))} different ones, for {rows} embeddings.")
@@ -56,11 +56,11 @@ def tokenizer_of(gguf: Gguf, context: int) -> Any:
         raise gguf.error(
             f"its vocabulary lacks {len(lacking)} of the bytes that text is made of, {min(lacking):#x} first."
         )
-    types = said.get("token_type") or [1] * len(tokens)
+    types = fields.get("token_type") or [1] * len(tokens)
     try:
         model = models.BPE(  # embeddings that no token has are filled up with unused ones
             {token: number for number, token in enumerate(tokens) if types[number] != _UNUSED},
-            [tuple(merge.split(" ")) for merge in said["merges"]],
+            [tuple(merge.split(" ")) for merge in fields["merges"]],
             ignore_merges=cut == "llama-bpe",
         )
     except Exception as error:  # tokenizers raises no narrower one
@@ -70,13 +70,13 @@ def tokenizer_of(gguf: Gguf, context: int) -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     for kind, add in ((_CONTROL, tokenizer.add_special_tokens), (_USER_DEFINED, tokenizer.add_tokens)):
         add([AddedToken(token, normalized=False) for token, of in zip(tokens, types, strict=True) if of == kind])
-    roles = {role: number for name, role in _ROLES.items() if (number := said.get(f"{name}_token_id")) is not None}
+    roles = {role: number for name, role in _ROLES.items() if (number := fields.get(f"{name}_token_id")) is not None}
     if wrong := [role for role, number in roles.items() if number >= len(tokens)]:
         raise gguf.error(f"its {wrong[0]} token has the id {roles[wrong[0]]}, of {len(tokens)} tokens.")
     if "eos" not in roles:
         raise gguf.error("its metadata name no end-of-sequence token (tokenizer.ggml.eos_token_id).")
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    if said.get("add_bos_token") and "bos" in roles:
+    if fields.get("add_bos_token") and "bos" in roles:
         tokenizer.post_processor = _beginning_with(tokens[roles["bos"]], roles["bos"])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

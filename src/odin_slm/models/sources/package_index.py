@@ -103,8 +103,8 @@ def _pip_download(requirement: str, folder: Path, by_hand: str) -> None:
         check=False,
     )
     if done.returncode:
-        said = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
-        reason = said[-1] if said else f"exit code {done.returncode}"
+        errors = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+        reason = errors[-1] if errors else f"exit code {done.returncode}"
         if "Retrying (" in done.stderr:  # pip then says that there is no such package
             reason = "the package index cannot be reached"
         raise FetchError(

@@ -9,7 +9,7 @@ from typing import Any
 
 from odin_slm.config.parameters import CombinationParams, IngestionParams, TaskParams
 from odin_slm.core.document import Document, is_synthetic, surface_forms
-from odin_slm.core.errors import CorpusFormatError, LeakageError, MissingInputError
+from odin_slm.core.errors import CorpusFormatError, LeakageError, MissingInputError, ReviewError, required
 from odin_slm.core.hashing import canonical_json, sha256_text
 from odin_slm.core.record import SPLITS, Record
 from odin_slm.dataprep import cleaning
@@ -31,21 +31,27 @@ def gather(*parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(chain(*parts))
 
 
-def gather_sources(params: IngestionParams, *parse_reports: dict[str, Any]) -> dict[str, Any]:
+def gather_reports(*parse_reports: dict[str, Any]) -> list[dict[str, Any]]:
+    """Join the reports of all parsers, one a corpus; those by configuration come in one report."""
+    return [one for report in parse_reports for one in report.get("corpora", {"": report}).values()]
+
+
+def gather_sources(parse_reports: list[dict[str, Any]], params: IngestionParams) -> dict[str, Any]:
     """Say what the data were made of.
 
     Returns:
-        ``inputs``: corpus and file -> sha256; ``parameters``.
+        ``inputs``: corpus and file -> sha256; ``dropped``: corpus -> what was left out, by reason; ``parameters``.
     """
     files = {
-        f"{report['corpus']}/{file}": digest
-        for report in parse_reports
-        for file, digest in report.get("inputs", {}).items()
+        f"{one['corpus']}/{file}": hashed for one in parse_reports for file, hashed in one.get("inputs", {}).items()
     }
-    return {"inputs": files, "parameters": params.model_dump(mode="json")}
+    dropped = {one["corpus"]: one["dropped"] for one in parse_reports if one.get("dropped")}
+    return {"inputs": files, "dropped": dropped, "parameters": params.model_dump(mode="json")}
 
 
-def place_documents(documents: list[dict[str, Any]], params: CombinationParams) -> dict[str, dict[str, Any]]:
+def place_documents(
+    documents: list[dict[str, Any]] | None, params: CombinationParams, ingestion: IngestionParams
+) -> dict[str, dict[str, Any]]:
     """Place every document of every corpus in one split.
 
     Returns:
@@ -53,8 +59,10 @@ def place_documents(documents: list[dict[str, Any]], params: CombinationParams) 
 
     Raises:
         CorpusFormatError: Two documents have one id.
+        ReviewError: A document that was corrected beside a model's predictions would validate or test.
+        MissingInputError: There are no documents.
     """
-    parsed = [Document.from_dict(values) for values in documents]
+    parsed = [Document.from_dict(values) for values in required(documents, "documents.jsonl")]
     for identifier, count in Counter(document.id for document in parsed).items():
         if count > 1:
             sources = " and ".join(sorted({document.source for document in parsed if document.id == identifier}))
@@ -63,13 +71,23 @@ def place_documents(documents: list[dict[str, Any]], params: CombinationParams) 
                 where=f"corpus {sources}",
                 fix="Let the corpus' parser number the documents of one abstract.",
             )
+    reviewed = [name for name, block in ingestion.own_corpora.items() if block.review]
     placements = assign_splits(
         parsed,
         seed=params.seed,
         validation_ratio=params.validation_ratio,
         test_ratio=params.test_ratio,
         near_duplicate=params.near_duplicate,
+        reviewed=reviewed,
     )
+    for document in parsed:
+        split = placements[document.id].split
+        if document.source in reviewed and split in ("validation", "test"):
+            raise ReviewError(
+                f"it was corrected beside a model's predictions, and is a {split} document here.",
+                where=f"corpus {document.source}, document {document.id}",
+                fix="Take it out, or split as when it was chosen: the same corpora, seed, ratios and near_duplicate.",
+            )
     return {d.id: {**placements[d.id].to_dict(), "pmid": d.pmid, "source": d.source} for d in parsed}
 
 
@@ -150,7 +168,7 @@ def check_leakage(
         first = found[0]
         windowed = {r["document_id"] for part in cleaned.values() for r in part if "#w" in r["id"]}
         raise LeakageError(
-            f"{len(found)} leaks between splits; the first: documents {', '.join(first['documents'])} "
+            f"{len(found)} leaks between splits; the first: {what.unit}s {', '.join(first['documents'])} "
             f"in {' and '.join(first['splits'])}.",
             where="combination",
             # whole documents that are alike lie in one split; of others, short windows may be
@@ -158,7 +176,7 @@ def check_leakage(
             or (
                 "Windows of these documents are alike: raise ingestion.max_tokens, or set ingestion.overflow=drop."
                 if windowed.intersection(first["documents"])
-                else "Lower combination.near_duplicate, or take one of the documents out of the corpus."
+                else f"Lower combination.near_duplicate, or take one of the {what.unit}s out of the corpus."
             ),
         )
     report = {
@@ -186,8 +204,9 @@ def write_manifest(
     """Describe the dataset so that anyone can make it again and compare it byte for byte.
 
     Returns:
-        ``inputs`` (corpus file -> sha256), ``outputs`` (split file -> sha256), ``counts``, ``parameters``, ``seed``,
-        ``versions``, and ``synthetic_sources``: the sources whose documents our own generator wrote.
+        ``inputs`` (corpus file -> sha256), ``dropped`` (corpus -> reason -> count), ``outputs`` (split file -> sha256),
+        ``counts``, ``parameters``, ``seed``, ``versions``, and ``synthetic_sources``: the sources whose documents our
+        own generator wrote.
     """
     from importlib.metadata import version
 
@@ -199,6 +218,7 @@ def write_manifest(
         synthetic[placed["source"]].append(is_synthetic(placed["pmid"]))
     return {
         "inputs": data_sources["inputs"],
+        "dropped": data_sources["dropped"],
         "outputs": {f"{name}.json": sha256_text(canonical_json(records)) for name, records in parts.items()},
         "counts": {
             name: {

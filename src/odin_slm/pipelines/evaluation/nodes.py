@@ -15,7 +15,7 @@ from odin_slm.models.base_model import BaseModel, trained_weights
 from odin_slm.release.provenance import is_of, other_splits
 from odin_slm.tasks import Task
 from odin_slm.tasks.operating_point import KEY
-from odin_slm.tasks.rows import test_set_of
+from odin_slm.tasks.rows import documents_of, test_set_of
 from odin_slm.tracking.promotion import Champion, judge, rescored
 
 _log = logging.getLogger(__name__)
@@ -296,6 +296,33 @@ def score_predictions(
     )
 
 
+def score_protocols(
+    prediction_scores: dict[str, Any],
+    predictions: list[dict[str, Any]],
+    document_predictions: list[dict[str, Any]],
+    documents: list[dict[str, Any]] | None,
+    task: TaskParams,
+    params: EvaluationParams,
+) -> dict[str, Any]:
+    """Score the same documents as the literature scores their corpora, and complete the results with that.
+
+    Args:
+        prediction_scores: Scores of the predictions.
+        predictions: Rows of the fine-tuned model.
+        document_predictions: Its documents, read whole; may be empty, and left over from other predictions.
+        documents: The corpora's documents; None where they are not at hand.
+        task: What scores.
+        params: Bootstrap.
+
+    Returns:
+        The scores, with ``protocols`` (:meth:`odin_slm.tasks.Task.score_protocols`) where there are some.
+    """
+    whole = documents_of(predictions, document_predictions)
+    resamples, seed = params.bootstrap_resamples, params.seed
+    protocols = task.task().score_protocols(whole, documents or [], resamples=resamples, seed=seed)
+    return {**prediction_scores, "protocols": protocols} if protocols else prediction_scores
+
+
 @one_at_a_time
 def rescore_champion(
     predictions: list[dict[str, Any]],
@@ -340,7 +367,7 @@ def decide_promotion(
         **paired_test(params),
     )
     about = {"experiment": params.experiment, "decoding": predictions[0].get("decoding", "free")}
-    return {**decision, **about, "test_set": test_set_of(predictions)}
+    return {**decision, **about, "test_set": test_set_of(predictions, task.task().unit)}
 
 
 def paired_test(params: EvaluationParams) -> dict[str, Any]:

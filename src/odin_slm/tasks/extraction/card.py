@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from odin_slm.core.markdown import code, number, score, table
+from odin_slm.core.markdown import code, interval, number, score, table
 from odin_slm.tasks.base import Metric
 from odin_slm.tasks.card import (
     INTERVALS,
@@ -125,15 +125,15 @@ def _arguments(types: Types) -> str:
     by_pairs: dict[frozenset[tuple[str, str]], list[str]] = {}
     for relation in types.relations:
         by_pairs.setdefault(frozenset(types.legal[relation]), []).append(f"`{relation}`")
-    said = []
+    sentences = []
     for pairs, names in by_pairs.items():
         tails: dict[tuple[str, ...], list[str]] = {}
         for head in types.entities:
             if found := tuple(tail for tail in types.entities if (head, tail) in pairs):
                 tails.setdefault(found, []).append(head)
         ways = [_way(heads, found, types) for found, heads in tails.items()]
-        said.append(f"{' and '.join(names)} {', or '.join(ways)}")
-    return textwrap.fill(f"Relations point from head to tail: {', '.join(said)}.", _WIDTH, break_on_hyphens=False)
+        sentences.append(f"{' and '.join(names)} {', or '.join(ways)}")
+    return textwrap.fill(f"Relations point from head to tail: {', '.join(sentences)}.", _WIDTH, break_on_hyphens=False)
 
 
 def _way(heads: Sequence[str], tails: Sequence[str], types: Types) -> str:
@@ -164,11 +164,13 @@ def _results(results: Mapping[str, Any]) -> CardResults:
         )
     text = (
         "Micro averages. An entity counts when its type and text are right, a relation when its type, head and tail "
-        f"are; texts are\ncompared without regard to case, Unicode form and white space. {INTERVALS}\n{decoded}\n\n"
+        f"are; texts are\ncompared without regard to case, Unicode form and white space. "
+        f"{INTERVALS.format(unit='document')}\n{decoded}\n\n"
         f"{scores_table(results, columns)}\n\n"
         f"By type:\n\n{_groups_table(results, 'by_type', 'type')}\n\n"
         f"By source:\n\n{_groups_table(results, 'by_source', 'source')}\n\n"
         f"Quality of the output texts:\n\n{quality_table(results, _QUALITY)}"
+        f"{_protocols(results)}"
     )
     figures = [
         Figure(
@@ -182,6 +184,26 @@ def _results(results: Mapping[str, Any]) -> CardResults:
         for name in ("f1", "precision", "recall")
     ]
     return CardResults(headline_table(results, headline), text, figures)
+
+
+def _protocols(results: Mapping[str, Any]) -> str:
+    """Return the scores under the protocols of the literature, each with its share and its rule; empty without any."""
+    rows, rules = [], []
+    for found in results.get("protocols", {}).values():
+        official = found["official_documents"]
+        part = f"{found['share']:.1%} of {official}" if official else "own split"
+        for title, values in found["scores"].items():
+            figures = [score(values[name]) for name in ("precision", "recall", "f1")]
+            figures[-1] = f"{figures[-1]} {interval(values['f1_interval'])}"
+            rows.append([f"{found['title']}: {title}", f"{number(found['documents'])} ({part})", *figures])
+        rules.append(f"- {found['title']}: {found['rule']}")
+    if not rows:
+        return ""
+    return (
+        "\n\nWhole documents under the protocols of the literature. The share is that of the official test documents; "
+        "a published figure\nis comparable only where it is all of them and the rule is the same:\n\n"
+        f"{table(['protocol', 'documents (share)', 'P', 'R', 'F1 [95 %]'], rows)}\n\n" + "\n".join(rules)
+    )
 
 
 def _metric(kind: str, name: str) -> Metric:

@@ -115,9 +115,9 @@ def thresholds(found: Mapping[str, Any], risks: tuple[float, ...] = (0.02, 0.05,
         risks: Tolerated shares; one that cannot be held is left out.
     """
     for risk in risks:
-        held = [point for point in found["risk_coverage"] if point["risk"] <= risk]
-        if held:
-            yield {"at_most": risk, **max(held, key=lambda point: point["coverage"])}
+        within = [point for point in found["risk_coverage"] if point["risk"] <= risk]
+        if within:
+            yield {"at_most": risk, **max(within, key=lambda point: point["coverage"])}
 
 
 def _moment(found: Mapping[str, Any], when: str) -> str:

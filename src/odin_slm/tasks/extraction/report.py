@@ -52,7 +52,7 @@ class Failure:
         id: The record's id.
         source: Its corpus.
         errors: What went wrong, as phrases of :data:`odin_slm.tasks.extraction.metrics.ERRORS`.
-        held_against: (predicted, gold) as texts, of every error that stands for a gold item.
+        disagreements: (predicted, gold) as texts, of every error that stands for a gold item.
         pieces: The input, cut at the borders of entities.
         foreign: Predicted entities that do not stand in the text.
         hidden: (mark, entity) of wrong ones that a longer marked name covers.
@@ -63,7 +63,7 @@ class Failure:
     id: str
     source: str
     errors: tuple[str, ...]
-    held_against: tuple[tuple[str, str], ...]
+    disagreements: tuple[tuple[str, str], ...]
     pieces: tuple[Piece, ...]
     foreign: tuple[str, ...]
     hidden: tuple[tuple[str, str], ...]
@@ -149,7 +149,7 @@ def _failure(row: Mapping[str, Any], types: Types) -> Failure:
     gold, parsed = parse(row["gold"], types).extraction, parse(row["prediction"], types)
     predicted = parsed.extraction
     text = fold(row["input"])
-    said = dict.fromkeys(entity.text for entity in predicted.entities)
+    surfaces = dict.fromkeys(entity.text for entity in predicted.entities)
     pieces = tuple(highlight(row["input"], gold, predicted))
     errors = errors_in(row, types)
     counts = Counter(error.kind for error in errors)
@@ -159,16 +159,16 @@ def _failure(row: Mapping[str, Any], types: Types) -> Failure:
         errors=tuple(
             f"{counts[name]} × {ERRORS[name]}" if counts[name] > 1 else ERRORS[name] for name in ERRORS if counts[name]
         ),
-        held_against=tuple((_said(e.predicted), _said(e.gold)) for e in errors if e.predicted and e.gold),
+        disagreements=tuple((_as_text(e.predicted), _as_text(e.gold)) for e in errors if e.predicted and e.gold),
         pieces=pieces,
-        foreign=tuple(surface for surface in said if fold(surface) not in text),
+        foreign=tuple(surface for surface in surfaces if fold(surface) not in text),
         hidden=tuple(_hidden(row["input"], pieces, gold, predicted)),
         relations=tuple(_marked_relations(gold, predicted)),
         malformed=parsed.malformed,
     )
 
 
-def _said(item: Sequence[str]) -> str:
+def _as_text(item: Sequence[str]) -> str:
     return " ".join(item) if len(item) == 3 else f"[{item[0]}] {item[1]}"
 
 
@@ -177,7 +177,7 @@ def highlight(text: str, gold: Extraction, predicted: Extraction) -> Iterator[Pi
 
     Joined, the pieces are the text.
     """
-    wanted, found = _types(gold), _types(predicted)
+    expected, found = _types(gold), _types(predicted)
     surfaces = {fold(e.text): e.text for e in (*predicted.entities, *gold.entities)}
     spans = sorted(
         ((begin, end, key) for key, surface in surfaces.items() for begin, end in locate(text, surface)),
@@ -191,7 +191,7 @@ def highlight(text: str, gold: Extraction, predicted: Extraction) -> Iterator[Pi
     for begin, end, key in sorted(kept):
         if begin > position:
             yield Piece(text[position:begin])
-        yield Piece(text[begin:end], *_mark(wanted.get(key, []), found.get(key, [])))
+        yield Piece(text[begin:end], *_mark(expected.get(key, []), found.get(key, [])))
         position = end
     if position < len(text):
         yield Piece(text[position:])
@@ -214,21 +214,21 @@ def _types(extraction: Extraction) -> dict[str, list[str]]:
     return types
 
 
-def _mark(wanted: list[str], found: list[str]) -> tuple[str, str]:
+def _mark(expected: list[str], found: list[str]) -> tuple[str, str]:
     if not found:
-        return "missed", ", ".join(wanted)
-    if not wanted:
+        return "missed", ", ".join(expected)
+    if not expected:
         return "extra", ", ".join(found)
-    if set(wanted) == set(found):
+    if set(expected) == set(found):
         return "right", ", ".join(found)
-    return "wrong_type", f"{', '.join(found)}, not {', '.join(wanted)}"
+    return "wrong_type", f"{', '.join(found)}, not {', '.join(expected)}"
 
 
 def _marked_relations(gold: Extraction, predicted: Extraction) -> Iterator[tuple[str, str]]:
-    wanted = {(fold(r.head), r.type, fold(r.tail)): r for r in gold.relations}
+    expected = {(fold(r.head), r.type, fold(r.tail)): r for r in gold.relations}
     found = {(fold(r.head), r.type, fold(r.tail)): r for r in predicted.relations}
-    for key, relation in {**wanted, **found}.items():
-        mark = "right" if key in wanted and key in found else "missed" if key in wanted else "extra"
+    for key, relation in {**expected, **found}.items():
+        mark = "right" if key in expected and key in found else "missed" if key in expected else "extra"
         yield mark, f"{relation.head} {relation.type} {relation.tail}"
 
 
@@ -299,7 +299,8 @@ def _limitations(results: Mapping[str, Any]) -> Iterator[str]:
     )
     yield (
         "Scores compare strings, not concepts: a synonym of a gold name counts as an error, and nothing is linked to "
-        "MeSH or any other vocabulary."
+        "MeSH or any other vocabulary"
+        + (", but by a corpus' own names under published protocols." if results.get("protocols") else ".")
     )
     yield (
         "Each corpus annotates its own choice of types. A prediction that its corpus does not annotate counts as wrong "

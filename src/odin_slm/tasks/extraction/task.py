@@ -503,13 +503,36 @@ class ExtractionTask(Task):
         several = [document for document in documents if len(document["windows"]) > 1]
         return {**scored(documents), "several_windows": scored(several) if several else None}
 
+    def score_protocols(
+        self, documents: Rows, corpus: Iterable[Mapping[str, Any]], *, resamples: int = 1000, seed: int = 42
+    ) -> dict[str, Any]:
+        """See :meth:`Task.score_protocols` and :func:`odin_slm.tasks.extraction.metrics.protocols.score_protocols`.
+
+        A document whose text is not that of the corpus (cleaned, or read in part) has other offsets: it is left out.
+        """
+        from odin_slm.tasks.extraction.metrics.protocols import ReadDocument, score_protocols
+
+        known = [Document.from_dict(dict(values)) for values in corpus]
+        rows = {row["id"]: row for row in documents}
+        read = [
+            ReadDocument(document, self._whole(rows[document.id]))
+            for document in known
+            if document.id in rows and rows[document.id]["text"] == document.text
+        ]
+        return score_protocols(read, known, resamples=resamples, seed=seed)
+
+    def _whole(self, document: Mapping[str, Any]) -> Grounded:
+        """Return what the windows of a document say together."""
+        text = document["text"]
+        return self.merge(
+            text, [self.read(text, w["output"], begin=w["begin"], end=w["end"]) for w in document["windows"]]
+        )
+
     def _as_example(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """Return a document as one row of a predictions file."""
-        text = document["text"]
-        parts = [self.read(text, w["output"], begin=w["begin"], end=w["end"]) for w in document["windows"]]
-        found = self.merge(text, parts)
+        text, found = document["text"], self._whole(document)
         gold = [parse(output, self.types).extraction for output in document["gold"]]
-        said = Extraction(
+        predicted = Extraction(
             tuple(Entity(entity.type, entity.text) for entity in found.entities),
             tuple(RelationTriple(r.head.text, r.type, r.tail.text) for r in found.relations),
         )
@@ -517,7 +540,7 @@ class ExtractionTask(Task):
             tuple(entity for one in gold for entity in one.entities),
             tuple(relation for one in gold for relation in one.relations),
         )
-        return {"id": document["id"], "input": text, "gold": render(listed), "prediction": render(said)}
+        return {"id": document["id"], "input": text, "gold": render(listed), "prediction": render(predicted)}
 
     def tracked(self, results: Mapping[str, Any]) -> dict[str, float]:
         """See :func:`odin_slm.tasks.extraction.tracked.tracked_metrics`."""

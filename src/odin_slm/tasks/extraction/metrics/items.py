@@ -145,14 +145,14 @@ def read_examples(rows: Rows, types: Types = MEDICAL) -> Examples:
     words, document_of, sources = array("q"), array("q"), array("q")
     aliases = tuple(array("q") for _ in range(3))
     for number, row in enumerate(rows):
-        wanted, said = row["gold"], row["prediction"]
-        read_gold = read(wanted, types)
-        read_said = read_gold if said == wanted else read(said, types)
+        reference, output = row["gold"], row["prediction"]
+        read_gold = read(reference, types)
+        read_prediction = read_gold if output == reference else read(output, types)
         gold.add(read_gold)
-        listed = predicted.add(read_said)
+        listed = predicted.add(read_prediction)
         text = fold(row["input"])
         foreign.extend([texts.normalised[entity] not in text for entity in listed])
-        malformed.append(bool(read_said[2]))
+        malformed.append(bool(read_prediction[2]))
         unfinished.append(not row.get("finished", True))
         words.append(len(text.split()))
         sources.append(source_numbers[row.get("source") or "unknown"])
@@ -282,7 +282,7 @@ class Pair:
 
     Attributes:
         size: How many examples there are.
-        said: Predicted items.
+        predicted: Predicted items.
         gold: Gold items.
         heads: Head of every item; the text of an entity.
         kinds: Type of every item.
@@ -290,26 +290,26 @@ class Pair:
     """
 
     size: int
-    said: Items
+    predicted: Items
     gold: Items
     heads: Numbers
     kinds: Numbers
     tails: Numbers
 
-    def select(self, said: Numbers, gold: Numbers) -> Pair:
+    def select(self, predicted: Numbers, gold: Numbers) -> Pair:
         """Return the pair with those items that the masks mark."""
-        return replace(self, said=self.said.select(said), gold=self.gold.select(gold))
+        return replace(self, predicted=self.predicted.select(predicted), gold=self.gold.select(gold))
 
 
-def pair_entities(size: int, said: Entities, gold: Entities) -> Pair:
+def pair_entities(size: int, predicted: Entities, gold: Entities) -> Pair:
     """Return the distinct entities of both sides; they are equal where type and text are."""
-    columns = [(e.rows, e.texts, e.types, numpy.full(len(e.rows), -1)) for e in (said, gold)]
+    columns = [(e.rows, e.texts, e.types, numpy.full(len(e.rows), -1)) for e in (predicted, gold)]
     return _pair(size, *columns)
 
 
-def pair_relations(size: int, said: Relations, gold: Relations) -> Pair:
+def pair_relations(size: int, predicted: Relations, gold: Relations) -> Pair:
     """Return the distinct relations of both sides; they are equal where head, type and tail are."""
-    columns = [(r.rows, r.heads, r.types, r.tails) for r in (said, gold)]
+    columns = [(r.rows, r.heads, r.types, r.tails) for r in (predicted, gold)]
     return _pair(size, *columns)
 
 

@@ -49,9 +49,9 @@ _WORD = re.compile(r"\w+")
 
 def count(pair: Pair) -> Numbers:
     """Return the counts of every example, shape (examples, 3)."""
-    right = per_row(pair.size, pair.said.rows[contained(pair.said.keys, pair.gold.keys)])
-    said, gold = per_row(pair.size, pair.said.rows), per_row(pair.size, pair.gold.rows)
-    return numpy.stack([right, said - right, gold - right], axis=1)
+    right = per_row(pair.size, pair.predicted.rows[contained(pair.predicted.keys, pair.gold.keys)])
+    predicted, gold = per_row(pair.size, pair.predicted.rows), per_row(pair.size, pair.gold.rows)
+    return numpy.stack([right, predicted - right, gold - right], axis=1)
 
 
 # exact, collapsed, boundaries
@@ -70,15 +70,17 @@ def exact_relations(examples: Examples) -> Pair:
 def collapsed_entities(examples: Examples) -> Pair:
     """Return the entities that ``collapsed`` compares."""
     into = dict(examples.types.synonyms)
-    said, gold = (collapse(side.entities, into, examples.types) for side in (examples.predicted, examples.gold))
-    return pair_entities(len(examples), said, gold)
+    predicted, gold = (collapse(side.entities, into, examples.types) for side in (examples.predicted, examples.gold))
+    return pair_entities(len(examples), predicted, gold)
 
 
 def untyped_entities(examples: Examples) -> Pair:
     """Return the entities that ``boundaries`` compares: texts."""
     one_type = dict.fromkeys(examples.types.entities, examples.types.entities[0])
-    said, gold = (collapse(side.entities, one_type, examples.types) for side in (examples.predicted, examples.gold))
-    return pair_entities(len(examples), said, gold)
+    predicted, gold = (
+        collapse(side.entities, one_type, examples.types) for side in (examples.predicted, examples.gold)
+    )
+    return pair_entities(len(examples), predicted, gold)
 
 
 # strict
@@ -94,7 +96,7 @@ def typed_relations(examples: Examples, into: Mapping[str, str] | None = None) -
         examples: The examples.
         into: Entity types to replace before.
     """
-    said, gold = (
+    predicted, gold = (
         _with_types(
             replace(side, entities=collapse(side.entities, into or {}, examples.types)),
             len(examples.texts.normalised),
@@ -102,7 +104,7 @@ def typed_relations(examples: Examples, into: Mapping[str, str] | None = None) -
         )
         for side in (examples.predicted, examples.gold)
     )
-    return pair_relations(len(examples), said, gold)
+    return pair_relations(len(examples), predicted, gold)
 
 
 def _with_types(side: Side, texts: int, types_of: Types) -> Relations:
@@ -120,7 +122,7 @@ def _with_types(side: Side, texts: int, types_of: Types) -> Relations:
     known: Numbers = numpy.append(types, untyped)
     arguments = [relations.rows * width + column for column in (relations.heads, relations.tails)]
     spans: list[tuple[Numbers, Numbers]] = [
-        (numpy.searchsorted(places, wanted), numpy.searchsorted(places, wanted, side="right")) for wanted in arguments
+        (numpy.searchsorted(places, place), numpy.searchsorted(places, place, side="right")) for place in arguments
     ]
     head_type, tail_type = (numpy.where(end > begin, known[begin], untyped) for begin, end in spans)
     several = numpy.flatnonzero(numpy.any([end - begin > 1 for begin, end in spans], axis=0))
@@ -166,50 +168,52 @@ def _partial(
         decode: Items to what ``credit`` compares.
         credit: Similarity of two items, 1 for a whole point, 0 for none.
     """
-    said, gold = pair.said, pair.gold
+    predicted, gold = pair.predicted, pair.gold
     width = int(whole.max(initial=0)) + 1
-    said_keys, gold_keys = (side.rows * width + whole[side.items] for side in (said, gold))
+    predicted_keys, gold_keys = (side.rows * width + whole[side.items] for side in (predicted, gold))
     # An example in which a side holds a text twice, with two types, is paired as a whole.
     simple: Numbers = numpy.ones(pair.size, dtype=bool)
-    for keys in (said_keys, gold_keys):
+    for keys in (predicted_keys, gold_keys):
         ordered = numpy.sort(keys)
         simple[ordered[1:][ordered[1:] == ordered[:-1]] // width] = False
-    equal_said = contained(said_keys, numpy.sort(gold_keys)) & simple[said.rows]
-    equal_gold = contained(gold_keys, numpy.sort(said_keys)) & simple[gold.rows]
-    right: Numbers = per_row(pair.size, said.rows[equal_said]).astype(float)
-    left_said, left_gold = said.select(~equal_said), gold.select(~equal_gold)
-    both = (per_row(pair.size, left_said.rows) > 0) & (per_row(pair.size, left_gold.rows) > 0)
-    left_said, left_gold = (side.select(both[side.rows]) for side in (left_said, left_gold))
-    for (row, mine), (_, wanted) in zip(
-        by_row(left_said.rows, decode(left_said.items)), by_row(left_gold.rows, decode(left_gold.items)), strict=True
+    equal_predicted = contained(predicted_keys, numpy.sort(gold_keys)) & simple[predicted.rows]
+    equal_gold = contained(gold_keys, numpy.sort(predicted_keys)) & simple[gold.rows]
+    right: Numbers = per_row(pair.size, predicted.rows[equal_predicted]).astype(float)
+    left_predicted, left_gold = predicted.select(~equal_predicted), gold.select(~equal_gold)
+    both = (per_row(pair.size, left_predicted.rows) > 0) & (per_row(pair.size, left_gold.rows) > 0)
+    left_predicted, left_gold = (side.select(both[side.rows]) for side in (left_predicted, left_gold))
+    for (row, row_predicted), (_, row_gold) in zip(
+        by_row(left_predicted.rows, decode(left_predicted.items)),
+        by_row(left_gold.rows, decode(left_gold.items)),
+        strict=True,
     ):
-        right[row] += _points(mine, wanted, credit)
-    fp, fn = (per_row(pair.size, side.rows) - right for side in (said, gold))
+        right[row] += _points(row_predicted, row_gold, credit)
+    fp, fn = (per_row(pair.size, side.rows) - right for side in (predicted, gold))
     return numpy.stack([right, fp, fn], axis=1)
 
 
 def _points(predicted: list[_Item], gold: list[_Item], credit: Callable[[_Item, _Item], float]) -> float:
-    candidates = [(-value, mine, wanted) for mine in predicted for wanted in gold if (value := credit(mine, wanted))]
+    candidates = [(-value, one, other) for one in predicted for other in gold if (value := credit(one, other))]
     points = 0.0
     taken: set[_Item] = set()
     found: set[_Item] = set()
-    for negative, mine, wanted in sorted(candidates):
-        if mine not in taken and wanted not in found:
-            taken.add(mine)
-            found.add(wanted)
+    for negative, one, other in sorted(candidates):
+        if one not in taken and other not in found:
+            taken.add(one)
+            found.add(other)
             points += 1.0 if negative == -1.0 else 0.5
     return points
 
 
-def _entity_credit(mine: EntityItem, wanted: EntityItem) -> float:
-    return similarity(mine[1], wanted[1])
+def _entity_credit(predicted: EntityItem, gold: EntityItem) -> float:
+    return similarity(predicted[1], gold[1])
 
 
-def _relation_credit(mine: RelationItem, wanted: RelationItem) -> float:
-    if mine[1] != wanted[1]:
+def _relation_credit(predicted: RelationItem, gold: RelationItem) -> float:
+    if predicted[1] != gold[1]:
         return 0.0
-    head = similarity(mine[0], wanted[0])
-    tail = similarity(mine[2], wanted[2]) if head else 0.0
+    head = similarity(predicted[0], gold[0])
+    tail = similarity(predicted[2], gold[2]) if head else 0.0
     return (head + tail) / 2 if tail else 0.0
 
 

@@ -72,7 +72,7 @@ def evaluate(
     own = _Model(predictions, resamples, seed, types, rules)
     results = {
         "experiment": experiment,
-        "test_set": test_set_of(predictions),
+        "test_set": test_set_of(predictions, "document"),
         "training_set": training_set_of(training_records),
         **own.scores(seen),
     }
@@ -288,12 +288,12 @@ class _Scorer:
         listed = examples.predicted.entities
         width = max(1, len(examples.texts.normalised))
         places = listed.rows * width + listed.texts
-        said, foreign = (per_row(size, distinct(p) // width) for p in (places, places[examples.foreign]))
+        listed_texts, foreign = (per_row(size, distinct(p) // width) for p in (places, places[examples.foreign]))
         ones = numpy.ones(size)
         columns = {
             "parse_failure_rate": (examples.malformed | examples.unfinished, ones),
             "unfinished_rate": (examples.unfinished, ones),
-            "hallucinated_entity_rate": (foreign, said),
+            "hallucinated_entity_rate": (foreign, listed_texts),
         }
         quality: dict[str, Any] = {}
         intervals = {}
@@ -375,7 +375,7 @@ def _block(counts: Numbers) -> dict[str, float]:
 def _by_type(pair: Pair, types: Sequence[str], count: _Count) -> Iterator[tuple[str, Numbers, dict[str, float]]]:
     """Yield (type, counts per example, scores) for every type that gold or predictions hold, on its items alone."""
     for number, name in enumerate(types):
-        own = count(pair.select(pair.said.types == number, pair.gold.types == number))
+        own = count(pair.select(pair.predicted.types == number, pair.gold.types == number))
         if own.any():
             yield name, own, _block(own)
 

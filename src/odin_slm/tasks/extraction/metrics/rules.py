@@ -131,17 +131,17 @@ def _with_gold(context: Context) -> dict[str, Compared]:
     found = {}
     for kind, pair in context.exact.items():
         chosen = per_row(pair.size, pair.gold.rows) > 0
-        found[kind] = Compared(pair.select(chosen[pair.said.rows], chosen[pair.gold.rows]), chosen=chosen)
+        found[kind] = Compared(pair.select(chosen[pair.predicted.rows], chosen[pair.gold.rows]), chosen=chosen)
     return found
 
 
-def _shown(wanted: bool) -> Callable[[Context], dict[str, Compared]]:
+def _shown(shown: bool) -> Callable[[Context], dict[str, Compared]]:
     def compare(context: Context) -> dict[str, Compared]:
         if context.seen is None:
             return {}
         masks = dict(_masks(context, context.seen))
         return {
-            kind: Compared(_select(pair, masks[kind] == wanted), macro=False) for kind, pair in context.exact.items()
+            kind: Compared(_select(pair, masks[kind] == shown), macro=False) for kind, pair in context.exact.items()
         }
 
     return compare
@@ -154,8 +154,8 @@ RULES = (
     Rule("collapsed", "types of the same strings count as one type; relation arguments carry types", _collapsed),
     Rule("any_mention", "a concept may be named by any of its surface forms in the document", _any_mention),
     Rule("with_gold", "only examples in which there is something to find", _with_gold),
-    Rule("seen", "only strings that the training split shows", _shown(wanted=True)),
-    Rule("unseen", "only strings that the training split never shows", _shown(wanted=False)),
+    Rule("seen", "only strings that the training split shows", _shown(shown=True)),
+    Rule("unseen", "only strings that the training split never shows", _shown(shown=False)),
 )
 """All rules, in the order of the report."""
 
@@ -181,4 +181,4 @@ def _masks(context: Context, seen: Strings) -> Iterator[tuple[str, Numbers]]:
 
 def _select(pair: Pair, chosen: Numbers) -> Pair:
     """Return the pair with those items of which the mask, shape (distinct items,), is true."""
-    return pair.select(chosen[pair.said.items], chosen[pair.gold.items])
+    return pair.select(chosen[pair.predicted.items], chosen[pair.gold.items])

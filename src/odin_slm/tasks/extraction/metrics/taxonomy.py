@@ -186,8 +186,8 @@ def _errors(
     flag: Callable[[Numbers, Numbers], Numbers],
     explain: Callable[[list[Any], list[Any]], Iterator[Error]],
 ) -> Iterator[tuple[int, Iterator[Error]]]:
-    wrong = pair.said.select(~contained(pair.said.keys, pair.gold.keys))
-    missed = pair.gold.select(~contained(pair.gold.keys, pair.said.keys))
+    wrong = pair.predicted.select(~contained(pair.predicted.keys, pair.gold.keys))
+    missed = pair.gold.select(~contained(pair.gold.keys, pair.predicted.keys))
     missed = missed.select((per_row(pair.size, wrong.rows) > 0)[missed.rows])
     left = dict(by_row(missed.rows, decode(missed.items)))
     flagged = zip(decode(wrong.items), flag(wrong.rows, wrong.items).tolist(), strict=True)
@@ -197,6 +197,6 @@ def _errors(
 
 def _lone(pair: Pair) -> Items:
     """Return the missed items of examples in which nothing predicted is wrong."""
-    wrong = pair.said.rows[~contained(pair.said.keys, pair.gold.keys)]
-    missed = pair.gold.select(~contained(pair.gold.keys, pair.said.keys))
+    wrong = pair.predicted.rows[~contained(pair.predicted.keys, pair.gold.keys)]
+    missed = pair.gold.select(~contained(pair.gold.keys, pair.predicted.keys))
     return missed.select((per_row(pair.size, wrong) == 0)[missed.rows])

@@ -1,4 +1,4 @@
-"""``generate`` of transformers held to grammars, for a model whose kernels take no key-value cache but their own."""
+"""``generate`` of transformers under grammars, for a model whose kernels take no key-value cache but their own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from odin_slm.models.tokens import end_tokens, prompt_ids
 from odin_slm.tasks import Grammar
 
 
-def held_generate(
+def constrained_generate(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[str],
@@ -46,21 +46,23 @@ def held_generate(
         width = max(len(row) for row in rows)
         ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows], device=device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
-        held = [Constraint(vocabulary, grammar) if grammar else None for grammar in grammars[begin : begin + len(rows)]]
-        holder = _Holder(vocabulary, held, width, ends)
+        constraints = [
+            Constraint(vocabulary, grammar) if grammar else None for grammar in grammars[begin : begin + len(rows)]
+        ]
+        processor = _GrammarProcessor(vocabulary, constraints, width, ends)
         with torch.no_grad():
             output = model.generate(
                 input_ids=ids,
                 attention_mask=mask,
                 generation_config=settings,
-                logits_processor=LogitsProcessorList([holder]),
+                logits_processor=LogitsProcessorList([processor]),
                 use_cache=True,
             )
-        texts += [holder.text(place, output[place, width:].tolist(), tokenizer) for place in range(len(rows))]
+        texts += [processor.text(place, output[place, width:].tolist(), tokenizer) for place in range(len(rows))]
     return texts
 
 
-class _Holder(LogitsProcessor):
+class _GrammarProcessor(LogitsProcessor):
     """Masks what the grammars of a batch forbid.
 
     Args:

@@ -67,6 +67,18 @@ def parameters() -> str:
     return "\n\n".join(pages)
 
 
+def own_corpora() -> str:
+    """Every key of a corpus by configuration."""
+    from odin_slm.corpora.own.block import OwnCorpus, OwnRelation, Split
+
+    rows = [
+        [f"`{key}`", _type(field), _prose(field.description or ""), _code(_default(field))]
+        for model, prefix in ((OwnCorpus, ""), (OwnRelation, "relations.NAME."), (Split, "split."))
+        for key, field in ((f"{prefix}{key[1:]}", field) for key, field in _fields(model, ""))
+    ]
+    return _table(["key", "type", "meaning", "default"], rows)
+
+
 def environments() -> str:
     """Every environment: its own words, and what it changes."""
     pages = []
@@ -272,6 +284,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     part.__name__: part
     for part in (
         parameters,
+        own_corpora,
         environments,
         catalog,
         pipelines,
@@ -395,8 +408,10 @@ def _differs(key: str, values: Mapping[str, Any], base: Mapping[str, Any]) -> bo
 
 def _type(field: Any) -> str:
     text = str(field.annotation) if not isinstance(field.annotation, type) else field.annotation.__name__
+    text = re.sub(r", (?:StringConstraints|AfterValidator)\([^()]*\)", "", text)
     text = re.sub(r"typing\.|\w+(?:\.\w+)+\.(?=\w)|, FieldInfo\(.*?\)|Annotated\[([^,\]]+)[^\]]*\]", r"\1", text)
     text = re.sub(r"Literal\[([^\]]*)\]", lambda match: match[1].replace("'", "").replace(", ", " \\| "), text)
+    text = re.sub(r"Optional\[((?:[^\[\]]|\[[^\[\]]*\])*)\]", r"\1 or null", text)
     text = text.replace(" | None", " or null").replace("NoneType", "null").replace(" | ", " or ")
     limits = [_limit(limit) for limit in field.metadata]
     return " ".join(_escaped(part) for part in (text, ", ".join(filter(None, limits))) if part)

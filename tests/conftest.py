@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import shutil
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -91,18 +90,6 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 
     yield replace
     pipelines.configure(REGISTRY)
-
-
-@pytest.fixture
-def no_collection() -> Iterator[None]:
-    """No garbage collection while JSON is read up to the recursion limit.
-
-    A finaliser that the collector runs there fails for want of stack, and pytest blames the test that reads.
-    """
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from odin_slm.pipelines import (
     pretraining,
     publishing,
     registration,
+    review,
     sample,
     sweep,
     training,
@@ -25,8 +26,8 @@ def register_pipelines() -> dict[str, Pipeline]:
 
     ``__default__`` goes from the raw corpora to a staged release. ``pretraining`` (it makes the embedded base) and
     ``sample`` (it writes the embedded corpora) make what the repository ships, ``extraction`` reads documents with a
-    model, ``sweep`` compares trainings, ``backfill`` and ``comparison`` work on the tracking store; these run by name
-    only.
+    model, ``review`` chooses documents to correct, ``sweep`` compares trainings, ``backfill`` and ``comparison`` work
+    on the tracking store; these run by name only.
     """
     stages = {
         "ingestion": ingestion.create_pipeline(),
@@ -42,6 +43,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "comparison": comparison.create_pipeline(),
         "extraction": extraction.create_pipeline(),
         "pretraining": pretraining.create_pipeline(),
+        "review": review.create_pipeline(),
         "sample": sample.create_pipeline(),
         "sweep": sweep.create_pipeline(),
         "__default__": sum(stages.values(), Pipeline([])),

@@ -374,10 +374,15 @@ def test_all_faults_of_a_bioc_file_are_named_at_once() -> None:
     assert [word in line for word, line in zip(words, lines, strict=False)] == [True] * 6
 
 
-@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"documents": []}', "[" * 100_000, "9" * 5000])
 def test_json_that_is_no_collection(text: str) -> None:
     with pytest.raises(CorpusFormatError, match=r"BioRED/Train\.BioC\.JSON:1: "):
+        biored.parse(red([]) | {"BioRED/Train.BioC.JSON": text})
+
+
+def test_json_that_is_nested_too_deep_names_the_place() -> None:
+    text = '{"documents":\n' + "[" * 300 + "]" * 300 + "}"
+    with pytest.raises(CorpusFormatError, match=r"BioC\.JSON:2: no JSON \(Nested more than 200 deep, column 200\)"):
         biored.parse(red([]) | {"BioRED/Train.BioC.JSON": text})
 
 

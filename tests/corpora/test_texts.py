@@ -41,7 +41,6 @@ def test_texts_for_pretraining(tmp_path: Path) -> None:
         dataset.load()
 
 
-@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize("content", [b"", b"[" * 100_000, b"caf\xe9", b'{"a"'])
 def test_json_that_is_none(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "test.json"

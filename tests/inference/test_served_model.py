@@ -40,10 +40,13 @@ def test_an_adapter_comes_with_its_base_and_measured_scores(adapter: Path, tiny_
     assert resolve_model(str(tiny_base), root=tmp_path).digest != found.digest
 
 
+@pytest.mark.parametrize("content", ['{"peft_type": "LO', "[" * 10**5])
 @pytest.mark.parametrize("name", ["adapter_config.json", "calibrator.json", "evaluation_results.json"])
-def test_a_broken_file_of_a_model_is_named(name: str, adapter: Path, tiny_base: Path, tmp_path: Path) -> None:
+def test_a_broken_file_of_a_model_is_named(
+    name: str, content: str, adapter: Path, tiny_base: Path, tmp_path: Path
+) -> None:
     shutil.copytree(adapter, tmp_path / "model")
-    (tmp_path / "model" / name).write_text('{"peft_type": "LO')
+    (tmp_path / "model" / name).write_text(content)
     with pytest.raises(OdinError, match=name):
         resolve_model("model", root=tmp_path, base_model=str(tiny_base))
 

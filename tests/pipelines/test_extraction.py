@@ -73,7 +73,6 @@ def test_pubmed_citations_are_title_and_abstract(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize(
     ("name", "content", "errors"),
     [
@@ -82,7 +81,7 @@ def test_pubmed_citations_are_title_and_abstract(tmp_path: Path) -> None:
             b'{"text": "fine"}\n{"text": 3}\n[1]\n{"text"\n{"text": " "}\n{"body": 1, "id": 2}\n{"text": "caf\xe9"}\n',
             ["", "expected a text", "object", "JSON", "blank", "'text', but body, id; extraction.text_field=", "utf-8"],
         ),
-        ("a.jsonl", b'{"text": "fine"}\n' + b"[" * 100_000 + b'\n{"text": "fine"}\n', ["", "not JSON", ""]),
+        ("a.jsonl", b'{"text": "fine"}\n' + b"[" * 100_000 + b'\n{"text": "fine"}\n', ["", "200 deep", ""]),
         ("a.jsonl", b"\xff\xfe{\x00", ["UTF-16, not UTF-8: convert it with iconv -f utf-16"]),
         ("a.jsonl", b" \n\n", ["no document in this file"]),
         ("a.csv", b"id,text\n", ["no document in this file"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,7 @@ def test_the_environment_spelling_goes_from_words_to_a_published_and_served_mode
     data = published(hub, "dataset", "anna/odin-spelling-data")
     assert b"Permission to use, copy, modify, distribute" in data["LICENSE"]
     for text in (card, data["README.md"].decode()):
-        assert "medical" not in text
-        assert "PubMed" not in text
+        assert not re.search("medical|PubMed|documents", text)
 
     adapter = str(spelled / "data/06_models/spelling/adapter")
     app = build(ServingSettings(**SMALL, model=adapter), ApiKeys(), resolve_model(adapter, root=spelled))

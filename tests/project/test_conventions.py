@@ -58,7 +58,7 @@ def in_git() -> list[Path]:
 
 
 def test_the_registry_holds_the_names_that_users_type() -> None:
-    named = {"data", "backfill", "comparison", "extraction", "pretraining", "sample", "sweep", "__default__"}
+    named = {"data", "backfill", "comparison", "extraction", "pretraining", "review", "sample", "sweep", "__default__"}
     assert set(pipelines) == {*STAGES} | named
 
 
@@ -108,7 +108,7 @@ def test_every_node_can_be_handed_to_another_process() -> None:
 # Catalog
 
 MEMORY = {
-    *("combined", "cleaned", "checked_adapter", "raw_predictions", "evidence", "past_experiments"),
+    *("parse_reports", "combined", "cleaned", "checked_adapter", "raw_predictions", "evidence", "past_experiments"),
     *("data_reports", "verified_splits", "thresholds", "reference_answers", "prediction_scores"),
     *("released_adapter", "model_evidence", "model_files", "model_draft"),
 }
@@ -343,7 +343,7 @@ def test_commands_in_documents_exist(document: str, command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["__default__", "data", "training", "evaluation", "publishing", "pretraining", "backfill"]
+    "name", ["__default__", "data", "training", "evaluation", "publishing", "pretraining", "backfill", "review"]
 )
 def test_kedro_viz_can_order_the_layers(name: str) -> None:
     """Kedro-Viz draws no layers at all where they form a circle."""

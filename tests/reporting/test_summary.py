@@ -59,6 +59,13 @@ def test_everything_a_default_run_leaves_is_named() -> None:
         assert words in text
 
 
+def test_texts_are_called_what_the_task_calls_them() -> None:
+    text = printed(values={"data_statistics": STATISTICS, "evaluation_results": RESULTS}, unit="word")
+    assert "records (of words)" in text
+    assert "9 examples of 8 words" in text
+    assert "documents" not in text.replace(RESULTS["test_set"]["description"], "")
+
+
 def test_real_texts_are_not_called_synthetic() -> None:
     results = {**RESULTS, "test_set": {**RESULTS["test_set"], "synthetic": False}}
     text = printed(values={"evaluation_results": results}, env="nano")

@@ -260,6 +260,20 @@ def test_the_schema_of_a_text_decides_what_is_looked_for(store: str, candidate: 
         model.predict(TEXTS, params={"decoding": "beam"})
 
 
+def test_a_table_without_any_text_has_rows_that_say_so(store: str, candidate: Callable[..., Candidate]) -> None:
+    register(candidate(rows(0.5, 1)))
+    model = mlflow.pyfunc.load_model(f"models:/{NAME}@{CHALLENGER}")
+    nothing = [[float("nan")] * 2, [None, None], [5, 7], [5, 0.5], [pandas.NaT], [True], [b"x", 5, None, pandas.NA]]
+    for texts in nothing:
+        for given in (texts, pandas.Series(texts), pandas.DataFrame({"text": texts, "year": 2026})):
+            found = model.predict(given, params={"max_new_tokens": 8})
+            assert len(found) == len(texts)
+            assert found["error"].notna().all()
+    first, last = model.predict(pandas.DataFrame({"text": [5, TEXTS[0]]}), params={"max_new_tokens": 8})["error"]
+    assert "int" in first
+    assert last is None
+
+
 LONG_TEXT = " ".join(f"Patient {n} took enalapril and aspirin, then had a cough, fever and rash." for n in range(5))
 ASKED = {"schema": "biored", "max_new_tokens": 128, "window_tokens": 96, "batch_size": 4}
 

@@ -21,6 +21,7 @@ from odin_slm.inference.generation import generate
 from odin_slm.models import backends
 from odin_slm.models.backends import with_adapter
 from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer, resolve_base_model
+from odin_slm.models.preflight import read_config
 from odin_slm.models.tokens import completion_ids
 from odin_slm.training.callbacks import Progress
 from odin_slm.training.collation import IGNORED, check_mask, tokenise
@@ -257,6 +258,11 @@ def test_missing_target_modules_are_named(base: BaseModel, tmp_path: Path) -> No
         (lambda folder: (folder / "config.json").unlink(), "lacks config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "not JSON"),
         (lambda folder: (folder / "tokenizer.json").write_text("x"), "not JSON"),
+        (
+            lambda folder: (folder / "tokenizer_config.json").write_text("[" * 10**5),
+            "tokenizer_config.*200 deep",
+        ),
+        (lambda folder: (folder / "generation_config.json").write_text("[" * 10**5), "generation_.*200 deep"),
         (lambda folder: (folder / "model.safetensors").unlink(), "no \\*.safetensors"),
         (lambda folder: _truncate(folder / "model.safetensors"), "not a whole safetensors file"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"PK\x03\x04" * 9), "not a whole safetensors file"),
@@ -273,6 +279,24 @@ def test_a_corrupt_base_is_refused_before_it_is_loaded(
     with pytest.raises(BaseModelError, match=message) as caught:
         resolve_base_model("base", root=tmp_path)
     assert caught.value.fix
+
+
+@pytest.mark.parametrize(("name", "read"), [("tokenizer_config.json", load_tokenizer), ("config.json", read_config)])
+def test_a_base_of_the_hub_with_json_nested_too_deep_is_refused(
+    tiny_base: Path, tmp_path: Path, name: str, read: Any
+) -> None:
+    import gc
+    import shutil
+
+    folder = tmp_path / "base"  # nobody checks a folder of the Hub's cache but transformers, whose parser this is
+    shutil.copytree(tiny_base, folder)
+    (folder / name).write_text("[" * 10**5)
+    gc.disable()  # whatever the collector finalises at the end of the stack fails
+    try:
+        with pytest.raises(BaseModelError, match="recursion"):
+            read(BaseModel("owner/name", folder))
+    finally:
+        gc.enable()
 
 
 def test_a_base_is_a_folder_or_a_hub_id(tmp_path: Path) -> None:

@@ -107,6 +107,10 @@ class ExtractionError(OdinError):
     """A packaged model is asked something that it cannot answer."""
 
 
+class ReviewError(OdinError):
+    """A review would lose corrections, or brings back what it may not."""
+
+
 class RegistryError(OdinError):
     """The model registry does not hold, or does not admit, what was asked for."""
 

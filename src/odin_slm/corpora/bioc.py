@@ -10,12 +10,12 @@ dropped and counted; pieces with nothing but space between them are one span.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from odin_slm.core.errors import CorpusFormatError
 from odin_slm.corpora.faults import CUT_OFF, Faults
-from odin_slm.corpora.parsed import is_number, numbered_lines, require_unicode
+from odin_slm.corpora.json_values import JsonValues, decoded
+from odin_slm.corpora.parsed import is_number, numbered_lines
 from odin_slm.corpora.pubtator import IN_PIECES, NO_PLACE, AnnotatedText, Annotation, ConceptRelation
 
 
@@ -34,7 +34,7 @@ def read(name: str, text: str, faults: Faults) -> list[AnnotatedText]:
     documents = []
     with faults.collected():
         reader = _Reader(name, text, faults)
-        for value in reader.items(_collection(name, text), "documents", "the collection"):
+        for value in reader.items(decoded(name, text, "a BioC collection"), "documents", "the collection"):
             with faults.collected():
                 documents.append(reader.document(value))
         if not reader.seen:
@@ -42,42 +42,26 @@ def read(name: str, text: str, faults: Faults) -> list[AnnotatedText]:
     return documents
 
 
-def _collection(name: str, text: str) -> Any:
-    try:
-        return json.loads(text.removeprefix("\ufeff"))
-    except json.JSONDecodeError as error:
-        raise CorpusFormatError(
-            f"no JSON ({error.msg}, column {error.colno}); expected a BioC collection.",
-            where=f"{name}:{error.lineno}",
-            fix=CUT_OFF if not text[error.pos :].strip() else "Mend the JSON there.",
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise CorpusFormatError(
-            f"no usable JSON ({type(error).__name__}); expected a BioC collection.",
-            where=f"{name}:1",
-            fix="Give a BioC collection: no list in it is nested so deep, and no number so long.",
-        ) from None
-
-
-class _Reader:
+class _Reader(JsonValues):
     """Takes values out of decoded JSON and knows, for errors, which document it is in."""
 
     def __init__(self, name: str, text: str, faults: Faults) -> None:
+        super().__init__(f"{name}:1")
         self.seen = 0
         self._name = name
         self._text = text
         self._faults = faults
-        self._pmid = ""
+        self._pmid = self.about = ""
         self._position = 0
         self._line = 1
 
     def document(self, value: Any) -> AnnotatedText:
         self.seen += 1
-        self._pmid = ""
+        self._pmid = self.about = ""
         pmid = self.string(value, "id", "a document")
         if not is_number(pmid):
             raise self.error(f"found document id {pmid[:40]!r}; expected a PMID")
-        self._pmid = pmid
+        self._pmid, self.about = pmid, f"document {pmid}: "
         self._advance()
         text = ""
         annotations = []
@@ -88,7 +72,7 @@ class _Reader:
                 raise self.error(f"found passage {number} at offset {offset}; expected {expected}")
             text += (" " if number else "") + self.string(passage, "text", f"passage {number}")
             annotations += self.items(passage, "annotations", f"passage {number}")
-        document = AnnotatedText(pmid, text, self._where())
+        document = AnnotatedText(pmid, text, self.where)
         for annotation in annotations:
             with self._faults.collected():
                 self._annotate(document, annotation)
@@ -106,11 +90,11 @@ class _Reader:
             spans.append((begin, begin + self.number(location, "length", label)))
         identifiers = "" if infons.get("identifier") is None else self.string(infons, "identifier", label)
         surface, kind = self.string(value, "text", label), self.string(infons, "type", label)
-        where = f"{self._where()}, document {self._pmid}, {label}"
+        where = f"{self.where}, document {self._pmid}, {label}"
         if len(spans) == 1:
             document.annotate(Annotation(*spans[0], surface, kind, identifiers, where))
             return
-        begin, end, whole = _joined(document.text, spans)
+        begin, end, whole = joined(document.text, spans)
         if end > len(document.text):
             raise self.error(f"{label} reaches to {end}; expected at most {len(document.text)}, the end of the text")
         if whole:
@@ -122,46 +106,7 @@ class _Reader:
         label = _label("relation", value)
         infons = self.mapping(value, "infons", label)
         kind, first, second = (self.string(infons, key, label) for key in ("type", "entity1", "entity2"))
-        return ConceptRelation(kind, first, second, f"{self._where()}, document {self._pmid}, {label}")
-
-    def items(self, value: Any, key: str, label: str) -> list[Any]:
-        found = self._get(value, key, label)
-        if not isinstance(found, list):
-            raise self.error(f"found {type(found).__name__} under '{key}' of {label}; expected a list")
-        return found
-
-    def mapping(self, value: Any, key: str, label: str) -> dict[str, Any]:
-        found = self._get(value, key, label)
-        if not isinstance(found, dict):
-            raise self.error(f"found {type(found).__name__} under '{key}' of {label}; expected an object")
-        return found
-
-    def string(self, value: Any, key: str, label: str) -> str:
-        found = self._get(value, key, label)
-        if not isinstance(found, str):
-            raise self.error(f"found {type(found).__name__} under '{key}' of {label}; expected a string")
-        require_unicode(found, self._where())
-        return found
-
-    def number(self, value: Any, key: str, label: str) -> int:
-        found = self._get(value, key, label)
-        if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found < 10**9:
-            raise self.error(f"found {str(found)[:20]!r} under '{key}' of {label}; expected a number of characters")
-        return found
-
-    def _get(self, value: Any, key: str, label: str) -> Any:
-        if not isinstance(value, dict):
-            raise self.error(f"{label} is {type(value).__name__}; expected an object")
-        if key not in value:
-            raise self.error(f"{label} has no '{key}'")
-        return value[key]
-
-    def _where(self) -> str:
-        return f"{self._name}:{self._line}"
-
-    def error(self, what: str) -> CorpusFormatError:
-        document = f"document {self._pmid}: " if self._pmid else ""
-        return CorpusFormatError(f"{document}{what}.", where=self._where(), fix="Mend this value, or take it out.")
+        return ConceptRelation(kind, first, second, f"{self.where}, document {self._pmid}, {label}")
 
     def _advance(self) -> None:
         """Move to the current document, so that errors can say its line; a collection is read in one pass."""
@@ -171,13 +116,14 @@ class _Reader:
             return
         self._line += self._text.count("\n", self._position, position)
         self._position = position
+        self.where = f"{self._name}:{self._line}"
 
 
 def _label(what: str, value: Any) -> str:
     return f"{what} {str(value.get('id'))[:20] if isinstance(value, dict) else ''}".rstrip()
 
 
-def _joined(text: str, spans: list[tuple[int, int]]) -> tuple[int, int, bool]:
+def joined(text: str, spans: list[tuple[int, int]]) -> tuple[int, int, bool]:
     """Return the span over all pieces, and whether they are one: nothing but space stands between them."""
     if not spans:
         return 0, 0, False

@@ -42,7 +42,7 @@ def parse_iob(text: str, file: str) -> Iterator[TaggedSentence]:
     for number, line in numbered_lines(file, text, faults):
         if not line.strip():
             if rows:
-                yield _join(rows)
+                yield rejoined(rows)
             rows = []
             continue
         empty = False
@@ -53,7 +53,7 @@ def parse_iob(text: str, file: str) -> Iterator[TaggedSentence]:
             raise CorpusFormatError("found no tokens; expected 'token<TAB>tag'.", where=f"{file}:1", fix=CUT_OFF)
     faults.stop()
     if rows:
-        yield _join(rows)
+        yield rejoined(rows)
 
 
 def _tagged(line: str, where: str) -> tuple[str, str, str]:
@@ -68,7 +68,8 @@ def _tagged(line: str, where: str) -> tuple[str, str, str]:
     return token, match[1] or "O", match[2] or ""
 
 
-def _join(rows: list[tuple[str, str, str]]) -> TaggedSentence:
+def rejoined(rows: list[tuple[str, str, str]]) -> TaggedSentence:
+    """Return running text of rows of token, ``B``, ``I`` or ``O``, and type; an ``I`` that goes on nothing begins."""
     text = ""
     spans: list[list[int | str]] = []
     glue = True

@@ -73,6 +73,7 @@ class AnnotatedText:
         relations: Relations in file order.
         normalised: How many of the annotations have another text in the file, and were kept by their offsets.
         dropped: Annotations that mark no one span, by reason.
+        as_given: Whether annotations are taken over as the file gives them; who reads their offsets checks them.
     """
 
     pmid: str
@@ -82,6 +83,7 @@ class AnnotatedText:
     relations: list[ConceptRelation] = field(default_factory=list)
     normalised: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    as_given: bool = False
 
     def annotate(self, annotation: Annotation) -> None:
         """Take an annotation over with the text at its offsets.
@@ -89,6 +91,9 @@ class AnnotatedText:
         Raises:
             CorpusFormatError: They leave the document, or stand at something else than its text.
         """
+        if self.as_given:
+            self.annotations.append(annotation)
+            return
         found = self.text[annotation.begin : min(annotation.end, annotation.begin + len(annotation.text) + LONGEST)]
         if not found.strip() and not annotation.text.strip():
             self.dropped[NO_CHARACTERS] += 1
@@ -136,8 +141,15 @@ def later_splits(
     return list(found.values()), duplicates
 
 
-def read(name: str, text: str, faults: Faults) -> list[AnnotatedText]:
-    """Read a PubTator file; ``faults`` takes what is wrong with it, each fault with ``file:line``."""
+def read(name: str, text: str, faults: Faults, *, as_given: bool = False) -> list[AnnotatedText]:
+    """Read a PubTator file.
+
+    Args:
+        name: Name of the file.
+        text: Its text.
+        faults: Takes what is wrong with it, each fault with ``file:line``.
+        as_given: Take any word for a PMID, and offsets unchecked.
+    """
     blocks = list(_blocks(name, text, faults))
     with faults.collected():
         if not blocks:
@@ -146,8 +158,8 @@ def read(name: str, text: str, faults: Faults) -> list[AnnotatedText]:
             )
     documents = []
     for block in blocks:
-        with faults.collected():
-            documents.append(_document(name, block, faults, last=block is blocks[-1]))
+        with faults.collected("document"):
+            documents.append(_document(name, block, faults, last=block is blocks[-1], as_given=as_given))
     return documents
 
 
@@ -211,18 +223,23 @@ def _blocks(name: str, text: str, faults: Faults) -> Iterator[list[tuple[int, st
         yield block
 
 
-def _document(name: str, block: list[tuple[int, str]], faults: Faults, *, last: bool) -> AnnotatedText:
+def _document(name: str, block: list[tuple[int, str]], faults: Faults, *, last: bool, as_given: bool) -> AnnotatedText:
     """Read a document; its title and abstract may stand behind annotations."""
-    title = _text_line(name, block, "t", block[0], MEND_LINE)
+    is_id: Callable[[str], object] = str.strip if as_given else is_number
+    title = _text_line(name, block, "t", block[0], MEND_LINE, is_id)
     behind = block[block.index(title.line) + 1 :]
-    abstract = _text_line(name, block, "a", next(iter(behind), title.line), CUT_OFF if last else _NO_ABSTRACT)
-    document = AnnotatedText(title.pmid, f"{title.text} {abstract.text}", f"{name}:{block[0][0]}")
-    with faults.collected():
-        if abstract.pmid != title.pmid:
-            raise _other_pmid(f"{name}:{abstract.line[0]}", abstract.pmid, title.pmid)
+    advice = CUT_OFF if last else _NO_ABSTRACT
+    abstract = _text_line(name, block, "a", next(iter(behind), title.line), advice, is_id)
+    document = AnnotatedText(title.pmid, f"{title.text} {abstract.text}", f"{name}:{block[0][0]}", as_given=as_given)
+    if abstract.pmid != title.pmid:
+        error = _other_pmid(f"{name}:{abstract.line[0]}", abstract.pmid, title.pmid)
+        if as_given:  # what is read so may go on without this document
+            raise error
+        with faults.collected():
+            raise error
     for number, line in block:
         if (number, line) not in (title.line, abstract.line):
-            with faults.collected():
+            with faults.collected("line"):
                 _read_line(document, line, f"{name}:{number}")
     return document
 
@@ -244,11 +261,18 @@ def _read_line(document: AnnotatedText, line: str, where: str) -> None:
         document.relations.append(_relation(fields, where))
 
 
-def _text_line(name: str, block: list[tuple[int, str]], kind: str, instead: tuple[int, str], fix: str) -> _Text:
+def _text_line(
+    name: str,
+    block: list[tuple[int, str]],
+    kind: str,
+    instead: tuple[int, str],
+    fix: str,
+    is_id: Callable[[str], object],
+) -> _Text:
     """Find the title or the abstract among a document's lines; what stands ``instead`` is named where there is none."""
     for line in block:
         match = _TEXT.fullmatch(line[1])
-        if match and match[2] == kind and is_number(match[1]):
+        if match and match[2] == kind and is_id(match[1]):
             return _Text(line, match[1], match[3])
     expected = "PMID|t|title" if kind == "t" else "PMID|a|abstract after the title"
     raise CorpusFormatError(f"found {instead[1][:60]!r}; expected '{expected}'.", where=f"{name}:{instead[0]}", fix=fix)

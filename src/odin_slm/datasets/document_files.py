@@ -9,12 +9,12 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import json
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+from odin_slm.core import json_text
 from odin_slm.core.document import GivenDocument
 from odin_slm.corpora.pubmed import citations
 from odin_slm.datasets.files import wide_encoding
@@ -115,8 +115,8 @@ def _json_lines(stream: IO[bytes], text_field: str, id_field: str) -> Iterator[_
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            values = json_text.loads(line)
+        except ValueError as error:
             yield None, "", f"not JSON ({error})."
             continue
         yield _fields(values, text_field, id_field)

@@ -24,7 +24,7 @@ _NAMED = 10
 _log = logging.getLogger(__name__)
 
 
-class DocumentsDataset(ReadOnlyDataset[Read]):
+class DocumentsDataset(ReadOnlyDataset[Read | None]):
     """A file of documents, or a folder of such files, read record by record.
 
     The form goes by the suffix: ``.jsonl``/``.ndjson`` (one object a line), ``.csv``/``.tsv`` (with a header),
@@ -35,15 +35,19 @@ class DocumentsDataset(ReadOnlyDataset[Read]):
 
     Args:
         source: Holds ``path``: the file or folder, or None where the user names none.
+        optional: Whether None is loaded then.
     """
 
     REFUSAL = "documents are read-only."
 
-    def __init__(self, *, source: dict[str, str | None], metadata: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, *, source: dict[str, str | None], optional: bool = False, metadata: dict[str, Any] | None = None
+    ) -> None:
         self._path = Path(source["path"]).absolute() if source["path"] else None  # workers of Ray start elsewhere
+        self._optional = optional
         self.metadata = metadata
 
-    def load(self) -> Read:
+    def load(self) -> Read | None:
         """Return a function of the names of the text's and the id's fields, which iterates over the documents.
 
         A record that cannot be read comes with its error in place of its text.
@@ -52,6 +56,8 @@ class DocumentsDataset(ReadOnlyDataset[Read]):
             MissingInputError: Nothing is named, or there is no file of a known form.
         """
         fix = f"Name a file or folder with --params documents=FILE_OR_DIR; known forms: {', '.join(FORMS)}."
+        if self._path is None and self._optional:
+            return None
         if self._path is None:
             raise MissingInputError("no documents are named.", where="documents", fix=fix)
         if self._path.is_dir():

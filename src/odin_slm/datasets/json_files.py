@@ -8,6 +8,7 @@ from typing import Any
 
 from kedro_datasets._typing import JSONPreview, TablePreview
 
+from odin_slm.core import json_text
 from odin_slm.core.errors import MissingInputError, PredictionsError
 from odin_slm.core.hashing import canonical_json, canonical_jsonl
 from odin_slm.datasets.base import PathDataset, ReadOnlyDataset
@@ -100,10 +101,10 @@ class JSONLinesDataset(PathDataset[list[dict[str, Any]], list[dict[str, Any]]]):
         with self._filepath.open("rb") as stream:
             for number, line in enumerate(stream, start=1):
                 try:
-                    row = json.loads(line)
+                    row = json_text.loads(line)
                     if not isinstance(row, dict):
                         raise ValueError("no object")
-                except (ValueError, RecursionError) as error:
+                except ValueError as error:
                     raise PredictionsError(
                         f"expected one JSON object ({error}).", where=f"{self._filepath}:{number}", fix="Make it again."
                     ) from None
@@ -121,8 +122,8 @@ class JSONLinesDataset(PathDataset[list[dict[str, Any]], list[dict[str, Any]]]):
 
 def _json(file: Path, fix: str) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8-sig"))  # editors on Windows write a BOM
-    except (ValueError, RecursionError) as error:
+        return json_text.loads(file.read_text(encoding="utf-8-sig"))  # editors on Windows write a BOM
+    except ValueError as error:
         raise PredictionsError(f"not JSON ({error}).", where=str(file), fix=fix) from None
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from kedro_datasets._typing import JSONPreview, TablePreview
 
+from odin_slm.core import json_text
 from odin_slm.core.errors import MissingInputError, ReleaseError
 from odin_slm.core.hashing import canonical_json, checksum_lines, file_hashes
 from odin_slm.core.redaction import text_problems
@@ -218,7 +219,7 @@ def _problems(folder: Path, kind: ReleaseKind) -> Iterator[str]:
 def _text_file_problems(file: Path, name: str, kind: ReleaseKind) -> Iterator[str]:
     try:
         text = file.read_text(encoding="utf-8")
-        value = json.loads(text) if file.suffix == ".json" else None
+        value = json_text.loads(text) if file.suffix == ".json" else None
     except ValueError as error:
         yield f"{name}: cannot be read ({error})"
         return
@@ -251,7 +252,7 @@ def _safetensors_problems(folder: Path, name: str) -> Iterator[str]:
 
 def _saved_modules(folder: Path) -> list[str]:
     try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        config = json_text.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):  # reported on its own
         return []
     return (config.get("modules_to_save") or []) if isinstance(config, dict) else []

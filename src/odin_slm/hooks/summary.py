@@ -62,10 +62,12 @@ class SummaryHook:
         }
         if "publication" in names and catalog.exists("publication"):
             places |= hub_places(catalog.load("publication"))
+        task = task_of(catalog)
         print_summary(
             RunSummary(
                 experiment=state.experiment,
-                headline=task_of(catalog).measures,
+                headline=task.measures,
+                unit=task.unit,
                 env=run_params.get("env"),
                 values={name: catalog.load(name) for name in sorted(names & RunSummary.READS) if catalog.exists(name)},
                 places=places,

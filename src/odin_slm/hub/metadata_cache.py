@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from odin_slm.core import json_text
+
 _VERSION = 1
 DAY = 24 * 3600.0
 
@@ -77,13 +79,13 @@ class MetadataCache:
             self._set_aside(file)
             return None
         try:
-            entry = json.loads(text)
+            entry = json_text.loads(text)
             value, fetched_at = entry["value"], entry["fetched_at"]
             if entry["version"] != _VERSION or entry["key"] != asdict(key) or entry["sha256"] != _digest(value):
                 raise ValueError
             if not isinstance(value, dict) or isinstance(fetched_at, bool) or not math.isfinite(fetched_at):
                 raise ValueError
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             self._set_aside(file)
             return None
         return Found(value, float(fetched_at), 0 <= self._clock() - fetched_at < self._lifetime)

@@ -9,7 +9,6 @@ words of its input.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -21,6 +20,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from odin_slm.core import json_text
 from odin_slm.core.errors import AdapterError, RecordTooLongError
 from odin_slm.core.record import before_input
 from odin_slm.inference.constraint import Constraint, Vocabulary
@@ -705,7 +705,7 @@ def check_config(adapter: Path) -> None:
     file = adapter / "adapter_config.json"
     fix = "Name a folder that PEFT saved: --params adapter=DIR."
     try:
-        kind = json.loads(file.read_text(encoding="utf-8"))["peft_type"]
+        kind = json_text.loads(file.read_text(encoding="utf-8"))["peft_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AdapterError(f"not the configuration of an adapter ({error!r}).", where=str(file), fix=fix) from None
     if kind != "LORA":

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from odin_slm.core import json_text
 from odin_slm.core.hashing import sha256_text
 from odin_slm.models.base_model import BaseModel, model_digest
 
@@ -30,7 +31,7 @@ class ResumeLog:
         if lines and lines[0] == json.dumps({"job": job}):
             for line in lines[1:-1]:  # what follows the last line break was cut
                 try:
-                    row = json.loads(line)
+                    row = json_text.loads(line)
                     self.rows[row["index"]] = row
                 except (ValueError, TypeError, KeyError):
                     break

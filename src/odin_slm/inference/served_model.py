@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from odin_slm.core import json_text
 from odin_slm.core.errors import ServingError
 from odin_slm.core.names import HUB_ID
 from odin_slm.models.base_model import BaseModel, model_digest, resolve_base_model
@@ -149,7 +150,7 @@ def _packaged(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        settings: dict[str, Any] = json_text.loads(file.read_text(encoding="utf-8"))
         if isinstance(settings["base"], dict) and settings["instructions"][settings["schema"]]:
             return settings
         reason = "no base"
@@ -304,7 +305,7 @@ def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json_text.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ServingError(f"not JSON ({error}).", where=str(file), fix="Make it again, or delete it.") from None
     return values if isinstance(values, dict) else {}

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from odin_slm.core import json_text
 from odin_slm.core.errors import BaseModelError
 from odin_slm.core.hashing import sha256_of
 from odin_slm.core.names import HUB_ID
 from odin_slm.models.text_encoder import is_control
 
 _FOLDER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+_FURTHER_FILES = ("generation_config.json", "special_tokens_map.json", "added_tokens.json")
+"""What transformers reads as well where it is there."""
 _PADDING = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>")
 """Tokens that bases reserve for padding without naming them in their configuration."""
 _FIX = (
@@ -117,9 +120,9 @@ def check_folder(folder: Path) -> None:
     for name in _FOLDER_FILES:
         if not (folder / name).is_file():
             raise BaseModelError(f"the base model lacks {name}.", where=str(folder), fix=_FIX)
-    for name in ("config.json", "tokenizer.json"):
+    for name in (*_FOLDER_FILES, *(name for name in _FURTHER_FILES if (folder / name).is_file())):
         try:
-            json.loads((folder / name).read_text(encoding="utf-8"))
+            json_text.loads((folder / name).read_text(encoding="utf-8"))
         except ValueError as error:
             raise BaseModelError(f"not JSON ({error}).", where=str(folder / name), fix=_FIX) from None
     weights = sorted(folder.glob("*.safetensors"))
@@ -142,7 +145,7 @@ def check_safetensors(file: Path) -> None:
             length = int.from_bytes(stream.read(8), "little")
             if not 0 < length <= size - 8:
                 raise ValueError("the header's length is impossible")
-            header = json.loads(stream.read(length))
+            header = json_text.loads(stream.read(length))
         end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
         if 8 + length + end != size:
             raise ValueError(f"{8 + length + end} bytes expected, {size} found")
@@ -164,7 +167,7 @@ def load_tokenizer(base: BaseModel) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(base.location, revision=base.revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _loading_error(base, error) from error
     if tokenizer.eos_token_id is None:
         raise BaseModelError(
@@ -197,7 +200,7 @@ def _embeddings_of(base: BaseModel) -> int | None:
     """Return how many tokens the model has embeddings for; None where its configuration does not say."""
     try:
         rows: int | None = getattr(_config(base).get_text_config(), "vocab_size", None)
-    except (OSError, ValueError, KeyError):  # whoever loads the weights says what is wrong with it
+    except (OSError, ValueError, KeyError, RecursionError):  # whoever loads the weights says what is wrong with it
         return None
     return rows
 

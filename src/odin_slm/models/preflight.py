@@ -161,7 +161,7 @@ def read_config(base: BaseModel) -> Any:
 
     try:
         config = AutoConfig.from_pretrained(base.location, revision=base.revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ArithmeticError) as error:
+    except (OSError, ValueError, KeyError, ArithmeticError, RecursionError) as error:
         reason = str(error).strip().split("\n")[0]
         raise BaseModelError(
             f"the base's configuration cannot be read ({reason}).",

@@ -40,11 +40,12 @@ def model_card(facts: ModelFacts) -> str:
         front_matter=_model_front_matter(facts, parts),
         facts=facts,
         parts=parts,
+        unit=facts.task.unit,
         sources=sources,
         synthetic=_tested_on_synthetic(facts, sources),
         run=_run_command(facts.experiment),
         prompt=_prompt_expression(next(iter(asked.values()))),
-        data_table=_data_table(facts.data.manifest),
+        data_table=_data_table(facts.data.manifest, facts.task.unit),
         leaks=_leak_sentence(facts.data.leakage, parts),
         quality=_quality_sentence(facts.data.quality),
         seen_table=_seen_table(facts.data.leakage, parts),
@@ -70,6 +71,7 @@ def dataset_card(facts: DatasetFacts) -> str:
         front_matter=_dataset_front_matter(facts, parts, sources),
         facts=facts,
         parts=parts,
+        unit=facts.task.unit,
         sources=sources,
         withheld=[terms.title for terms in sources.values() if not terms.redistributable],
         missing_splits=[title for title in _SPLIT_TITLES.values() if title not in published],
@@ -80,7 +82,7 @@ def dataset_card(facts: DatasetFacts) -> str:
         some_synthetic=bool(set(sources) & _synthetic(facts.data.manifest)),
         run=_run_command(facts.experiment, "--pipelines data"),
         terms_table=_terms_table(sources, facts.rows_by_source),
-        data_table=_data_table(facts.data.manifest),
+        data_table=_data_table(facts.data.manifest, facts.task.unit),
         statistics_table=_statistics_table(facts.data.statistics, facts.task, parts),
         leaks=_leak_sentence(facts.data.leakage, parts),
         quality=_quality_sentence(facts.data.quality),
@@ -279,7 +281,7 @@ def _prompt_expression(instruction: str) -> str:
     return f"{json.dumps(before)} + text + {json.dumps(after)}"
 
 
-def _data_table(manifest: Mapping[str, Any]) -> str:
+def _data_table(manifest: Mapping[str, Any], unit: str) -> str:
     sources = list(_sources(manifest))
     rows = [
         [
@@ -290,7 +292,7 @@ def _data_table(manifest: Mapping[str, Any]) -> str:
         ]
         for split, counts in manifest["counts"].items()
     ]
-    return table(["split", *(f"`{source}`" for source in sources), "examples", "documents"], rows)
+    return table(["split", *(f"`{source}`" for source in sources), "examples", f"{unit}s"], rows)
 
 
 def _terms_table(sources: Mapping[str, SourceTerms], rows_by_source: Mapping[str, int]) -> str:
@@ -319,7 +321,7 @@ def _statistics_table(statistics: Mapping[str, Any], task: Task, parts: CardPart
             cells.append(number(found))
         return [title, *cells]
 
-    rows = [row("examples", "records"), row("documents", "documents")]
+    rows = [row("examples", "records"), row(f"{task.unit}s", "documents")]
     if kinds:
         rows.append(row(f"examples without {kinds[0]}", f"without_{kinds[0]}"))
     rows += [

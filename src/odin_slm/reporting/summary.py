@@ -34,6 +34,7 @@ class RunSummary:
     Attributes:
         experiment: Name of the experiment.
         headline: The metrics that are shown.
+        unit: What the task calls a document.
         env: Kedro environment, None for the default one.
         values: Dataset name -> value, for those of :attr:`READS` that the run's pipelines know.
         places: Dataset name -> path relative to the project's folder; for a repository on the Hub, its name.
@@ -47,6 +48,7 @@ class RunSummary:
 
     experiment: str
     headline: tuple[Metric, ...] = ()
+    unit: str = "document"
     env: str | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
     places: Mapping[str, str] = field(default_factory=dict)
@@ -63,18 +65,18 @@ def _parts(summary: RunSummary) -> Iterator[RenderableType]:
     yield Text()
     yield Text(f"Experiment {summary.experiment}", style="bold")
     if "data_statistics" in summary.values:
-        yield _data(summary.values["data_statistics"])
+        yield _data(summary.values["data_statistics"], summary.unit)
         yield from _data_notes(summary.values)
     if "evaluation_results" in summary.values:
         results = summary.values["evaluation_results"]
         yield _scores(results, summary.headline)
-        yield _test_set(results["test_set"])
+        yield _test_set(results["test_set"], summary.unit)
     yield _where(summary)
     yield _next(summary)
 
 
-def _data(statistics: Mapping[str, Any]) -> RenderableType:
-    table = Table("source", title="Data: records (of documents)", title_justify="left", box=box.SIMPLE)
+def _data(statistics: Mapping[str, Any], unit: str) -> RenderableType:
+    table = Table("source", title=f"Data: records (of {unit}s)", title_justify="left", box=box.SIMPLE)
     for split in statistics:
         table.add_column(split, justify="right")
     sources = sorted({source for counts in statistics.values() for source in counts if source != "all"})
@@ -124,9 +126,9 @@ def _figure(metric: Metric, scored: Mapping[str, Any]) -> str:
     return f"{value:.3f} ({interval[0]:.3f}-{interval[1]:.3f})" if interval else f"{value:.3f}"
 
 
-def _test_set(test_set: Mapping[str, Any]) -> RenderableType:
+def _test_set(test_set: Mapping[str, Any], unit: str) -> RenderableType:
     sources = ", ".join(f"{name} {count}" for name, count in test_set["sources"].items())
-    sizes = f"n = {test_set['examples']:,} examples of {test_set['documents']:,} documents ({sources})"
+    sizes = f"n = {test_set['examples']:,} examples of {test_set['documents']:,} {unit}s ({sources})"
     kind = "synthetic texts, so these figures say nothing about real ones" if test_set["synthetic"] else "real texts"
     return _note(f"{test_set['description']}: {sizes}; {kind}.", "yellow" if test_set["synthetic"] else "")
 

@@ -161,12 +161,12 @@ class AnswerTask(Task):
         options: dict[str, Any] = {"resamples": resamples, "seed": seed}
         return {
             "experiment": experiment,
-            "test_set": test_set_of(predictions),
+            "test_set": test_set_of(predictions, self.unit),
             "training_set": training_set_of(training_records),
             **self._scores(predictions, **options),
             "base": self._scores(base, **options) if base else None,
             "difference": self.difference(predictions, base, **options) if base else None,
-            "comparison": refusal or "fine-tuned minus base, paired by document",
+            "comparison": refusal or f"fine-tuned minus base, paired by {self.unit}",
         }
 
     def difference(
@@ -229,7 +229,7 @@ class AnswerTask(Task):
         rows = [[title, *(figure(metric, s) for metric in self.measures)] for title, s in scored if s]
         examples = [[row["id"], row["input"], row["gold"], row["prediction"]] for row in wrong[:_EXAMPLES]]
         test_set = results["test_set"]
-        described = f"{test_set['description']}, n = {test_set['examples']:,}; 95 % intervals over documents."
+        described = f"{test_set['description']}, n = {test_set['examples']:,}; 95 % intervals over {self.unit}s."
         title = f"{self.title.capitalize()}: {results['experiment']}"
         decided = f"Champion: {promotion['decision']} ({promotion['why']})." if promotion else ""
         return (

@@ -147,6 +147,8 @@ class Task(ABC):
     """Tags that say what its texts are about."""
     headline: ClassVar[tuple[Metric, ...]]
     """The figures that decide, the first one first."""
+    unit: ClassVar[str] = "document"
+    """What one text of its data is, in the singular; intervals and paired tests are over these."""
     scores_documents: ClassVar[bool] = False
     """Whether :meth:`score_documents` is there; for a task that does not cut documents its records are all there is."""
     example: ClassVar[str]

@@ -24,8 +24,8 @@ This is not a medical device. Do not use it to diagnose, to treat, to choose a d
 without review, or for any decision about a person. It has not been tested on clinical notes, on other languages, or on
 texts that differ from its training data."""
 INTERVALS = """\
-Brackets hold 95 % intervals from a bootstrap over documents (for the
-difference: a paired one); they cover the choice of test documents, not of the training seed."""
+Brackets hold 95 % intervals from a bootstrap over {unit}s (for the
+difference: a paired one); they cover the choice of test {unit}s, not of the training seed."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def card_results(results: Mapping[str, Any], columns: Sequence[Sequence[Metric]]
     )
     return CardResults(
         headline=headline_table(results, headline),
-        text=f"{INTERVALS}\n{decoded}\n\n{scores_table(results, columns)}\n\n"
+        text=f"{INTERVALS.format(unit=unit_of(results))}\n{decoded}\n\n{scores_table(results, columns)}\n\n"
         f"Quality of the output texts:\n\n{quality_table(results, QUALITY)}",
         figures=[
             Figure(
@@ -188,12 +188,17 @@ def test_set_title(results: Mapping[str, Any]) -> str:
     return "synthetic test set" if results["test_set"]["synthetic"] else "test set"
 
 
+def unit_of(results: Mapping[str, Any]) -> str:
+    """Return what a document of the test set is called; results from before tasks said so have documents."""
+    return str(results["test_set"].get("unit", "document"))
+
+
 def headline_table(results: Mapping[str, Any], metrics: Sequence[Metric]) -> str:
     """Return the headline figures alone, of every model and decoding."""
     test_set = results["test_set"]
-    examples, documents = number(test_set["examples"]), number(test_set["documents"])
+    examples, units = number(test_set["examples"]), f"{number(test_set['documents'])} {unit_of(results)}s"
     rows = [[name, *(score(m.value(scores)) for m in metrics)] for name, scores in scored(results).items()]
-    headers = [f"{test_set_title(results)}, {examples} examples of {documents} documents", *(m.title for m in metrics)]
+    headers = [f"{test_set_title(results)}, {examples} examples of {units}", *(m.title for m in metrics)]
     return table(headers, rows)
 
 

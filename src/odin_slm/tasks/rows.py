@@ -37,8 +37,13 @@ def _shortened(digests: set[str | None]) -> str:
     return " and ".join(sorted(f"{digest[:12]}…" if digest else "unknown" for digest in digests))
 
 
-def test_set_of(rows: Rows) -> dict[str, Any]:
-    """Return what the examples are: description, counts, sources, hashes, and whether they are synthetic."""
+def test_set_of(rows: Rows, unit: str) -> dict[str, Any]:
+    """Return what the examples are: description, counts, sources, hashes, and whether they are synthetic.
+
+    Args:
+        rows: Rows of the predictions file.
+        unit: What a document is called, :attr:`odin_slm.tasks.Task.unit`; noted too.
+    """
     documents = {row.get("document_id") or row["id"] for row in rows}
     written = {name for name in documents if any(is_synthetic(part) for part in name.split("-"))}
     sources = Counter(row.get("source") or "unknown" for row in rows)
@@ -46,17 +51,18 @@ def test_set_of(rows: Rows) -> dict[str, Any]:
     manifests = _manifests(rows)
     manifest = manifests.pop() if len(manifests) == 1 else None
     if written == documents:
-        description = f"synthetic documents in the format of {names}"
+        description = f"synthetic {unit}s in the format of {names}"
     elif written:
-        description = f"documents of {names}, {len(written)} of them synthetic"
+        description = f"{unit}s of {names}, {len(written)} of them synthetic"
     else:
-        description = f"documents of {names}"
+        description = f"{unit}s of {names}"
     # Only of the experiment's own test split is it known that no document of it was learned from.
     description = f"Held-out {description}" if manifest else description[0].upper() + description[1:]
     return {
         "description": description,
         "examples": len(rows),
         "documents": len(documents),
+        "unit": unit,
         "sha256": _fingerprint(rows),
         "manifest_sha256": manifest,
         "synthetic": bool(written),

@@ -7,7 +7,6 @@ guessed, and a folder with a broken file is left out as a whole.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from odin_slm.core import json_text
 from odin_slm.core.errors import ExperimentFolderError
 from odin_slm.core.hashing import canonical_json, sha256_text
 from odin_slm.core.redaction import hide_secrets, without_secret_keys
@@ -187,7 +187,7 @@ def _scores(results: Mapping[str, Any], where: str) -> Iterator[tuple[str, float
 def _yaml(folder: ExperimentFolder, name: str) -> dict[str, Any]:
     try:
         value = yaml.safe_load(folder.texts[name])
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ExperimentFolderError(f"not YAML ({reason}).", where=f"{folder.name}/{name}") from None
     return _mapping(value, f"{folder.name}/{name}")
@@ -199,7 +199,7 @@ def _yaml_text(value: Any) -> str:
 
 def _json(folder: ExperimentFolder, name: str) -> dict[str, Any]:
     try:
-        value = json.loads(folder.texts[name])
+        value = json_text.loads(folder.texts[name])
     except ValueError as error:
         raise ExperimentFolderError(f"not JSON ({error}).", where=f"{folder.name}/{name}") from None
     return _mapping(value, f"{folder.name}/{name}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from odin_slm.core import json_text
 from odin_slm.core.names import HUB_ID
 from odin_slm.models.base_model import BaseModel
 from odin_slm.tasks import Task
@@ -133,7 +133,9 @@ def _track(client: Any, place: str, run: PastRun, training: str | None) -> str:
 def _register(client: Any, run: PastRun, adapter: Path, number: str, name: str, task: Task) -> None:
     """Register an adapter, or note on its run why that cannot be."""
     try:
-        stated = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        stated = json_text.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))[
+            "base_model_name_or_path"
+        ]
     except (OSError, ValueError, KeyError, TypeError):
         stated = ""
     folder = Path(str(stated))

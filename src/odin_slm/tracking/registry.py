@@ -26,6 +26,7 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
+from odin_slm.core import json_text
 from odin_slm.core.errors import RegistryError
 from odin_slm.core.hashing import canonical_json, canonical_jsonl, sha256_of_files, sha256_text
 from odin_slm.inference.reading import DEFAULTS
@@ -342,7 +343,7 @@ class Registry:
         problem = "cannot be read from its run"
         try:
             text = mlflow.artifacts.load_text(f"runs:/{version.run_id}/{PREDICTIONS}")
-            rows = [json.loads(line) for line in text.split("\n") if line]
+            rows = [json_text.loads(line) for line in text.split("\n") if line]
             if digest is None or digest == rows_digest(rows):
                 return rows
             problem = "are not those that it was registered with"
@@ -535,11 +536,13 @@ def _met(decision: Mapping[str, Any], manifest_sha256: str | None) -> dict[str, 
 def _signature(task: Task) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import AnyType
 
     text = DataType.string
     return ModelSignature(
-        # without a name, so that a plain list of texts is as good as a table with a column `text`
-        inputs=Schema([ColSpec(text)]),
+        # Without a name, so that a plain list of texts is as good as a table with a column `text`. Without a type, as
+        # MLflow refuses a whole table of texts that are all missing, or are numbers; the model names these rows.
+        inputs=Schema([ColSpec(AnyType())]),
         outputs=Schema(
             [*task.table_columns(), ColSpec(DataType.boolean, "finished"), ColSpec(text, "error", required=False)]
         ),

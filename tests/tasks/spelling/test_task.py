@@ -134,6 +134,8 @@ def test_the_figures_by_hand() -> None:
     assert TASK.headline_values(wrong) == {"letter_count_accuracy": 0.5}
     tracked = TASK.tracked(results)
     assert (tracked["letter_count_accuracy"], tracked["base_spelling_accuracy"]) == (0.5, 0.0)
+    assert results["test_set"]["unit"] == "word"
+    assert results["comparison"].endswith("paired by word")
 
 
 def test_the_report_says_what_is_shown_and_by_which_words() -> None:
@@ -147,6 +149,7 @@ def test_the_report_says_what_is_shown_and_by_which_words() -> None:
     ):
         assert words in page
     assert "&lt;b&gt;7&lt;/b&gt;" in page
+    assert "95 % intervals over words" in page
     criteria = {found["metric"]: found for found in TASK.criteria(results, significance=0.05)}
     assert criteria["levenshtein_distance"]["improvement"] == 1.0, "less is better, so the fall is a gain"
     assert criteria["letter_count_accuracy"]["met"] is False
@@ -160,3 +163,5 @@ def test_the_card_says_what_was_trained() -> None:
     bound = SpellingTask.from_options({"train": ["spell", "count"]}).card({}, {"words": ASKED})
     assert "upper bound" in bound.asked
     assert "medical" not in f"{plain}{bound}"
+    assert "10 examples of 2 words" in plain.results.headline
+    assert "a bootstrap over words" in plain.results.text

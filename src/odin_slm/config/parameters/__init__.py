@@ -20,6 +20,7 @@ from odin_slm.config.parameters.pretraining import (
 )
 from odin_slm.config.parameters.promotion import PromotionParams
 from odin_slm.config.parameters.publishing import PublishingParams
+from odin_slm.config.parameters.review import MixParams, ReviewParams
 from odin_slm.config.parameters.sample import SampleParams
 from odin_slm.config.parameters.sweep import RangeParams, SweepParams, changed
 from odin_slm.config.parameters.task import TaskParams
@@ -33,6 +34,7 @@ __all__ = [
     "ExtractionParams",
     "IngestionParams",
     "LoraParams",
+    "MixParams",
     "MixtureParams",
     "Parameters",
     "PhaseParams",
@@ -40,6 +42,7 @@ __all__ = [
     "PromotionParams",
     "PublishingParams",
     "RangeParams",
+    "ReviewParams",
     "SampleParams",
     "ScheduleParams",
     "SweepParams",

@@ -10,13 +10,21 @@ from pydantic import Field, create_model, model_validator
 
 from odin_slm import corpora
 from odin_slm.config.parameters.base import Parameters
+from odin_slm.corpora.own.block import OwnCorpus
+from odin_slm.tasks.extraction.schema import SourceName
+
+_SHIPPED = ("ade", "bc5cdr", "biored")
+_TAKEN = ("all", "own", "synthetic")
+"""Names that mean something else."""
 
 
 class IngestionParams(Parameters):
     """From raw corpora to records."""
 
-    corpora: tuple[str, ...] = Field(default=("ade", "bc5cdr", "biored"), min_length=1)
-    """Corpora that become records; the others stay empty."""
+    corpora: tuple[str, ...] = Field(default=_SHIPPED, min_length=1)
+    """Corpora that become records; the others stay empty. ``auto``: own_corpora, or else the shipped ones."""
+    own_corpora: dict[SourceName, OwnCorpus] = Field(default_factory=dict)
+    """Corpora by configuration: name -> where their files lie, how they are written, and what is kept of them."""
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Corpus name -> options of its parser."""
     synthetic_ratio: float = Field(default=0.0, ge=0.0, le=10.0)
@@ -32,12 +40,29 @@ class IngestionParams(Parameters):
     seed: int = 42
     """Seed of what parsers draw, and of the synthetic documents."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _auto(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("corpora") == "auto":
+            return {**values, "corpora": tuple(values.get("own_corpora") or _SHIPPED)}
+        return values
+
     @model_validator(mode="after")
     def _known_corpora(self) -> IngestionParams:
-        known = corpora.CORPORA
+        known = (*corpora.CORPORA, *self.own_corpora)
+        for name, block in self.own_corpora.items():
+            if name in corpora.CORPORA or name in _TAKEN:
+                raise ValueError(f"own_corpora: {name!r} is another corpus; give it another name.")
+            if block.entities is None:
+                raise ValueError(
+                    f"own_corpora.{name}: name its entities; `kedro corpus check {block.folder} --format "
+                    f"{block.format}` lists what is there."
+                )
         for name in (*self.corpora, *self.options):
             if name not in known:
                 raise ValueError(f"there is no corpus {name!r}; there are {', '.join(known)}.")
+        if misplaced := [name for name in self.options if name in self.own_corpora]:
+            raise ValueError(f"options.{misplaced[0]}: it is one of own_corpora; its options stand there.")
         for name, values in self.options.items():
             options_of(name)(**values)
         return self

@@ -10,7 +10,9 @@ from pydantic import Field, model_validator
 
 from odin_slm import corpora
 from odin_slm.config.parameters.base import Parameters
+from odin_slm.corpora.own.block import OwnCorpus, options_with
 from odin_slm.tasks import Task, load
+from odin_slm.tasks.extraction.schema import SourceName
 
 
 @lru_cache(maxsize=8)
@@ -29,13 +31,16 @@ class TaskParams(Parameters):
     """The task: a package of odin_slm.tasks, or one that an installed package offers."""
     options: dict[str, Any] = Field(default_factory=dict)
     """The task's own options; extraction takes entities, relations, synonyms, sources and default_source."""
+    own_corpora: dict[SourceName, OwnCorpus] = Field(default_factory=dict)
+    """Corpora by configuration. Where options name the shipped types alone and these corpora have others, extraction
+    takes theirs."""
 
     @model_validator(mode="before")
     @classmethod
     def _named(cls, values: Any) -> Any:
         if isinstance(values, dict) and len(others := set(values) - set(cls.model_fields)) == 1:
             (name,) = others
-            return {"name": name, "options": values[name] or {}}
+            return {"name": name, "options": values[name] or {}, "own_corpora": values.get("own_corpora", {})}
         return {"name": values} if isinstance(values, str) else values
 
     @model_validator(mode="after")
@@ -44,5 +49,8 @@ class TaskParams(Parameters):
         return self
 
     def task(self) -> Task:
-        """Return the task; its sources are the project's corpora."""
-        return _task(self.name, json.dumps(self.options, sort_keys=True))
+        """Return the task; its sources are the project's corpora and the experiment's own."""
+        options = self.options
+        if self.name == "extraction":
+            options = options_with(options, self.own_corpora)
+        return _task(self.name, json.dumps(options, sort_keys=True))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from odin_slm.core import json_text
 from odin_slm.core.errors import BaseModelError
 from odin_slm.core.hashing import sha256_of
 from odin_slm.models.base_model import BaseModel, check_folder, load_tokenizer
@@ -105,7 +106,7 @@ def provenance_of(folder: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        stated: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        stated: dict[str, Any] = json_text.loads(file.read_text(encoding="utf-8"))
         _ = stated["gguf"]["sha256"], stated["license"], stated["derived_from"]
     except (ValueError, KeyError, TypeError) as error:
         raise BaseModelError(

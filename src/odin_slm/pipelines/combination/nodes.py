@@ -31,18 +31,22 @@ def gather(*parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(chain(*parts))
 
 
-def gather_sources(params: IngestionParams, *parse_reports: dict[str, Any]) -> dict[str, Any]:
+def gather_reports(*parse_reports: dict[str, Any]) -> list[dict[str, Any]]:
+    """Join the reports of all parsers, one a corpus; those by configuration come in one report."""
+    return [one for report in parse_reports for one in report.get("corpora", {"": report}).values()]
+
+
+def gather_sources(parse_reports: list[dict[str, Any]], params: IngestionParams) -> dict[str, Any]:
     """Say what the data were made of.
 
     Returns:
-        ``inputs``: corpus and file -> sha256; ``parameters``.
+        ``inputs``: corpus and file -> sha256; ``dropped``: corpus -> what was left out, by reason; ``parameters``.
     """
     files = {
-        f"{report['corpus']}/{file}": digest
-        for report in parse_reports
-        for file, digest in report.get("inputs", {}).items()
+        f"{one['corpus']}/{file}": hashed for one in parse_reports for file, hashed in one.get("inputs", {}).items()
     }
-    return {"inputs": files, "parameters": params.model_dump(mode="json")}
+    dropped = {one["corpus"]: one["dropped"] for one in parse_reports if one.get("dropped")}
+    return {"inputs": files, "dropped": dropped, "parameters": params.model_dump(mode="json")}
 
 
 def place_documents(documents: list[dict[str, Any]] | None, params: CombinationParams) -> dict[str, dict[str, Any]]:
@@ -151,7 +155,7 @@ def check_leakage(
         first = found[0]
         windowed = {r["document_id"] for part in cleaned.values() for r in part if "#w" in r["id"]}
         raise LeakageError(
-            f"{len(found)} leaks between splits; the first: documents {', '.join(first['documents'])} "
+            f"{len(found)} leaks between splits; the first: {what.unit}s {', '.join(first['documents'])} "
             f"in {' and '.join(first['splits'])}.",
             where="combination",
             # whole documents that are alike lie in one split; of others, short windows may be
@@ -159,7 +163,7 @@ def check_leakage(
             or (
                 "Windows of these documents are alike: raise ingestion.max_tokens, or set ingestion.overflow=drop."
                 if windowed.intersection(first["documents"])
-                else "Lower combination.near_duplicate, or take one of the documents out of the corpus."
+                else f"Lower combination.near_duplicate, or take one of the {what.unit}s out of the corpus."
             ),
         )
     report = {
@@ -187,8 +191,9 @@ def write_manifest(
     """Describe the dataset so that anyone can make it again and compare it byte for byte.
 
     Returns:
-        ``inputs`` (corpus file -> sha256), ``outputs`` (split file -> sha256), ``counts``, ``parameters``, ``seed``,
-        ``versions``, and ``synthetic_sources``: the sources whose documents our own generator wrote.
+        ``inputs`` (corpus file -> sha256), ``dropped`` (corpus -> reason -> count), ``outputs`` (split file -> sha256),
+        ``counts``, ``parameters``, ``seed``, ``versions``, and ``synthetic_sources``: the sources whose documents our
+        own generator wrote.
     """
     from importlib.metadata import version
 
@@ -200,6 +205,7 @@ def write_manifest(
         synthetic[placed["source"]].append(is_synthetic(placed["pmid"]))
     return {
         "inputs": data_sources["inputs"],
+        "dropped": data_sources["dropped"],
         "outputs": {f"{name}.json": sha256_text(canonical_json(records)) for name, records in parts.items()},
         "counts": {
             name: {

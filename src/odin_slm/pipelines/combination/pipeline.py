@@ -11,6 +11,7 @@ from odin_slm.pipelines.combination.nodes import (
     count_data,
     describe_test_set,
     gather,
+    gather_reports,
     gather_sources,
     place_documents,
     write_manifest,
@@ -40,8 +41,14 @@ def _gathering() -> Pipeline:
                 name="gather_records",
             ),
             Node(
+                func=gather_reports,
+                inputs=[f"{name}_parse_report" for name in names],
+                outputs="parse_reports",
+                name="gather_reports",
+            ),
+            Node(
                 func=gather_sources,
-                inputs=["params:ingestion", *(f"{name}_parse_report" for name in names)],
+                inputs=["parse_reports", "params:ingestion"],
                 outputs="data_sources",
                 name="gather_sources",
             ),

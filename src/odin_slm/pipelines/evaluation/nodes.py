@@ -344,7 +344,7 @@ def decide_promotion(
         **paired_test(params),
     )
     about = {"experiment": params.experiment, "decoding": predictions[0].get("decoding", "free")}
-    return {**decision, **about, "test_set": test_set_of(predictions)}
+    return {**decision, **about, "test_set": test_set_of(predictions, task.task().unit)}
 
 
 def paired_test(params: EvaluationParams) -> dict[str, Any]:

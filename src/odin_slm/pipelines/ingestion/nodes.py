@@ -10,10 +10,12 @@ from odin_slm.config.parameters import IngestionParams, TaskParams, options_of
 from odin_slm.core.document import Document
 from odin_slm.core.errors import RecordTooLongError
 from odin_slm.core.record import Record
+from odin_slm.corpora import own
 from odin_slm.corpora.parsed import require_sound
 from odin_slm.corpora.pubtator import IN_PIECES, NO_CHARACTERS, NO_PLACE
 from odin_slm.corpora.synthetic.generator import synthetic_corpus
 from odin_slm.datasets.corpus_files import RawCorpus
+from odin_slm.datasets.own_corpora import RawOwnCorpus
 from odin_slm.models.base_model import BaseModel
 from odin_slm.models.tokens import RecordCounter, record_counter
 from odin_slm.tasks import Task
@@ -49,14 +51,46 @@ def parse_corpus(
     return [document.to_dict() for document in parsed.documents], parsed.report
 
 
+def parse_own_corpora(
+    raw: dict[str, RawOwnCorpus], task: TaskParams, params: IngestionParams
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Read the corpora by configuration.
+
+    Args:
+        raw: Corpus -> its files.
+        task: What the documents are for.
+        params: Which corpora are used, and their blocks.
+
+    Returns:
+        Documents as JSON values, and a report: ``documents``, how many, and under ``corpora`` the report of each.
+
+    Raises:
+        CorpusFormatError: Files are not what the blocks say; all faults of a corpus, each with its place.
+    """
+    documents: list[dict[str, Any]] = []
+    reports: dict[str, dict[str, Any]] = {}
+    for name, block in params.own_corpora.items():
+        if name not in params.corpora:
+            continue
+        files = raw[name]
+        parsed = own.parse(name, block, files, files.digests)
+        require_sound(name, parsed.documents, task.task())
+        _warn(parsed.report)
+        documents += [document.to_dict() for document in parsed.documents]
+        reports[name] = parsed.report
+    return documents, {"corpus": "own", "documents": len(documents), "corpora": reports}
+
+
 def _warn(report: Mapping[str, Any]) -> None:
     """Say what the annotations of a corpus have lost or changed, which is less than a fault."""
     if count := report.get("normalised_mentions"):
         _log.warning(
             "%s: %d mentions, spelt otherwise in the file, are as the texts have them.", report["corpus"], count
         )
-    for reason in (IN_PIECES, NO_PLACE, NO_CHARACTERS):
-        if count := report.get("dropped", {}).get(reason):
+    if report.get("offsets", "characters") != "characters":
+        _log.warning("%s: its offsets count %s.", report["corpus"], report["offsets"])
+    for reason, count in report.get("dropped", {}).items():
+        if count and (reason in (IN_PIECES, NO_PLACE, NO_CHARACTERS) or reason.startswith(own.FAULT)):
             _log.warning("%s: dropped %d of this kind: %s.", report["corpus"], count, reason)
 
 

@@ -3,12 +3,12 @@
 from kedro.pipeline import Node, Pipeline
 
 from odin_slm import corpora
-from odin_slm.pipelines.ingestion.nodes import parse_corpus, write_records, write_synthetic
+from odin_slm.pipelines.ingestion.nodes import parse_corpus, parse_own_corpora, write_records, write_synthetic
 
 
 def sources() -> tuple[str, ...]:
-    """Return the names of all corpora, the synthetic one last; their datasets begin with these names."""
-    return (*corpora.CORPORA, "synthetic")
+    """Return the names of all corpora, those by configuration as ``own``; their datasets begin with these names."""
+    return (*corpora.CORPORA, "own", "synthetic")
 
 
 def create_pipeline() -> Pipeline:
@@ -22,7 +22,13 @@ def create_pipeline() -> Pipeline:
         )
         for corpus in corpora.CORPORA
     }
-    reports = [f"{corpus}_parse_report" for corpus in corpora.CORPORA]
+    parsing["own"] = Node(
+        func=parse_own_corpora,
+        inputs=["raw", "params:task", "params:ingestion"],
+        outputs=["documents", "parse_report"],
+        name="parse_own_corpora",
+    )
+    reports = [f"{corpus}_parse_report" for corpus in parsing]
     writing = Node(
         func=write_synthetic,
         inputs=["params:ingestion", *reports],

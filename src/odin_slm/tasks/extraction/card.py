@@ -159,7 +159,8 @@ def _results(results: Mapping[str, Any]) -> CardResults:
     )
     text = (
         "Micro averages. An entity counts when its type and text are right, a relation when its type, head and tail "
-        f"are; texts are\ncompared without regard to case, Unicode form and white space. {INTERVALS}\n{decoded}\n\n"
+        f"are; texts are\ncompared without regard to case, Unicode form and white space. "
+        f"{INTERVALS.format(unit='document')}\n{decoded}\n\n"
         f"{scores_table(results, columns)}\n\n"
         f"By type:\n\n{_groups_table(results, 'by_type', 'type')}\n\n"
         f"By source:\n\n{_groups_table(results, 'by_source', 'source')}\n\n"

@@ -65,6 +65,7 @@ class SpellingTask(AnswerTask):
     title: ClassVar[str] = "spelling, letter counts and letter positions"
     tags: ClassVar[tuple[str, ...]] = ("spelling",)
     domain: ClassVar[tuple[str, ...]] = ()
+    unit: ClassVar[str] = "word"
     headline: ClassVar[tuple[Metric, ...]] = (COUNT,)
     example: ClassVar[str] = question("count", " strawberry").text
 

@@ -72,7 +72,7 @@ def evaluate(
     own = _Model(predictions, resamples, seed, types, rules)
     results = {
         "experiment": experiment,
-        "test_set": test_set_of(predictions),
+        "test_set": test_set_of(predictions, "document"),
         "training_set": training_set_of(training_records),
         **own.scores(seen),
     }

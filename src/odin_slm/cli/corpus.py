@@ -1,0 +1,152 @@
+"""``kedro corpus``: what annotated files of your own hold, before any run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from odin_slm.cli.errors import ExplainedGroup
+
+if TYPE_CHECKING:
+    from odin_slm.corpora.faults import Faults
+    from odin_slm.corpora.own.assembly import Assembled
+    from odin_slm.corpora.own.block import OwnCorpus
+
+_SHOWN = 10
+"""Places of overlaps and mentions in pieces that are printed; ``--json`` has all."""
+_FORMATS = ("brat", "bioc_xml", "bioc_json", "pubtator", "iob", "jsonl", "csv", "parquet", "records")
+
+
+@click.group(cls=ExplainedGroup)
+def corpus() -> None:
+    """Look at annotated files of your own."""
+
+
+@corpus.command()
+@click.argument("target")
+@click.option("--format", "form", type=click.Choice(_FORMATS), help="How the files in the folder TARGET are written.")
+@click.option("--files", multiple=True, help="Names of the files, as train/*.ann; by default those of the format.")
+@click.option("--env", "-e", default=None, help="Kedro environment whose own_corpora has TARGET.")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+def check(target: str, form: str | None, files: tuple[str, ...], env: str | None, as_json: bool) -> None:
+    """Say what TARGET holds, and what would stop a run.
+
+    TARGET is a folder, whose format is named, or a corpus of own_corpora in the environment. The exit status is 1 where
+    a run would stop.
+    """
+    from odin_slm.corpora import own
+    from odin_slm.corpora.faults import Faults
+    from odin_slm.corpora.own.block import OwnCorpus
+    from odin_slm.datasets.own_corpora import RawOwnCorpus
+
+    if form:
+        name, root = Path(target).resolve().name, Path.cwd()
+        block = OwnCorpus.model_validate({"folder": target, "format": form, "files": files})
+    else:
+        name, (root, block) = target, _configured(target, env)
+    raw = RawOwnCorpus(name, block, root)
+    faults = Faults(drop=block.on_fault == "drop")
+    found = own.survey(name, block, raw, faults)
+    report = {
+        **found.report(name, block, faults, raw.digests),
+        "signatures": [[*signature, count] for signature, count in sorted(found.signatures.items())],
+        "overlaps": found.overlaps,
+        "in_pieces": found.pieces,
+        "faults": [{"where": one.where, "what": one.what, "fix": one.fix} for one in faults.listed],
+        "stops": bool(faults.count) or not found.documents,
+    }
+    if as_json:
+        click.echo(json.dumps(report, ensure_ascii=False, indent=1))
+    else:
+        click.echo("\n".join(_lines(block, report, faults)))
+        if form and found.documents:
+            click.echo("\n".join(["", "As a corpus of conf/<env>/globals.yml:", "", *_block(name, block, found)]))
+    sys.exit(1 if report["stops"] else 0)
+
+
+def _configured(name: str, env: str | None) -> tuple[Path, OwnCorpus]:
+    """Return the project's folder and the block of an environment's corpus."""
+    from kedro.framework.project import settings
+    from kedro.utils import find_kedro_project
+    from pydantic import ValidationError
+
+    from odin_slm.core.errors import MissingInputError, WrongParameterError
+    from odin_slm.corpora.own.block import OwnCorpus
+
+    project = find_kedro_project(Path.cwd()) or Path.cwd()
+    loader = settings.CONFIG_LOADER_CLASS(conf_source=str(project / "conf"), env=env, **settings.CONFIG_LOADER_ARGS)
+    blocks: dict[str, Any] = loader["globals"].get("own_corpora") or {}
+    where = f"conf/{env or 'base'}/globals.yml, own_corpora"
+    if name not in blocks:
+        raise MissingInputError(
+            f"there is no corpus {name!r}; there are {', '.join(blocks) or 'none'}.",
+            where=where,
+            fix="Name one of them, or a folder and its --format.",
+        )
+    try:
+        return project, OwnCorpus.model_validate(blocks[name])
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in (name, *first["loc"]))
+        raise WrongParameterError(f"{first['msg']}.", where=f"{where}.{key}", fix="Mend the value.") from None
+
+
+def _lines(block: OwnCorpus, report: Mapping[str, Any], faults: Faults) -> Iterator[str]:
+    splits = ", ".join(f"{split} {count}" for split, count in report["splits"].items())
+    yield f"{report['corpus']}, in {block.format}"
+    yield f"  documents   {report['documents']}" + (f" ({splits})" if splits else "")
+    yield f"  offsets     {report['offsets']}"
+    yield f"  entities    {_counts(report['mentions'])}"
+    yield f"  relations   {_counts(report['relations'])}"
+    for kind, head, tail, count in report["signatures"]:
+        yield f"              {head} {kind} {tail}: {count}"
+    yield f"  overlapping {_places(report['overlaps'])}"
+    yield f"  in pieces   {_places(report['in_pieces'])}"
+    yield f"  respelt     {report['normalised_mentions']}"
+    for reason, count in report["dropped"].items():
+        yield f"  dropped     {count} {reason}"
+    total = faults.count + faults.dropped.total()
+    yield f"  faults      {total}"
+    for fault in faults.listed:
+        yield f"    {fault.where}: {fault.what}"
+    if total > len(faults.listed):
+        yield f"    and {total - len(faults.listed)} more"
+    for fix in dict.fromkeys(fault.fix for fault in faults.listed):
+        yield f"  fix         {fix}"
+    if report["stops"]:
+        yield "A run would stop."
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
+
+
+def _places(places: list[str]) -> str:
+    shown = ", ".join(places[:_SHOWN]) + (" …" if len(places) > _SHOWN else "")
+    return f"{len(places)}: {shown}" if places else "0"
+
+
+def _block(name: str, block: OwnCorpus, found: Assembled) -> Iterator[str]:
+    """Yield the lines of a configuration that keeps all types as they are."""
+    types = sorted({mention.type for document in found.documents for mention in document.mentions})
+    yield "own_corpora:"
+    yield f"  {json.dumps(name, ensure_ascii=False)}:"
+    yield f"    folder: {json.dumps(block.folder, ensure_ascii=False)}"
+    yield f"    format: {block.format}"
+    if block.files:
+        yield f"    files: {json.dumps(list(block.files), ensure_ascii=False)}"
+    yield f"    entities: {json.dumps(types, ensure_ascii=False)}"
+    ends: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
+    for kind, head, tail in sorted(found.signatures):
+        heads, tails = ends.setdefault(kind, ({}, {}))
+        heads[head], tails[tail] = None, None
+    if ends:
+        yield "    relations:"
+    for kind, both in ends.items():
+        head, tail = (json.dumps(list(names), ensure_ascii=False) for names in both)
+        yield f"      {json.dumps(kind, ensure_ascii=False)}: {{head: {head}, tail: {tail}}}"

@@ -1,0 +1,1 @@
+"""Review: which documents to correct, files of them for annotation tools, and how they come back."""

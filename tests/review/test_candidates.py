@@ -1,0 +1,81 @@
+"""What may be reviewed: nothing that is held out, and nothing twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from odin_slm.core.document import GivenDocument
+from odin_slm.review.candidates import admit, draw
+
+NOTE = "A woman of 54 years developed a rash and fever after the second dose of enalapril."
+
+
+def given(name: str, text: str, record: int = 1, error: str | None = None) -> GivenDocument:
+    return GivenDocument(name, "notes.jsonl", record, text, error)
+
+
+def known(name: str, split: str | None, text: str, group: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
+    return {"id": name, "pmid": f"9{name}", "split": None, "text": text}, {"split": split, "group": group or name}
+
+
+def admitted(drawn: list[GivenDocument], *data: tuple[dict[str, Any], dict[str, Any]]) -> Any:
+    documents = [document for document, _ in data]
+    splits = {document["id"]: place for document, place in data}
+    return admit(drawn, documents, splits, near_duplicate=0.7, seed=1)
+
+
+def test_nothing_held_out_and_nothing_like_it_is_reviewed() -> None:
+    found, left_out = admitted(
+        [
+            given("new", "Warfarin interacts with fluconazole, which doubles its levels."),
+            given("t", "The same id as a test document, in another text."),
+            given("9v", "The PubMed id of a validation document."),
+            given("copy", NOTE),
+            given("near", NOTE.replace("54", "55")),
+            given("replaced", "An abstract whose annotation another corpus has replaced; its group is a test group."),
+        ],
+        known("t", "test", NOTE),
+        known("v", "validation", "Entirely different words of a validation document, long enough."),
+        known("x", None, "An abstract whose annotation another corpus has replaced; its group is a test group.", "t"),
+        known("train", "train", "Warfarin interacts with fluconazole, which doubles its levels."),
+    )
+    assert [one["id"] for one in found] == ["new"], "a training document is no reason to leave a text out"
+    assert left_out == {"held_out": 2, "near_duplicate_of_held_out": 3, "repeated": 0}
+
+
+def test_a_repeated_text_is_reviewed_once() -> None:
+    found, left_out = admitted([given("a", NOTE), given("b", NOTE.upper()), given("c", "Something else entirely.")])
+    assert [one["id"] for one in found] == ["a", "c"]
+    assert left_out["repeated"] == 1
+
+
+def test_names_are_unique_and_fit_for_files() -> None:
+    names = ["notes/ä 1.txt:1", "notes/ä 1.txt:1", "NOTES-1.TXT-1", "../..", "..", "x" * 300]
+    texts = ["Aspirin.", "Warfarin and rash.", "Fluconazole twice.", "Mitral valve.", "Nothing here.", "Cough, again."]
+    found, _ = admitted([given(name, text, n) for n, (name, text) in enumerate(zip(names, texts, strict=True))])
+    assert [one["id"] for one in found] == [
+        *("notes-1.txt-1", "notes-1.txt-1-2", "NOTES-1.TXT-1-3", "document", "document-2", "x" * 80)
+    ]
+    assert [one["from"] for one in found] == names
+
+
+def test_texts_are_as_corpora_have_them() -> None:
+    (found,), _ = admitted([given("a", "\ufeffFirst line.\r\nSecond line.\r\n")])
+    assert found["text"] == "First line.\nSecond line.\n"
+
+
+def test_a_training_document_brings_its_pubmed_id_and_its_official_split() -> None:
+    found, _ = admitted([given("train", NOTE), given("new", "Another text.")], known("train", "train", NOTE))
+    assert [(one["pmid"], one["split"]) for one in found] == [("9train", None), (None, "train")]
+
+
+def test_a_draw_depends_on_the_seed_and_not_on_what_else_is_there() -> None:
+    documents = [given(f"d{n}", f"Text {n}.", n) for n in range(100)]
+    drawn, unreadable = draw([*documents, given("bad", "", 101, error="no text")], 10, seed=1)
+    assert unreadable == 1
+    assert len(drawn) == 10
+    assert [document.record for document in drawn] == sorted(document.record for document in drawn)
+    assert drawn != draw(documents, 10, seed=2)[0]
+    fewer = draw(documents[:50], 10, seed=1)[0]
+    assert {d.id for d in drawn if d.record < 50} <= {d.id for d in fewer}
+    assert draw(documents, 0, seed=1)[0] == documents

@@ -126,6 +126,9 @@ class OwnCorpus(_Block):
     """Regular expression that finds the PubMed id in a document's id: its first group, or all of it."""
     offsets: OffsetsName = "auto"
     """What offsets count; auto: characters, or else what all of them fit."""
+    review: str | None = None
+    """The review.json of the review that these documents come back from, relative to the project's folder: no others
+    are taken, and each takes the place of the one that it corrects."""
     on_fault: Literal["stop", "drop"] = "stop"
     """Whether a fault stops the run, or costs the mention, the relation or the document that it is in."""
 
@@ -158,6 +161,11 @@ class OwnCorpus(_Block):
     def patterns(self) -> tuple[str, ...]:
         """Names of its files."""
         return self.files or FILES[self.format]
+
+    def holds(self, name: str) -> bool:
+        """Tell whether a file is one of its files; brat's texts belong to their annotations."""
+        beside = self.format == "brat" and name.endswith(".txt") and matches(f"{name[:-4]}.ann", self.patterns)
+        return beside or matches(name, self.patterns)
 
     def legal(self) -> dict[str, set[tuple[str, str]]]:
         """Return relation type -> its (head type, tail type) pairs."""

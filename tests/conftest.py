@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from kedro.framework.project import configure_project, pipelines
 from kedro.framework.session import KedroSession
 from kedro.pipeline import Pipeline
@@ -19,6 +20,8 @@ from canary import TOKEN, files_with_token
 ROOT = Path(__file__).resolve().parents[1]
 REGISTRY = "odin_slm.pipeline_registry"
 
+settings.register_profile("any machine", deadline=None)  # how long an example takes says what else the cores do
+settings.load_profile("any machine")
 
 SLOW_FIXTURES = {"empty_store", "tiny_base"}
 

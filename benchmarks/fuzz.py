@@ -7,12 +7,16 @@ a hundred of them repeated to a megabyte. A reader may read an input, set its re
 or refuse it by an error of the project that names a place. It fails by any other error, by a document that is not
 sound, and by more than 10 seconds or 500 MB for an input. A reader runs in a process of its own; the exit status is 1
 where one of them fails.
+
+The layouts of corpora by configuration (``tests/own_corpora_files.py``) are read twice, with ``on_fault: stop`` and
+``drop``; one that is refused and then read in part counts as read in part.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
+import importlib.util
 import io
 import json
 import random
@@ -28,6 +32,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from kedro.io import DatasetError
@@ -35,13 +40,14 @@ from kedro.io import DatasetError
 from odin_slm.cli.errors import explain
 from odin_slm.config.parameters import TaskParams
 from odin_slm.core.errors import CorpusFormatError, MissingInputError, OdinError
-from odin_slm.corpora import PARSERS, ade, bc5cdr, biored
+from odin_slm.corpora import PARSERS, ade, bc5cdr, biored, own
 from odin_slm.corpora.iob import parse_iob
 from odin_slm.corpora.parsed import require_sound
 from odin_slm.corpora.synthetic.sample import make_sample
 from odin_slm.datasets.corpus_files import CorpusFilesDataset
 from odin_slm.datasets.documents import DocumentsDataset
 from odin_slm.datasets.models import TextFolderDataset
+from odin_slm.datasets.own_corpora import RawOwnCorpus
 
 SECONDS, MEGABYTES, LARGE = 10, 500, 2**20
 SMALL_DOCUMENTS, LARGE_DOCUMENTS = 3, 400
@@ -76,7 +82,8 @@ def readers(corpora: Path | None = None) -> dict[str, Reader]:
         "zip": _corpus("biored", ["BIORED.zip"]),
         "IOB": _iob_folder,
     }
-    return {name: Reader(small[name], large[name], reads.get(name, _documents)) for name in small}
+    found = {name: Reader(small[name], large[name], reads.get(name, _documents)) for name in small}
+    return found | _own_readers()
 
 
 def fuzz(name: str, reader: Reader, count: int, seed: int) -> dict[str, Any]:
@@ -144,6 +151,51 @@ def _corpus(corpus: str, names: Any) -> Callable[[Path], str]:
         require_sound(corpus, parsed.documents, task)
         json.dumps([document.to_dict() for document in parsed.documents], ensure_ascii=False).encode()
         return "read"
+
+    return read
+
+
+def _own_readers() -> dict[str, Reader]:
+    """Return the readers of corpora by configuration, with files as annotation tools write them."""
+    layouts = _layouts()
+    found = {}
+    for name, layout in layouts.LAYOUTS.items():
+        count = 40 if layout.format == "brat" else LARGE_DOCUMENTS  # brat has two files for each document
+        many = [layouts.NOTES[n % 3]._replace(id=f"{n}") for n in range(count)]
+        found[name] = Reader(layout.write(layouts.NOTES), layout.write(many), _own_corpus(layout))
+    return found
+
+
+def _layouts() -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        "own_corpora_files", Path(__file__).resolve().parents[1] / "tests/own_corpora_files.py"
+    )
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError("tests/own_corpora_files.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _own_corpus(layout: Any) -> Callable[[Path], str]:
+    task = TaskParams.model_validate({"own_corpora": {"notes": layout.block()}}).task()
+
+    def read_once(folder: Path, on_fault: str) -> str:
+        block = layout.block(folder=str(folder), on_fault=on_fault)
+        raw = RawOwnCorpus("notes", block, folder)
+        try:
+            parsed = own.parse("notes", block, raw, raw.digests)
+        except OdinError as error:
+            return _refusal(error)
+        require_sound("notes", parsed.documents, task)
+        json.dumps([document.to_dict() for document in parsed.documents], ensure_ascii=False).encode()
+        json.dumps(parsed.report, ensure_ascii=False).encode()
+        return "read"
+
+    def read(folder: Path) -> str:
+        strictly, otherwise = read_once(folder, "stop"), read_once(folder, "drop")
+        assert strictly != "read" or otherwise == "read"
+        return strictly if strictly == otherwise else "partly_read"
 
     return read
 

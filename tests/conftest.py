@@ -134,6 +134,22 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def talkative_base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base with larger random weights: under a grammar it lists several different names of a text."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    folder = shutil.copytree(tiny_base, tmp_path_factory.mktemp("base") / "talkative")
+    model = LlamaForCausalLM.from_pretrained(folder)
+    torch.manual_seed(1)
+    for weight in model.parameters():
+        if weight.dim() > 1:
+            weight.data = torch.randn_like(weight) * 0.18
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def sample_corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty documents per corpus by the project's own generator, in the original formats."""
     from odin_slm.corpora.synthetic.sample import make_sample

@@ -58,6 +58,21 @@ def test_its_block_is_a_configuration_that_reads_the_folder(notes: Path) -> None
     assert block.legal() == {"given_at": {("Gene", "Dose")}}
 
 
+def test_its_block_gives_types_names_that_an_output_can_hold(notes: Path) -> None:
+    rows = [{"text": TEXT, "entities": [], "relations": []}]
+    spans = (("Gene/Protein", 0, 4), ("2nd dose", 9, 13))
+    rows[0]["entities"] = [
+        {"id": n, "label": k, "start_offset": b, "end_offset": e} for n, (k, b, e) in enumerate(spans)
+    ]
+    rows[0]["relations"] = [{"id": 0, "from_id": 0, "to_id": 1, "type": "given at"}]
+    (notes / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = check("notes", "--format", "jsonl").output.partition("globals.yml:\n")[2]
+    own = yaml.safe_load(said)["own_corpora"]
+    block = IngestionParams.model_validate({"corpora": "auto", "own_corpora": own}).own_corpora["notes"]
+    assert block.entities == {"2nd dose": "T_2nd_dose", "Gene/Protein": "Gene_Protein"}
+    assert block.legal() == {"given_at": {("Gene_Protein", "T_2nd_dose")}}
+
+
 def test_faults_are_named_with_their_lines_and_stop(notes: Path) -> None:
     (notes / "a.ann").write_text(ANN + "T5\tGene 1 5\tBRAF\nR1\tgiven_at Arg1:T1 Arg2:T8\nnothing\n")
     result = check("notes", "--format", "brat")

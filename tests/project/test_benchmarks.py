@@ -12,6 +12,7 @@ import pytest
 
 from conftest import ROOT
 from odin_slm.models.backends import cuda
+from own_corpora_files import LAYOUTS
 from training.test_training import records
 
 
@@ -62,7 +63,7 @@ def fuzzed_readers() -> dict[str, Any]:
 READERS = ("ADE", "PubTator", "PubTator (BioRED)", "BioC JSON", "zip", "IOB", "jsonl", "jsonl.gz", "csv", "tsv")
 
 
-@pytest.mark.parametrize("name", [*READERS, "parquet", "xml", "xml.gz", "txt"])
+@pytest.mark.parametrize("name", [*READERS, "parquet", "xml", "xml.gz", "txt", *LAYOUTS])
 def test_damaged_files_are_read_set_aside_or_refused(fuzzed_readers: dict[str, Any], name: str) -> None:
     found = benchmark("fuzz").fuzz(name, fuzzed_readers[name], 101, seed=3)
     assert found["failures"] == []
@@ -70,7 +71,7 @@ def test_damaged_files_are_read_set_aside_or_refused(fuzzed_readers: dict[str, A
 
 
 def test_every_reader_is_fuzzed_and_a_failure_is_found(fuzzed_readers: dict[str, Any]) -> None:
-    assert set(fuzzed_readers) == {*READERS, "parquet", "xml", "xml.gz", "txt"}
+    assert set(fuzzed_readers) == {*READERS, "parquet", "xml", "xml.gz", "txt", *LAYOUTS}
 
     def fails(folder: Path) -> str:
         raise UnicodeError("no error of the project")

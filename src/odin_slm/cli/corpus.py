@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -132,21 +133,29 @@ def _places(places: list[str]) -> str:
 
 
 def _block(name: str, block: OwnCorpus, found: Assembled) -> Iterator[str]:
-    """Yield the lines of a configuration that keeps all types as they are."""
-    types = sorted({mention.type for document in found.documents for mention in document.mentions})
+    """Yield the lines of a configuration that keeps all types, by names that an output can hold."""
+    types = {m.type: _name(m.type) for document in found.documents for m in document.mentions}
+    kept = sorted(types) if all(name == kind for kind, name in types.items()) else dict(sorted(types.items()))
     yield "own_corpora:"
     yield f"  {json.dumps(name, ensure_ascii=False)}:"
     yield f"    folder: {json.dumps(block.folder, ensure_ascii=False)}"
     yield f"    format: {block.format}"
     if block.files:
         yield f"    files: {json.dumps(list(block.files), ensure_ascii=False)}"
-    yield f"    entities: {json.dumps(types, ensure_ascii=False)}"
+    yield f"    entities: {json.dumps(kept, ensure_ascii=False)}"
     ends: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
     for kind, head, tail in sorted(found.signatures):
         heads, tails = ends.setdefault(kind, ({}, {}))
-        heads[head], tails[tail] = None, None
+        heads[types[head]], tails[types[tail]] = None, None
     if ends:
         yield "    relations:"
     for kind, both in ends.items():
         head, tail = (json.dumps(list(names), ensure_ascii=False) for names in both)
-        yield f"      {json.dumps(kind, ensure_ascii=False)}: {{head: {head}, tail: {tail}}}"
+        renamed = f"type: {_name(kind)}, " if _name(kind) != kind else ""
+        yield f"      {json.dumps(kind, ensure_ascii=False)}: {{{renamed}head: {head}, tail: {tail}}}"
+
+
+def _name(kind: str) -> str:
+    """Return a type's name as one word, as it stands between brackets in an output."""
+    word = re.sub(r"[^\w-]+", "_", kind).strip("_-")[:40] or "Type"
+    return word if word[0].isalpha() or word[0] == "_" else f"T_{word}"[:40]

@@ -28,6 +28,16 @@ def loads(text: str | bytes) -> Any:
     """
     if isinstance(text, bytes):
         text = text.decode(json.detect_encoding(text))
+    require_shallow(text)
+    return json.loads(text)
+
+
+def require_shallow(text: str) -> None:
+    """Check how deep a JSON text is nested, for who reads it by another parser.
+
+    Raises:
+        json.JSONDecodeError: It is nested deeper than :data:`DEEPEST`; with the place.
+    """
     if text.count("[") + text.count("{") > DEEPEST and max(_depths(text), default=0) > DEEPEST:
         brackets = (found for found in _STRING_OR_BRACKET.finditer(text) if found[0] in _STEPS)
         depth = 0
@@ -35,7 +45,6 @@ def loads(text: str | bytes) -> Any:
             depth += _STEPS[bracket[0]]
             if depth > DEEPEST:
                 raise json.JSONDecodeError(f"Nested more than {DEEPEST} deep", text, bracket.start())
-    return json.loads(text)
 
 
 def _depths(text: str) -> accumulate[int]:

@@ -123,6 +123,7 @@ class _PlacingDecoder(json.JSONDecoder):
         self.scan_once: Any = py_make_scanner(self)
 
     def decode(self, text: str, *args: Any) -> Any:
+        json_text.require_shallow(text)
         self._breaks = [match.start() for match in re.finditer("\n", text)]
         return super().decode(text)
 

@@ -11,7 +11,7 @@ from typing import Any
 from odin_slm.core import json_text
 from odin_slm.core.errors import CorpusFormatError, MissingInputError, ReviewError
 from odin_slm.core.hashing import sha256_of
-from odin_slm.corpora.own.block import OwnCorpus, matches
+from odin_slm.corpora.own.block import OwnCorpus
 from odin_slm.datasets.base import ReadOnlyDataset
 from odin_slm.datasets.corpus_files import RawCorpus
 from odin_slm.datasets.files import decode
@@ -107,7 +107,7 @@ def files_of(folder: Path, block: OwnCorpus) -> Iterator[Path]:
         name = file.relative_to(folder)
         if any(part.startswith(".") for part in name.parts) or not file.is_file():
             continue
-        if not matches(name.as_posix(), block.patterns):
+        if not block.holds(name.as_posix()):
             continue
         if not file.resolve().is_relative_to(root):
             raise CorpusFormatError(

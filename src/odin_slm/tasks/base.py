@@ -76,6 +76,21 @@ class Step:
     closed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """An output after alternatives to it were weighed.
+
+    Attributes:
+        text: The output.
+        lines: Log-probability of every line.
+        weighed: What was weighed, as a line of the output, and its score (a log-probability).
+    """
+
+    text: str
+    lines: tuple[float | None, ...]
+    weighed: tuple[tuple[str, float], ...] = ()
+
+
 class Grammar(Protocol):
     """What one output may say, in phases; both engines of decoding follow it."""
 
@@ -95,6 +110,22 @@ class Grammar(Protocol):
 
     def accepts(self, output: str) -> bool:
         """Tell whether an output can be written under the grammar."""
+
+    @property
+    def judges(self) -> bool:
+        """Whether :meth:`alternatives` are weighed once an output is written."""
+
+    def alternatives(self, output: str) -> Sequence[str]:
+        """Return outputs that are to be weighed against each other after an output; there may be none."""
+
+    def judged(self, output: str, lines: Sequence[float | None], log_shares: Sequence[float]) -> Judgement:
+        """Return what becomes of an output.
+
+        Args:
+            output: What was written.
+            lines: Log-probability of every line.
+            log_shares: Log-probability of each of the :meth:`alternatives`, given that the model writes one of them.
+        """
 
 
 class Reading(Protocol):
@@ -271,6 +302,15 @@ class Task(ABC):
 
     # Inference
 
+    @property
+    def judges(self) -> bool:
+        """Whether alternatives to an output are weighed once it is written (:meth:`Grammar.alternatives`)."""
+        return False
+
+    def with_calibrator(self, calibrator: Mapping[str, Any] | None) -> Task:
+        """Return the task as a model with this calibrator is asked; see :meth:`fit_calibration`."""
+        return self
+
     def grammar(self, instruction: str, text: str) -> Grammar | None:
         """Return the grammar that holds an output to its text, or None where outputs are always free."""
         return None
@@ -327,8 +367,22 @@ class Task(ABC):
     def columns(self, text: str, output: str, lines: Sequence[float | None]) -> dict[str, Any]:
         """Return the task's own columns of a predictions file: what is parsed from an output."""
 
-    def fit_calibration(self, predictions: Rows, method: str) -> dict[str, Any] | None:
-        """Fit what turns log-probabilities into chances to be right, on validation predictions; None: there is none."""
+    def to_calibrate(self, relations: str = "list") -> Task:
+        """Return the task as a model is asked about validation records, on which its calibrator is fitted.
+
+        Args:
+            relations: ``evaluation.relations``.
+        """
+        return self
+
+    def fit_calibration(self, predictions: Rows, method: str, relations: str = "list") -> dict[str, Any] | None:
+        """Fit what turns log-probabilities into chances to be right, on validation predictions; None: there is none.
+
+        Args:
+            predictions: Rows of the task that :meth:`to_calibrate` returns, with ``weighed`` where it weighs.
+            method: ``evaluation.calibration``.
+            relations: ``evaluation.relations``.
+        """
         return None
 
     def with_confidence(self, row: dict[str, Any], calibrator: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -387,6 +441,22 @@ class Task(ABC):
             seed: Seed of the bootstrap.
         """
         raise NotImplementedError(f"{self.name} does not score documents.")
+
+    def score_protocols(
+        self, documents: Rows, corpus: Iterable[Mapping[str, Any]], *, resamples: int = 1000, seed: int = 42
+    ) -> dict[str, Any]:
+        """Score whole documents as the literature scores the corpora that they come from; by default there is nothing.
+
+        Args:
+            documents: Rows of :func:`odin_slm.inference.documents.read_documents`.
+            corpus: The corpora's documents, as of :meth:`odin_slm.core.document.Document.to_dict`.
+            resamples: Bootstrap resamples.
+            seed: Seed of the bootstrap.
+
+        Returns:
+            Name of a protocol -> its scores.
+        """
+        return {}
 
     def criteria(self, results: Mapping[str, Any], *, significance: float) -> list[dict[str, Any]]:
         """Return what counts as success, and whether the paired tests show it; see :mod:`odin_slm.tasks.criteria`."""

@@ -124,7 +124,7 @@ def test_xml_that_defines_entities_is_refused(definition: str) -> None:
     assert faults == ["notes.xml:1: found EntitiesForbidden; expected no definitions of entities."]
 
 
-def test_json_that_is_nested_without_end_is_refused(no_collection: None) -> None:
+def test_json_that_is_nested_without_end_is_refused() -> None:
     for text in ("[" * 100_000, '{"a":' * 100_000):
         found, faults, _ = read("bioc_json", {"a.json": text})
         assert found.documents == []

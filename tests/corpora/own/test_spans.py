@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 
 from corpora.own.reading import mentions, read, relations
+from odin_slm.review.exports import FORMATS
+from review_values import TEXT as REVIEWED
+from review_values import TYPES, tasks
 
 TEXT = "BRAF got 5 mg."
 GENE, DOSE = {"start": 0, "end": 4, "label": "Gene"}, {"start": 9, "end": 13, "label": "Dose"}
@@ -55,6 +58,27 @@ def test_of_label_studios_annotations_the_first_that_was_not_cancelled_counts() 
     assert found.dropped == {"annotation: another one of its document": 1}
     found, _, _ = read("jsonl", task(annotations=[{"was_cancelled": True, "result": []}]))
     assert (found.documents, found.dropped) == ([], {"document: without an annotation": 1})
+
+
+def test_the_id_in_a_tasks_data_goes_before_label_studios_number() -> None:
+    found, _, _ = read("jsonl", task(data={"id": "note-1", "text": TEXT}))
+    assert [document.id for document in found.documents] == ["notes-note-1"]
+
+
+@pytest.mark.parametrize("form", ["prodigy", "brat", "label_studio"])
+def test_what_a_review_writes_is_read_back(form: str) -> None:
+    files = FORMATS[form](tasks(), TYPES)
+    if form == "label_studio":  # the annotator has accepted the prediction
+        rows = [{**row, "annotations": row["predictions"]} for row in json.loads(files["tasks.json"])]
+        files = {"export.json": json.dumps(rows)}
+    names = {"entities": TYPES["entities"], "relations": {"causes": {"head": ["Drug"], "tail": ["Symptom"]}}}
+    found, faults, _ = read("brat" if form == "brat" else "jsonl", files, **names)
+    assert faults == []
+    first, second = found.documents
+    assert (first.id, first.text, second.text) == ("notes-note-1", REVIEWED, "Nothing was found.")
+    marked = [("Aspirin", 2), ("rash", 19), ("rash", 29), ("rash and\nfever", 29), ("aspirin", 51)]
+    assert [(mention.text, mention.begin) for mention in first.mentions] == marked
+    assert relations(found)[0] == [("aspirin", "causes", "rash"), ("aspirin", "causes", "rash and fever")]
 
 
 def test_label_studios_results_that_are_no_spans_are_counted() -> None:

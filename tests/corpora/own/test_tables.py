@@ -61,6 +61,6 @@ def test_a_row_that_is_none_is_named_with_the_line_where_it_begins(content: str,
     assert faults[0].startswith(fault)
 
 
-def test_a_cell_that_is_nested_without_end_is_refused(no_collection: None) -> None:
+def test_a_cell_that_is_nested_without_end_is_refused() -> None:
     _, faults, _ = read("csv", {"a.csv": table(["text", "spans"], [TEXT, "[" * 100_000])})
     assert faults[0].startswith("a.csv:2: found '[[[")

@@ -122,7 +122,9 @@ class _Text:
                 placed[made] = mention.where
                 for concept in made.concepts:
                     self._types[concept].add(made.type)
-        relations = dict.fromkeys(r for relation in given.relations for r in self._relations(relation))
+        said = [r for relation in given.relations for r in self._relations(relation)]
+        relations = dict.fromkeys(said)
+        self._found.dropped["relation: repeated"] += len(said) - len(relations)
         self._note_overlaps(placed)
         return Document(
             f"{self._name}-{given.id}", text, self._name, pmid, split, tuple(sorted(placed)), tuple(relations)

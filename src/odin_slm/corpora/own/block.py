@@ -162,6 +162,11 @@ class OwnCorpus(_Block):
         """Names of its files."""
         return self.files or FILES[self.format]
 
+    def holds(self, name: str) -> bool:
+        """Tell whether a file is one of its files; brat's texts belong to their annotations."""
+        beside = self.format == "brat" and name.endswith(".txt") and matches(f"{name[:-4]}.ann", self.patterns)
+        return beside or matches(name, self.patterns)
+
     def legal(self) -> dict[str, set[tuple[str, str]]]:
         """Return relation type -> its (head type, tail type) pairs."""
         found: dict[str, set[tuple[str, str]]] = {}

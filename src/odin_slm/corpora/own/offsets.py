@@ -8,10 +8,13 @@ from whether its mentions then stand on what they name.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from odin_slm.corpora.mention_names import is_whole_words, same_name
 from odin_slm.corpora.own.given import GivenMention, GivenText
+
+if TYPE_CHECKING:
+    import numpy
 
 _MARK = "\ufeff"
 _WIDTHS = {"characters": (1, 1, 1, 1), "utf-16": (1, 1, 1, 2), "bytes": (1, 2, 3, 4)}
@@ -70,14 +73,19 @@ class Places:
 
     def __init__(self, text: str, reading: Reading) -> None:
         self.text = plain(text)
-        self._places = None if _trivial(text, reading) else dict(_places(text, reading))
+        self._steps = None if _trivial(text, reading) else _steps(text, reading)
 
     def span(self, begin: int, end: int) -> tuple[int, int] | None:
         """Return a span of characters of the document's text; None where the offsets lead to none."""
-        if self._places is None:
-            return (begin, end) if 0 <= begin < end <= len(self.text) else None
-        found = self._places.get(begin), self._places.get(end)
-        return (found[0], found[1]) if found[0] is not None and found[1] is not None and found[0] < found[1] else None
+        first, last = self._place(begin), self._place(end)
+        return (first, last) if first is not None and last is not None and first < last else None
+
+    def _place(self, offset: int) -> int | None:
+        if self._steps is None:
+            return offset if 0 <= offset <= len(self.text) else None
+        offsets, places = self._steps
+        at = int(offsets.searchsorted(offset))
+        return int(places[at]) if at < len(offsets) and offsets[at] == offset else None
 
 
 def choose(texts: Sequence[GivenText], wanted: str) -> Choice:
@@ -122,20 +130,21 @@ def _trivial(text: str, reading: Reading) -> bool:
     return (text.isascii() or reading.unit == "characters") and "\r\n" not in text and not text.startswith(_MARK)
 
 
-def _places(text: str, reading: Reading) -> Iterator[tuple[int, int]]:
-    """Yield (offset, character of the document's text), the end included."""
-    widths = _WIDTHS[reading.unit]
+def _steps(text: str, reading: Reading) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Return the offset of every character and of the end, and the place of each in the document's text."""
+    import numpy
+
+    widths = numpy.array(_WIDTHS[reading.unit])
     body = text.removeprefix(_MARK)
-    at = widths[2] if reading.mark and len(body) < len(text) else 0
-    place = 0
-    for number, letter in enumerate(body):
-        yield at, place
-        if letter == "\r" and body[number + 1 : number + 2] == "\n":
-            at += not reading.lines
-            continue
-        at += widths[(letter > "\x7f") + (letter > "\u07ff") + (letter > "\uffff")]
-        place += 1
-    yield at, place
+    codes = numpy.frombuffer(body.encode("utf-32-le", "surrogatepass"), "<u4")
+    counts = widths[(codes > 0x7F).astype(int) + (codes > 0x7FF) + (codes > 0xFFFF)]
+    kept: numpy.ndarray = numpy.ones(len(codes), dtype=int)
+    returns = numpy.flatnonzero((codes[:-1] == ord("\r")) & (codes[1:] == ord("\n")))
+    kept[returns] = 0
+    if reading.lines:
+        counts[returns] = 0
+    mark = widths[2] if reading.mark and len(body) < len(text) else 0
+    return mark + numpy.concatenate([[0], counts.cumsum()]), numpy.concatenate([[0], kept.cumsum()])
 
 
 def _fitting(text: GivenText, places: Places) -> int:

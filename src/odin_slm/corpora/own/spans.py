@@ -64,7 +64,7 @@ class _Row(JsonValues):
             raise self.error(f"found {kind_of(value)}; expected {_WHAT}")
         data, meta = value.get("data"), value.get("meta")
         held = {**(meta if isinstance(meta, dict) else {}), **value, **(data if isinstance(data, dict) else {})}
-        made.id = self._named(value.get(self._fields.id, held.get(self._fields.id)))
+        made.id = self._named(held.get(self._fields.id))  # of a task's data before Label Studio's own number
         if self._split and self._split.field:
             found = held.get(self._split.field)
             made.split = found if isinstance(found, str) else None

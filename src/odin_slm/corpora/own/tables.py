@@ -124,6 +124,7 @@ def _decoded(values: JsonValues, cell: str, column: str) -> Any:
         warnings.simplefilter("ignore")  # of what Python thinks about a text in the cell
         for decode in (json_text.loads, ast.literal_eval):
             try:
+                json_text.require_shallow(cell)  # brackets of Python nest as those of JSON do
                 return decode(cell.strip())
             except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
                 continue

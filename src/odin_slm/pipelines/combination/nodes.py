@@ -9,7 +9,7 @@ from typing import Any
 
 from odin_slm.config.parameters import CombinationParams, IngestionParams, TaskParams
 from odin_slm.core.document import Document, is_synthetic, surface_forms
-from odin_slm.core.errors import CorpusFormatError, LeakageError, MissingInputError, ReviewError
+from odin_slm.core.errors import CorpusFormatError, LeakageError, MissingInputError, ReviewError, required
 from odin_slm.core.hashing import canonical_json, sha256_text
 from odin_slm.core.record import SPLITS, Record
 from odin_slm.dataprep import cleaning
@@ -50,7 +50,7 @@ def gather_sources(parse_reports: list[dict[str, Any]], params: IngestionParams)
 
 
 def place_documents(
-    documents: list[dict[str, Any]], params: CombinationParams, ingestion: IngestionParams
+    documents: list[dict[str, Any]] | None, params: CombinationParams, ingestion: IngestionParams
 ) -> dict[str, dict[str, Any]]:
     """Place every document of every corpus in one split.
 
@@ -60,8 +60,9 @@ def place_documents(
     Raises:
         CorpusFormatError: Two documents have one id.
         ReviewError: A document that was corrected beside a model's predictions would validate or test.
+        MissingInputError: There are no documents.
     """
-    parsed = [Document.from_dict(values) for values in documents]
+    parsed = [Document.from_dict(values) for values in required(documents, "documents.jsonl")]
     for identifier, count in Counter(document.id for document in parsed).items():
         if count > 1:
             sources = " and ".join(sorted({document.source for document in parsed if document.id == identifier}))

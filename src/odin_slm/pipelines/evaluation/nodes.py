@@ -14,11 +14,12 @@ from odin_slm.core.runtime_environment import one_at_a_time
 from odin_slm.models.base_model import BaseModel, trained_weights
 from odin_slm.release.provenance import is_of, other_splits
 from odin_slm.tasks import Task
-from odin_slm.tasks.rows import test_set_of
+from odin_slm.tasks.rows import documents_of, test_set_of
 from odin_slm.tracking.promotion import Champion, judge, rescored
 
 _log = logging.getLogger(__name__)
 _REQUIRED = ("instruction", "input", "output")
+_UNFITTED = {"pairs": "Relations are as the model lists them, no pairs are judged"}
 _PROVENANCE = ("id", "source", "document_id", "manifest_sha256", "surface_forms")
 
 
@@ -115,14 +116,15 @@ def generate_calibration_predictions(
 
     Returns:
         Rows as of :func:`generate_predictions`, without calibrated confidences; none where there is no validation split
-        or calibration is off.
+        or nothing is fitted. Where pairs are judged, ``weighed`` holds the line and the score of each.
     """
-    if not val or params.calibration == "none":
+    if not val or (params.calibration == "none" and params.relations == "list"):
         return []
     headline = "free" if params.decoding == "free" else "constrained"
     some = params.model_copy(update={"num_samples": params.calibration_samples, "decoding": headline})
     resume_log = predictions_work / "calibration.jsonl"
-    return _predict(base_model, adapter, val, resume_log, task.task(), some, "validation, for the calibration")
+    asked = task.task().to_calibrate(params.relations)
+    return _predict(base_model, adapter, val, resume_log, asked, some, "validation, for the calibration")
 
 
 def fit_calibration(
@@ -133,10 +135,11 @@ def fit_calibration(
     Returns:
         The calibrator; empty where the task has none.
     """
-    calibrator = task.task().fit_calibration(calibration_predictions, params.calibration) or {}
+    calibrator = task.task().fit_calibration(calibration_predictions, params.calibration, params.relations) or {}
     for kind, fitted in calibrator.items():
         if isinstance(fitted, dict) and (why := fitted.get("why")):
-            _log.warning("The confidence of each %s is the raw probability of its line: %s.", kind, why)
+            what = _UNFITTED.get(kind, f"The confidence of each {kind} is the raw probability of its line")
+            _log.warning("%s: %s.", what, why)
     return calibrator
 
 
@@ -148,8 +151,11 @@ def generate_predictions(
     predictions_work: Path,
     task: TaskParams,
     params: EvaluationParams,
+    calibrator: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Let the fine-tuned model extract from every test text; a run that was killed goes on in ``predictions_work``.
+
+    The calibrator says which pairs are related, where they are judged.
 
     Returns:
         Rows in the order of the records: ``id``, ``source``, ``document_id``, for the experiment's own test split
@@ -161,7 +167,8 @@ def generate_predictions(
         ``gold_reachable`` tells whether the grammar accepts the gold output.
     """
     resume_log = predictions_work / "fine-tuned.jsonl"
-    return _predict(base_model, checked_adapter, test_data, resume_log, task.task(), params, "fine-tuned model")
+    asked = task.task().with_calibrator(calibrator)
+    return _predict(base_model, checked_adapter, test_data, resume_log, asked, params, "fine-tuned model")
 
 
 @one_at_a_time
@@ -172,6 +179,7 @@ def read_whole_documents(
     raw_predictions: list[dict[str, Any]],
     task: TaskParams,
     params: EvaluationParams,
+    calibrator: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Read the documents of the test records as the service does: whole, in windows that overlap and are joined.
 
@@ -182,6 +190,7 @@ def read_whole_documents(
         raw_predictions: The adapter's predictions; a document of one record and one window is not read again.
         task: What reads the outputs.
         params: Batch size and backend; window and budget are the service's defaults.
+        calibrator: What says which pairs are related, where they are judged.
 
     Returns:
         See :func:`odin_slm.inference.documents.read_documents`; none for a task that does not cut documents.
@@ -193,7 +202,7 @@ def read_whole_documents(
         adapter,
         test_data,
         raw_predictions,
-        task.task(),
+        task.task().with_calibrator(calibrator),
         batch_size=params.batch_size,
         backend=params.backend,
     )
@@ -271,6 +280,33 @@ def score_predictions(
         resamples=params.bootstrap_resamples,
         seed=params.seed,
     )
+
+
+def score_protocols(
+    prediction_scores: dict[str, Any],
+    predictions: list[dict[str, Any]],
+    document_predictions: list[dict[str, Any]],
+    documents: list[dict[str, Any]] | None,
+    task: TaskParams,
+    params: EvaluationParams,
+) -> dict[str, Any]:
+    """Score the same documents as the literature scores their corpora, and complete the results with that.
+
+    Args:
+        prediction_scores: Scores of the predictions.
+        predictions: Rows of the fine-tuned model.
+        document_predictions: Its documents, read whole; may be empty, and left over from other predictions.
+        documents: The corpora's documents; None where they are not at hand.
+        task: What scores.
+        params: Bootstrap.
+
+    Returns:
+        The scores, with ``protocols`` (:meth:`odin_slm.tasks.Task.score_protocols`) where there are some.
+    """
+    whole = documents_of(predictions, document_predictions)
+    resamples, seed = params.bootstrap_resamples, params.seed
+    protocols = task.task().score_protocols(whole, documents or [], resamples=resamples, seed=seed)
+    return {**prediction_scores, "protocols": protocols} if protocols else prediction_scores
 
 
 @one_at_a_time
@@ -473,6 +509,7 @@ def _parsed(task: Task, text: str, output: Any) -> dict[str, Any]:
         **task.columns(text, output.text, output.lines),
         "finished": output.finished,
         "tokens": output.tokens,
+        **({"weighed": [list(one) for one in output.weighed]} if output.weighed else {}),
     }
 
 

@@ -294,7 +294,8 @@ def _limitations(results: Mapping[str, Any]) -> Iterator[str]:
     )
     yield (
         "Scores compare strings, not concepts: a synonym of a gold name counts as an error, and nothing is linked to "
-        "MeSH or any other vocabulary."
+        "MeSH or any other vocabulary"
+        + (", but by a corpus' own names under published protocols." if results.get("protocols") else ".")
     )
     yield (
         "Each corpus annotates its own choice of types. A prediction that its corpus does not annotate counts as wrong "

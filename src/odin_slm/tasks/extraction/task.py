@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -11,6 +11,7 @@ from odin_slm.core.document import Document
 from odin_slm.core.folding import fold
 from odin_slm.core.record import Record
 from odin_slm.tasks.base import Check, Metric, Rows, Task
+from odin_slm.tasks.extraction import pairs
 from odin_slm.tasks.extraction.format import (
     Entity,
     Extraction,
@@ -52,6 +53,7 @@ class ExtractionTask(Task):
         schemas: Source -> what it annotates.
         chosen_source: Source whose types a request without one asks for; empty for the widest.
         metrics: Rules to score by beside ``exact``; None for all of them.
+        judge: How a model's relations are found; None as it lists them. It is the model's, and no option.
     """
 
     name: ClassVar[str] = "extraction"
@@ -68,6 +70,7 @@ class ExtractionTask(Task):
     schemas: Mapping[str, Schema] = field(default_factory=lambda: SCHEMAS)
     chosen_source: str = ""
     metrics: tuple[str, ...] | None = None
+    judge: pairs.Judge | None = field(default=None, compare=False)
 
     def __hash__(self) -> int:
         return hash((self.types, tuple(self.schemas.items()), self.chosen_source, self.metrics))
@@ -285,7 +288,21 @@ class ExtractionTask(Task):
 
     def grammar(self, instruction: str, text: str) -> ExtractionGrammar:
         """See :meth:`Task.grammar`; an instruction of unknown wording allows all of the task's types."""
-        return ExtractionGrammar(text, schema_in(instruction, self.types), self.types)
+        return ExtractionGrammar(text, schema_in(instruction, self.types), self.types, self.judge)
+
+    @property
+    def judges(self) -> bool:
+        """See :attr:`Task.judges`."""
+        return self.judge is not None
+
+    def with_calibrator(self, calibrator: Mapping[str, Any] | None) -> ExtractionTask:
+        """See :meth:`Task.with_calibrator`: pairs are judged where the calibrator says so."""
+        judge = pairs.Judge.of(calibrator)
+        return replace(self, judge=judge if judge and judge.mode != "list" else None)
+
+    def to_calibrate(self, relations: str = "list") -> ExtractionTask:
+        """See :meth:`Task.to_calibrate`: outputs stay as the model lists them, and pairs are weighed beside."""
+        return replace(self, judge=None if relations == "list" else pairs.Judge())
 
     def read(
         self,
@@ -390,11 +407,15 @@ class ExtractionTask(Task):
             "malformed": list(parsed.malformed),
         }
 
-    def fit_calibration(self, predictions: Rows, method: str) -> dict[str, Any]:
-        """See :func:`odin_slm.tasks.extraction.calibration.fit`."""
+    def fit_calibration(self, predictions: Rows, method: str, relations: str = "list") -> dict[str, Any]:
+        """See :func:`odin_slm.tasks.extraction.calibration.fit`; with judged pairs of :mod:`.pairs`, of those."""
         from odin_slm.tasks.extraction.calibration import fit
 
-        return fit(predictions, method, self.types)
+        if relations == "list":
+            return fit(predictions, method, self.types)
+        found = pairs.fit(predictions, relations, self.types)
+        rows = [pairs.with_judged(row, found, self.types) for row in predictions]
+        return {**fit(rows, method, self.types), pairs.KEY: found}
 
     def with_confidence(self, row: dict[str, Any], calibrator: Mapping[str, Any] | None) -> dict[str, Any]:
         """See :meth:`Task.with_confidence`."""
@@ -476,11 +497,34 @@ class ExtractionTask(Task):
         several = [document for document in documents if len(document["windows"]) > 1]
         return {**scored(documents), "several_windows": scored(several) if several else None}
 
+    def score_protocols(
+        self, documents: Rows, corpus: Iterable[Mapping[str, Any]], *, resamples: int = 1000, seed: int = 42
+    ) -> dict[str, Any]:
+        """See :meth:`Task.score_protocols` and :func:`odin_slm.tasks.extraction.metrics.protocols.score_protocols`.
+
+        A document whose text is not that of the corpus (cleaned, or read in part) has other offsets: it is left out.
+        """
+        from odin_slm.tasks.extraction.metrics.protocols import ReadDocument, score_protocols
+
+        known = [Document.from_dict(dict(values)) for values in corpus]
+        rows = {row["id"]: row for row in documents}
+        read = [
+            ReadDocument(document, self._whole(rows[document.id]))
+            for document in known
+            if document.id in rows and rows[document.id]["text"] == document.text
+        ]
+        return score_protocols(read, known, resamples=resamples, seed=seed)
+
+    def _whole(self, document: Mapping[str, Any]) -> Grounded:
+        """Return what the windows of a document say together."""
+        text = document["text"]
+        return self.merge(
+            text, [self.read(text, w["output"], begin=w["begin"], end=w["end"]) for w in document["windows"]]
+        )
+
     def _as_example(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """Return a document as one row of a predictions file."""
-        text = document["text"]
-        parts = [self.read(text, w["output"], begin=w["begin"], end=w["end"]) for w in document["windows"]]
-        found = self.merge(text, parts)
+        text, found = document["text"], self._whole(document)
         gold = [parse(output, self.types).extraction for output in document["gold"]]
         predicted = Extraction(
             tuple(Entity(entity.type, entity.text) for entity in found.entities),

@@ -32,6 +32,7 @@ from odin_slm.models.tying import settle, untie
 from odin_slm.tasks import Grammar
 
 if TYPE_CHECKING:
+    import numpy
     import torch
 
 _log = logging.getLogger(__name__)
@@ -58,7 +59,10 @@ class Generation:
         lines: For every line of the text the log-probability (natural) of its tokens, given all before it, with the
             line break or end that closes it: of the likeliest output, in the distribution that it was chosen from.
             Under a grammar that is the model's over the allowed tokens alone, so that a token without alternative
-            has 0. None for a line that the model did not write.
+            has 0. None for a line that the model did not write. Where a grammar biases the ends of lists, see
+            :mod:`odin_slm.inference.list_ends`.
+        ends: For every line of the text the log-odds, without their bias, of ending its list after it against going
+            on, None where that was not asked; empty where nothing biases the ends of lists.
         weighed: What the grammar weighed once the output was written, as lines, each with its score; mostly nothing.
     """
 
@@ -67,13 +71,15 @@ class Generation:
     finished: bool
     tokens: int
     lines: tuple[float | None, ...] = ()
+    ends: tuple[float | None, ...] = ()
     weighed: tuple[tuple[str, float], ...] = ()
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Generation:
         """Return what ``asdict`` made, after it was JSON."""
         weighed = tuple((line, score) for line, score in values.get("weighed", ()))
-        return cls(**{**values, "lines": tuple(values["lines"]), "weighed": weighed})
+        tuples = {name: tuple(values.get(name, ())) for name in ("lines", "ends")}
+        return cls(**{**values, **tuples, "weighed": weighed})
 
 
 @dataclass(slots=True)
@@ -609,7 +615,7 @@ def _choose(
         logits = states @ head.weight[some].T
         logits.masked_fill_(~torch.from_numpy(allowed.narrow()), -torch.inf)
         highest, chosen = logits.max(-1)
-        return some[chosen].tolist(), (highest - logits.logsumexp(-1)).tolist()
+        return _weighed(constrained, some[chosen], highest - logits.logsumexp(-1), logits, allowed.tokens)
     logits = states if head is None else head(states)
     if allowed:
         mask = ~torch.from_numpy(allowed.wide()).to(logits.device)
@@ -618,8 +624,22 @@ def _choose(
         else:
             places = [place for place, _ in constrained]
             logits[places] = logits[places].masked_fill(mask, -torch.inf)
-    highest, tokens = logits.max(-1)
-    return tokens.tolist(), (highest - logits.logsumexp(-1)).tolist()
+    highest, best = logits.max(-1)
+    return _weighed(constrained, best, highest - logits.logsumexp(-1), logits, None)
+
+
+def _weighed(
+    constrained: list[tuple[int, Constraint]],
+    best: torch.Tensor,
+    chances: torch.Tensor,
+    logits: torch.Tensor,
+    ids: numpy.ndarray[Any, Any] | None,
+) -> tuple[list[int], list[float]]:
+    """Return each row's token and its log-probability, after its constraint has weighed the end of its list."""
+    tokens, values = best.tolist(), chances.tolist()
+    for place, constraint in constrained:
+        tokens[place], values[place] = constraint.weigh(tokens[place], values[place], logits[place], ids)
+    return tokens, values
 
 
 def _fused(model: Any) -> bool:
@@ -647,7 +667,9 @@ def _generation(row: _Row, tokenizer: Any, breaks: Callable[[int], int]) -> Gene
     else:
         text = row.constraint.text if row.finished else row.constraint.complete_text
     lines = line_scores(text, row.written, row.log_probabilities, breaks)
-    return Generation(row.index, text, row.finished, len(row.written), lines)
+    list_ends = row.constraint.list_ends if row.constraint is not None else None
+    ends = list_ends.odds(len(lines)) if list_ends else ()
+    return Generation(row.index, text, row.finished, len(row.written), lines, ends)
 
 
 def line_scores(

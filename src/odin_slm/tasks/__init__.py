@@ -17,7 +17,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from odin_slm.tasks.base import Check, Grammar, Judgement, Metric, Reading, Rows, Step, Task
+from odin_slm.tasks.base import Check, Ending, Grammar, Judgement, Metric, Reading, Rows, Step, Task
 
 _GROUP = "odin_slm.tasks"
 
@@ -58,6 +58,7 @@ def load(values: Mapping[str, Any], sources: Mapping[str, Any] | None = None) ->
 
 __all__ = [
     "Check",
+    "Ending",
     "Grammar",
     "Judgement",
     "Metric",

@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from odin_slm.core.document import Document
@@ -91,8 +92,32 @@ class Judgement:
     weighed: tuple[tuple[str, float], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How the list that is being written may end.
+
+    Attributes:
+        text: What would end it; empty for the end of the output.
+        bias: What is added to the log-odds of ending it against going on.
+    """
+
+    text: str
+    bias: float
+
+
 class Grammar(Protocol):
     """What one output may say, in phases; both engines of decoding follow it."""
+
+    @property
+    def biased(self) -> bool:
+        """Whether :meth:`ending` has anything to say."""
+
+    def ending(self, text: str) -> Ending | None:
+        """Return how the list may end that a text writes; None where a line is under way that has to go on.
+
+        Args:
+            text: All that has been written. At its end stands the begin of a line, or the last character of an item.
+        """
 
     def lark(self) -> str:
         """Return the grammar of the first phase, as llguidance reads it."""
@@ -311,9 +336,27 @@ class Task(ABC):
         """Return the task as a model with this calibrator is asked; see :meth:`fit_calibration`."""
         return self
 
-    def grammar(self, instruction: str, text: str) -> Grammar | None:
-        """Return the grammar that holds an output to its text, or None where outputs are always free."""
+    def grammar(self, instruction: str, text: str, point: Mapping[str, Any] = MappingProxyType({})) -> Grammar | None:
+        """Return the grammar that holds an output to its text, or None where outputs are always free.
+
+        Args:
+            instruction: What the model is asked with.
+            text: The input.
+            point: The model's operating point (:mod:`odin_slm.tasks.operating_point`).
+        """
         return None
+
+    def kept(
+        self, output: str, lines: Sequence[float | None], calibrator: Mapping[str, Any] | None
+    ) -> tuple[str, tuple[float | None, ...]]:
+        """Return a constrained output, and its lines' log-probabilities, without what the operating point leaves out.
+
+        Args:
+            output: What the model wrote.
+            lines: Log-probability of every line.
+            calibrator: The model's, with its operating point.
+        """
+        return output, tuple(lines)
 
     @abstractmethod
     def read(
@@ -375,13 +418,30 @@ class Task(ABC):
         """
         return self
 
-    def fit_calibration(self, predictions: Rows, method: str, relations: str = "list") -> dict[str, Any] | None:
+    def exploration(self, explored: Rows, method: str, objective: str | None) -> Mapping[str, Any] | None:
+        """Return with which operating point validation records are to be read next; None: what was read is enough.
+
+        By default they are read once, as the model reads without one.
+
+        Args:
+            explored: What was read so far: none at first, then the rows that :meth:`fit_calibration` takes.
+            method: ``evaluation.calibration``.
+            objective: ``evaluation.operating_point``; None where none is to be fitted.
+        """
+        return None if explored else {}
+
+    def fit_calibration(
+        self, predictions: Rows, method: str, objective: str | None = None, relations: str = "list"
+    ) -> dict[str, Any] | None:
         """Fit what turns log-probabilities into chances to be right, on validation predictions; None: there is none.
 
         Args:
-            predictions: Rows of the task that :meth:`to_calibrate` returns, with ``weighed`` where it weighs.
+            predictions: Rows of the last reading of validation records; ``explored`` holds ``text``, ``lines`` and
+                ``ends`` (:class:`odin_slm.inference.generation.Generation`) of every reading that :meth:`exploration`
+                has asked for with an operating point, in their order.
             method: ``evaluation.calibration``.
-            relations: ``evaluation.relations``.
+            objective: ``evaluation.operating_point``: what an operating point is fitted for beside; None for none.
+            relations: ``evaluation.relations``; where it is not ``list``, rows hold ``weighed`` (:meth:`to_calibrate`).
         """
         return None
 

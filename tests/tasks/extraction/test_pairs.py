@@ -161,13 +161,13 @@ def test_without_enough_relations_the_list_stays() -> None:
     assert fitted["mode"] == "list"
     assert f"fewer than {pairs.FEWEST}" in fitted["why"]
     assert not ExtractionTask().with_calibrator({"pairs": fitted}).judges
-    calibrator = ExtractionTask().fit_calibration(rows(3), "isotonic", "both")
+    calibrator = ExtractionTask().fit_calibration(rows(3), "isotonic", relations="both")
     assert calibrator["pairs"] == fitted
 
 
 def test_confidences_are_calibrated_on_judged_pairs() -> None:
     task = ExtractionTask()
-    calibrator = task.fit_calibration(rows(100), "isotonic", "pairs")
+    calibrator = task.fit_calibration(rows(100), "isotonic", relations="pairs")
     accepted = sum(
         score >= calibrator["pairs"]["thresholds"]["causes"] for row in rows(100) for _, score in row["weighed"]
     )

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from odin_slm.core.folding import fold
-from odin_slm.tasks.base import Judgement, Step
+from odin_slm.tasks.base import Ending, Judgement, Step
 from odin_slm.tasks.extraction import pairs
 from odin_slm.tasks.extraction.format import (
     ENTITIES_HEADER,
@@ -46,13 +46,21 @@ class ExtractionGrammar:
         text: The input; every entity is a span of it.
         schema: Types that the instruction names.
         types: The experiment's types, with the legal signatures.
+        end_bias: What is added to the log-odds of ending the list of entities, and of relations, against going on;
+            None leaves decoding as it is.
         judge: How relations are found after the output is written; None where nothing is judged.
     """
 
     text: str
     schema: Schema = MEDICAL.everything
     types: Types = MEDICAL
+    end_bias: tuple[float, float] | None = None
     judge: pairs.Judge | None = None
+
+    @property
+    def biased(self) -> bool:
+        """Whether the ends of lists are biased."""
+        return self.end_bias is not None
 
     def lark(self) -> str:
         """Return the first phase: all of the output up to the first relation."""
@@ -81,6 +89,17 @@ class ExtractionGrammar:
         if text.endswith("\n") and _in_circles(text):
             return Step(forced=f"\n{RELATIONS_HEADER}\n")
         return None
+
+    def ending(self, text: str) -> Ending | None:
+        """Return how the list ends that a text writes; see :meth:`odin_slm.tasks.base.Grammar.ending`."""
+        section, blank, rest = text.partition("\n\n")
+        header, written = (RELATIONS_HEADER, rest) if blank else (ENTITIES_HEADER, section)
+        if self.end_bias is None or not written.startswith(f"{header}\n"):
+            return None
+        bias, (*items, last) = self.end_bias[bool(blank)], written.split("\n")[1:]
+        if not last:  # at the begin of a line; a relation that has begun goes on
+            return Ending("\n" if items else NOTHING, bias) if not (items and blank) else None
+        return Ending("" if blank else "\n\n", bias) if last != NOTHING else None
 
     def complete(self, text: str) -> str:
         """Return an output that the token budget cut off as a whole one: its complete lines and nothing after them."""

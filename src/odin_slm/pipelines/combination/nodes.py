@@ -59,8 +59,8 @@ def place_documents(
 
     Raises:
         CorpusFormatError: Two documents have one id.
-        MissingInputError: There are no documents.
         ReviewError: A document that was corrected beside a model's predictions would validate or test.
+        MissingInputError: There are no documents.
     """
     parsed = [Document.from_dict(values) for values in required(documents, "documents.jsonl")]
     for identifier, count in Counter(document.id for document in parsed).items():

@@ -208,7 +208,7 @@ def test_only_what_is_sound_and_up_to_date_is_saved(tiny_base: Path, queue: Call
             answer = client.put(f"/review/documents/{name}", json=body(client, **change))
             return answer.status_code, str(answer.json().get("details"))
 
-        assert put("note-9")[0] == 404
+        assert put("note/9")[0] == 404
         beyond = {"start": 0, "end": 999, "label": "Drug"}
         for status, said, change in (
             (422, "the text has", {"spans": [beyond]}),

@@ -157,6 +157,11 @@ def _results(results: Mapping[str, Any]) -> CardResults:
         "every entity to the words of\nits input; the project's evaluation does that, **the snippet above decodes "
         "freely**."
     )
+    if results["decoding"] == "constrained" and results.get("operating_point"):
+        decoded += (
+            " `calibrator.json` holds the operating\npoint of these figures: how readily lists end, and the least "
+            "confidence of what they list."
+        )
     text = (
         "Micro averages. An entity counts when its type and text are right, a relation when its type, head and tail "
         f"are; texts are\ncompared without regard to case, Unicode form and white space. "

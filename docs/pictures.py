@@ -1,4 +1,4 @@
-"""Makes the pictures of README and site again, from a finished run: lineage, report, and the service's page.
+"""Makes the pictures of README and site again, from a finished run: lineage, report, and the service's pages.
 
     make run
     make pictures
@@ -60,6 +60,8 @@ def main() -> None:
         shoot(REPORT.as_uri(), "report", (1060, 700))
         with _service() as address:
             shoot(f"{address}/#read&schema=ade&text={quote(TEXT)}", "service", (1040, 1010))
+        with _service("--review", str(_review(work) / "queue.jsonl")) as address:
+            shoot(f"{address}/review", "review", (1100, 800))
 
 
 @contextmanager
@@ -93,10 +95,19 @@ class _Quiet(SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
+def _review(work: Path) -> Path:
+    """Return a folder of documents to correct, chosen by the demo's model."""
+    folder = work / "review"
+    settings = f"reviews={folder},review.count=8,review.candidates=40"
+    command = [sys.executable, "-m", "kedro", "run", "--pipelines", "review", "--params", settings]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return folder
+
+
 @contextmanager
-def _service() -> Iterator[str]:
+def _service(*options: str) -> Iterator[str]:
     """Yield the address of a service of the demo's model."""
-    command = [sys.executable, "-m", "odin_slm.serving", "--model", str(ADAPTER), "--port", "0"]
+    command = [sys.executable, "-m", "odin_slm.serving", "--model", str(ADAPTER), "--port", "0", *options]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert process.stderr
     try:

@@ -149,6 +149,18 @@ def evaluation_results(*, synthetic: bool, with_base: bool = True, **changes: An
     }
 
 
+def protocols() -> dict[str, Any]:
+    """Return the scores under two protocols of the literature; one has no official test part."""
+    micro = {"precision": 0.75, "recall": 0.5, "f1": 0.6, "tp": 3, "fp": 1, "fn": 3, "f1_interval": [0.4, 0.8]}
+    macro = {name: value for name, value in micro.items() if name not in ("tp", "fp", "fn")}
+    found = {"title": "CDR <pairs>", "source": "bc5cdr", "rule": "A pair of ids."}
+    ade = {"title": "ADE, strict", "source": "ade", "rule": "Places and types."}
+    return {
+        "cdr": {**found, "documents": 125, "official_documents": 500, "share": 0.25, "scores": {"pair": micro}},
+        "ade": {**ade, "documents": 36, "official_documents": None, "share": None, "scores": {"macro": macro}},
+    }
+
+
 def training_state() -> dict[str, Any]:
     return {
         "history": [{"step": 10, "epoch": 1.0, "loss": 0.5}],

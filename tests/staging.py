@@ -98,6 +98,7 @@ def publish_from(
         "training_work": target / "training",
         "test_data": parts["test"],
         "predictions": [],
+        "calibrator": {"records": 9, "entity": {"method": "none"}, "relation": {"method": "none"}},
         "promotion": None,
         "params:task": TaskParams(),
         "params:publishing": PublishingParams(**parameters),

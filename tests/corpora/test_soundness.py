@@ -77,4 +77,6 @@ def test_a_fault_is_named(parsed: Callable[[Document], int], document: Document,
 
 def test_two_documents_of_one_id_are_refused() -> None:
     with pytest.raises(CorpusFormatError, match="corpus ade and bc5cdr: found 2 documents with the id 'bc5cdr-1'"):
-        place_documents([SOUND.to_dict(), replace(SOUND, source="ade", pmid="2").to_dict()], CombinationParams())
+        place_documents(
+            [SOUND.to_dict(), replace(SOUND, source="ade", pmid="2").to_dict()], CombinationParams(), IngestionParams()
+        )

@@ -182,3 +182,23 @@ def test_a_task_says_what_of_a_record_must_not_lie_in_two_splits() -> None:
     assert find_leaks(splits, pmids, near_duplicate=0.7, seed=1)["exact_inputs"] == []
     leaks = find_leaks(splits, pmids, near_duplicate=0.7, seed=1, subject=lambda record: record["input"].split()[-1])
     assert leaks["exact_inputs"] == [{"documents": ["a", "b"], "splits": ["test", "train"]}]
+
+
+def test_a_corrected_annotation_takes_the_place_of_the_one_it_corrects() -> None:
+    sentences = [sentence(901, pmid="7"), sentence(902, pmid="7")]
+    whole = [abstract("biored", "8", "train"), abstract("bc5cdr", "8", "train")]
+    whole[1] = replace(whole[1], text=f"{whole[1].text}.")
+    corrected = [
+        replace(sentences[0], id="checked-1", source="checked"),
+        replace(whole[0], id="checked-8", source="checked"),
+    ]
+    again = replace(corrected[0], id="second-1", source="second")
+    before = assign_splits([*MANY, *sentences, *whole], **OPTIONS)
+    options = {**OPTIONS, "reviewed": ("checked", "second")}
+    placed = assign_splits([*MANY, *sentences, *whole, *corrected, again], **options)
+    assert [(placed[name].split, placed[name].rule) for name in ("ade-901", "checked-1", "biored-8")] == [
+        *[(None, "corrected")] * 3
+    ]
+    assert placed["second-1"].split == before["ade-901"].split == placed["ade-902"].split
+    assert (placed["checked-8"].split, placed["bc5cdr-8"].rule) == ("train", "shared abstract")
+    assert [placed[one.id] for one in MANY] == [before[one.id] for one in MANY], "nobody else moves"

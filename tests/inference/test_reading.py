@@ -13,6 +13,7 @@ from odin_slm.core.errors import GrammarError, OdinError, RecordTooLongError
 from odin_slm.inference import reading as extraction
 from odin_slm.inference.reading import DocumentExtraction, Reader
 from odin_slm.models.base_model import BaseModel, model_digest
+from odin_slm.tasks.extraction.format import parse
 from odin_slm.tasks.extraction.grammar import ExtractionGrammar
 
 SENTENCES = [f"Patient {n} took enalapril and aspirin, then had a cough, fever and rash." for n in range(12)]
@@ -71,6 +72,37 @@ def test_free_decoding_is_offered(tiny_base: Path) -> None:
     (found,) = extractor(tiny_base, constrained=False).extract([SENTENCES[0]])
     assert isinstance(found, DocumentExtraction)
     assert found.reading.malformed > 0, "random weights do not follow the format by themselves"
+
+
+def test_documents_are_read_at_the_operating_point_of_the_calibrator(tiny_base: Path) -> None:
+    texts = [
+        SENTENCES[0],
+        "Aspirin caused nausea.",
+        "Naproxen, codeine and digoxin were given; rash and fever followed.",
+    ]
+
+    def read(constrained: bool = True, **point: Any) -> list[DocumentExtraction]:
+        calibrator = {kind: {"method": "temperature", "temperature": 9.0} for kind in ("entity", "relation")}
+        calibrator |= {"operating_point": {"version": 1, **point}} if point else {}
+        options = {"calibrator": calibrator, "max_new_tokens": 120, "constrained": constrained}
+        found = extractor(tiny_base, **options).extract(texts)
+        assert all(isinstance(one, DocumentExtraction) for one in found)
+        return found
+
+    plain = read()
+    least = max(entity.confidence or 0.0 for one in plain for entity in one.reading.entities) - 1e-4
+    sure = read(threshold={"entity": least, "relation": 0.0})
+    for one, all_of_it in zip(sure, plain, strict=True):
+        kept = [entity for entity in all_of_it.reading.entities if entity.confidence >= least]
+        assert [(e.type, e.text) for e in one.reading.entities] == [(e.type, e.text) for e in kept]
+        names = {entity.text for entity in kept}
+        assert all({relation.head.text, relation.tail.text} <= names for relation in one.reading.relations)
+        assert parse(one.windows[0].output).well_formed, "windows hold what is kept"
+    assert sum(len(one.reading.entities) for one in sure) < sum(len(one.reading.entities) for one in plain)
+    ended = read(end_bias={"entity": 50.0, "relation": 50.0})
+    assert {one.windows[0].output for one in ended} == {"### Entities:\nNone\n\n### Relations:\nNone"}
+    point = {"end_bias": {"entity": 50.0, "relation": 50.0}, "threshold": {"entity": 1.0, "relation": 1.0}}
+    assert read(constrained=False, **point) == read(constrained=False)
 
 
 def test_a_context_without_room_is_refused(tiny_base: Path) -> None:

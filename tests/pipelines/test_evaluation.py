@@ -16,7 +16,9 @@ import pytest
 from kedro.io import DatasetError
 from pydantic import ValidationError
 
+from inference.test_generation import make_adapter
 from odin_slm.config.parameters import EvaluationParams, TaskParams
+from odin_slm.core.document import Document, Mention, Relation
 from odin_slm.core.errors import BackendError, MissingInputError, PredictionsError
 from odin_slm.datasets.figures import FiguresDataset
 from odin_slm.datasets.json_files import CanonicalJSONDataset, GivenRecordsDataset
@@ -30,6 +32,7 @@ from odin_slm.pipelines.evaluation.nodes import (
     fit_calibration,
     generate_calibration_predictions,
     generate_predictions,
+    score_protocols,
     select_test_set,
 )
 from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, instruction_for, parse, render
@@ -142,7 +145,7 @@ def test_a_base_that_is_left_out_is_not_asked(run: Run, project: Path, adapter: 
     run(
         "evaluation",
         params={"adapter": str(adapter), "test_data": str(given), "evaluation": {"compare_base": False}},
-        to_nodes=["score_predictions"],
+        to_nodes=["score_protocols"],
     )
     assert read_rows(project / "data/07_model_output/test/base_predictions.jsonl") == []
     reports = project / "data/08_reporting/test"
@@ -154,7 +157,7 @@ def test_a_base_that_is_left_out_is_not_asked(run: Run, project: Path, adapter: 
 def test_the_pipeline_depends_on_what_the_stages_before_it_make() -> None:
     pipeline = create_pipeline()
     made = {"test", "test_context", "adapter", "base_model", "training_state"}
-    made |= {"train", "val", "manifest"}
+    made |= {"train", "val", "manifest", "documents"}
     brought = {"given_test", "predictions_work", "champion", "params:evaluation", "params:promotion", "params:task"}
     assert pipeline.inputs() == made | brought
     assert {"predictions", "base_predictions", "calibrator", "evaluation_results"} <= pipeline.all_outputs()
@@ -236,6 +239,86 @@ def test_calibration_reads_a_sample_of_the_validation_split(base: BaseModel, ada
     assert generate_calibration_predictions(base, adapter, RECORDS, tmp_path, TASK, params(calibration="none")) == []
 
 
+def test_pairs_are_judged_by_thresholds_of_the_validation_split(
+    talkative_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("odin_slm.tasks.extraction.pairs.FEWEST", 1)
+    base = BaseModel("talkative", talkative_base)
+    adapter = make_adapter(base, tmp_path / "adapter", alpha=0)
+    options = params(relations="pairs", calibration="none", max_new_tokens=200)
+    records = [{**one, "instruction": instruction_for(SCHEMAS["biored"])} for one in RECORDS]
+    some = generate_calibration_predictions(base, adapter, records, tmp_path, TASK, options)
+    row, line, _ = next((row, *weighed) for row in some for weighed in row.get("weighed", ()))
+    head, _, rest = line.partition(" --[")  # what a random model says is never right
+    kind, _, tail = rest.partition("]--> ")
+    row["gold"] = render(Extraction(relations=(RelationTriple(head, kind, tail),)))
+    calibrator = fit_calibration(some, TASK, options)
+    threshold = calibrator["pairs"]["thresholds"][kind]
+    assert calibrator["pairs"]["mode"] == "pairs"
+    (tmp_path / "test").mkdir()
+    rows = generate_predictions(base, adapter, records, tmp_path / "test", TASK, options, calibrator)
+    for before, row in zip(some, rows, strict=True):
+        assert row["entities"] == before["entities"]
+        accepted = {line for line, score in row.get("weighed", ()) if f"--[{kind}]-->" in line and score >= threshold}
+        assert {f"{r['head']} --[{r['type']}]--> {r['tail']}" for r in row["relations"]} == accepted
+        assert "weighed" not in row["free"]
+    assert any(row["relations"] for row in rows)
+
+
+@pytest.mark.parametrize(("name", "value"), [("decoding", "free"), ("backend", "vllm"), ("operating_point", "f1")])
+def test_pairs_that_cannot_be_judged_are_refused(name: str, value: str) -> None:
+    with pytest.raises(ValidationError, match=rf"relations=pairs .*{name}"):
+        params(relations="pairs", **{name: value})
+
+
+def test_an_operating_point_takes_two_readings_of_the_validation_records(
+    base: BaseModel, adapter: Path, tmp_path: Path
+) -> None:
+    options = params(calibration_samples=5, max_new_tokens=60, operating_point="f1")
+    rows = generate_calibration_predictions(base, adapter, RECORDS, tmp_path, TASK, options)
+    assert {file.name for file in tmp_path.iterdir()} == {"calibration-0.jsonl", "calibration-1.jsonl"}
+    for row in rows:
+        entities, both = row["explored"]
+        assert row["prediction"] == both["text"]
+        assert entities["text"].endswith("\n\n### Relations:\nNone"), "entities alone"
+        assert len(both["ends"]) == len(both["lines"]) == both["text"].count("\n") + 1
+    point = fit_calibration(rows, TASK, options)["operating_point"]
+    assert (point["objective"], point["validation"]["records"]) == ("f1", 5)
+    assert "fewer than 50" in point["validation"]["entity"]["why"]
+    assert point["end_bias"] == point["threshold"] == {"entity": 0.0, "relation": 0.0}, "too few to fit anything on"
+    plain = generate_calibration_predictions(base, adapter, RECORDS, tmp_path, TASK, params())
+    assert not any("explored" in row for row in plain)
+    assert "operating_point" not in fit_calibration(plain, TASK, params())
+
+
+def test_predictions_are_those_at_the_operating_point(base: BaseModel, adapter: Path, tmp_path: Path) -> None:
+    options = params(max_new_tokens=60)
+
+    def read(name: str, **point: Any) -> list[dict[str, Any]]:
+        (tmp_path / name).mkdir()
+        calibrator = {"entity": {"method": "none"}, "relation": {"method": "none"}}
+        calibrator |= {"operating_point": {"version": 1, **point}} if point else {}
+        return generate_predictions(base, adapter, RECORDS, tmp_path / name, TASK, options, calibrator)
+
+    nothing = render(Extraction())
+    plain = read("plain")
+    zero = read("zero", end_bias={"entity": 0.0, "relation": 0.0})
+    assert [row["prediction"] for row in zero] == [row["prediction"] for row in plain]
+    short = read("short", end_bias={"entity": 50.0, "relation": 50.0})
+    sure = read("sure", threshold={"entity": 1.1, "relation": 0.0})
+    assert {row["prediction"] for row in short} == {row["prediction"] for row in sure} == {nothing}
+    assert any(row["entities"] for row in plain)
+    assert [row["free"] for row in short] == [row["free"] for row in plain], "free outputs know no operating point"
+    assert not any(row["entities"] or row["relations"] for row in sure)
+
+
+@pytest.mark.parametrize("wrong", ["recall=0.9", "precision=90", "best"])
+def test_an_unknown_objective_is_refused(wrong: str) -> None:
+    with pytest.raises(ValidationError, match=r"name f1, precision=0\.9"):
+        params(operating_point=wrong)
+    assert params(operating_point="none").operating_point is None
+
+
 def test_without_a_validation_split_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
     calibrator = fit_calibration([], TASK, params())
     assert calibrator["entity"]["method"] == calibrator["relation"]["method"] == "none"
@@ -309,6 +392,29 @@ def test_vllm_is_imported_only_when_chosen(base: BaseModel, adapter: Path, tmp_p
         pytest.skip("vLLM is installed")
     with pytest.raises(BackendError, match=r"evaluation\.backend"):
         generate_predictions(base, adapter, RECORDS[:1], tmp_path, TASK, params(backend="vllm"))
+
+
+def test_results_hold_published_protocols_where_the_corpus_and_whole_documents_are_at_hand() -> None:
+    text, output = "naproxen was followed by fever.", RECORDS[1]["output"]
+    mentions = (Mention(0, 8, "naproxen", "Drug", ("n",)), Mention(25, 30, "fever", "Symptom", ("f",)))
+    gold = Document("ade-123-1", text, "ade", "123", None, mentions, (Relation("causes", "n", "f"),))
+    rows = [{"id": gold.id, "document_id": gold.id, "source": "ade", "input": text, "gold": output}]
+    rows[0] |= {"prediction": output, "decoding": "constrained"}
+    window = {"begin": 0, "end": len(text), "output": output, "finished": True, "tokens": 9}
+    read = [{"id": gold.id, "source": "ade", "text": text, "gold": [output], "windows": [window]}]
+
+    def scored(whole: list[dict[str, Any]], corpus: list[dict[str, Any]] | None) -> dict[str, Any]:
+        return score_protocols({"decoding": "free"}, rows, whole, corpus, TASK, params(bootstrap_resamples=100))
+
+    results = scored(read, [gold.to_dict()])
+    (found,) = results.pop("protocols").values()
+    assert (found["title"], found["documents"]) == ("ADE, strict (RE+)", 1)
+    assert {name: values["f1"] for name, values in found["scores"].items()} == {
+        f"{kind}, {average}": 1 for kind in ("entities", "relations") for average in ("micro", "macro")
+    }
+    stale = [{**read[0], "windows": [{**window, "output": RECORDS[2]["output"]}]}]
+    for others in (scored(read, None), scored([], [gold.to_dict()]), scored(stale, [gold.to_dict()])):
+        assert others == results == {"decoding": "free"}, "nothing else changes"
 
 
 def test_the_given_test_set_goes_before_the_own_one() -> None:

@@ -86,6 +86,7 @@ def test_a_model_release_holds_what_a_stranger_needs_and_nothing_else(
         "SHA256SUMS",
         "adapter_config.json",
         "adapter_model.safetensors",
+        "calibrator.json",
         "evaluation_results.json",
         "tokenizer.json",
         "tokenizer_config.json",

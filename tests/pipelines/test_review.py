@@ -11,8 +11,8 @@ import pytest
 from kedro.io import DatasetError
 
 from odin_slm.config.parameters import ExtractionParams, ReviewParams
-from odin_slm.core.errors import MissingInputError
-from odin_slm.core.hashing import sha256_text
+from odin_slm.core.errors import MissingInputError, ReviewError
+from odin_slm.core.hashing import canonical_jsonl, sha256_text
 from odin_slm.datasets.documents import DocumentsDataset
 from odin_slm.datasets.review import ReviewDataset
 from odin_slm.pipelines.review.nodes import gather_candidates
@@ -113,3 +113,58 @@ def test_a_review_without_corrections_is_replaced(tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match="is not replaced"):
             dataset.save(lambda made: ({"a.txt": ""}, {}))
         (tmp_path / "review/a.txt").write_text("other")
+
+
+OWN = """
+own_corpora:
+  reviewed:
+    folder: data/07_model_output/test/review
+    files: [queue.jsonl]
+    format: jsonl
+    review: data/07_model_output/test/review/review.json
+    entities: [Drug, Disease, Symptom]
+    relations:
+      causes: {head: [Drug], tail: [Disease, Symptom]}
+      treats: {head: [Drug], tail: [Disease, Symptom]}
+      associated_with: {head: [Drug], tail: [Drug, Disease, Symptom]}
+      interacts_with: {head: [Drug], tail: [Drug]}
+"""
+
+
+def test_corrections_come_back_in_the_place_of_what_they_correct(
+    run: Callable[..., Any], review: Callable[..., Path], project: Path
+) -> None:
+    run("data", to_nodes=["place_documents"])
+    queue = review(count=4, candidates=8) / "queue.jsonl"
+    tasks = [{**json.loads(line), "answer": "accept"} for line in queue.read_text().splitlines()]
+    tasks[3]["answer"] = "ignore"
+    queue.write_text(canonical_jsonl(tasks))
+    with (project / "conf/test/globals.yml").open("a") as stream:
+        stream.write(OWN)
+    params = {"ingestion": {"corpora": ["ade", "bc5cdr", "biored", "reviewed"]}}
+    before = json.loads((project / "data/04_feature/test/splits.json").read_text())
+    run("data", params=params, to_nodes=["place_documents"])
+    after = json.loads((project / "data/04_feature/test/splits.json").read_text())
+    for task in tasks[:3]:
+        original, corrected = after[task["meta"]["from"]], after[f"reviewed-{task['id']}"]
+        assert (original["split"], original["rule"]) == (None, "corrected")
+        assert (corrected["split"], corrected["pmid"]) == ("train", original["pmid"])
+    corrected = {task["meta"]["from"] for task in tasks[:3]}
+    assert {name: after[name] for name in before if name not in corrected} == {
+        name: place for name, place in before.items() if name not in corrected
+    }
+    report = json.loads((project / "data/02_intermediate/test/own_parse_report.json").read_text())
+    found = report["corpora"]["reviewed"]
+    assert found["review"]["model"]["digest"] == tasks[0]["meta"]["model"]
+    assert found["review"]["made"] == tasks[0]["meta"]["made"]
+    assert set(found["inputs"]) == {"queue.jsonl", "review.json"}
+
+    lines = (project / "data/03_primary/test/documents.jsonl").read_text().splitlines()
+    held = next(one for one in map(json.loads, lines) if after[one["id"]]["split"] == "test")
+    queue.write_text(canonical_jsonl([*tasks, {**tasks[0], "id": held["id"], "text": held["text"], "spans": []}]))
+    with pytest.raises(ReviewError, match=rf"{held['id']}: it is none of the 4 documents"):
+        run("ingestion", params=params)
+    tasks[0] = {**tasks[0], "text": tasks[0]["text"] + " Edited."}
+    queue.write_text(canonical_jsonl(tasks))
+    with pytest.raises(ReviewError, match="its text is not the one that was given"):
+        run("ingestion", params=params)

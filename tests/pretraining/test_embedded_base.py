@@ -78,7 +78,9 @@ def test_it_has_seen_training_documents_only() -> None:
         ]
         for name, texts in raw.items()
     }
-    splits = place_documents([one for part in documents.values() for one in part], CombinationParams())
+    splits = place_documents(
+        [one for part in documents.values() for one in part], CombinationParams(), IngestionParams()
+    )
     seen = json.loads((BASE / "training_documents.json").read_text(encoding="utf-8"))
     assert len(seen) > 1000
     assert {splits[identifier]["split"] for identifier in seen} == {"train"}

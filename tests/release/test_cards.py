@@ -112,6 +112,15 @@ def test_without_a_scored_base_the_card_does_not_speak_of_one() -> None:
     assert "**0.864** [0.814, 0.914]" in card
 
 
+def test_published_protocols_stand_with_their_share_and_their_rule() -> None:
+    plain = values.evaluation_results(synthetic=False)
+    card = model_card(_model_facts(synthetic=False, results={**plain, "protocols": values.protocols()}))
+    assert "| CDR <pairs>: pair | 125 (25.0% of 500) | 0.750 | 0.500 | 0.600 [0.400, 0.800] |" in card
+    assert "| ADE, strict: macro | 36 (own split) | 0.750 | 0.500 | 0.600 [0.400, 0.800] |" in card
+    assert "\n- CDR <pairs>: A pair of ids.\n- ADE, strict: Places and types.\n" in card
+    assert "protocols of the literature" not in model_card(_model_facts(synthetic=False, results=plain))
+
+
 def test_two_decodings_are_told_apart_everywhere() -> None:
     results = values.evaluation_results(synthetic=True, decoding="constrained", free=values.scored(0.6, 0.5))
     results["base"]["free"] = values.scored(0.02, 0.01)

@@ -82,7 +82,7 @@ def test_merged_weights_load_without_peft_and_are_base_plus_adapter(
     names = {file.name for file in folder.iterdir()}
     assert names == {
         *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
-        *("README.md", "LICENSE", "merging.json", "SHA256SUMS"),
+        *("README.md", "LICENSE", "calibrator.json", "merging.json", "SHA256SUMS"),
     }
     for line in (folder / "SHA256SUMS").read_text().splitlines():
         digest, name = line.split("  ")

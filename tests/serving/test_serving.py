@@ -7,6 +7,7 @@ import gc
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -116,6 +117,22 @@ def test_free_decoding_and_schemas_are_offered(client: httpx.Client) -> None:
     value = client.post("/predict", json={"text": EXAMPLE, "constrained": False, "schema": "bc5cdr"}).json()
     assert value["constrained"] is False
     assert value["results"][0]["well_formed"] is False
+
+
+def test_a_model_is_read_at_the_operating_point_that_lies_beside_it(tiny_base: Path, tmp_path: Path) -> None:
+    base = tmp_path / "tiny"
+    shutil.copytree(tiny_base, base)
+    point = {"version": 1, "end_bias": {"entity": 50.0, "relation": 50.0}}
+    calibrator = {"entity": {"method": "none"}, "relation": {"method": "none"}, "operating_point": point}
+    (base / "calibrator.json").write_text(json.dumps(calibrator))
+    nothing = "### Entities:\nNone\n\n### Relations:\nNone"
+    with service(base) as client:
+        (found,) = client.post("/predict", json={"text": EXAMPLE}).json()["results"]
+        assert (found["output"], found["entities"]) == (nothing, [])
+        document = client.post("/extract", json={"text": LONG}).json()
+        assert {window["output"] for window in document["windows"]} == {nothing}
+        (free,) = client.post("/predict", json={"text": EXAMPLE, "constrained": False}).json()["results"]
+        assert free["output"] != nothing
 
 
 def test_a_long_document_is_read_in_windows(client: httpx.Client) -> None:

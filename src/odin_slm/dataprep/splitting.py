@@ -11,7 +11,7 @@ import hashlib
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -37,8 +37,9 @@ class Placement:
     Attributes:
         split: One of :data:`odin_slm.core.record.SPLITS`, or None where the document is not used.
         group: Smallest PubMed id of the documents that must stay together.
-        rule: ``official``, ``hash``, ``shared abstract`` for one that another corpus's annotation replaces, or
-            ``synthetic`` for a synthetic document that is a near-duplicate of a validation or test document.
+        rule: ``official``, ``hash``, ``shared abstract`` for one that another corpus's annotation replaces,
+            ``corrected`` for one whose corrected annotation has come back from a review, or ``synthetic`` for a
+            synthetic document that is a near-duplicate of a validation or test document.
     """
 
     split: str | None
@@ -57,6 +58,7 @@ def assign_splits(
     validation_ratio: float,
     test_ratio: float,
     near_duplicate: float,
+    reviewed: Collection[str] = (),
 ) -> dict[str, Placement]:
     """Place every document in one split.
 
@@ -66,6 +68,8 @@ def assign_splits(
         validation_ratio: Share of the groups without official split that validate.
         test_ratio: Share of them that test.
         near_duplicate: Jaccard similarity of the texts' shingles from which two documents stay together.
+        reviewed: Corpora that have come back from a review; each of their documents takes the place of the one with
+            its text.
 
     Returns:
         Document id -> placement, in the order of ``documents``.
@@ -97,7 +101,11 @@ def assign_splits(
         for i in together:
             kept = split == "train" or by_id[i].source != "synthetic"
             placements[i] = Placement(split, group, rule) if kept else Placement(None, group, "synthetic")
-    for replaced in _replaced_annotations(documents, placements):
+    corrected = {document.text: document.source for document in documents if document.source in reviewed}
+    for document in documents:
+        if corrected.get(document.text, document.source) != document.source:  # of two reviews the later one counts
+            placements[document.id] = Placement(None, placements[document.id].group, "corrected")
+    for replaced in _replaced_annotations(documents, placements, reviewed):
         placements[replaced] = Placement(None, placements[replaced].group, "shared abstract")
     return {document.id: placements[document.id] for document in documents}
 
@@ -208,11 +216,14 @@ def find_leaks(
     }
 
 
-def _replaced_annotations(documents: Sequence[Document], placements: Mapping[str, Placement]) -> Iterator[str]:
+def _replaced_annotations(
+    documents: Sequence[Document], placements: Mapping[str, Placement], reviewed: Collection[str]
+) -> Iterator[str]:
     """Yield the documents whose abstract another corpus annotates too and whose annotation is not used.
 
     One abstract, one annotation: of whole abstracts with the same PubMed id, the one whose corpus officially puts it
-    into the split it landed in is kept, so that official test sets stay complete; then :data:`PREFERRED_SOURCES`.
+    into the split it landed in is kept, so that official test sets stay complete; then what was reviewed; then
+    :data:`PREFERRED_SOURCES`.
     Sentences (ADE) are no whole abstracts: they stay, in the same split.
     """
     abstracts = {d.id: d for d in documents if d.split is not None and placements[d.id].split is not None}
@@ -222,7 +233,7 @@ def _replaced_annotations(documents: Sequence[Document], placements: Mapping[str
             continue
         keep = min(
             shared,
-            key=lambda d: (d.split != placements[d.id].split, *_preference(d.source)),
+            key=lambda d: (d.split != placements[d.id].split, d.source not in reviewed, *_preference(d.source)),
         )
         yield from (document.id for document in shared if document.source != keep.source)
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from odin_slm.core.errors import CorpusFormatError, MissingInputError
+from odin_slm.core import json_text
+from odin_slm.core.errors import CorpusFormatError, MissingInputError, ReviewError
 from odin_slm.core.hashing import sha256_of
 from odin_slm.corpora.own.block import OwnCorpus
 from odin_slm.datasets.base import ReadOnlyDataset
@@ -30,7 +31,29 @@ class RawOwnCorpus(RawCorpus):
 
     def __init__(self, name: str, block: OwnCorpus, root: Path) -> None:
         self.digests: dict[str, str] = {}
+        self._review = root / block.review if block.review else None
         super().__init__(name, lambda: self._all(root / block.folder, block))
+
+    def review(self) -> dict[str, Any] | None:
+        """Return the manifest of the review that the documents come back from; None where they are of none.
+
+        Raises:
+            MissingInputError: There is no such file.
+            ReviewError: It is no manifest.
+        """
+        if self._review is None:
+            return None
+        where, fix = str(self._review), f"Mend own_corpora.{self.name}.review: it names a review.json."
+        if not self._review.is_file():
+            raise MissingInputError("there is no such file.", where=where, fix=fix)
+        try:
+            manifest: dict[str, Any] = json_text.loads(self._review.read_text(encoding="utf-8"))
+            if {"documents", "model", "made", "parameters"} <= set(manifest):
+                self.digests[self._review.name] = sha256_of(self._review)
+                return manifest
+        except (ValueError, TypeError):
+            pass
+        raise ReviewError("it is no manifest of a review.", where=where, fix=fix)
 
     def _all(self, folder: Path, block: OwnCorpus) -> dict[str, str]:
         texts = {}

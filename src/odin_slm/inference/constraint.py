@@ -6,12 +6,14 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from odin_slm.inference.list_ends import ListEnds
 from odin_slm.models.tokenizer_probe import probe_tokenizer
 from odin_slm.tasks.base import Grammar
 from odin_slm.tasks.lark import check_matcher, literal, make_matcher
 
 if TYPE_CHECKING:
     import numpy
+    import torch
 
 _FEW = 8
 """The share of the vocabulary below which gathering the rows of the head is worth it, as one in so many."""
@@ -36,9 +38,10 @@ class Vocabulary:
         self.tokens = from_tokenizer(tokenizer, n_vocab=max(size, len(tokenizer)), eos_token=list(end_tokens))
         probe_tokenizer(tokenizer, self.tokens)
         self.size = size
-        self.newlines = frozenset(
-            token for token in range(len(tokenizer)) if b"\n" in self.tokens.decode_bytes([token])
-        )
+        self.ends = frozenset(end_tokens)
+        spelled = ((token, self.tokens.decode_bytes([token])) for token in range(len(tokenizer)))
+        self.newlines = {token: spelling for token, spelling in spelled if b"\n" in spelling}
+        """Tokens with a line break in them, and what they spell."""
         self._executor = LLExecutor()
 
     def allowed(self, constraints: Sequence[Constraint]) -> Allowed:
@@ -108,7 +111,28 @@ class Constraint:
         self._grammar = grammar
         self._written: list[int] = []
         self._phase = 0
+        self.list_ends = ListEnds(vocabulary, grammar) if grammar.biased else None
+        """What biases the ends of its lists, if anything does."""
         self.matcher = make_matcher(vocabulary.tokens, grammar.lark())
+
+    def weigh(
+        self, token: int, log_probability: float, scores: torch.Tensor, ids: numpy.ndarray[Any, Any] | None
+    ) -> tuple[int, float]:
+        """Weigh the token of the highest score again where it ends a list, or goes on with it.
+
+        Args:
+            token: The token.
+            log_probability: Of it, among those that the grammar allows.
+            scores: Logits of the row, -inf where the grammar forbids a token.
+            ids: The tokens that they belong to; None for all in their order.
+
+        Returns:
+            The token to write, and what its line gains of log-probability.
+        """
+        if self.list_ends is None:
+            return token, log_probability
+        at_begin = not self._written or self._vocabulary.newlines.get(self._written[-1], b"").endswith(b"\n")
+        return self.list_ends.weigh(token, log_probability, scores, ids, at_begin, lambda: self.text)
 
     @property
     def text(self) -> str:

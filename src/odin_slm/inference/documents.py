@@ -28,6 +28,7 @@ def read_documents(
     window_tokens: int = DEFAULTS["window_tokens"],
     overlap: int = DEFAULTS["overlap"],
     backend: str = "transformers",
+    calibrator: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Read the documents that test records come from, under the decoding of their predictions.
 
@@ -44,6 +45,7 @@ def read_documents(
         window_tokens: Tokens of a window's text.
         overlap: Sentences that neighbouring windows share.
         backend: ``transformers`` or ``vllm``.
+        calibrator: The model's, with the operating point that the predictions were made at.
 
     Returns:
         One row per document, by id: ``id``, ``source``, ``text`` (its records' inputs, joined by spaces), ``gold``
@@ -56,7 +58,7 @@ def read_documents(
     budget = TokenBudget(
         load_tokenizer(base), context_of(base), max_new_tokens, window_tokens, all_instructions(task, asked)
     )
-    documents, unread = _documents(records, predictions, task, lambda text: budget.windows(text, overlap))
+    documents, unread = _documents(records, predictions, task, lambda text: budget.windows(text, overlap), calibrator)
     with progress("Reading documents whole", len(unread)) as on_progress:
         outputs = ask(
             base,
@@ -78,6 +80,7 @@ def _documents(
     predictions: Sequence[Mapping[str, Any]],
     task: Task,
     cut: Callable[[str], list[tuple[int, int]]],
+    calibrator: Mapping[str, Any] | None,
 ) -> tuple[list[dict[str, Any]], list[tuple[Question, dict[str, Any], int, int]]]:
     """Return the documents; and for each window that is not read yet its question, document, begin and end."""
     rows = {row["id"]: row for row in predictions}
@@ -96,7 +99,8 @@ def _documents(
             continue
         grammars_of = task if row["decoding"] == "constrained" else None
         for begin, end in spans:
-            unread.append((Question(text[begin:end], first["instruction"], grammars_of), document, begin, end))
+            question = Question(text[begin:end], first["instruction"], grammars_of, calibrator)
+            unread.append((question, document, begin, end))
     return documents, unread
 
 

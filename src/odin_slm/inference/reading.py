@@ -17,6 +17,7 @@ from odin_slm.inference.generation import Generation, Generator
 from odin_slm.models.base_model import BaseModel
 from odin_slm.models.text_encoder import prompt_of, text_encoder
 from odin_slm.tasks import Grammar, Reading, Task
+from odin_slm.tasks.operating_point import point_of
 
 DEFAULTS: dict[str, int] = {"max_new_tokens": 256, "batch_size": 32, "window_tokens": 320, "overlap": 1}
 """How texts are read unless it is said: by a registered model, the service, the batch pipeline and the evaluation."""
@@ -30,11 +31,14 @@ class Question:
         text: The text, or one window of it.
         instruction: What the model is asked with, see :func:`instruction_of`.
         task: What reads the answer; None asks without a grammar.
+        calibrator: The model's, with the operating point that it is to be read at; None for none. Free outputs know
+            none.
     """
 
     text: str
     instruction: str
     task: Task | None = None
+    calibrator: Mapping[str, Any] | None = None
 
     @property
     def prompt(self) -> str:
@@ -44,7 +48,14 @@ class Question:
     @property
     def grammar(self) -> Grammar | None:
         """The grammar that holds its output, if any."""
-        return self.task.grammar(self.instruction, self.text) if self.task else None
+        return self.task.grammar(self.instruction, self.text, point_of(self.calibrator)) if self.task else None
+
+    def kept(self, output: Generation) -> Generation:
+        """Return its output without what the operating point leaves out; see :meth:`odin_slm.tasks.Task.kept`."""
+        if not self.task or not point_of(self.calibrator):
+            return output
+        text, lines = self.task.kept(output.text, output.lines, self.calibrator)
+        return replace(output, text=text, lines=lines)
 
 
 def ask(
@@ -79,7 +90,7 @@ def ask(
         from odin_slm.inference.vllm import generate
     else:
         from odin_slm.inference.generation import generate
-    return generate(
+    outputs = generate(
         base,
         adapter,
         [question.prompt for question in questions],
@@ -90,6 +101,7 @@ def ask(
         on_progress=on_progress,
         resume_log=resume_log,
     )
+    return [question.kept(output) for question, output in zip(questions, outputs, strict=True)]
 
 
 def instruction_of(task: Task, instructions: Mapping[str, str], source: str = "") -> str:
@@ -244,7 +256,7 @@ class Reader:
         max_new_tokens: Budget of an output.
         window_tokens: Tokens of a window's text.
         overlap: Sentences that neighbouring windows share.
-        calibrator: Of the adapter, or None; confidences are then the raw probabilities.
+        calibrator: Of the adapter, with its operating point, or None; confidences are then the raw probabilities.
         instructions: Source -> instruction that the adapter was trained with, where that is known.
         loaded: The same base and adapter, loaded before; None loads them.
     """
@@ -302,7 +314,8 @@ class Reader:
         owners = [(number, begin, end) for number, found in spans.items() for begin, end in found]
         grammars_of = self._task if self._constrained else None
         questions = [
-            Question(texts[number][begin:end], self._instruction, grammars_of) for number, begin, end in owners
+            Question(texts[number][begin:end], self._instruction, grammars_of, self._calibrator)
+            for number, begin, end in owners
         ]
         outputs: dict[int, Generation] = {}
         waiting = {number: len(found) for number, found in spans.items()}
@@ -310,7 +323,7 @@ class Reader:
 
         def keep(output: Generation) -> None:
             nonlocal done
-            outputs[output.index] = output
+            outputs[output.index] = questions[output.index].kept(output)
             number = owners[output.index][0]
             waiting[number] -= 1
             if not waiting[number]:

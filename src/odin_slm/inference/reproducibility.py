@@ -42,8 +42,14 @@ def choose_questions(
     ]
 
 
-def reproduce(base: BaseModel, adapter: Path, questions: Sequence[Mapping[str, Any]], task: Task) -> list[str]:
-    """Return what the adapter answers to questions, decoded as they were.
+def reproduce(
+    base: BaseModel,
+    adapter: Path,
+    questions: Sequence[Mapping[str, Any]],
+    task: Task,
+    calibrator: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Return what the adapter answers to questions, decoded as they were, at its calibrator's operating point.
 
     Raises:
         AdapterError: The adapter does not load, or does not fit the base.
@@ -56,7 +62,10 @@ def reproduce(base: BaseModel, adapter: Path, questions: Sequence[Mapping[str, A
     outputs = ask(
         base,
         adapter,
-        [Question(q["input"], q["instruction"], task if q["decoding"] == "constrained" else None) for q in questions],
+        [
+            Question(q["input"], q["instruction"], task if q["decoding"] == "constrained" else None, calibrator)
+            for q in questions
+        ],
         names=[question["id"] for question in questions],
         batch_size=len(questions),
         max_new_tokens=max(question["budget"] for question in questions),

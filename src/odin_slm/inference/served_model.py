@@ -20,7 +20,7 @@ from odin_slm.models.base_model import BaseModel, model_digest, resolve_base_mod
 from odin_slm.tasks import Task, load
 
 SETTINGS, CALIBRATOR = "extraction.json", "calibrator.json"
-"""Files beside a registered adapter: how it is asked, and what its probabilities are worth."""
+"""Files beside a registered adapter: how it is asked; what its probabilities are worth, and its operating point."""
 TASK = "task.json"
 """File in an adapter's folder: the task that it was trained for, and what its records asked, by source."""
 
@@ -38,7 +38,8 @@ class ServedModel:
         digest: ``sha256:…`` of base and adapter.
         created: When the weights were made, seconds since 1970.
         metrics: Measured scores, by the names that tracking uses; empty where none came with the model.
-        calibrator: What turns probabilities into chances to be right; None where none came with the model.
+        calibrator: What turns probabilities into chances to be right, and the operating point at which the model is
+            read; None where none came with it.
         task: What it was taught; the shipped extraction task where the model does not say.
         instructions: Source -> instruction that it was trained with; empty where that is not known.
         schema: The source of texts for which none is named; empty where the model does not say.
@@ -113,16 +114,17 @@ def resolve_model(source: str, *, root: Path, base_model: str | None = None, dig
     card["base"] = {"source": base.name, "revision": base.revision}
     weights = [file for place in (adapter, base.path) if place for file in place.glob("*.safetensors")]
     created = weights[0].stat().st_mtime if weights else 0.0
+    calibrator = calibrator_of(folder)
     return ServedModel(
         source=source,
         base=base,
         adapter=adapter,
         digest=found,
         created=card.pop("created", created),
-        task=task,
+        task=task.with_calibrator(calibrator),
         metrics=_measures(task, metrics) or _metrics_beside(folder, task, card),
         card=card,
-        calibrator=_calibrator(folder),
+        calibrator=calibrator,
         instructions=packaged.get("instructions") or taught.get("instructions") or _instructions_beside(folder, task),
         schema=packaged.get("schema", ""),
     )
@@ -248,7 +250,7 @@ def _version(client: Any, source: str) -> tuple[str, Any]:
     return name, client.get_model_version(name, version)
 
 
-def _calibrator(folder: Path) -> dict[str, Any] | None:
+def calibrator_of(folder: Path) -> dict[str, Any] | None:
     """Read the calibrator that travels with a model, or that the experiment of this adapter has made."""
     found = _read(folder / CALIBRATOR) or _read(_beside(folder, "07_model_output", CALIBRATOR))
     return found or None

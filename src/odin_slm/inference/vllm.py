@@ -8,12 +8,16 @@ CPU, **not on a GPU yet**.
 vLLM cannot exchange the grammar of a request, so that a constrained output takes a request for each phase of its
 grammar, as extraction's has two: entities, then relations between those that were listed. The second finds the first in
 the prefix cache.
+
+A model's operating point is applied by half: what it is not sure of is left out, but the ends of lists are not biased,
+as a request of vLLM has one bias for all of its tokens, and says nothing of the tokens that were not chosen.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -29,6 +33,11 @@ from odin_slm.models.tokenizer_probe import probe_tokenizer
 from odin_slm.models.tokens import completion_ids, line_break_counter
 from odin_slm.tasks import Grammar
 
+_log = logging.getLogger(__name__)
+UNBIASED = (
+    "vLLM does not bias the ends of lists: they are as long as without the model's operating point, and its "
+    "thresholds, fitted beside the bias, fit less. Fit one for vLLM (evaluation.backend=vllm), or decode without it."
+)
 _CHUNK = 16
 """Batches handed over at once; what they gave is on disk before the next ones start."""
 _NOT_IN_VLLM = ("modules_to_save", "trainable_token_indices", "use_dora")
@@ -126,11 +135,20 @@ def generate(
     """
     if not prompts:
         return []
+    if any(grammar is not None and grammar.judges for grammar in grammars or ()):
+        raise BackendError(
+            "vLLM does not judge pairs.",
+            where="evaluation.backend",
+            fix="Set evaluation.backend=transformers, or take relations as the model lists them: "
+            "evaluation.relations=list, from the node generate_calibration_predictions on.",
+        )
     complete = _vllm(base, adapter)
     tokenizer = load_tokenizer(base)
     grammars = grammars or [None] * len(prompts)
     if any(grammar is not None for grammar in grammars):
         probe_tokenizer(tokenizer)
+    if any(grammar is not None and grammar.biased for grammar in grammars):
+        _log.warning(UNBIASED)
     rows = prompt_rows(tokenizer, context_of(base), prompts, names, max_new_tokens)
     log, done = open_resume_log(resume_log, base, adapter, prompts, max_new_tokens, grammars, "vllm")
     kept = {generation.index for generation in done}

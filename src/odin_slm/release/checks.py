@@ -55,6 +55,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "LICENSE",
         "NOTICE",
         "evaluation_results.json",
+        "calibrator.json",
         CHECKSUMS,
         *(f"base/{name}" for name in BASE_FILES),
     ),
@@ -66,7 +67,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "leakage.json",
         CHECKSUMS,
     ),
-    "merged": (*_WHOLE_MODEL, "GGUF.md", "merging.json", CHECKSUMS),
+    "merged": (*_WHOLE_MODEL, "GGUF.md", "calibrator.json", "merging.json", CHECKSUMS),
 }
 """File name patterns of each release; anything else is refused, not skipped."""
 

@@ -47,6 +47,7 @@ class ReferenceAnswers:
     predictions: Sequence[Mapping[str, Any]]
     max_new_tokens: int | str
     batch_size: int
+    calibrator: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,10 @@ def _asked_again(merged: BaseModel, rows: Sequence[Mapping[str, Any]], job: Merg
     outputs = ask(
         merged,
         None,
-        [Question(r["input"], r["instruction"], task) for r in (by_id[row["id"]] for row in rows)],
+        [
+            Question(r["input"], r["instruction"], task, reference.calibrator)
+            for r in (by_id[row["id"]] for row in rows)
+        ],
         names=[row["id"] for row in rows],
         batch_size=reference.batch_size,
         max_new_tokens=int(budget),

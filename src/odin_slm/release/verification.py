@@ -9,7 +9,7 @@ from typing import Any
 
 from odin_slm.core.errors import HubError
 from odin_slm.inference.reproducibility import reproduce
-from odin_slm.inference.served_model import task_of
+from odin_slm.inference.served_model import calibrator_of, task_of
 from odin_slm.models.base_model import BaseModel
 
 
@@ -26,7 +26,7 @@ def verify_model(downloaded: Path, base: BaseModel, questions: Sequence[Mapping[
     """
     folder = downloaded / "base"
     found = BaseModel("base", folder) if folder.is_dir() else base
-    (answer,) = reproduce(found, downloaded, questions[:1], task_of(downloaded))
+    (answer,) = reproduce(found, downloaded, questions[:1], task_of(downloaded), calibrator_of(downloaded))
     if answer != questions[0]["answer"]:
         raise HubError(
             f"the downloaded adapter answers record {questions[0]['id']} otherwise than the staged one.",

@@ -9,6 +9,7 @@ from typing import Any
 
 from odin_slm.core.document import GivenDocument
 from odin_slm.core.hashing import sha256_text
+from odin_slm.corpora.own.offsets import plain
 from odin_slm.dataprep.splitting import near_duplicates
 
 _UNSAFE = re.compile(r"[^\w.-]+", re.ASCII)
@@ -89,11 +90,6 @@ def admit(
             place |= {"pmid": labelled["pmid"], "split": labelled["split"]}
             candidates.append({"id": _file_name(document.id, taken), **place, "text": texts[index]})
     return candidates, left_out
-
-
-def plain(text: str) -> str:
-    """Return a text as corpora have it: no byte order mark, line feeds alone."""
-    return text.removeprefix("\ufeff").replace("\r\n", "\n")
 
 
 def _file_name(name: str, taken: set[str]) -> str:

@@ -115,9 +115,18 @@ def _engine(settings: ServingSettings, model: Any, tokenizer: Any, context: int 
     """Return the engine that the settings name; see :mod:`odin_slm.serving.engine` for what each is there for."""
     sizes = {"queue_size": settings.queue_size, "max_new_tokens": settings.max_new_tokens}
     if settings.engine == "vllm":
-        from odin_slm.inference.vllm import AsyncVllm
+        if model.task.judges:
+            raise ServingError(
+                "its calibrator asks for judged pairs, which vLLM does not do.",
+                where=f"model {model.source}",
+                fix="Serve it with --engine local, or evaluate it again with evaluation.relations=list.",
+            )
+        from odin_slm.inference.vllm import UNBIASED, AsyncVllm
         from odin_slm.serving.vllm import Vllm, VllmEngine, VllmServer
+        from odin_slm.tasks.operating_point import point_of
 
+        if point_of(model.calibrator).get("end_bias"):
+            logging.getLogger(__name__).warning(UNBIASED)
         vllm: Vllm = (
             VllmServer(settings.vllm_url, settings.vllm_model, settings.queue_size + 1)  # one more for the canary
             if settings.vllm_url

@@ -171,9 +171,11 @@ class Answering:
     async def _write(self, request: Request, body: Options, texts: Sequence[str]) -> Any:
         task = self._model.task
         instruction = instruction_of(task, self._model.instructions, body.schema_name)
-        asked = [Question(text, instruction, task if body.constrained else None) for text in texts]
+        grammars_of, calibrator = task if body.constrained else None, self._model.calibrator
+        asked = [Question(text, instruction, grammars_of, calibrator) for text in texts]
         try:
-            return await _unless_gone(request, self._engine.write(asked, timeout=self._settings.timeout_s))
+            written = await _unless_gone(request, self._engine.write(asked, timeout=self._settings.timeout_s))
+            return [question.kept(output) for question, output in zip(asked, written, strict=True)]
         except QueueFullError as error:
             self._metrics.refused.labels("queue_full").inc()
             raise HTTPException(

@@ -30,6 +30,7 @@ from odin_slm.serving.api_schemas import Api, ErrorBody, Health, ModelCard, Read
 from odin_slm.serving.engine import Engine
 from odin_slm.serving.metrics import Metrics
 from odin_slm.serving.middleware import CLIENT_GONE, WORDS, RateLimit, RequestMiddleware, error_body
+from odin_slm.serving.review import PAGE, ReviewQueue, review_router
 from odin_slm.serving.settings import ApiKeys, ServingSettings
 
 _log = logging.getLogger(__name__)
@@ -99,16 +100,20 @@ def make_app(
     app.add_middleware(RequestMiddleware, metrics=metrics, keys=keys, limit=limit, max_body_bytes=most)
     _handle_errors(app)
     answering = Answering(model, engine, budget, metrics, settings)
-    app.include_router(_model_router(answering, api_of(model), keys))
+    # The middleware checks keys before the body is read; these two only describe them.
+    schemes = (HTTPBearer(auto_error=False), APIKeyHeader(name="X-API-Key", auto_error=False)) if keys else ()
+    guarded: dict[str, Any] = {"responses": _RESPONSES, "dependencies": [Security(scheme) for scheme in schemes]}
+    app.include_router(_model_router(answering, api_of(model), **guarded))
+    if settings.review:
+        page = PAGE.read_text(encoding="utf-8")
+        app.include_router(review_router(ReviewQueue(Path(settings.review)), page, _policy(page), **guarded))
     app.include_router(_service_router(Canary(model, engine, metrics), metrics, stopping, model))
     return app
 
 
-def _model_router(answering: Answering, api: Api, keys: ApiKeys) -> APIRouter:
+def _model_router(answering: Answering, api: Api, **options: Any) -> APIRouter:
     """Return the endpoints that need a key, where there are keys."""
-    # The middleware checks keys before the body is read; these two only describe them.
-    schemes = (HTTPBearer(auto_error=False), APIKeyHeader(name="X-API-Key", auto_error=False)) if keys else ()
-    router = APIRouter(responses=_RESPONSES, dependencies=[Security(scheme) for scheme in schemes])
+    router = APIRouter(**options)
 
     @router.post("/predict", response_model=api.predict_response, tags=["extraction"])
     async def predict(request: Request, body: api.predict_request) -> Any:  # type: ignore[name-defined]
@@ -183,7 +188,7 @@ def _handle_errors(app: FastAPI) -> None:
 
 
 def _page(model: ServedModel) -> tuple[str, dict[str, str]]:
-    """Return the page and a policy that lets nothing run but its own script, and lets it talk to this host only."""
+    """Return the page and its policy."""
     task = model.task
     described = {
         "task": task.name,
@@ -195,6 +200,11 @@ def _page(model: ServedModel) -> tuple[str, dict[str, str]]:
     # A script ends at the first end tag, whatever string it stands in.
     values = json.dumps(described, ensure_ascii=False).replace("<", "\\u003c")
     page = _PAGE.read_text(encoding="utf-8").replace("{{ MODEL }}", values)
+    return page, _policy(page)
+
+
+def _policy(page: str) -> dict[str, str]:
+    """Return headers that let nothing run but a page's own script, and let it talk to this host only."""
 
     def hashed(tag: str) -> str:
         content = re.search(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
@@ -205,4 +215,4 @@ def _page(model: ServedModel) -> tuple[str, dict[str, str]]:
         f"default-src 'none'; script-src {hashed('script')}; style-src {hashed('style')}; connect-src 'self'; "
         "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
-    return page, {"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer"}
+    return {"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer"}

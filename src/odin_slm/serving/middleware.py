@@ -23,7 +23,7 @@ from odin_slm.serving.settings import ApiKeys
 
 _log = logging.getLogger("odin_slm.access")
 # Whatever else a path may be needs a key and counts: the router also takes /predict with a line feed after it.
-_OPEN = frozenset({"/", "/health", "/ready", "/metrics", "/openapi.json"})
+_OPEN = frozenset({"/", "/review", "/health", "/ready", "/metrics", "/openapi.json"})
 _NAMED = frozenset({"/predict", "/extract", "/model"})
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 CLIENT_GONE = 499
@@ -34,6 +34,7 @@ WORDS = {
     401: "unauthorized",
     404: "not_found",
     405: "method_not_allowed",
+    409: "conflict",
     413: "too_large",
     422: "invalid",
     429: "too_many_requests",

@@ -67,6 +67,8 @@ class ServingSettings(BaseModel):
     """Requests per API key, or per address where there are no keys, as in 600/minute; empty: no limit."""
     rate_limit_storage: str = "memory://"
     """Where the counts are kept; redis://HOST:6379 makes replicas share them. Out of its reach, each counts alone."""
+    review: str = ""
+    """Queue to correct at /review, as the review pipeline writes it (queue.jsonl); empty: there is no such page."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe level that is logged."""
 

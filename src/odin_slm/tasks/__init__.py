@@ -17,7 +17,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from odin_slm.tasks.base import Check, Grammar, Metric, Reading, Rows, Step, Task
+from odin_slm.tasks.base import Check, Ending, Grammar, Judgement, Metric, Reading, Rows, Step, Task
 
 _GROUP = "odin_slm.tasks"
 
@@ -56,4 +56,17 @@ def load(values: Mapping[str, Any], sources: Mapping[str, Any] | None = None) ->
     return task_class(values["name"]).from_options(values.get("options", {}), sources)
 
 
-__all__ = ["Check", "Grammar", "Metric", "Reading", "Rows", "Step", "Task", "load", "task_class", "task_names"]
+__all__ = [
+    "Check",
+    "Ending",
+    "Grammar",
+    "Judgement",
+    "Metric",
+    "Reading",
+    "Rows",
+    "Step",
+    "Task",
+    "load",
+    "task_class",
+    "task_names",
+]

@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from odin_slm.core.document import Document
@@ -76,8 +77,47 @@ class Step:
     closed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """An output after alternatives to it were weighed.
+
+    Attributes:
+        text: The output.
+        lines: Log-probability of every line.
+        weighed: What was weighed, as a line of the output, and its score (a log-probability).
+    """
+
+    text: str
+    lines: tuple[float | None, ...]
+    weighed: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How the list that is being written may end.
+
+    Attributes:
+        text: What would end it; empty for the end of the output.
+        bias: What is added to the log-odds of ending it against going on.
+    """
+
+    text: str
+    bias: float
+
+
 class Grammar(Protocol):
     """What one output may say, in phases; both engines of decoding follow it."""
+
+    @property
+    def biased(self) -> bool:
+        """Whether :meth:`ending` has anything to say."""
+
+    def ending(self, text: str) -> Ending | None:
+        """Return how the list may end that a text writes; None where a line is under way that has to go on.
+
+        Args:
+            text: All that has been written. At its end stands the begin of a line, or the last character of an item.
+        """
 
     def lark(self) -> str:
         """Return the grammar of the first phase, as llguidance reads it."""
@@ -95,6 +135,22 @@ class Grammar(Protocol):
 
     def accepts(self, output: str) -> bool:
         """Tell whether an output can be written under the grammar."""
+
+    @property
+    def judges(self) -> bool:
+        """Whether :meth:`alternatives` are weighed once an output is written."""
+
+    def alternatives(self, output: str) -> Sequence[str]:
+        """Return outputs that are to be weighed against each other after an output; there may be none."""
+
+    def judged(self, output: str, lines: Sequence[float | None], log_shares: Sequence[float]) -> Judgement:
+        """Return what becomes of an output.
+
+        Args:
+            output: What was written.
+            lines: Log-probability of every line.
+            log_shares: Log-probability of each of the :meth:`alternatives`, given that the model writes one of them.
+        """
 
 
 class Reading(Protocol):
@@ -271,9 +327,36 @@ class Task(ABC):
 
     # Inference
 
-    def grammar(self, instruction: str, text: str) -> Grammar | None:
-        """Return the grammar that holds an output to its text, or None where outputs are always free."""
+    @property
+    def judges(self) -> bool:
+        """Whether alternatives to an output are weighed once it is written (:meth:`Grammar.alternatives`)."""
+        return False
+
+    def with_calibrator(self, calibrator: Mapping[str, Any] | None) -> Task:
+        """Return the task as a model with this calibrator is asked; see :meth:`fit_calibration`."""
+        return self
+
+    def grammar(self, instruction: str, text: str, point: Mapping[str, Any] = MappingProxyType({})) -> Grammar | None:
+        """Return the grammar that holds an output to its text, or None where outputs are always free.
+
+        Args:
+            instruction: What the model is asked with.
+            text: The input.
+            point: The model's operating point (:mod:`odin_slm.tasks.operating_point`).
+        """
         return None
+
+    def kept(
+        self, output: str, lines: Sequence[float | None], calibrator: Mapping[str, Any] | None
+    ) -> tuple[str, tuple[float | None, ...]]:
+        """Return a constrained output, and its lines' log-probabilities, without what the operating point leaves out.
+
+        Args:
+            output: What the model wrote.
+            lines: Log-probability of every line.
+            calibrator: The model's, with its operating point.
+        """
+        return output, tuple(lines)
 
     @abstractmethod
     def read(
@@ -327,8 +410,39 @@ class Task(ABC):
     def columns(self, text: str, output: str, lines: Sequence[float | None]) -> dict[str, Any]:
         """Return the task's own columns of a predictions file: what is parsed from an output."""
 
-    def fit_calibration(self, predictions: Rows, method: str) -> dict[str, Any] | None:
-        """Fit what turns log-probabilities into chances to be right, on validation predictions; None: there is none."""
+    def to_calibrate(self, relations: str = "list") -> Task:
+        """Return the task as a model is asked about validation records, on which its calibrator is fitted.
+
+        Args:
+            relations: ``evaluation.relations``.
+        """
+        return self
+
+    def exploration(self, explored: Rows, method: str, objective: str | None) -> Mapping[str, Any] | None:
+        """Return with which operating point validation records are to be read next; None: what was read is enough.
+
+        By default they are read once, as the model reads without one.
+
+        Args:
+            explored: What was read so far: none at first, then the rows that :meth:`fit_calibration` takes.
+            method: ``evaluation.calibration``.
+            objective: ``evaluation.operating_point``; None where none is to be fitted.
+        """
+        return None if explored else {}
+
+    def fit_calibration(
+        self, predictions: Rows, method: str, objective: str | None = None, relations: str = "list"
+    ) -> dict[str, Any] | None:
+        """Fit what turns log-probabilities into chances to be right, on validation predictions; None: there is none.
+
+        Args:
+            predictions: Rows of the last reading of validation records; ``explored`` holds ``text``, ``lines`` and
+                ``ends`` (:class:`odin_slm.inference.generation.Generation`) of every reading that :meth:`exploration`
+                has asked for with an operating point, in their order.
+            method: ``evaluation.calibration``.
+            objective: ``evaluation.operating_point``: what an operating point is fitted for beside; None for none.
+            relations: ``evaluation.relations``; where it is not ``list``, rows hold ``weighed`` (:meth:`to_calibrate`).
+        """
         return None
 
     def with_confidence(self, row: dict[str, Any], calibrator: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -387,6 +501,22 @@ class Task(ABC):
             seed: Seed of the bootstrap.
         """
         raise NotImplementedError(f"{self.name} does not score documents.")
+
+    def score_protocols(
+        self, documents: Rows, corpus: Iterable[Mapping[str, Any]], *, resamples: int = 1000, seed: int = 42
+    ) -> dict[str, Any]:
+        """Score whole documents as the literature scores the corpora that they come from; by default there is nothing.
+
+        Args:
+            documents: Rows of :func:`odin_slm.inference.documents.read_documents`.
+            corpus: The corpora's documents, as of :meth:`odin_slm.core.document.Document.to_dict`.
+            resamples: Bootstrap resamples.
+            seed: Seed of the bootstrap.
+
+        Returns:
+            Name of a protocol -> its scores.
+        """
+        return {}
 
     def criteria(self, results: Mapping[str, Any], *, significance: float) -> list[dict[str, Any]]:
         """Return what counts as success, and whether the paired tests show it; see :mod:`odin_slm.tasks.criteria`."""

@@ -70,6 +70,17 @@ def test_set_of(rows: Rows, unit: str) -> dict[str, Any]:
     }
 
 
+def documents_of(predictions: Rows, documents: Rows) -> Rows:
+    """Return documents that were read whole, or none where they are not of the model of a predictions file.
+
+    That file may be exchanged while the documents lie there from before. Those of one record and one window tell: their
+    output is the record's prediction.
+    """
+    outputs = {row.get("document_id", row["id"]): row["prediction"] for row in predictions}
+    short = [one for one in documents if len(one["gold"]) == len(one["windows"]) == 1]
+    return documents if all(outputs.get(one["id"]) == one["windows"][0]["output"] for one in short) else []
+
+
 def training_set_of(records: Rows | None) -> dict[str, Any] | None:
     """Return how many records of which sources a model learned from; None where that is not known."""
     if not records:

@@ -22,7 +22,7 @@ def rescore(
     batch_size: int,
     max_new_tokens: int | Literal["auto"],
 ) -> list[dict[str, Any]]:
-    """Let a champion of other data extract from a model's test texts, with the same decoding.
+    """Let a champion of other data extract from a model's test texts, with the same decoding, at its operating point.
 
     It is asked as it was trained to be, and for a corpus that it does not know with that corpus' own instruction.
 
@@ -84,4 +84,4 @@ def _question(model: ServedModel, row: Mapping[str, Any]) -> Question:
     if source not in {*model.instructions, *model.task.sources}:
         source = ""
     task = model.task if row.get("decoding") == "constrained" else None
-    return Question(row["input"], instruction_of(model.task, model.instructions, source), task)
+    return Question(row["input"], instruction_of(model.task, model.instructions, source), task, model.calibrator)

@@ -107,13 +107,14 @@ def callbacks(
     from transformers import EarlyStoppingCallback, TrainerCallback
 
     class Reporter(TrainerCallback):
-        """Passes on what the Trainer reports in the first of several processes."""
+        """Passes on what the Trainer reports in the first of several processes, and spares a needless evaluation."""
 
         def on_train_begin(self, _args: Any, state: Any, *_: Any, **__: Any) -> None:
             if state.is_world_process_zero:
                 progress.begin(state.global_step)
 
-        def on_step_end(self, _args: Any, state: Any, *_: Any, **__: Any) -> None:
+        def on_step_end(self, _args: Any, state: Any, control: Any, **__: Any) -> None:
+            _leave_out_shortly_before_the_end(params, state, control)
             if state.is_world_process_zero:
                 progress.step(state.global_step)
 
@@ -124,14 +125,6 @@ def callbacks(
 
         def on_train_end(self, *_: Any, **__: Any) -> None:
             progress.end()
-
-    class Schedule(TrainerCallback):
-        """Leaves out an evaluation that the one at the end follows within half an interval."""
-
-        def on_step_end(self, _args: Any, state: Any, control: Any, **__: Any) -> None:
-            if params.eval_steps is None and 0 < 2 * (state.max_steps - state.global_step) < state.eval_steps:
-                control.should_evaluate = False
-                control.should_save &= params.save_steps is not None
 
     class Sampler(TrainerCallback):
         """Adds sample outputs to the log history, which a resumed run keeps."""
@@ -158,7 +151,14 @@ def callbacks(
                 checkpoints.rotate(Path(args.output_dir).parent, params.save_total_limit, kept | best)
 
     early = [EarlyStoppingCallback(params.early_stopping_patience)] if params.early_stopping_patience else []
-    return [Reporter(), Schedule(), Sampler(), Rotation(), *early]
+    return [Reporter(), Sampler(), Rotation(), *early]
+
+
+def _leave_out_shortly_before_the_end(params: TrainingParams, state: Any, control: Any) -> None:
+    """Cancel an evaluation that the one at the end follows within half an interval."""
+    if params.eval_steps is None and 0 < 2 * (state.max_steps - state.global_step) < state.eval_steps:
+        control.should_evaluate = False
+        control.should_save &= params.save_steps is not None
 
 
 def sample_outputs(model: Any, tokenizer: Any, records: Sequence[Record], backend: Name) -> list[dict[str, str]]:

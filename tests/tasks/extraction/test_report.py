@@ -21,6 +21,7 @@ from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple,
 from odin_slm.tasks.extraction.metrics import evaluate
 from odin_slm.tasks.extraction.report import MARKS, choose_failures, highlight, render_report
 from odin_slm.tracking.promotion import decide
+from release_values import protocols
 
 TEXT = "Naproxen <b>& co</b> caused acute renal failure; fever and a rash followed, and rash again."
 
@@ -124,6 +125,21 @@ def test_the_report_is_whole_and_needs_no_network(results: dict[str, Any], predi
     assert headings == ["summary", "method", "data", "training", "results", "comparison", "failures", "limitations"]
     assert len(page.images) == 4
     assert any("every type" in alt for alt in page.images)
+
+
+def test_the_report_shows_published_protocols_with_their_share(
+    results: dict[str, Any], predictions: list[dict[str, Any]]
+) -> None:
+    page = Page(render_report({**results, "protocols": protocols()}, predictions, STATE))
+    words = " ".join(" ".join(page.words).split())
+    assert page.open == []
+    assert "CDR <pairs> : 125 of the 500 official test documents (25.0%). A pair of ids." in words
+    assert "ADE, strict : 36 test documents of this project’s own split; there is no official one." in words
+    assert "pair 0.750 0.500 0.600 [0.400, 0.800] 3 1 3" in words
+    assert "nothing is linked to MeSH or any other vocabulary, but by a corpus' own names" in words
+    words = " ".join(Page(render_report(results, predictions, STATE)).words)
+    assert "Published protocols" not in words
+    assert "MeSH or any other vocabulary." in words
 
 
 def test_report_and_curve_show_what_chose_the_checkpoint(

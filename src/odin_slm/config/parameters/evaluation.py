@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from odin_slm.config.parameters.base import Parameters
+from odin_slm.tasks.operating_point import wanted_precision
 
 
 class EvaluationParams(Parameters):
@@ -23,6 +24,11 @@ class EvaluationParams(Parameters):
     """Outputs decoded together."""
     max_new_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Budget of an output in tokens; auto is 1.25 times the longest gold output of the test set, plus 16."""
+    relations: Literal["list", "pairs", "both"] = "list"
+    """Relations as the model lists them, every legal pair of listed entities judged by itself, or both.
+
+    Pairs are judged of outputs that a grammar holds, by thresholds fitted on validation records.
+    """
     compare_base: bool = True
     """Evaluate the base model alone beside the fine-tuned one.
 
@@ -36,12 +42,25 @@ class EvaluationParams(Parameters):
     """How the probability of an output line becomes the chance that it is right; fitted on the validation split."""
     calibration_samples: int = Field(default=150, ge=1)
     """Extract from at most this many validation records for it, drawn by the seed."""
+    operating_point: str | None = None
+    """What the operating point of constrained decoding is fitted for, on the same records: f1, or precision=0.9.
+
+    It says how readily lists end, and from which confidence on something is listed; null leaves decoding as it is.
+    """
     significance: float = Field(default=0.05, gt=0.0, lt=1.0)
     """p-value below which a difference from the champion counts."""
     bootstrap_resamples: int = Field(default=1000, ge=100)
     """Resamples behind every interval."""
     seed: int = 42
     """Seed of the sample and of the bootstrap."""
+
+    @field_validator("operating_point", mode="before")
+    @classmethod
+    def _known_objective(cls, value: Any) -> Any:
+        if value in (None, "none"):
+            return None
+        wanted_precision(str(value))
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -50,3 +69,14 @@ class EvaluationParams(Parameters):
             if isinstance(values, dict) and name in values:
                 raise ValueError(f"{name} is not offered: an extraction must repeat the words of its input.")
         return values
+
+    @model_validator(mode="after")
+    def _pairs_can_be_judged(self) -> EvaluationParams:
+        if self.relations != "list":
+            if self.operating_point:
+                raise ValueError(f"relations={self.relations} has thresholds of its own: set operating_point to null.")
+            if self.decoding == "free":
+                raise ValueError(f"relations={self.relations} needs a grammar: set decoding to constrained or both.")
+            if self.backend == "vllm":
+                raise ValueError(f"relations={self.relations} is not judged by vLLM: set backend=transformers.")
+        return self

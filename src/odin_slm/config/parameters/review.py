@@ -38,6 +38,6 @@ class ReviewParams(Parameters):
     near_duplicate: float = Field(default=0.7, ge=0.3, le=1.0)
     """Jaccard similarity to a validation or test document, or to another candidate, from which none is chosen."""
     format: Literal["queue", "label_studio", "prodigy", "brat"] = "queue"
-    """What is written: the project's own JSON Lines, or what an annotation tool imports."""
+    """What is written: the queue of the service's page, or what an annotation tool imports."""
     seed: int = 42
     """Seed of all draws."""

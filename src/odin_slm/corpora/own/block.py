@@ -126,6 +126,9 @@ class OwnCorpus(_Block):
     """Regular expression that finds the PubMed id in a document's id: its first group, or all of it."""
     offsets: OffsetsName = "auto"
     """What offsets count; auto: characters, or else what all of them fit."""
+    review: str | None = None
+    """The review.json of the review that these documents come back from, relative to the project's folder: no others
+    are taken, and each takes the place of the one that it corrects."""
     on_fault: Literal["stop", "drop"] = "stop"
     """Whether a fault stops the run, or costs the mention, the relation or the document that it is in."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from odin_slm.config.parameters import CombinationParams, IngestionParams, TaskParams
 from odin_slm.core.document import Document, is_synthetic, surface_forms
-from odin_slm.core.errors import CorpusFormatError, LeakageError, MissingInputError
+from odin_slm.core.errors import CorpusFormatError, LeakageError, MissingInputError, ReviewError, required
 from odin_slm.core.hashing import canonical_json, sha256_text
 from odin_slm.core.record import SPLITS, Record
 from odin_slm.dataprep import cleaning
@@ -49,7 +49,9 @@ def gather_sources(parse_reports: list[dict[str, Any]], params: IngestionParams)
     return {"inputs": files, "dropped": dropped, "parameters": params.model_dump(mode="json")}
 
 
-def place_documents(documents: list[dict[str, Any]], params: CombinationParams) -> dict[str, dict[str, Any]]:
+def place_documents(
+    documents: list[dict[str, Any]] | None, params: CombinationParams, ingestion: IngestionParams
+) -> dict[str, dict[str, Any]]:
     """Place every document of every corpus in one split.
 
     Returns:
@@ -57,8 +59,10 @@ def place_documents(documents: list[dict[str, Any]], params: CombinationParams) 
 
     Raises:
         CorpusFormatError: Two documents have one id.
+        ReviewError: A document that was corrected beside a model's predictions would validate or test.
+        MissingInputError: There are no documents.
     """
-    parsed = [Document.from_dict(values) for values in documents]
+    parsed = [Document.from_dict(values) for values in required(documents, "documents.jsonl")]
     for identifier, count in Counter(document.id for document in parsed).items():
         if count > 1:
             sources = " and ".join(sorted({document.source for document in parsed if document.id == identifier}))
@@ -67,13 +71,23 @@ def place_documents(documents: list[dict[str, Any]], params: CombinationParams) 
                 where=f"corpus {sources}",
                 fix="Let the corpus' parser number the documents of one abstract.",
             )
+    reviewed = [name for name, block in ingestion.own_corpora.items() if block.review]
     placements = assign_splits(
         parsed,
         seed=params.seed,
         validation_ratio=params.validation_ratio,
         test_ratio=params.test_ratio,
         near_duplicate=params.near_duplicate,
+        reviewed=reviewed,
     )
+    for document in parsed:
+        split = placements[document.id].split
+        if document.source in reviewed and split in ("validation", "test"):
+            raise ReviewError(
+                f"it was corrected beside a model's predictions, and is a {split} document here.",
+                where=f"corpus {document.source}, document {document.id}",
+                fix="Take it out, or split as when it was chosen: the same corpora, seed, ratios and near_duplicate.",
+            )
     return {d.id: {**placements[d.id].to_dict(), "pmid": d.pmid, "source": d.source} for d in parsed}
 
 

@@ -61,7 +61,7 @@ def _splits() -> Pipeline:
         [
             Node(
                 func=place_documents,
-                inputs=["documents", "params:combination"],
+                inputs=["documents", "params:combination", "params:ingestion"],
                 outputs="splits",
                 name="place_documents",
             ),

@@ -14,11 +14,13 @@ from odin_slm.core.runtime_environment import one_at_a_time
 from odin_slm.models.base_model import BaseModel, trained_weights
 from odin_slm.release.provenance import is_of, other_splits
 from odin_slm.tasks import Task
-from odin_slm.tasks.rows import test_set_of
+from odin_slm.tasks.operating_point import KEY
+from odin_slm.tasks.rows import documents_of, test_set_of
 from odin_slm.tracking.promotion import Champion, judge, rescored
 
 _log = logging.getLogger(__name__)
 _REQUIRED = ("instruction", "input", "output")
+_UNFITTED = {"pairs": "Relations are as the model lists them, no pairs are judged"}
 _PROVENANCE = ("id", "source", "document_id", "manifest_sha256", "surface_forms")
 
 
@@ -113,30 +115,49 @@ def generate_calibration_predictions(
 ) -> list[dict[str, Any]]:
     """Let the fine-tuned model extract from some validation texts, under the headline decoding alone.
 
+    Where an operating point is to be fitted they are read as often, and with such operating points, as the task asks.
+
     Returns:
-        Rows as of :func:`generate_predictions`, without calibrated confidences; none where there is no validation split
-        or calibration is off.
+        Rows as of :func:`generate_predictions`, without calibrated confidences, and ``explored`` (see
+        :meth:`odin_slm.tasks.Task.fit_calibration`); none where there is no validation split, or nothing to be fitted.
+        Where pairs are judged, ``weighed`` holds the line and the score of each.
     """
-    if not val or params.calibration == "none":
+    what, headline = task.task().to_calibrate(params.relations), "free" if params.decoding == "free" else "constrained"
+    held = headline == "constrained" and any(what.grammar(one["instruction"], one["input"]) for one in (val or ())[:1])
+    wanted = params.calibration != "none" or params.relations != "list" or (held and params.operating_point)
+    if not val or not wanted:
         return []
-    headline = "free" if params.decoding == "free" else "constrained"
     some = params.model_copy(update={"num_samples": params.calibration_samples, "decoding": headline})
-    resume_log = predictions_work / "calibration.jsonl"
-    return _predict(base_model, adapter, val, resume_log, task.task(), some, "validation, for the calibration")
+    objective = params.operating_point if held and params.backend == "transformers" else None
+    rows: list[dict[str, Any]] = []
+    readings = 0
+    while (point := what.exploration(rows, params.calibration, objective)) is not None:
+        log, title = predictions_work / f"calibration-{readings}.jsonl", f"validation, reading {readings + 1}"
+        found = _predict(base_model, adapter, val, log, what, some, title, {KEY: point}, exploring=bool(point))
+        rows = [
+            {**row, "explored": [*old["explored"], *row["explored"]]} if "explored" in old else row
+            for row, old in zip(found, rows or [{}] * len(found), strict=True)
+        ]
+        readings += 1
+    return rows
 
 
 def fit_calibration(
     calibration_predictions: list[dict[str, Any]], task: TaskParams, params: EvaluationParams
 ) -> dict[str, Any]:
-    """Fit what turns probabilities of output lines into chances to be right; see :meth:`Task.fit_calibration`.
+    """Fit what turns probabilities of output lines into chances to be right, and the operating point.
 
     Returns:
-        The calibrator; empty where the task has none.
+        The calibrator (:meth:`odin_slm.tasks.Task.fit_calibration`); empty where the task has none.
     """
-    calibrator = task.task().fit_calibration(calibration_predictions, params.calibration) or {}
+    held = bool(calibration_predictions) and calibration_predictions[0]["decoding"] == "constrained"
+    objective = params.operating_point if held else None
+    found = task.task().fit_calibration(calibration_predictions, params.calibration, objective, params.relations)
+    calibrator = found or {}
     for kind, fitted in calibrator.items():
         if isinstance(fitted, dict) and (why := fitted.get("why")):
-            _log.warning("The confidence of each %s is the raw probability of its line: %s.", kind, why)
+            what = _UNFITTED.get(kind, f"The confidence of each {kind} is the raw probability of its line")
+            _log.warning("%s: %s.", what, why)
     return calibrator
 
 
@@ -148,8 +169,12 @@ def generate_predictions(
     predictions_work: Path,
     task: TaskParams,
     params: EvaluationParams,
+    calibrator: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Let the fine-tuned model extract from every test text; a run that was killed goes on in ``predictions_work``.
+
+    Constrained outputs are those at the calibrator's operating point, if it has one. Where pairs are judged, it says
+    which of them are related.
 
     Returns:
         Rows in the order of the records: ``id``, ``source``, ``document_id``, for the experiment's own test split
@@ -161,7 +186,8 @@ def generate_predictions(
         ``gold_reachable`` tells whether the grammar accepts the gold output.
     """
     resume_log = predictions_work / "fine-tuned.jsonl"
-    return _predict(base_model, checked_adapter, test_data, resume_log, task.task(), params, "fine-tuned model")
+    asked, title = task.task().with_calibrator(calibrator), "fine-tuned model"
+    return _predict(base_model, checked_adapter, test_data, resume_log, asked, params, title, calibrator)
 
 
 @one_at_a_time
@@ -172,6 +198,7 @@ def read_whole_documents(
     raw_predictions: list[dict[str, Any]],
     task: TaskParams,
     params: EvaluationParams,
+    calibrator: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Read the documents of the test records as the service does: whole, in windows that overlap and are joined.
 
@@ -182,6 +209,8 @@ def read_whole_documents(
         raw_predictions: The adapter's predictions; a document of one record and one window is not read again.
         task: What reads the outputs.
         params: Batch size and backend; window and budget are the service's defaults.
+        calibrator: What holds the operating point that they were read at, and says which pairs are related; None where
+            there is none.
 
     Returns:
         See :func:`odin_slm.inference.documents.read_documents`; none for a task that does not cut documents.
@@ -193,9 +222,10 @@ def read_whole_documents(
         adapter,
         test_data,
         raw_predictions,
-        task.task(),
+        task.task().with_calibrator(calibrator),
         batch_size=params.batch_size,
         backend=params.backend,
+        calibrator=calibrator,
     )
 
 
@@ -271,6 +301,33 @@ def score_predictions(
         resamples=params.bootstrap_resamples,
         seed=params.seed,
     )
+
+
+def score_protocols(
+    prediction_scores: dict[str, Any],
+    predictions: list[dict[str, Any]],
+    document_predictions: list[dict[str, Any]],
+    documents: list[dict[str, Any]] | None,
+    task: TaskParams,
+    params: EvaluationParams,
+) -> dict[str, Any]:
+    """Score the same documents as the literature scores their corpora, and complete the results with that.
+
+    Args:
+        prediction_scores: Scores of the predictions.
+        predictions: Rows of the fine-tuned model.
+        document_predictions: Its documents, read whole; may be empty, and left over from other predictions.
+        documents: The corpora's documents; None where they are not at hand.
+        task: What scores.
+        params: Bootstrap.
+
+    Returns:
+        The scores, with ``protocols`` (:meth:`odin_slm.tasks.Task.score_protocols`) where there are some.
+    """
+    whole = documents_of(predictions, document_predictions)
+    resamples, seed = params.bootstrap_resamples, params.seed
+    protocols = task.task().score_protocols(whole, documents or [], resamples=resamples, seed=seed)
+    return {**prediction_scores, "protocols": protocols} if protocols else prediction_scores
 
 
 @one_at_a_time
@@ -423,6 +480,8 @@ def _predict(
     task: Task,
     params: EvaluationParams,
     title: str,
+    calibrator: dict[str, Any] | None = None,
+    exploring: bool = False,
 ) -> list[dict[str, Any]]:
     from odin_slm.inference.generation import progress
     from odin_slm.inference.reading import Question, ask
@@ -436,7 +495,7 @@ def _predict(
     if not any(task.grammar(record["instruction"], record["input"]) for record in records):
         decodings = ("free",)  # nothing holds the outputs of such a task, whatever is asked for
     questions = [
-        Question(record["input"], record["instruction"], task if decoding == "constrained" else None)
+        Question(record["input"], record["instruction"], task if decoding == "constrained" else None, calibrator)
         for decoding in decodings
         for record in records
     ]
@@ -463,6 +522,8 @@ def _predict(
         grammar = questions[index].grammar
         if grammar is not None:
             row["gold_reachable"] = grammar.accepts(record["output"])
+        if exploring:
+            row["explored"] = [{name: getattr(outputs[index], name) for name in ("text", "lines", "ends")}]
         rows.append(row)
     return rows
 
@@ -473,6 +534,7 @@ def _parsed(task: Task, text: str, output: Any) -> dict[str, Any]:
         **task.columns(text, output.text, output.lines),
         "finished": output.finished,
         "tokens": output.tokens,
+        **({"weighed": [list(one) for one in output.weighed]} if output.weighed else {}),
     }
 
 

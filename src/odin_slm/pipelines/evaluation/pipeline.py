@@ -17,6 +17,7 @@ from odin_slm.pipelines.evaluation.nodes import (
     rescore_champion,
     score_documents,
     score_predictions,
+    score_protocols,
     select_test_set,
     write_report,
 )
@@ -105,6 +106,7 @@ def _predictions() -> Pipeline:
                     "predictions_work",
                     "params:task",
                     "params:evaluation",
+                    "calibrator",
                 ],
                 outputs="raw_predictions",
                 name="generate_predictions",
@@ -124,7 +126,7 @@ def _predictions() -> Pipeline:
             Node(
                 func=score_predictions,
                 inputs=["predictions", "base_predictions", "train", "calibrator", "params:task", "params:evaluation"],
-                outputs="evaluation_results",
+                outputs="prediction_scores",
                 name="score_predictions",
             ),
         ]
@@ -143,6 +145,7 @@ def _documents() -> Pipeline:
                     "raw_predictions",
                     "params:task",
                     "params:evaluation",
+                    "calibrator",
                 ],
                 outputs="document_predictions",
                 name="read_whole_documents",
@@ -152,6 +155,19 @@ def _documents() -> Pipeline:
                 inputs=["document_predictions", "params:task", "params:evaluation"],
                 outputs="document_results",
                 name="score_documents",
+            ),
+            Node(
+                func=score_protocols,
+                inputs=[
+                    "prediction_scores",
+                    "predictions",
+                    "document_predictions",
+                    "documents",
+                    "params:task",
+                    "params:evaluation",
+                ],
+                outputs="evaluation_results",
+                name="score_protocols",
             ),
         ]
     )

@@ -18,6 +18,7 @@ from odin_slm.datasets.corpus_files import RawCorpus
 from odin_slm.datasets.own_corpora import RawOwnCorpus
 from odin_slm.models.base_model import BaseModel
 from odin_slm.models.tokens import RecordCounter, record_counter
+from odin_slm.review.returned import provenance, take_back
 from odin_slm.tasks import Task
 
 _log = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ def parse_own_corpora(
 
     Raises:
         CorpusFormatError: Files are not what the blocks say; all faults of a corpus, each with its place.
+        ReviewError: A document of a review is none that was chosen, or its text was changed.
     """
     documents: list[dict[str, Any]] = []
     reports: dict[str, dict[str, Any]] = {}
@@ -73,11 +75,15 @@ def parse_own_corpora(
         if name not in params.corpora:
             continue
         files = raw[name]
+        review = files.review()
         parsed = own.parse(name, block, files, files.digests)
-        require_sound(name, parsed.documents, task.task())
-        _warn(parsed.report)
-        documents += [document.to_dict() for document in parsed.documents]
-        reports[name] = parsed.report
+        found, report = parsed.documents, parsed.report
+        if review is not None:
+            found, report = take_back(found, review), {**report, "review": provenance(review)}
+        require_sound(name, found, task.task())
+        _warn(report)
+        documents += [document.to_dict() for document in found]
+        reports[name] = report
     return documents, {"corpus": "own", "documents": len(documents), "corpora": reports}
 
 

@@ -13,6 +13,7 @@ from odin_slm.core.runtime_environment import one_at_a_time
 from odin_slm.hub.client import RepositoryType
 from odin_slm.hub.licensing import base_terms
 from odin_slm.hub.plan import Plan, Request
+from odin_slm.inference.served_model import CALIBRATOR
 from odin_slm.models.base_model import BaseModel, is_whole
 from odin_slm.release.cards import failure_examples
 from odin_slm.release.checks import TOKENIZER_FILES
@@ -161,10 +162,14 @@ def select_adapter(adapter: Path, training_work: Path, params: PublishingParams)
 
 
 def gather_reference_answers(
-    test_data: list[dict[str, Any]], predictions: list[dict[str, Any]], evaluation: EvaluationParams
+    test_data: list[dict[str, Any]],
+    predictions: list[dict[str, Any]],
+    calibrator: dict[str, Any] | None,
+    evaluation: EvaluationParams,
 ) -> ReferenceAnswers:
     """Put together what the final adapter answered in evaluation, and how it was asked."""
-    return ReferenceAnswers(test_data, predictions, evaluation.max_new_tokens, evaluation.batch_size)
+    budget, batch_size = evaluation.max_new_tokens, evaluation.batch_size
+    return ReferenceAnswers(test_data, predictions, budget, batch_size, calibrator or None)
 
 
 @one_at_a_time
@@ -186,7 +191,7 @@ def reproduce_predictions(
     questions = choose_questions(
         reference_answers.predictions, reference_answers.records, params.reproduced_predictions
     )
-    answers = reproduce(base_model, released_adapter.folder, questions, task.task())
+    answers = reproduce(base_model, released_adapter.folder, questions, task.task(), reference_answers.calibrator)
     return [
         {
             **question,
@@ -287,6 +292,7 @@ def draft_model_release(
     model_evidence: ModelEvidence,
     data_reports: DataReports,
     gates: dict[str, Any],
+    reference_answers: ReferenceAnswers,
     task: TaskParams,
     params: PublishingParams,
 ) -> ModelDraft:
@@ -297,8 +303,9 @@ def draft_model_release(
     """
     overridden = require_open(gates)
     what, results = task.task(), model_evidence.results
-    measured = {"evaluation_results.json": canonical_json(results).encode("utf-8")} if results else {}
-    files = {**model_files.files, **measured}
+    measured = {"evaluation_results.json": results, CALIBRATOR: reference_answers.calibrator} if results else {}
+    written = {name: canonical_json(values).encode("utf-8") for name, values in measured.items() if values}
+    files = {**model_files.files, **written}
     failures = failure_examples(model_evidence.predictions, data_reports.manifest, what) if results else []
     facts = ModelFacts(
         name=params.model_name,
@@ -365,7 +372,7 @@ def plan_merged_model(
     if params.export == "none":
         return MergeRequest()
     base_id, what = base_id_of(base_model, params.base_model_id), task.task()
-    beside = ("LICENSE", "NOTICE", *TOKENIZER_FILES)
+    beside = ("LICENSE", "NOTICE", CALIBRATOR, *TOKENIZER_FILES)
     return MergeRequest(
         Merge(
             base=base_model,

@@ -84,7 +84,7 @@ def _evidence() -> list[Node]:
         ),
         Node(
             func=gather_reference_answers,
-            inputs=["test_data", "predictions", "params:evaluation"],
+            inputs=["test_data", "predictions", "calibrator", "params:evaluation"],
             outputs="reference_answers",
             name="gather_reference_answers",
         ),
@@ -134,7 +134,15 @@ def _model() -> list[Node]:
         ),
         Node(
             func=draft_model_release,
-            inputs=["model_files", "model_evidence", "data_reports", "gates", "params:task", "params:publishing"],
+            inputs=[
+                "model_files",
+                "model_evidence",
+                "data_reports",
+                "gates",
+                "reference_answers",
+                "params:task",
+                "params:publishing",
+            ],
             outputs="model_draft",
             name="draft_model_release",
         ),

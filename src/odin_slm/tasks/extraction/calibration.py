@@ -46,16 +46,27 @@ def fit(predictions: Sequence[Mapping[str, Any]], method: str, types: Types = ME
     """
     calibrator: dict[str, Any] = {"records": len(predictions)}
     for kind in KINDS:
-        judged = list(_judged(predictions, kind, types))
-        right = sum(correct for _, _, correct in judged)
-        why = _why_not(kind, len(predictions), len(judged), right, method)
-        part: dict[str, Any] = {"method": "none" if why else method}
-        if not why:
-            raw = [math.exp(chance) for chance, _, _ in judged]
-            labels = [correct for _, _, correct in judged]
-            part |= _fit_isotonic(raw, labels) if method == "isotonic" else _fit_temperature(raw, labels)
-        calibrator[kind] = {**part, "extractions": len(judged), "right": right, "why": why}
+        judged = [(chance, correct) for chance, _, correct in _judged(predictions, kind, types)]
+        calibrator[kind] = fit_kind(kind, judged, len(predictions), method)
     return calibrator
+
+
+def fit_kind(kind: str, judged: Sequence[tuple[float, bool]], records: int, method: str) -> dict[str, Any]:
+    """Fit a calibrator's part for one kind.
+
+    Args:
+        kind: ``entity`` or ``relation``.
+        judged: Log-probability of every extraction, and whether it is right.
+        records: How many records they are from.
+        method: See :func:`fit`.
+    """
+    right = sum(correct for _, correct in judged)
+    why = _why_not(kind, records, len(judged), right, method)
+    part: dict[str, Any] = {"method": "none" if why else method}
+    if not why:
+        raw, labels = [math.exp(chance) for chance, _ in judged], [correct for _, correct in judged]
+        part |= _fit_isotonic(raw, labels) if method == "isotonic" else _fit_temperature(raw, labels)
+    return {**part, "extractions": len(judged), "right": right, "why": why}
 
 
 def confidence(calibrator: Mapping[str, Any] | None, kind: str, log_probability: float) -> float:
@@ -126,25 +137,27 @@ def _entries(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _judged(rows: Sequence[Mapping[str, Any]], kind: str, types: Types) -> Iterator[tuple[float, float, bool]]:
     """Yield (log-probability, confidence, right) of every extraction; a repeated one counts where it is likeliest."""
     for row in rows:
-        gold = _keys(parse(row["gold"], types).extraction, kind)
+        gold = keys(parse(row["gold"], types).extraction, kind)
         best: dict[tuple[str, ...], tuple[float, float]] = {}
         for entry in row.get(_PLURAL[kind], ()):
             if entry.get("log_probability") is None:
                 continue
-            key = _key(kind, entry)
+            key = key_of(kind, entry)
             said = entry.get("confidence", math.exp(entry["log_probability"]))
             best[key] = max(best.get(key, (-math.inf, 0.0)), (entry["log_probability"], said))
         for key, (log_probability, said) in best.items():
             yield log_probability, said, key in gold
 
 
-def _keys(extraction: Extraction, kind: str) -> set[tuple[str, ...]]:
+def keys(extraction: Extraction, kind: str) -> set[tuple[str, ...]]:
+    """Return what an extraction says of a kind, as ``exact`` compares it."""
     if kind == "entity":
         return {(e.type, fold(e.text)) for e in extraction.entities}
     return {(fold(r.head), r.type, fold(r.tail)) for r in extraction.relations}
 
 
-def _key(kind: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
+def key_of(kind: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the key of :func:`keys` for an entry of a predictions row."""
     if kind == "entity":
         return entry["type"], fold(entry["text"])
     return fold(entry["head"]), entry["type"], fold(entry["tail"])

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from odin_slm.core.markdown import code, number, score, table
+from odin_slm.core.markdown import code, interval, number, score, table
 from odin_slm.tasks.base import Metric
 from odin_slm.tasks.card import (
     INTERVALS,
@@ -157,6 +157,11 @@ def _results(results: Mapping[str, Any]) -> CardResults:
         "every entity to the words of\nits input; the project's evaluation does that, **the snippet above decodes "
         "freely**."
     )
+    if results["decoding"] == "constrained" and results.get("operating_point"):
+        decoded += (
+            " `calibrator.json` holds the operating\npoint of these figures: how readily lists end, and the least "
+            "confidence of what they list."
+        )
     text = (
         "Micro averages. An entity counts when its type and text are right, a relation when its type, head and tail "
         f"are; texts are\ncompared without regard to case, Unicode form and white space. "
@@ -165,6 +170,7 @@ def _results(results: Mapping[str, Any]) -> CardResults:
         f"By type:\n\n{_groups_table(results, 'by_type', 'type')}\n\n"
         f"By source:\n\n{_groups_table(results, 'by_source', 'source')}\n\n"
         f"Quality of the output texts:\n\n{quality_table(results, _QUALITY)}"
+        f"{_protocols(results)}"
     )
     figures = [
         Figure(
@@ -178,6 +184,26 @@ def _results(results: Mapping[str, Any]) -> CardResults:
         for name in ("f1", "precision", "recall")
     ]
     return CardResults(headline_table(results, headline), text, figures)
+
+
+def _protocols(results: Mapping[str, Any]) -> str:
+    """Return the scores under the protocols of the literature, each with its share and its rule; empty without any."""
+    rows, rules = [], []
+    for found in results.get("protocols", {}).values():
+        official = found["official_documents"]
+        part = f"{found['share']:.1%} of {official}" if official else "own split"
+        for title, values in found["scores"].items():
+            figures = [score(values[name]) for name in ("precision", "recall", "f1")]
+            figures[-1] = f"{figures[-1]} {interval(values['f1_interval'])}"
+            rows.append([f"{found['title']}: {title}", f"{number(found['documents'])} ({part})", *figures])
+        rules.append(f"- {found['title']}: {found['rule']}")
+    if not rows:
+        return ""
+    return (
+        "\n\nWhole documents under the protocols of the literature. The share is that of the official test documents; "
+        "a published figure\nis comparable only where it is all of them and the rule is the same:\n\n"
+        f"{table(['protocol', 'documents (share)', 'P', 'R', 'F1 [95 %]'], rows)}\n\n" + "\n".join(rules)
+    )
 
 
 def _metric(kind: str, name: str) -> Metric:

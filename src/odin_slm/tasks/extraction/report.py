@@ -13,6 +13,7 @@ from odin_slm.tasks.extraction.confidence_figures import draw_confidence, thresh
 from odin_slm.tasks.extraction.figures import draw_panels
 from odin_slm.tasks.extraction.format import Extraction, locate, parse
 from odin_slm.tasks.extraction.metrics import ERRORS, KINDS, RULES, errors_in
+from odin_slm.tasks.extraction.operating_figures import draw_operating_point
 from odin_slm.tasks.extraction.schema import MEDICAL, Types
 
 _LEVEL = 0.05
@@ -121,7 +122,11 @@ def render_report(
         limitations=list(_limitations(results)),
         figures={
             name: _data_uri(svg)
-            for name, svg in {**draw_panels(results, training_state), **draw_confidence(results)}.items()
+            for name, svg in {
+                **draw_panels(results, training_state),
+                **draw_confidence(results),
+                **draw_operating_point(results),
+            }.items()
         },
         thresholds={kind: list(thresholds(found)) for kind, found in (results.get("confidence") or {}).items()},
     )
@@ -294,7 +299,8 @@ def _limitations(results: Mapping[str, Any]) -> Iterator[str]:
     )
     yield (
         "Scores compare strings, not concepts: a synonym of a gold name counts as an error, and nothing is linked to "
-        "MeSH or any other vocabulary."
+        "MeSH or any other vocabulary"
+        + (", but by a corpus' own names under published protocols." if results.get("protocols") else ".")
     )
     yield (
         "Each corpus annotates its own choice of types. A prediction that its corpus does not annotate counts as wrong "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -11,6 +11,7 @@ from odin_slm.core.document import Document
 from odin_slm.core.folding import fold
 from odin_slm.core.record import Record
 from odin_slm.tasks.base import Check, Metric, Rows, Task
+from odin_slm.tasks.extraction import pairs
 from odin_slm.tasks.extraction.format import (
     Entity,
     Extraction,
@@ -32,6 +33,7 @@ from odin_slm.tasks.extraction.schema import (
     SourceOptions,
     Types,
 )
+from odin_slm.tasks.operating_point import point_of
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -52,6 +54,7 @@ class ExtractionTask(Task):
         schemas: Source -> what it annotates.
         chosen_source: Source whose types a request without one asks for; empty for the widest.
         metrics: Rules to score by beside ``exact``; None for all of them.
+        judge: How a model's relations are found; None as it lists them. It is the model's, and no option.
     """
 
     name: ClassVar[str] = "extraction"
@@ -68,6 +71,7 @@ class ExtractionTask(Task):
     schemas: Mapping[str, Schema] = field(default_factory=lambda: SCHEMAS)
     chosen_source: str = ""
     metrics: tuple[str, ...] | None = None
+    judge: pairs.Judge | None = field(default=None, compare=False)
 
     def __hash__(self) -> int:
         return hash((self.types, tuple(self.schemas.items()), self.chosen_source, self.metrics))
@@ -283,9 +287,37 @@ class ExtractionTask(Task):
 
     # Inference
 
-    def grammar(self, instruction: str, text: str) -> ExtractionGrammar:
+    def grammar(
+        self, instruction: str, text: str, point: Mapping[str, Any] = MappingProxyType({})
+    ) -> ExtractionGrammar:
         """See :meth:`Task.grammar`; an instruction of unknown wording allows all of the task's types."""
-        return ExtractionGrammar(text, schema_in(instruction, self.types), self.types)
+        schema, bias = schema_in(instruction, self.types), point.get("end_bias")
+        if point.get("alone") == "entity":  # as entities are explored
+            schema = Schema(schema.entities, ())
+        biases = (bias["entity"], bias["relation"]) if bias else None
+        return ExtractionGrammar(text, schema, self.types, biases, self.judge)
+
+    def kept(
+        self, output: str, lines: Sequence[float | None], calibrator: Mapping[str, Any] | None
+    ) -> tuple[str, tuple[float | None, ...]]:
+        """See :func:`odin_slm.tasks.extraction.operating_point.kept`."""
+        from odin_slm.tasks.extraction.operating_point import kept
+
+        return kept(output, lines, calibrator, self.types)
+
+    @property
+    def judges(self) -> bool:
+        """See :attr:`Task.judges`."""
+        return self.judge is not None
+
+    def with_calibrator(self, calibrator: Mapping[str, Any] | None) -> ExtractionTask:
+        """See :meth:`Task.with_calibrator`: pairs are judged where the calibrator says so."""
+        judge = pairs.Judge.of(calibrator)
+        return replace(self, judge=judge if judge and judge.mode != "list" else None)
+
+    def to_calibrate(self, relations: str = "list") -> ExtractionTask:
+        """See :meth:`Task.to_calibrate`: outputs stay as the model lists them, and pairs are weighed beside."""
+        return replace(self, judge=None if relations == "list" else pairs.Judge())
 
     def read(
         self,
@@ -390,11 +422,28 @@ class ExtractionTask(Task):
             "malformed": list(parsed.malformed),
         }
 
-    def fit_calibration(self, predictions: Rows, method: str) -> dict[str, Any]:
-        """See :func:`odin_slm.tasks.extraction.calibration.fit`."""
-        from odin_slm.tasks.extraction.calibration import fit
+    def exploration(self, explored: Rows, method: str, objective: str | None) -> dict[str, Any] | None:
+        """See :func:`odin_slm.tasks.extraction.operating_point.exploration`."""
+        from odin_slm.tasks.extraction.operating_point import exploration
 
-        return fit(predictions, method, self.types)
+        return exploration(explored, method, objective, self.types)
+
+    def fit_calibration(
+        self, predictions: Rows, method: str, objective: str | None = None, relations: str = "list"
+    ) -> dict[str, Any]:
+        """See ``fit`` of :mod:`odin_slm.tasks.extraction.calibration`, or of ``operating_point`` for an objective.
+
+        Where pairs are judged, confidences are those of what is then found; see :mod:`odin_slm.tasks.extraction.pairs`.
+        """
+        from odin_slm.tasks.extraction import calibration, operating_point
+
+        if relations != "list":
+            found = pairs.fit(predictions, relations, self.types)
+            rows = [pairs.with_judged(row, found, self.types) for row in predictions]
+            return {**calibration.fit(rows, method, self.types), pairs.KEY: found}
+        if objective is None:
+            return calibration.fit(predictions, method, self.types)
+        return operating_point.fit(predictions, method, objective, self.types)
 
     def with_confidence(self, row: dict[str, Any], calibrator: Mapping[str, Any] | None) -> dict[str, Any]:
         """See :meth:`Task.with_confidence`."""
@@ -422,7 +471,11 @@ class ExtractionTask(Task):
         resamples: int = 1000,
         seed: int = 42,
     ) -> dict[str, Any]:
-        """See :func:`odin_slm.tasks.extraction.metrics.evaluate`; ``confidence`` as of its calibration's ``assess``."""
+        """See :func:`odin_slm.tasks.extraction.metrics.evaluate`.
+
+        Beside, ``confidence`` as of its calibration's ``assess``, and the ``operating_point`` of the fine-tuned model's
+        constrained decoding (:func:`odin_slm.tasks.extraction.operating_point.fit`), None where there is none.
+        """
         from odin_slm.tasks.extraction.calibration import assess
         from odin_slm.tasks.extraction.metrics import evaluate
 
@@ -436,7 +489,8 @@ class ExtractionTask(Task):
             types=self.types,
             rules=self.metrics,
         )
-        return {**results, "confidence": assess(predictions, calibrator, self.types)}
+        confidence = assess(predictions, calibrator, self.types)
+        return {**results, "confidence": confidence, "operating_point": point_of(calibrator) or None}
 
     def difference(
         self, predictions: Rows, others: Rows, *, resamples: int = 1000, seed: int = 42, name: str = "other model"
@@ -476,11 +530,34 @@ class ExtractionTask(Task):
         several = [document for document in documents if len(document["windows"]) > 1]
         return {**scored(documents), "several_windows": scored(several) if several else None}
 
+    def score_protocols(
+        self, documents: Rows, corpus: Iterable[Mapping[str, Any]], *, resamples: int = 1000, seed: int = 42
+    ) -> dict[str, Any]:
+        """See :meth:`Task.score_protocols` and :func:`odin_slm.tasks.extraction.metrics.protocols.score_protocols`.
+
+        A document whose text is not that of the corpus (cleaned, or read in part) has other offsets: it is left out.
+        """
+        from odin_slm.tasks.extraction.metrics.protocols import ReadDocument, score_protocols
+
+        known = [Document.from_dict(dict(values)) for values in corpus]
+        rows = {row["id"]: row for row in documents}
+        read = [
+            ReadDocument(document, self._whole(rows[document.id]))
+            for document in known
+            if document.id in rows and rows[document.id]["text"] == document.text
+        ]
+        return score_protocols(read, known, resamples=resamples, seed=seed)
+
+    def _whole(self, document: Mapping[str, Any]) -> Grounded:
+        """Return what the windows of a document say together."""
+        text = document["text"]
+        return self.merge(
+            text, [self.read(text, w["output"], begin=w["begin"], end=w["end"]) for w in document["windows"]]
+        )
+
     def _as_example(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """Return a document as one row of a predictions file."""
-        text = document["text"]
-        parts = [self.read(text, w["output"], begin=w["begin"], end=w["end"]) for w in document["windows"]]
-        found = self.merge(text, parts)
+        text, found = document["text"], self._whole(document)
         gold = [parse(output, self.types).extraction for output in document["gold"]]
         predicted = Extraction(
             tuple(Entity(entity.type, entity.text) for entity in found.entities),
@@ -500,7 +577,7 @@ class ExtractionTask(Task):
 
     def figures(self, results: Mapping[str, Any], training_state: Mapping[str, Any] | None) -> dict[str, Figure]:
         """See :meth:`Task.figures`."""
-        from odin_slm.tasks.extraction import confidence_figures, figures
+        from odin_slm.tasks.extraction import confidence_figures, figures, operating_figures
 
         return {
             "type_scores": figures.plot_type_scores(results),
@@ -508,6 +585,7 @@ class ExtractionTask(Task):
             "length_scores": figures.plot_length_scores(results),
             "reliability": confidence_figures.plot_reliability(results),
             "risk_coverage": confidence_figures.plot_risk_coverage(results),
+            "operating_point": operating_figures.plot_operating_point(results),
             "training_curve": figures.plot_training_curve(training_state),
         }
 

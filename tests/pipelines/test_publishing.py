@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -391,10 +392,14 @@ def test_a_release_of_another_task_speaks_of_it(
 
 
 def test_the_shipped_parameters_are_those_of_the_model() -> None:
-    text = (PROJECT / "conf" / "base" / "parameters_publishing.yml").read_text(encoding="utf-8")
-    shipped = yaml.safe_load(text)["publishing"]
+    base = PROJECT / "conf" / "base"
+    known = yaml.safe_load((base / "globals.yml").read_text(encoding="utf-8"))
+    text = (base / "parameters_publishing.yml").read_text(encoding="utf-8")
+    shipped = yaml.safe_load(re.sub(r"\$\{globals:(\w+)\}", lambda match: known[match[1]], text))["publishing"]
     assert set(shipped) == set(PublishingParams.model_fields)
-    assert PublishingParams(**{**shipped, "experiment": "demo"}).base_model_id == "odin-slm/odin-nano"
+    params = PublishingParams(**shipped)
+    assert (params.model_name, params.dataset_name) == ("odin-medical-ner-re", "odin-medical-ner-re-data")
+    assert params.base_model_id == "odin-slm/odin-nano"
 
 
 def test_the_licence_text_of_releases_is_the_projects_own() -> None:

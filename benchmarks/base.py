@@ -33,7 +33,7 @@ from typing import Any
 from odin_slm.config.parameters import EvaluationParams, LoraParams, TaskParams, TrainingParams
 from odin_slm.core.record import Record
 from odin_slm.models.base_model import resolve_base_model
-from odin_slm.pipelines.evaluation.nodes import generate_base_predictions, generate_predictions
+from odin_slm.pipelines.evaluation.nodes import TunedAdapter, generate_base_predictions, generate_predictions
 from odin_slm.pretraining.curriculum import Sources
 from odin_slm.pretraining.probes import probe_base
 from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, locate, parse, render
@@ -202,7 +202,7 @@ def main() -> None:
             ),
             lambda *_: None,  # training logs its own progress
         )
-        tuned = generate_predictions(base, adapter, test, work, TaskParams(), options)
+        tuned = generate_predictions(base, TunedAdapter(adapter), test, work, TaskParams(), options)
         alone = generate_base_predictions(base, test, work, TaskParams(), options)
         copied = probe_base(
             base,

@@ -120,12 +120,12 @@ def train(options: argparse.Namespace) -> None:
 
 def extracted(way: str, records: list[dict[str, Any]], options: argparse.Namespace) -> list[dict[str, Any]]:
     """Return the rows of one way's outputs under the grammar."""
-    from odin_slm.pipelines.evaluation.nodes import generate_predictions
+    from odin_slm.pipelines.evaluation.nodes import TunedAdapter, generate_predictions
 
     folder = options.work / way
     params = EvaluationParams(experiment="methods", decoding="constrained", max_new_tokens=256)
     base = BaseModel(options.base.name, options.base)
-    return generate_predictions(base, folder / "work/adapter", records, folder, TaskParams(), params)
+    return generate_predictions(base, TunedAdapter(folder / "work/adapter"), records, folder, TaskParams(), params)
 
 
 def figures(rows: list[dict[str, Any]], first: list[dict[str, Any]]) -> str:

@@ -27,6 +27,7 @@ from odin_slm.datasets.optional import OptionalDataset
 from odin_slm.models.base_model import BaseModel, load_model
 from odin_slm.pipelines.evaluation import create_pipeline
 from odin_slm.pipelines.evaluation.nodes import (
+    TunedAdapter,
     add_confidences,
     check_adapter,
     fit_calibration,
@@ -169,7 +170,7 @@ def test_the_pipeline_depends_on_what_the_stages_before_it_make() -> None:
 
 @pytest.mark.parametrize("decoding", ["free", "constrained", "both"])
 def test_rows_hold_what_the_decoding_gave(base: BaseModel, adapter: Path, decoding: str, tmp_path: Path) -> None:
-    rows = generate_predictions(base, adapter, RECORDS, tmp_path, TASK, params(decoding=decoding))
+    rows = generate_predictions(base, TunedAdapter(adapter), RECORDS, tmp_path, TASK, params(decoding=decoding))
     assert [row["id"] for row in rows] == [r["id"] for r in RECORDS]
     for row in rows:
         assert row["decoding"] == ("free" if decoding == "free" else "constrained")
@@ -194,7 +195,7 @@ def test_a_smaller_sample_is_part_of_a_larger_one_with_the_same_outputs(
 ) -> None:
     def predict(**values: Any) -> list[dict[str, Any]]:
         options = params(max_new_tokens="auto", **values)
-        return generate_predictions(base, adapter, RECORDS, tmp_path / str(values), TASK, options)
+        return generate_predictions(base, TunedAdapter(adapter), RECORDS, tmp_path / str(values), TASK, options)
 
     for folder in ("{'num_samples': 3}", "{'num_samples': 5, 'batch_size': 2}"):
         (tmp_path / folder).mkdir()
@@ -215,7 +216,7 @@ def test_extractions_carry_the_probability_of_their_line_and_a_confidence(
 ) -> None:
     calibrator = {"records": 9, "entity": {"method": "isotonic", "x": [0.0, 1.0], "y": [0.25, 0.75]}}
     calibrator["relation"] = {"method": "none"}
-    raw = generate_predictions(base, adapter, RECORDS, tmp_path, TASK, params(max_new_tokens=120))
+    raw = generate_predictions(base, TunedAdapter(adapter), RECORDS, tmp_path, TASK, params(max_new_tokens=120))
     rows = add_confidences(raw, calibrator, TASK)
     entities = [entry for row in rows for entry in row["entities"]]
     relations = [entry for row in rows for entry in row["relations"]]
@@ -298,7 +299,7 @@ def test_predictions_are_those_at_the_operating_point(base: BaseModel, adapter: 
         (tmp_path / name).mkdir()
         calibrator = {"entity": {"method": "none"}, "relation": {"method": "none"}}
         calibrator |= {"operating_point": {"version": 1, **point}} if point else {}
-        return generate_predictions(base, adapter, RECORDS, tmp_path / name, TASK, options, calibrator)
+        return generate_predictions(base, TunedAdapter(adapter, calibrator), RECORDS, tmp_path / name, TASK, options)
 
     nothing = render(Extraction())
     plain = read("plain")
@@ -339,7 +340,7 @@ def test_a_prediction_that_was_killed_anywhere_gives_the_same_rows(
     options = params(batch_size=3)
     for name in ("straight", "killed"):
         (tmp_path / name).mkdir()
-    straight = generate_predictions(base, adapter, RECORDS, tmp_path / "straight", TASK, options)
+    straight = generate_predictions(base, TunedAdapter(adapter), RECORDS, tmp_path / "straight", TASK, options)
     add, written = ResumeLog.add, []
 
     def add_or_die(self: ResumeLog, row: dict[str, Any]) -> None:
@@ -350,10 +351,10 @@ def test_a_prediction_that_was_killed_anywhere_gives_the_same_rows(
 
     monkeypatch.setattr(ResumeLog, "add", add_or_die)
     with pytest.raises(Killed):
-        generate_predictions(base, adapter, RECORDS, tmp_path / "killed", TASK, options)
+        generate_predictions(base, TunedAdapter(adapter), RECORDS, tmp_path / "killed", TASK, options)
     first = list(written)
     monkeypatch.setattr(ResumeLog, "add", lambda self, row: (written.append(row["index"]), add(self, row)))
-    assert generate_predictions(base, adapter, RECORDS, tmp_path / "killed", TASK, options) == straight
+    assert generate_predictions(base, TunedAdapter(adapter), RECORDS, tmp_path / "killed", TASK, options) == straight
     assert len(first) == after
     assert sorted(written) == list(range(2 * len(RECORDS))), "each output was kept once"
 
@@ -391,7 +392,7 @@ def test_vllm_is_imported_only_when_chosen(base: BaseModel, adapter: Path, tmp_p
     if importlib.util.find_spec("vllm"):
         pytest.skip("vLLM is installed")
     with pytest.raises(BackendError, match=r"evaluation\.backend"):
-        generate_predictions(base, adapter, RECORDS[:1], tmp_path, TASK, params(backend="vllm"))
+        generate_predictions(base, TunedAdapter(adapter), RECORDS[:1], tmp_path, TASK, params(backend="vllm"))
 
 
 def test_results_hold_published_protocols_where_the_corpus_and_whole_documents_are_at_hand() -> None:
@@ -425,7 +426,7 @@ def test_the_given_test_set_goes_before_the_own_one() -> None:
 
 def test_rows_carry_what_scoring_must_know_of_the_test_set(base: BaseModel, adapter: Path, tmp_path: Path) -> None:
     records = select_test_set(RECORDS, None, CONTEXT, TASK)
-    rows = generate_predictions(base, adapter, records, tmp_path, TASK, params())
+    rows = generate_predictions(base, TunedAdapter(adapter), records, tmp_path, TASK, params())
     assert {row["manifest_sha256"] for row in rows} == {"0" * 64}
     assert [row["surface_forms"] for row in rows] == [{"fever": ["pyrexia"]}, *[{}] * 7]
     assert "any_mention" in score(rows)["variants"]

@@ -81,7 +81,7 @@ def test_node_functions_have_a_name_and_a_docstring() -> None:
     assert not [f for f in functions if f.__name__ == "<lambda>" or not f.__doc__]
 
 
-MOST_INPUTS = 7
+MOST_INPUTS = 6
 IMPURE = re.compile(r"\b(print|mlflow\.\w+|unlink|rmtree|write_text|write_bytes|mkdir|makedirs)\(")
 """Calls that are a hook's or a dataset's."""
 
@@ -108,9 +108,9 @@ def test_every_node_can_be_handed_to_another_process() -> None:
 # Catalog
 
 MEMORY = {
-    *("parse_reports", "combined", "cleaned", "checked_adapter", "raw_predictions", "evidence", "past_experiments"),
+    *("parse_reports", "combined", "cleaned", "checked_adapter", "tuned_adapter", "raw_predictions", "evidence"),
     *("data_reports", "verified_splits", "thresholds", "reference_answers", "prediction_scores"),
-    *("released_adapter", "model_evidence", "model_files", "model_draft"),
+    *("released_adapter", "model_evidence", "model_files", "model_draft", "past_experiments"),
 }
 """Handed from node to node. An entry of the type MemoryDataset would be each process' own under ParallelRunner; without
 an entry Kedro makes memory that the processes share."""

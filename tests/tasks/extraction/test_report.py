@@ -19,6 +19,7 @@ from odin_slm.tasks.extraction.figures import (
 )
 from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, render
 from odin_slm.tasks.extraction.metrics import evaluate
+from odin_slm.tasks.extraction.operating_point import fit
 from odin_slm.tasks.extraction.report import MARKS, choose_failures, highlight, render_report
 from odin_slm.tracking.promotion import decide
 from release_values import protocols
@@ -269,3 +270,19 @@ def test_panels_and_overview_can_be_drawn(results: dict[str, Any], state: dict[s
     assert all(svg.rstrip().endswith("</svg>") for svg in panels.values())
     assert panels == draw_panels(results, state)
     assert len(draw_overview(results, state).axes) == 4
+
+
+def test_the_report_says_at_which_operating_point_its_figures_are(
+    results: dict[str, Any], predictions: list[dict[str, Any]]
+) -> None:
+    assert "Operating point" not in render_report(results, predictions, None)
+    point = fit([], "none", "precision=0.9")["operating_point"]
+    point |= {"end_bias": {"entity": -1.5, "relation": 0.5}, "threshold": {"entity": 0.25, "relation": 0.0}}
+    text = render_report({**results, "operating_point": point}, predictions, None)
+    assert "a precision of at least 0.9 and the highest recall" in text
+    assert "<td>-1.5</td><td>0.250</td>" in text
+    assert "<td>+0.5</td><td>0.000</td>" in text
+    assert "Precision, recall and F1 on validation against the bias" in text
+    assert "<td>none</td><td>0.250</td>" in render_report(
+        {**results, "operating_point": {**point, "end_bias": None}}, predictions, None
+    )

@@ -3,7 +3,8 @@
 import logging
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,24 @@ def check_adapter(
     return adapter
 
 
+@dataclass(frozen=True)
+class TunedAdapter:
+    """An adapter, and how it is read.
+
+    Attributes:
+        folder: Folder of the LoRA adapter.
+        calibrator: What holds its operating point; None reads it without one.
+    """
+
+    folder: Path
+    calibrator: Mapping[str, Any] | None = None
+
+
+def tune_adapter(checked_adapter: Path, calibrator: dict[str, Any] | None) -> TunedAdapter:
+    """Put the adapter together with the calibrator whose operating point it is read at, where there is one."""
+    return TunedAdapter(checked_adapter, calibrator or None)
+
+
 @one_at_a_time
 def generate_calibration_predictions(
     base_model: BaseModel,
@@ -164,16 +183,15 @@ def fit_calibration(
 @one_at_a_time
 def generate_predictions(
     base_model: BaseModel,
-    checked_adapter: Path,
+    tuned_adapter: TunedAdapter,
     test_data: list[dict[str, Any]],
     predictions_work: Path,
     task: TaskParams,
     params: EvaluationParams,
-    calibrator: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Let the fine-tuned model extract from every test text; a run that was killed goes on in ``predictions_work``.
 
-    Constrained outputs are those at the calibrator's operating point, if it has one. Where pairs are judged, it says
+    Constrained outputs are those at its operating point, if it has one. Where pairs are judged, its calibrator says
     which of them are related.
 
     Returns:
@@ -186,31 +204,29 @@ def generate_predictions(
         ``gold_reachable`` tells whether the grammar accepts the gold output.
     """
     resume_log = predictions_work / "fine-tuned.jsonl"
+    adapter, calibrator = tuned_adapter.folder, tuned_adapter.calibrator
     asked, title = task.task().with_calibrator(calibrator), "fine-tuned model"
-    return _predict(base_model, checked_adapter, test_data, resume_log, asked, params, title, calibrator)
+    return _predict(base_model, adapter, test_data, resume_log, asked, params, title, calibrator)
 
 
 @one_at_a_time
 def read_whole_documents(
     base_model: BaseModel,
-    adapter: Path,
+    tuned_adapter: TunedAdapter,
     test_data: list[dict[str, Any]],
     raw_predictions: list[dict[str, Any]],
     task: TaskParams,
     params: EvaluationParams,
-    calibrator: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Read the documents of the test records as the service does: whole, in windows that overlap and are joined.
 
     Args:
         base_model: The base.
-        adapter: Folder of the LoRA adapter.
+        tuned_adapter: The adapter.
         test_data: Test records.
         raw_predictions: The adapter's predictions; a document of one record and one window is not read again.
         task: What reads the outputs.
         params: Batch size and backend; window and budget are the service's defaults.
-        calibrator: What holds the operating point that they were read at, and says which pairs are related; None where
-            there is none.
 
     Returns:
         See :func:`odin_slm.inference.documents.read_documents`; none for a task that does not cut documents.
@@ -219,13 +235,13 @@ def read_whole_documents(
 
     return read_documents(
         base_model,
-        adapter,
+        tuned_adapter.folder,
         test_data,
         raw_predictions,
-        task.task().with_calibrator(calibrator),
+        task.task().with_calibrator(tuned_adapter.calibrator),
         batch_size=params.batch_size,
         backend=params.backend,
-        calibrator=calibrator,
+        calibrator=tuned_adapter.calibrator,
     )
 
 
@@ -480,7 +496,7 @@ def _predict(
     task: Task,
     params: EvaluationParams,
     title: str,
-    calibrator: dict[str, Any] | None = None,
+    calibrator: Mapping[str, Any] | None = None,
     exploring: bool = False,
 ) -> list[dict[str, Any]]:
     from odin_slm.inference.generation import progress

@@ -19,6 +19,7 @@ from odin_slm.pipelines.evaluation.nodes import (
     score_predictions,
     score_protocols,
     select_test_set,
+    tune_adapter,
     write_report,
 )
 
@@ -98,15 +99,20 @@ def _predictions() -> Pipeline:
                 name="check_adapter",
             ),
             Node(
+                func=tune_adapter,
+                inputs=["checked_adapter", "calibrator"],
+                outputs="tuned_adapter",
+                name="tune_adapter",
+            ),
+            Node(
                 func=generate_predictions,
                 inputs=[
                     "base_model",
-                    "checked_adapter",
+                    "tuned_adapter",
                     "test_data",
                     "predictions_work",
                     "params:task",
                     "params:evaluation",
-                    "calibrator",
                 ],
                 outputs="raw_predictions",
                 name="generate_predictions",
@@ -140,12 +146,11 @@ def _documents() -> Pipeline:
                 func=read_whole_documents,
                 inputs=[
                     "base_model",
-                    "checked_adapter",
+                    "tuned_adapter",
                     "test_data",
                     "raw_predictions",
                     "params:task",
                     "params:evaluation",
-                    "calibrator",
                 ],
                 outputs="document_predictions",
                 name="read_whole_documents",

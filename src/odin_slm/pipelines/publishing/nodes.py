@@ -259,6 +259,7 @@ def gather_model_files(
     base_model: BaseModel,
     released_adapter: ReleasedAdapter,
     data_reports: DataReports,
+    calibrator: dict[str, Any] | None,
     task: TaskParams,
     params: PublishingParams,
 ) -> ModelFiles:
@@ -268,6 +269,7 @@ def gather_model_files(
         base_model: The base; one in a local folder becomes part of the release.
         released_adapter: The adapter.
         data_reports: What it was trained on.
+        calibrator: The final adapter's, with its operating point; a checkpoint has none.
         task: What it was taught.
         params: Names and licences.
 
@@ -284,7 +286,10 @@ def gather_model_files(
         include=params.include_base == "auto" and not is_whole(released_adapter.folder),
     )
     terms = license_text(params.license, given=params.license_file, base=base_model, terms=base.terms)
-    return model_files(released_adapter, base_model, base, task.task(), data_reports.manifest, terms)
+    found = model_files(released_adapter, base_model, base, task.task(), data_reports.manifest, terms)
+    if not calibrator or params.checkpoint is not None:
+        return found
+    return replace(found, files={**found.files, CALIBRATOR: canonical_json(calibrator).encode("utf-8")})
 
 
 def draft_model_release(
@@ -292,7 +297,6 @@ def draft_model_release(
     model_evidence: ModelEvidence,
     data_reports: DataReports,
     gates: dict[str, Any],
-    reference_answers: ReferenceAnswers,
     task: TaskParams,
     params: PublishingParams,
 ) -> ModelDraft:
@@ -303,9 +307,8 @@ def draft_model_release(
     """
     overridden = require_open(gates)
     what, results = task.task(), model_evidence.results
-    measured = {"evaluation_results.json": results, CALIBRATOR: reference_answers.calibrator} if results else {}
-    written = {name: canonical_json(values).encode("utf-8") for name, values in measured.items() if values}
-    files = {**model_files.files, **written}
+    measured = {"evaluation_results.json": canonical_json(results).encode("utf-8")} if results else {}
+    files = {**model_files.files, **measured}
     failures = failure_examples(model_evidence.predictions, data_reports.manifest, what) if results else []
     facts = ModelFacts(
         name=params.model_name,

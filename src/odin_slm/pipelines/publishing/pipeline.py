@@ -128,21 +128,20 @@ def _model() -> list[Node]:
     return [
         Node(
             func=gather_model_files,
-            inputs=["base_model", "released_adapter", "data_reports", "params:task", "params:publishing"],
+            inputs=[
+                "base_model",
+                "released_adapter",
+                "data_reports",
+                "calibrator",
+                "params:task",
+                "params:publishing",
+            ],
             outputs="model_files",
             name="gather_model_files",
         ),
         Node(
             func=draft_model_release,
-            inputs=[
-                "model_files",
-                "model_evidence",
-                "data_reports",
-                "gates",
-                "reference_answers",
-                "params:task",
-                "params:publishing",
-            ],
+            inputs=["model_files", "model_evidence", "data_reports", "gates", "params:task", "params:publishing"],
             outputs="model_draft",
             name="draft_model_release",
         ),

@@ -19,3 +19,8 @@ def test_a_run_without_a_record_says_so() -> None:
 def test_a_run_without_a_corpus_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1 item"):
         IngestionParams(corpora=())
+
+
+def test_one_corpus_needs_no_brackets() -> None:
+    assert IngestionParams.model_validate({"corpora": "ade"}).corpora == ("ade",)
+    assert IngestionParams.model_validate({"corpora": "auto"}).corpora == ("ade", "bc5cdr", "biored")

@@ -22,7 +22,7 @@ class IngestionParams(Parameters):
     """From raw corpora to records."""
 
     corpora: tuple[str, ...] = Field(default=_SHIPPED, min_length=1)
-    """Corpora that become records; the others stay empty. ``auto``: own_corpora, or else the shipped ones."""
+    """Corpora that become records, or one; the others stay empty. ``auto``: own_corpora, or else the shipped ones."""
     own_corpora: dict[SourceName, OwnCorpus] = Field(default_factory=dict)
     """Corpora by configuration: name -> where their files lie, how they are written, and what is kept of them."""
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -42,10 +42,10 @@ class IngestionParams(Parameters):
 
     @model_validator(mode="before")
     @classmethod
-    def _auto(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("corpora") == "auto":
-            return {**values, "corpora": tuple(values.get("own_corpora") or _SHIPPED)}
-        return values
+    def _one_or_auto(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(name := values.get("corpora"), str):
+            return values
+        return {**values, "corpora": tuple(values.get("own_corpora") or _SHIPPED) if name == "auto" else (name,)}
 
     @model_validator(mode="after")
     def _known_corpora(self) -> IngestionParams:

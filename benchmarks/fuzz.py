@@ -5,8 +5,8 @@
 Each reader gets ``count`` mutations of the sample's files, or of the first documents of the corpora in DIR, and one in
 a hundred of them repeated to a megabyte. A reader may read an input, set its records or the file aside with a reason,
 or refuse it by an error of the project that names a place. It fails by any other error, by a document that is not
-sound, and by more than 10 seconds or 500 MB for an input. A reader runs in a process of its own; the exit status is 1
-where one of them fails.
+sound, and by more than 10 seconds of processor time or 500 MB for an input. A reader runs in a process of its own; the
+exit status is 1 where one of them fails.
 
 The layouts of corpora by configuration (``tests/own_corpora_files.py``) are read twice, with ``on_fault: stop`` and
 ``drop``; one that is refused and then read in part counts as read in part.
@@ -112,14 +112,14 @@ def fuzz(name: str, reader: Reader, count: int, seed: int) -> dict[str, Any]:
             for file, content in (files | {chosen: damaged}).items():
                 (folder / file).parent.mkdir(exist_ok=True)
                 (folder / file).write_bytes(content)
-            begin, memory = time.perf_counter(), _peak()
+            begin, memory = time.process_time(), _peak()  # other programs take no share of it
             signal.alarm(6 * SECONDS)
             try:
                 outcomes[reader.read(folder)] += 1
             except Exception as error:  # whatever it is, it is what is looked for
                 failures.append(f"input {number}: {type(error).__name__}: {str(error)[:200]}")
             signal.alarm(0)
-            seconds, grown = time.perf_counter() - begin, _peak() - memory
+            seconds, grown = time.process_time() - begin, _peak() - memory
             if seconds > SECONDS or grown > MEGABYTES:
                 failures.append(f"input {number}: {seconds:.1f} s, {grown} MB for {len(damaged)} bytes")
             slowest = max(slowest, seconds)

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from kedro.framework.project import configure_project, pipelines
 from kedro.framework.session import KedroSession
 from kedro.pipeline import Pipeline
@@ -19,6 +20,8 @@ from canary import TOKEN, files_with_token
 ROOT = Path(__file__).resolve().parents[1]
 REGISTRY = "odin_slm.pipeline_registry"
 
+settings.register_profile("any machine", deadline=None)  # how long an example takes says what else the cores do
+settings.load_profile("any machine")
 
 SLOW_FIXTURES = {"empty_store", "tiny_base"}
 
@@ -130,6 +133,22 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A base for tests\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def talkative_base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base with larger random weights: under a grammar it lists several different names of a text."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    folder = shutil.copytree(tiny_base, tmp_path_factory.mktemp("base") / "talkative")
+    model = LlamaForCausalLM.from_pretrained(folder)
+    torch.manual_seed(1)
+    for weight in model.parameters():
+        if weight.dim() > 1:
+            weight.data = torch.randn_like(weight) * 0.18
+    model.save_pretrained(folder)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from extraction_values import TASK
 from inference.test_generation import make_adapter
 from odin_slm.core.errors import ExtractionError, OdinError, ServingError
 from odin_slm.inference.packaged_model import PackagedModel
+from odin_slm.inference.reading import DEFAULTS, Reader
 from odin_slm.inference.served_model import ServedModel, resolve_model
 from odin_slm.models.base_model import BaseModel
 from odin_slm.tasks.extraction.format import instruction_for
@@ -107,6 +109,40 @@ def test_one_bad_text_costs_its_own_row(tiny_base: Path) -> None:
     for empty in ([], pandas.DataFrame({"text": []})):
         assert model.predict(empty).columns.tolist() == ["entities", "relations", "finished", "error"]
     assert model.predict([None, ""])["error"].notna().all()
+
+
+def test_a_model_judges_pairs_as_its_calibrator_says(talkative_base: Path, tmp_path: Path) -> None:
+    """With thresholds that accept everything: then all legal pairs of what is listed are related."""
+    folder = shutil.copytree(talkative_base, tmp_path / "model")
+    calibrator = {"pairs": {"mode": "pairs", "thresholds": dict.fromkeys(TASK.types.relations, -99.0)}}
+    calibrator |= {kind: {"method": "none"} for kind in ("entity", "relation")}
+    (folder / "calibrator.json").write_text(json.dumps(calibrator))
+    model = resolve_model(str(folder), root=tmp_path)
+    reader = Reader(
+        model.base,
+        None,
+        task=model.task,
+        source="biored",
+        constrained=True,
+        calibrator=model.calibrator,
+        **{**DEFAULTS, "max_new_tokens": 160},
+    )
+    texts = ["Aspirin caused nausea.", "Enalapril and aspirin, then fever.", "Codeine with aspirin: rash, fever."]
+    related = 0
+    for found in reader.extract(texts):
+        assert not isinstance(found, OdinError)
+        entities = found.reading.to_dict()["entities"]
+        legal = {
+            (head["text"].casefold(), name, tail["text"].casefold())
+            for name, signatures in TASK.types.signatures
+            for head, tail in itertools.product(entities, entities)
+            if (head["type"], tail["type"]) in signatures and head["text"].casefold() != tail["text"].casefold()
+        }
+        relations = found.reading.to_dict()["relations"]
+        assert {(r["head"]["text"].casefold(), r["type"], r["tail"]["text"].casefold()) for r in relations} == legal
+        assert all(0 <= relation["confidence"] <= 1 for relation in relations)
+        related += len(relations)
+    assert related
 
 
 def test_the_digest_pins_the_model(adapter: Path, tiny_base: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer, re
 from odin_slm.tasks.extraction.format import instruction_for
 from odin_slm.tasks.extraction.grammar import ExtractionGrammar
 from odin_slm.tasks.extraction.schema import SCHEMAS
+from odin_slm.tasks.extraction.task import ExtractionTask
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTRUCTION = instruction_for(SCHEMAS["synthetic"])
@@ -172,3 +173,10 @@ def test_vllm_is_set_up_for_the_next_rank_it_knows(tmp_path: Path, rank: int, al
 def test_without_vllm_the_message_says_how_to_get_it(embedded: BaseModel) -> None:
     with pytest.raises(BackendError, match=r'evaluation\.backend.*pip install -e "\.\[vllm\]"'):
         generate_by_vllm(embedded, None, PROMPTS, batch_size=8, max_new_tokens=9)
+
+
+def test_vllm_refuses_to_judge_pairs(embedded: BaseModel) -> None:
+    task = ExtractionTask().with_calibrator({"pairs": {"mode": "both", "thresholds": {}}})
+    grammars = [task.grammar(task.instruction("biored"), "Aspirin caused nausea.") for _ in PROMPTS]
+    with pytest.raises(BackendError, match=r"does not judge pairs.*backend=transformers"):
+        generate_by_vllm(embedded, None, PROMPTS, batch_size=8, max_new_tokens=9, grammars=grammars)

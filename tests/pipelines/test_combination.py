@@ -13,7 +13,7 @@ def test_a_run_without_a_record_says_so() -> None:
     with pytest.raises(MissingInputError, match=r"no record was made of the corpora\. .*records_report"):
         combine_records([], {}, CombinationParams())
     with pytest.raises(MissingInputError, match=r"documents\.jsonl: there is no such file\. Run the pipelines before"):
-        place_documents(None, CombinationParams())
+        place_documents(None, CombinationParams(), IngestionParams())
 
 
 def test_a_run_without_a_corpus_is_refused() -> None:

@@ -16,6 +16,7 @@ import pytest
 from kedro.io import DatasetError
 from pydantic import ValidationError
 
+from inference.test_generation import make_adapter
 from odin_slm.config.parameters import EvaluationParams, TaskParams
 from odin_slm.core.document import Document, Mention, Relation
 from odin_slm.core.errors import BackendError, MissingInputError, PredictionsError
@@ -237,6 +238,38 @@ def test_calibration_reads_a_sample_of_the_validation_split(base: BaseModel, ada
     for absent in (None, []):
         assert generate_calibration_predictions(base, adapter, absent, tmp_path, TASK, params()) == []
     assert generate_calibration_predictions(base, adapter, RECORDS, tmp_path, TASK, params(calibration="none")) == []
+
+
+def test_pairs_are_judged_by_thresholds_of_the_validation_split(
+    talkative_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("odin_slm.tasks.extraction.pairs.FEWEST", 1)
+    base = BaseModel("talkative", talkative_base)
+    adapter = make_adapter(base, tmp_path / "adapter", alpha=0)
+    options = params(relations="pairs", calibration="none", max_new_tokens=200)
+    records = [{**one, "instruction": instruction_for(SCHEMAS["biored"])} for one in RECORDS]
+    some = generate_calibration_predictions(base, adapter, records, tmp_path, TASK, options)
+    row, line, _ = next((row, *weighed) for row in some for weighed in row.get("weighed", ()))
+    head, _, rest = line.partition(" --[")  # what a random model says is never right
+    kind, _, tail = rest.partition("]--> ")
+    row["gold"] = render(Extraction(relations=(RelationTriple(head, kind, tail),)))
+    calibrator = fit_calibration(some, TASK, options)
+    threshold = calibrator["pairs"]["thresholds"][kind]
+    assert calibrator["pairs"]["mode"] == "pairs"
+    (tmp_path / "test").mkdir()
+    rows = generate_predictions(base, TunedAdapter(adapter, calibrator), records, tmp_path / "test", TASK, options)
+    for before, row in zip(some, rows, strict=True):
+        assert row["entities"] == before["entities"]
+        accepted = {line for line, score in row.get("weighed", ()) if f"--[{kind}]-->" in line and score >= threshold}
+        assert {f"{r['head']} --[{r['type']}]--> {r['tail']}" for r in row["relations"]} == accepted
+        assert "weighed" not in row["free"]
+    assert any(row["relations"] for row in rows)
+
+
+@pytest.mark.parametrize(("name", "value"), [("decoding", "free"), ("backend", "vllm"), ("operating_point", "f1")])
+def test_pairs_that_cannot_be_judged_are_refused(name: str, value: str) -> None:
+    with pytest.raises(ValidationError, match=rf"relations=pairs .*{name}"):
+        params(relations="pairs", **{name: value})
 
 
 def test_an_operating_point_takes_two_readings_of_the_validation_records(

@@ -40,7 +40,9 @@ def test_label_studio_gets_predictions_and_a_labelling_configuration() -> None:
     assert prediction["model_version"] == "sha256:0"
     assert prediction["score"] == 0.75
     marks = [one for one in prediction["result"] if one["type"] == "labels"]
-    assert [TEXT[one["value"]["start"] : one["value"]["end"]] for one in marks] == [m["value"]["text"] for m in marks]
+    units = TEXT.encode("utf-16-le")
+    places = [(2 * one["value"]["start"], 2 * one["value"]["end"]) for one in marks]
+    assert [units[begin:end].decode("utf-16-le") for begin, end in places] == [m["value"]["text"] for m in marks]
     assert [one["value"]["labels"] for one in marks] == [["Drug"], *[["Symptom"]] * 3, ["Drug"]]
     links = [(o["from_id"], o["to_id"], o["labels"]) for o in prediction["result"] if o["type"] == "relation"]
     assert links == [("T1", "T2", ["causes"]), ("T5", "T4", ["causes"])]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,16 @@ def at(page: Browser, address: str, number: int, of: int = 20) -> None:
     page.wait(lambda: page.text("#place").startswith(f"Document {number} of {of}"))
 
 
+@contextmanager
+def killed_at_the_end(**options: Any) -> Iterator[None]:
+    """Run the service in a process of its own, which ends by SIGKILL."""
+    with service_process(**options) as (process, _):
+        try:
+            yield
+        finally:
+            process.kill()
+
+
 @needs_browser
 def test_twenty_documents_by_keyboard_with_a_service_and_a_browser_killed(
     tiny_base: Path, tmp_path: Path, queue: Callable[..., Path]
@@ -87,19 +98,18 @@ def test_twenty_documents_by_keyboard_with_a_service_and_a_browser_killed(
     options = {"model": tiny_base, "review": file, "port": port, "decoders": "threads"}
     address = f"http://127.0.0.1:{port}/review"
     with browser(tmp_path / "one") as page:
-        with service_process(**options) as (process, _):
+        with killed_at_the_end(**options):
             page.open(address)
             for number in range(1, 11):
                 at(page, address, number)
                 page.press(*KEYS, "Enter")
             at(page, address, 11)
             page.press(*KEYS)
-            process.kill()
         assert held(file) == [*map(mended, range(1, 11)), *map(given, range(11, 21))]
         page.press("Enter")
         page.wait(lambda: "Not saved" in page.text("#status"))
         assert page.text("#spans").count("the fever") == 1, "the document on the screen is still there"
-        with service_process(**options):
+        with killed_at_the_end(**options):
             page.press("Enter")
             for number in range(12, 16):
                 at(page, address, number)
@@ -208,7 +218,7 @@ def test_only_what_is_sound_and_up_to_date_is_saved(tiny_base: Path, queue: Call
             answer = client.put(f"/review/documents/{name}", json=body(client, **change))
             return answer.status_code, str(answer.json().get("details"))
 
-        assert put("note-9")[0] == 404
+        assert put("note/9")[0] == 404
         beyond = {"start": 0, "end": 999, "label": "Drug"}
         for status, said, change in (
             (422, "the text has", {"spans": [beyond]}),

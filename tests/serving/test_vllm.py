@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib.util
 import json
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -252,3 +253,12 @@ def test_without_vllm_the_service_says_how_to_get_it(tiny_base: Path) -> None:
     assert done.exit_code == 1
     assert 'pip install -e ".[serve,vllm]"' in done.output
     assert "--vllm-url" in done.output
+
+
+def test_a_model_that_judges_pairs_is_not_served_by_vllm(tiny_base: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_base, tmp_path / "model")
+    (folder / "calibrator.json").write_text('{"pairs": {"mode": "both", "thresholds": {"causes": -1.0}}}')
+    done = CliRunner().invoke(main, ["--engine", "vllm", "--model", str(folder), "--port", "0"])
+    assert done.exit_code == 1
+    assert "judged pairs" in done.output
+    assert "--engine local" in done.output

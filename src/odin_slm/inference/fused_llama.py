@@ -43,14 +43,14 @@ class FusedLlama(torch.nn.Module):
         tokens, known = input_ids.shape[1], past_key_values.get_seq_length() if past_key_values is not None else 0
         if attention_mask is None:
             attention_mask = input_ids.new_ones(1, known + tokens)
-        columns = attention_mask.shape[1]
+        columns = attention_mask.shape[-1]
         if position_ids is None:
             position_ids = torch.arange(columns - tokens, columns, device=input_ids.device)[None]
         hidden = self.embed_tokens(input_ids)
         cos, sin = self.rotary_emb(hidden, position_ids=position_ids)
         half = cos.shape[-1] // 2
         rotation = cos[:, :, None], torch.cat((-sin[..., :half], sin[..., half:]), -1)[:, :, None]
-        mask = _additive(attention_mask, tokens, hidden.dtype)
+        mask = attention_mask if attention_mask.dim() == 4 else _additive(attention_mask, tokens, hidden.dtype)
         for number, layer in enumerate(self.layers):
             hidden = layer(hidden, rotation, mask, past_key_values, number)
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden), past_key_values=past_key_values)

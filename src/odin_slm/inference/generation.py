@@ -12,10 +12,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from odin_slm.core.errors import AdapterError, RecordTooLongError
 from odin_slm.core.record import before_input
 from odin_slm.inference.constraint import Constraint, Vocabulary
 from odin_slm.inference.resume_log import ResumeLog, describe
+from odin_slm.inference.scoring import log_shares
 from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer, standing_alone
 from odin_slm.models.tokens import end_tokens, line_break_counter, prompt_ids
 from odin_slm.models.tying import settle, untie
@@ -62,6 +63,7 @@ class Generation:
             :mod:`odin_slm.inference.list_ends`.
         ends: For every line of the text the log-odds, without their bias, of ending its list after it against going
             on, None where that was not asked; empty where nothing biases the ends of lists.
+        weighed: What the grammar weighed once the output was written, as lines, each with its score; mostly nothing.
     """
 
     index: int
@@ -70,6 +72,14 @@ class Generation:
     tokens: int
     lines: tuple[float | None, ...] = ()
     ends: tuple[float | None, ...] = ()
+    weighed: tuple[tuple[str, float], ...] = ()
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Generation:
+        """Return what ``asdict`` made, after it was JSON."""
+        weighed = tuple((line, score) for line, score in values.get("weighed", ()))
+        tuples = {name: tuple(values.get(name, ())) for name in ("lines", "ends")}
+        return cls(**{**values, **tuples, "weighed": weighed})
 
 
 @dataclass(slots=True)
@@ -86,6 +96,8 @@ class _Row:
     log_probabilities: list[float] = field(default_factory=list)
     """Of every token written, and of the end."""
     finished: bool = False
+    read: Any = None
+    """Keys and values of all tokens but the last one, once the row is done and its grammar weighs alternatives."""
 
 
 def generate(
@@ -164,8 +176,7 @@ def open_resume_log(
         return None, []
     settings = [max_new_tokens, [str(grammar) if grammar else "" for grammar in grammars], way]
     log = ResumeLog(file, describe(base, adapter, prompts, settings))
-    tuples = ("lines", "ends")
-    done = [Generation(**{**row, **{name: tuple(row.get(name, ())) for name in tuples}}) for row in log.rows.values()]
+    done = [Generation.of(row) for row in log.rows.values()]
     if done:
         _log.info("%s: %d of %d outputs are there already.", file.name, len(done), len(prompts))
     log.begin()
@@ -212,6 +223,11 @@ class Generator:
         self._lock = threading.Lock()
         self._vocabulary: Vocabulary | None = None
         self._instructions: dict[tuple[int, ...], Any] = {}
+
+    @property
+    def model(self) -> Any:
+        """The model of transformers, in evaluation mode."""
+        return self._model
 
     @property
     def context(self) -> int | None:
@@ -270,7 +286,19 @@ class Generator:
         with torch.inference_mode():
             for row in _decode(self._model, rows, self._end_tokens, self._read, vocabulary, more):
                 if row.wanted is None or row.wanted():
-                    on_output(_generation(row, self.tokenizer, self._breaks))
+                    on_output(self._judged(row, _generation(row, self.tokenizer, self._breaks)))
+
+    def _judged(self, row: _Row, output: Generation) -> Generation:
+        """Weigh the alternatives that a row's grammar names, and return what becomes of its output."""
+        if row.grammar is None or not row.grammar.judges or not (outputs := row.grammar.alternatives(output.text)):
+            return output
+        known, row.read = ([*row.prompt, *row.written], row.read), None
+        try:
+            shares = log_shares(self, row.prompt, outputs, known)
+        except RecordTooLongError:
+            return output  # it ends where the context does, and its alternatives are longer
+        judgement = row.grammar.judged(output.text, output.lines, shares)
+        return replace(output, text=judgement.text, lines=judgement.lines, weighed=judgement.weighed)
 
     def prepare(self, rows: list[_Row]) -> None:
         """Put rows at their begin, with the grammars that hold them.
@@ -279,7 +307,7 @@ class Generator:
             GrammarError: llguidance cannot build a grammar.
         """
         for row in rows:
-            row.written, row.log_probabilities, row.finished = [], [], False
+            row.written, row.log_probabilities, row.finished, row.read = [], [], False, None
             row.constraint = Constraint(self._words(), row.grammar) if row.grammar is not None else None
 
     def write_all(
@@ -505,6 +533,9 @@ def _decode(
             for place, (row, token, chance) in enumerate(zip(active, tokens, chances, strict=True))
             if _take(row, token, chance, end_tokens) or (row.wanted is not None and not row.wanted())
         ]
+        for place in gone:
+            if (grammar := active[place].grammar) is not None and grammar.judges:
+                active[place].read = cache.row(place, mask[place])
         yield from (active[place] for place in gone)
         left = len(active) - len(gone)
         fresh = more(left) if more is not None else []

@@ -47,6 +47,19 @@ class BatchCache(Cache):
             for layer in self.layers
         ]
 
+    def row(self, number: int, used: torch.Tensor) -> Begin:
+        """Return keys and values of a row as a :data:`Begin`.
+
+        Args:
+            number: The row.
+            used: Which columns it uses, shape (filled,).
+        """
+        columns = used.nonzero()[:, 0]
+        return [
+            (layer.keys[number : number + 1, :, columns], layer.values[number : number + 1, :, columns])
+            for layer in self.layers
+        ]
+
     def drop(self, rows: list[int]) -> list[int]:
         """Drop rows.
 

@@ -114,16 +114,17 @@ def resolve_model(source: str, *, root: Path, base_model: str | None = None, dig
     card["base"] = {"source": base.name, "revision": base.revision}
     weights = [file for place in (adapter, base.path) if place for file in place.glob("*.safetensors")]
     created = weights[0].stat().st_mtime if weights else 0.0
+    calibrator = calibrator_of(folder)
     return ServedModel(
         source=source,
         base=base,
         adapter=adapter,
         digest=found,
         created=card.pop("created", created),
-        task=task,
+        task=task.with_calibrator(calibrator),
         metrics=_measures(task, metrics) or _metrics_beside(folder, task, card),
         card=card,
-        calibrator=calibrator_of(folder),
+        calibrator=calibrator,
         instructions=packaged.get("instructions") or taught.get("instructions") or _instructions_beside(folder, task),
         schema=packaged.get("schema", ""),
     )

@@ -135,6 +135,13 @@ def generate(
     """
     if not prompts:
         return []
+    if any(grammar is not None and grammar.judges for grammar in grammars or ()):
+        raise BackendError(
+            "vLLM does not judge pairs.",
+            where="evaluation.backend",
+            fix="Set evaluation.backend=transformers, or take relations as the model lists them: "
+            "evaluation.relations=list, from the node generate_calibration_predictions on.",
+        )
     complete = _vllm(base, adapter)
     tokenizer = load_tokenizer(base)
     grammars = grammars or [None] * len(prompts)

@@ -60,7 +60,7 @@ def _prodigy(task: Mapping[str, Any]) -> dict[str, Any]:
 def label_studio(tasks: Tasks, types: Types) -> dict[str, str]:
     """Return tasks with predictions for Label Studio, and the labelling configuration of its project.
 
-    Source: https://labelstud.io/guide/predictions
+    Offsets are those of its page, JavaScript's, so UTF-16 units. Source: https://labelstud.io/guide/predictions
     """
     kinds = sorted({kind for kind, _, _ in types["relations"]})
     labels = "".join(f"    <Label value={quoteattr(name)}/>\n" for name in types["entities"])
@@ -75,7 +75,8 @@ def _label_studio(task: Mapping[str, Any]) -> dict[str, Any]:
     place = {"from_name": "label", "to_name": "text", "type": "labels"}
     result: list[dict[str, Any]] = []
     for span in task["spans"]:
-        value = {"start": span["start"], "end": span["end"], "text": task["text"][span["start"] : span["end"]]}
+        start, end = (len(task["text"][: span[key]].encode("utf-16-le")) // 2 for key in ("start", "end"))
+        value = {"start": start, "end": end, "text": task["text"][span["start"] : span["end"]]}
         one = {"id": names[span_key(span)], **place, "value": {**value, "labels": [span["label"]]}}
         result.append({**one, "score": span["confidence"]})
     for relation in task["relations"]:

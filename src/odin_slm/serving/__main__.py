@@ -115,6 +115,12 @@ def _engine(settings: ServingSettings, model: Any, tokenizer: Any, context: int 
     """Return the engine that the settings name; see :mod:`odin_slm.serving.engine` for what each is there for."""
     sizes = {"queue_size": settings.queue_size, "max_new_tokens": settings.max_new_tokens}
     if settings.engine == "vllm":
+        if model.task.judges:
+            raise ServingError(
+                "its calibrator asks for judged pairs, which vLLM does not do.",
+                where=f"model {model.source}",
+                fix="Serve it with --engine local, or evaluate it again with evaluation.relations=list.",
+            )
         from odin_slm.inference.vllm import UNBIASED, AsyncVllm
         from odin_slm.serving.vllm import Vllm, VllmEngine, VllmServer
         from odin_slm.tasks.operating_point import point_of

@@ -138,7 +138,7 @@ def review_router(queue: ReviewQueue, page: str, policy: dict[str, str], **optio
         """Return the documents to correct, with the types that they may name."""
         return queue.listed()
 
-    @guarded.put("/review/documents/{name}", response_model=Saved, tags=["review"])
+    @guarded.put("/review/documents/{name:path}", response_model=Saved, tags=["review"])
     async def save(name: str, body: ReviewedDocument) -> Any:
         """Save what somebody has made of a document."""
         return {"tag": await asyncio.to_thread(queue.save, name, body)}

@@ -17,7 +17,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from odin_slm.tasks.base import Check, Ending, Grammar, Metric, Reading, Rows, Step, Task
+from odin_slm.tasks.base import Check, Ending, Grammar, Judgement, Metric, Reading, Rows, Step, Task
 
 _GROUP = "odin_slm.tasks"
 
@@ -60,6 +60,7 @@ __all__ = [
     "Check",
     "Ending",
     "Grammar",
+    "Judgement",
     "Metric",
     "Reading",
     "Rows",

@@ -78,6 +78,21 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Judgement:
+    """An output after alternatives to it were weighed.
+
+    Attributes:
+        text: The output.
+        lines: Log-probability of every line.
+        weighed: What was weighed, as a line of the output, and its score (a log-probability).
+    """
+
+    text: str
+    lines: tuple[float | None, ...]
+    weighed: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Ending:
     """How the list that is being written may end.
 
@@ -120,6 +135,22 @@ class Grammar(Protocol):
 
     def accepts(self, output: str) -> bool:
         """Tell whether an output can be written under the grammar."""
+
+    @property
+    def judges(self) -> bool:
+        """Whether :meth:`alternatives` are weighed once an output is written."""
+
+    def alternatives(self, output: str) -> Sequence[str]:
+        """Return outputs that are to be weighed against each other after an output; there may be none."""
+
+    def judged(self, output: str, lines: Sequence[float | None], log_shares: Sequence[float]) -> Judgement:
+        """Return what becomes of an output.
+
+        Args:
+            output: What was written.
+            lines: Log-probability of every line.
+            log_shares: Log-probability of each of the :meth:`alternatives`, given that the model writes one of them.
+        """
 
 
 class Reading(Protocol):
@@ -296,6 +327,15 @@ class Task(ABC):
 
     # Inference
 
+    @property
+    def judges(self) -> bool:
+        """Whether alternatives to an output are weighed once it is written (:meth:`Grammar.alternatives`)."""
+        return False
+
+    def with_calibrator(self, calibrator: Mapping[str, Any] | None) -> Task:
+        """Return the task as a model with this calibrator is asked; see :meth:`fit_calibration`."""
+        return self
+
     def grammar(self, instruction: str, text: str, point: Mapping[str, Any] = MappingProxyType({})) -> Grammar | None:
         """Return the grammar that holds an output to its text, or None where outputs are always free.
 
@@ -370,6 +410,14 @@ class Task(ABC):
     def columns(self, text: str, output: str, lines: Sequence[float | None]) -> dict[str, Any]:
         """Return the task's own columns of a predictions file: what is parsed from an output."""
 
+    def to_calibrate(self, relations: str = "list") -> Task:
+        """Return the task as a model is asked about validation records, on which its calibrator is fitted.
+
+        Args:
+            relations: ``evaluation.relations``.
+        """
+        return self
+
     def exploration(self, explored: Rows, method: str, objective: str | None) -> Mapping[str, Any] | None:
         """Return with which operating point validation records are to be read next; None: what was read is enough.
 
@@ -382,7 +430,9 @@ class Task(ABC):
         """
         return None if explored else {}
 
-    def fit_calibration(self, predictions: Rows, method: str, objective: str | None = None) -> dict[str, Any] | None:
+    def fit_calibration(
+        self, predictions: Rows, method: str, objective: str | None = None, relations: str = "list"
+    ) -> dict[str, Any] | None:
         """Fit what turns log-probabilities into chances to be right, on validation predictions; None: there is none.
 
         Args:
@@ -391,6 +441,7 @@ class Task(ABC):
                 has asked for with an operating point, in their order.
             method: ``evaluation.calibration``.
             objective: ``evaluation.operating_point``: what an operating point is fitted for beside; None for none.
+            relations: ``evaluation.relations``; where it is not ``list``, rows hold ``weighed`` (:meth:`to_calibrate`).
         """
         return None
 

@@ -24,6 +24,11 @@ class EvaluationParams(Parameters):
     """Outputs decoded together."""
     max_new_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Budget of an output in tokens; auto is 1.25 times the longest gold output of the test set, plus 16."""
+    relations: Literal["list", "pairs", "both"] = "list"
+    """Relations as the model lists them, every legal pair of listed entities judged by itself, or both.
+
+    Pairs are judged of outputs that a grammar holds, by thresholds fitted on validation records.
+    """
     compare_base: bool = True
     """Evaluate the base model alone beside the fine-tuned one.
 
@@ -64,3 +69,14 @@ class EvaluationParams(Parameters):
             if isinstance(values, dict) and name in values:
                 raise ValueError(f"{name} is not offered: an extraction must repeat the words of its input.")
         return values
+
+    @model_validator(mode="after")
+    def _pairs_can_be_judged(self) -> EvaluationParams:
+        if self.relations != "list":
+            if self.operating_point:
+                raise ValueError(f"relations={self.relations} has thresholds of its own: set operating_point to null.")
+            if self.decoding == "free":
+                raise ValueError(f"relations={self.relations} needs a grammar: set decoding to constrained or both.")
+            if self.backend == "vllm":
+                raise ValueError(f"relations={self.relations} is not judged by vLLM: set backend=transformers.")
+        return self

@@ -21,6 +21,7 @@ from odin_slm.tracking.promotion import Champion, judge, rescored
 
 _log = logging.getLogger(__name__)
 _REQUIRED = ("instruction", "input", "output")
+_UNFITTED = {"pairs": "Relations are as the model lists them, no pairs are judged"}
 _PROVENANCE = ("id", "source", "document_id", "manifest_sha256", "surface_forms")
 
 
@@ -138,10 +139,12 @@ def generate_calibration_predictions(
     Returns:
         Rows as of :func:`generate_predictions`, without calibrated confidences, and ``explored`` (see
         :meth:`odin_slm.tasks.Task.fit_calibration`); none where there is no validation split, or nothing to be fitted.
+        Where pairs are judged, ``weighed`` holds the line and the score of each.
     """
-    what, headline = task.task(), "free" if params.decoding == "free" else "constrained"
+    what, headline = task.task().to_calibrate(params.relations), "free" if params.decoding == "free" else "constrained"
     held = headline == "constrained" and any(what.grammar(one["instruction"], one["input"]) for one in (val or ())[:1])
-    if not val or (params.calibration == "none" and not (held and params.operating_point)):
+    wanted = params.calibration != "none" or params.relations != "list" or (held and params.operating_point)
+    if not val or not wanted:
         return []
     some = params.model_copy(update={"num_samples": params.calibration_samples, "decoding": headline})
     objective = params.operating_point if held and params.backend == "transformers" else None
@@ -168,10 +171,12 @@ def fit_calibration(
     """
     held = bool(calibration_predictions) and calibration_predictions[0]["decoding"] == "constrained"
     objective = params.operating_point if held else None
-    calibrator = task.task().fit_calibration(calibration_predictions, params.calibration, objective) or {}
+    found = task.task().fit_calibration(calibration_predictions, params.calibration, objective, params.relations)
+    calibrator = found or {}
     for kind, fitted in calibrator.items():
         if isinstance(fitted, dict) and (why := fitted.get("why")):
-            _log.warning("The confidence of each %s is the raw probability of its line: %s.", kind, why)
+            what = _UNFITTED.get(kind, f"The confidence of each {kind} is the raw probability of its line")
+            _log.warning("%s: %s.", what, why)
     return calibrator
 
 
@@ -186,7 +191,8 @@ def generate_predictions(
 ) -> list[dict[str, Any]]:
     """Let the fine-tuned model extract from every test text; a run that was killed goes on in ``predictions_work``.
 
-    Constrained outputs are those at its operating point, if it has one.
+    Constrained outputs are those at its operating point, if it has one. Where pairs are judged, its calibrator says
+    which of them are related.
 
     Returns:
         Rows in the order of the records: ``id``, ``source``, ``document_id``, for the experiment's own test split
@@ -198,9 +204,9 @@ def generate_predictions(
         ``gold_reachable`` tells whether the grammar accepts the gold output.
     """
     resume_log = predictions_work / "fine-tuned.jsonl"
-    title = "fine-tuned model"
     adapter, calibrator = tuned_adapter.folder, tuned_adapter.calibrator
-    return _predict(base_model, adapter, test_data, resume_log, task.task(), params, title, calibrator)
+    asked, title = task.task().with_calibrator(calibrator), "fine-tuned model"
+    return _predict(base_model, adapter, test_data, resume_log, asked, params, title, calibrator)
 
 
 @one_at_a_time
@@ -232,7 +238,7 @@ def read_whole_documents(
         tuned_adapter.folder,
         test_data,
         raw_predictions,
-        task.task(),
+        task.task().with_calibrator(tuned_adapter.calibrator),
         batch_size=params.batch_size,
         backend=params.backend,
         calibrator=tuned_adapter.calibrator,
@@ -544,6 +550,7 @@ def _parsed(task: Task, text: str, output: Any) -> dict[str, Any]:
         **task.columns(text, output.text, output.lines),
         "finished": output.finished,
         "tokens": output.tokens,
+        **({"weighed": [list(one) for one in output.weighed]} if output.weighed else {}),
     }
 
 

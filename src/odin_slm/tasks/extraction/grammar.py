@@ -14,12 +14,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from odin_slm.core.folding import fold
-from odin_slm.tasks.base import Ending, Step
-from odin_slm.tasks.extraction.format import ENTITIES_HEADER, NOTHING, RELATIONS_HEADER, Entity, parse, render
+from odin_slm.tasks.base import Ending, Judgement, Step
+from odin_slm.tasks.extraction import pairs
+from odin_slm.tasks.extraction.format import (
+    ENTITIES_HEADER,
+    NOTHING,
+    RELATIONS_HEADER,
+    Entity,
+    RelationTriple,
+    parse,
+    render,
+)
 from odin_slm.tasks.extraction.schema import MEDICAL, Schema, Types
 from odin_slm.tasks.lark import accepts, literal
 
@@ -39,12 +48,14 @@ class ExtractionGrammar:
         types: The experiment's types, with the legal signatures.
         end_bias: What is added to the log-odds of ending the list of entities, and of relations, against going on;
             None leaves decoding as it is.
+        judge: How relations are found after the output is written; None where nothing is judged.
     """
 
     text: str
     schema: Schema = MEDICAL.everything
     types: Types = MEDICAL
     end_bias: tuple[float, float] | None = None
+    judge: pairs.Judge | None = None
 
     @property
     def biased(self) -> bool:
@@ -73,7 +84,8 @@ class ExtractionGrammar:
         if phase:
             return Step(closed=True) if _in_circles(text) else None
         if blank:
-            return Step(lark=self.relations(parse(section, self.types).extraction.entities, begun))
+            entities = () if self.judge and self.judge.mode == "pairs" else self._entities(section)
+            return Step(lark=self.relations(entities, begun))
         if text.endswith("\n") and _in_circles(text):
             return Step(forced=f"\n{RELATIONS_HEADER}\n")
         return None
@@ -99,8 +111,32 @@ class ExtractionGrammar:
         heading = f"{RELATIONS_HEADER}\n"
         if not blank or not relations.startswith(heading):
             return False
-        entities = parse(section, self.types).extraction.entities
+        entities = self._entities(section)
         return accepts(self.lark(), f"{section}\n\n{heading}") and accepts(self.relations(entities), relations)
+
+    @property
+    def judges(self) -> bool:
+        """See :attr:`odin_slm.tasks.base.Grammar.judges`."""
+        return self.judge is not None
+
+    def alternatives(self, output: str) -> list[str]:
+        """See :meth:`odin_slm.tasks.base.Grammar.alternatives`: for every legal pair the output that lists it alone."""
+        return pairs.outputs(self._entities(output), found) if (found := self.legal_pairs(output)) else []
+
+    def judged(self, output: str, lines: Sequence[float | None], log_shares: Sequence[float]) -> Judgement:
+        """See :meth:`odin_slm.tasks.base.Grammar.judged` and :func:`odin_slm.tasks.extraction.pairs.judged`."""
+        found = self.legal_pairs(output)
+        scores = pairs.scores(found, log_shares)
+        weighed = tuple((pairs.line_of(pair), score) for pair, score in zip(found, scores, strict=True))
+        judge = self.judge or pairs.Judge()
+        return Judgement(*pairs.judged(output, lines, found, scores, judge, self.types), weighed)
+
+    def legal_pairs(self, output: str) -> list[RelationTriple]:
+        """Return the pairs of an output that are judged."""
+        return pairs.candidates(self._triples(list(self._entities(output))))
+
+    def _entities(self, output: str) -> tuple[Entity, ...]:
+        return parse(output, self.types).extraction.entities
 
     def relations(self, entities: Iterable[Entity], written: str = "") -> str:
         """Return the second phase.

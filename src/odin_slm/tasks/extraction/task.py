@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -11,6 +11,7 @@ from odin_slm.core.document import Document
 from odin_slm.core.folding import fold
 from odin_slm.core.record import Record
 from odin_slm.tasks.base import Check, Metric, Rows, Task
+from odin_slm.tasks.extraction import pairs
 from odin_slm.tasks.extraction.format import (
     Entity,
     Extraction,
@@ -53,6 +54,7 @@ class ExtractionTask(Task):
         schemas: Source -> what it annotates.
         chosen_source: Source whose types a request without one asks for; empty for the widest.
         metrics: Rules to score by beside ``exact``; None for all of them.
+        judge: How a model's relations are found; None as it lists them. It is the model's, and no option.
     """
 
     name: ClassVar[str] = "extraction"
@@ -69,6 +71,7 @@ class ExtractionTask(Task):
     schemas: Mapping[str, Schema] = field(default_factory=lambda: SCHEMAS)
     chosen_source: str = ""
     metrics: tuple[str, ...] | None = None
+    judge: pairs.Judge | None = field(default=None, compare=False)
 
     def __hash__(self) -> int:
         return hash((self.types, tuple(self.schemas.items()), self.chosen_source, self.metrics))
@@ -291,7 +294,8 @@ class ExtractionTask(Task):
         schema, bias = schema_in(instruction, self.types), point.get("end_bias")
         if point.get("alone") == "entity":  # as entities are explored
             schema = Schema(schema.entities, ())
-        return ExtractionGrammar(text, schema, self.types, (bias["entity"], bias["relation"]) if bias else None)
+        biases = (bias["entity"], bias["relation"]) if bias else None
+        return ExtractionGrammar(text, schema, self.types, biases, self.judge)
 
     def kept(
         self, output: str, lines: Sequence[float | None], calibrator: Mapping[str, Any] | None
@@ -300,6 +304,20 @@ class ExtractionTask(Task):
         from odin_slm.tasks.extraction.operating_point import kept
 
         return kept(output, lines, calibrator, self.types)
+
+    @property
+    def judges(self) -> bool:
+        """See :attr:`Task.judges`."""
+        return self.judge is not None
+
+    def with_calibrator(self, calibrator: Mapping[str, Any] | None) -> ExtractionTask:
+        """See :meth:`Task.with_calibrator`: pairs are judged where the calibrator says so."""
+        judge = pairs.Judge.of(calibrator)
+        return replace(self, judge=judge if judge and judge.mode != "list" else None)
+
+    def to_calibrate(self, relations: str = "list") -> ExtractionTask:
+        """See :meth:`Task.to_calibrate`: outputs stay as the model lists them, and pairs are weighed beside."""
+        return replace(self, judge=None if relations == "list" else pairs.Judge())
 
     def read(
         self,
@@ -410,10 +428,19 @@ class ExtractionTask(Task):
 
         return exploration(explored, method, objective, self.types)
 
-    def fit_calibration(self, predictions: Rows, method: str, objective: str | None = None) -> dict[str, Any]:
-        """See ``fit`` of :mod:`odin_slm.tasks.extraction.calibration`, or of ``operating_point`` for an objective."""
+    def fit_calibration(
+        self, predictions: Rows, method: str, objective: str | None = None, relations: str = "list"
+    ) -> dict[str, Any]:
+        """See ``fit`` of :mod:`odin_slm.tasks.extraction.calibration`, or of ``operating_point`` for an objective.
+
+        Where pairs are judged, confidences are those of what is then found; see :mod:`odin_slm.tasks.extraction.pairs`.
+        """
         from odin_slm.tasks.extraction import calibration, operating_point
 
+        if relations != "list":
+            found = pairs.fit(predictions, relations, self.types)
+            rows = [pairs.with_judged(row, found, self.types) for row in predictions]
+            return {**calibration.fit(rows, method, self.types), pairs.KEY: found}
         if objective is None:
             return calibration.fit(predictions, method, self.types)
         return operating_point.fit(predictions, method, objective, self.types)

@@ -95,13 +95,13 @@ def sampled(records: list[dict[str, Any]], documents: int) -> list[dict[str, Any
 
 def listed(records: list[dict[str, Any]], options: argparse.Namespace) -> list[dict[str, Any]]:
     """Return the rows of all records, read as lists."""
-    from odin_slm.pipelines.evaluation.nodes import generate_predictions
+    from odin_slm.pipelines.evaluation.nodes import TunedAdapter, generate_predictions
 
     file = options.work / "lists.json"
     if not file.is_file():
         params = EvaluationParams(experiment="pairs", decoding="constrained", max_new_tokens=320)
         base = BaseModel(options.base.name, options.base)
-        rows = generate_predictions(base, options.adapter, records, options.work, TaskParams(), params)
+        rows = generate_predictions(base, TunedAdapter(options.adapter), records, options.work, TaskParams(), params)
         file.write_text(json.dumps({"rows": rows}), encoding="utf-8")
     found: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["rows"]
     return found

@@ -29,7 +29,7 @@ from typing import Any
 from odin_slm.config.parameters import EvaluationParams, ExtractionParams, MixParams, TaskParams, TrainingParams
 from odin_slm.inference.served_model import resolve_model
 from odin_slm.models.base_model import BaseModel
-from odin_slm.pipelines.evaluation.nodes import generate_predictions
+from odin_slm.pipelines.evaluation.nodes import TunedAdapter, generate_predictions
 from odin_slm.pipelines.review.nodes import predict_candidates
 from odin_slm.review.selection import choose, uncertainty
 from odin_slm.training.lora import train_lora
@@ -114,7 +114,9 @@ def point(
         given: Any = validation
         train_lora(base, records, given, folder / "work", params, lambda *_: None)
         reading = EvaluationParams(experiment="review", decoding="constrained", max_new_tokens=256)
-        rows = generate_predictions(base, folder / "work/adapter", validation, folder, TaskParams(), reading)
+        rows = generate_predictions(
+            base, TunedAdapter(folder / "work/adapter"), validation, folder, TaskParams(), reading
+        )
         task = TaskParams().task()
         items = sum(len(found) for record in records for found in task.items(record["output"]).values())
         file.write_text(json.dumps({"documents": len(had), "items": items, **task.headline_values(rows)}))

@@ -257,7 +257,7 @@ def test_pairs_are_judged_by_thresholds_of_the_validation_split(
     threshold = calibrator["pairs"]["thresholds"][kind]
     assert calibrator["pairs"]["mode"] == "pairs"
     (tmp_path / "test").mkdir()
-    rows = generate_predictions(base, adapter, records, tmp_path / "test", TASK, options, calibrator)
+    rows = generate_predictions(base, TunedAdapter(adapter, calibrator), records, tmp_path / "test", TASK, options)
     for before, row in zip(some, rows, strict=True):
         assert row["entities"] == before["entities"]
         accepted = {line for line, score in row.get("weighed", ()) if f"--[{kind}]-->" in line and score >= threshold}

@@ -35,7 +35,7 @@ def test_it_trains_and_publishes_and_shows_no_token(
     NotebookClient(notebook, timeout=400, resources={"metadata": {"path": project / "notebooks"}}).execute()
     state = json.loads((project / "data/08_reporting/test/training_state.json").read_text())
     assert state["resumed_from_step"], "RESUME goes on from the checkpoint"
-    for kind, name in (("model", "anna/odin-medical-ner-re"), ("dataset", "anna/odin-medical-ner-re-data")):
+    for kind, name in (("model", "anna/odin-medical-ner-re-test"), ("dataset", "anna/odin-medical-ner-re-test-data")):
         assert hub.store.get(kind, name).private is True
         staged = project / "data/08_reporting/test/release" / kind
         files = {file.relative_to(staged).as_posix() for file in staged.rglob("*") if file.is_file()}

@@ -29,7 +29,7 @@ for name in names:
 """
 NAMES = [
     *("sample", "ingestion", "combination", "data", "training", "evaluation", "publishing", "__default__"),
-    *("extraction", "sweep", "pretraining", "comparison", "backfill"),
+    *("extraction", "review", "sweep", "pretraining", "comparison", "backfill"),
 ]
 UNTRACKED = {"comparison", "backfill"}
 LOGGED = {

@@ -14,6 +14,7 @@ from odin_slm.config.parameters import ExtractionParams, ReviewParams
 from odin_slm.core.errors import MissingInputError, ReviewError
 from odin_slm.core.hashing import canonical_jsonl, sha256_text
 from odin_slm.datasets.documents import DocumentsDataset
+from odin_slm.datasets.json_files import CanonicalJSONDataset
 from odin_slm.datasets.review import ReviewDataset
 from odin_slm.pipelines.review.nodes import gather_candidates
 from odin_slm.review.queue import read_queue, task_fault
@@ -32,6 +33,11 @@ def review(run: Callable[..., Any], project: Path) -> Callable[..., Path]:
         return project / given.get("reviews", "data/07_model_output/test/review")
 
     return made
+
+
+def test_data_that_is_not_there_may_be_that_of_another_experiment(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"no folder demo\. Run the pipelines .* is read with --env NAME"):
+        CanonicalJSONDataset(filepath=str(tmp_path / "demo/splits.json")).load()
 
 
 def test_training_documents_are_chosen_and_no_others(

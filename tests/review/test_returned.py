@@ -58,6 +58,11 @@ def test_an_edited_text_and_a_document_that_was_not_chosen_are_refused(name: str
         take_back([document("17", NOTE), document(name, text)], MANIFEST)
 
 
+def test_a_document_of_another_review_is_told_to_name_that_reviews_manifest() -> None:
+    with pytest.raises(ReviewError, match=r"Name the review\.json that was written with it, or take it out"):
+        take_back([document("5", "A text of another round.")], MANIFEST)
+
+
 def test_provenance_says_which_model_when_and_how() -> None:
     assert provenance(MANIFEST) == {
         "model": {"source": "adapter", "digest": "sha256:0"},

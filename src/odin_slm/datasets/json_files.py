@@ -127,6 +127,9 @@ def _json(file: Path, fix: str) -> Any:
         raise PredictionsError(f"not JSON ({error}).", where=str(file), fix=fix) from None
 
 
+_FIRST = "Run the pipelines before this one; kedro run runs all. Data of another experiment is read with --env NAME."
+
+
 def _require(file: Path) -> None:
     if file.is_file():
         return
@@ -136,7 +139,7 @@ def _require(file: Path) -> None:
         found = f"there is no such file; the folder holds {', '.join(names[:_NAMED]) or 'nothing'}{more}."
     else:
         found = f"there is no such file, and no folder {file.parent.name}."
-    raise MissingInputError(found, where=str(file), fix="Run the pipelines before this one; kedro run runs all.")
+    raise MissingInputError(found, where=str(file), fix=_FIRST)
 
 
 def _table(rows: list[dict[str, Any]]) -> TablePreview:

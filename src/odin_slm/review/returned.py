@@ -41,7 +41,7 @@ def take_back(documents: Sequence[Document], manifest: Mapping[str, Any]) -> lis
                 f"it is none of the {len(chosen)} documents that were chosen for review; one that validates or tests "
                 "is never chosen.",
                 where=where,
-                fix="Take it out of the corpus.",
+                fix="Name the review.json that was written with it, or take it out of the corpus.",
             )
         place = {"pmid": known["pmid"] or document.pmid, "split": known["split"]}
         found.append(replace(document, id=f"{document.source}-{name}", **place))

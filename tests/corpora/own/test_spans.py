@@ -60,6 +60,14 @@ def test_of_label_studios_annotations_the_first_that_was_not_cancelled_counts() 
     assert (found.documents, found.dropped) == ([], {"document: without an annotation": 1})
 
 
+def test_a_task_on_its_way_to_label_studio_is_told_to_come_back_as_an_export() -> None:
+    files = {"tasks.json": FORMATS["label_studio"](tasks(), TYPES)["tasks.json"]}
+    _, faults, collected = read("jsonl", files)
+    assert len(faults) == len(tasks())
+    assert "no 'annotations': it was made for Label Studio, and was not exported from it" in faults[0]
+    assert "Export the project as JSON, and name that file" in collected.listed[0].fix
+
+
 def test_the_id_in_a_tasks_data_goes_before_label_studios_number() -> None:
     found, _, _ = read("jsonl", task(data={"id": "note-1", "text": TEXT}))
     assert [document.id for document in found.documents] == ["notes-note-1"]

@@ -17,7 +17,7 @@ from typing import Any
 from odin_slm.corpora.faults import Faults
 from odin_slm.corpora.json_values import JsonValues, kind_of, line_of, rows
 from odin_slm.corpora.own.block import OwnCorpus
-from odin_slm.corpora.own.given import GivenMention, GivenRelation, GivenText
+from odin_slm.corpora.own.given import GivenMention, GivenRelation, GivenText, fault
 
 _WHAT = "texts with spans, as Prodigy, doccano, spaCy or Label Studio write them"
 
@@ -156,7 +156,13 @@ class _Row(JsonValues):
         raise self.error(f"the relation's {name} is token {token}, which no span has")
 
     def _label_studio(self, task: dict[str, Any]) -> None:
-        key = "annotations" if "annotations" in task else "completions"
+        key = next((name for name in ("annotations", "completions") if name in task), None)
+        if key is None:
+            raise fault(
+                "a task has no 'annotations': it was made for Label Studio, and was not exported from it",
+                self.where,
+                "Export the project as JSON, and name that file alone by files.",
+            )
         done = [
             one for one in self.items(task, key, "a task") if not (isinstance(one, dict) and one.get("was_cancelled"))
         ]

@@ -73,6 +73,8 @@ def test_splits_go_by_file_or_field_or_not_at_all() -> None:
     assert read("brat", FILES, **RENAMED)[0].documents[0].split is None
     _, faults, _ = read("brat", FILES, **RENAMED, split={"files": {"test": "y/*"}})
     assert faults == ["x/PMID7_a.ann:1: the file is of no split."]
+    _, faults, _ = read("brat", FILES, **RENAMED, split={"files": {"train": "*.ann", "test": "x/*"}})
+    assert faults == ["x/PMID7_a.ann:1: the file is of train and of test."]
     rows = "".join(f'{{"text": "{word}", "label": [], "part": "{word}"}}\n' for word in ("dev", "Training", "later"))
     found, faults, _ = read("jsonl", {"a.jsonl": rows}, split={"field": "part"})
     assert [document.split for document in found.documents] == ["validation", "train"]

@@ -78,12 +78,13 @@ class Split(_Block):
             raise ValueError("name either files or field.")
         return self
 
-    def of_file(self, name: str) -> str | None:
-        """Return the split of a file; None where no pattern has it."""
-        for split, patterns in (self.files or {}).items():
-            if matches(name, (patterns,) if isinstance(patterns, str) else patterns):
-                return split
-        return None
+    def of_file(self, name: str) -> list[str]:
+        """Return the splits whose patterns have a file."""
+        return [
+            split
+            for split, patterns in (self.files or {}).items()
+            if matches(name, (patterns,) if isinstance(patterns, str) else patterns)
+        ]
 
 
 class Fields(_Block):

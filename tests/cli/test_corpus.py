@@ -73,6 +73,23 @@ def test_its_block_gives_types_names_that_an_output_can_hold(notes: Path) -> Non
     assert block.legal() == {"given_at": {("Gene_Protein", "T_2nd_dose")}}
 
 
+def test_its_block_keeps_types_apart_that_one_word_would_merge(notes: Path) -> None:
+    kinds = ("A B", "A_B", "A/B", "grade\u00b2", "दवा", "yes")
+    spans = [{"label": kind, "start_offset": 0, "end_offset": 4} for kind in kinds]
+    (notes / "a.jsonl").write_text(json.dumps({"text": TEXT, "entities": spans}), encoding="utf-8")
+    said = check("notes", "--format", "jsonl").output.partition("globals.yml:\n")[2]
+    own = yaml.safe_load(said)["own_corpora"]
+    block = IngestionParams.model_validate({"corpora": "auto", "own_corpora": own}).own_corpora["notes"]
+    same = {kind: kind for kind in ("A_B", "दवा", "yes")}
+    assert block.entities == {**same, "A B": "A_B_2", "A/B": "A_B_3", "grade\u00b2": "grade"}
+
+
+def test_files_that_lead_out_of_the_folder_are_refused_in_a_sentence(notes: Path) -> None:
+    result = check("notes", "--format", "brat", "--files", "../*.ann")
+    assert result.exit_code == 1
+    assert "kedro corpus check.files.0: Value error, '../*.ann' may lead out of the folder" in result.output
+
+
 def test_faults_are_named_with_their_lines_and_stop(notes: Path) -> None:
     (notes / "a.ann").write_text(ANN + "T5\tGene 1 5\tBRAF\nR1\tgiven_at Arg1:T1 Arg2:T8\nnothing\n")
     result = check("notes", "--format", "brat")

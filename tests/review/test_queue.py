@@ -65,7 +65,11 @@ def test_what_is_wrong_with_a_line_is_said(change: dict[str, Any], fault: str) -
     assert fault in task_fault(task, TYPES, TEXT)
 
 
-@pytest.mark.parametrize("line", ["{", "[1]", "[" * 100_000, '{"id": "note-1", "text": "again"}'])
+UNWRITABLE = ('{"id": "a", "text": "b", "meta": {"uncertainty": NaN}}', r'{"id": "a", "text": "b\ud800"}')
+LINES = ("{", "[1]", "[" * 100_000, '{"id": "note-1", "text": "again"}', *UNWRITABLE)
+
+
+@pytest.mark.parametrize("line", LINES)
 def test_a_line_that_is_none_is_named(line: str) -> None:
     good = json.dumps({"id": "note-1", "text": "Cough."})
     with pytest.raises(CorpusFormatError, match=r"queue\.jsonl:3: "):

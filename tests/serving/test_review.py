@@ -240,6 +240,8 @@ def test_only_what_is_sound_and_up_to_date_is_saved(tiny_base: Path, queue: Call
     [
         ("review.json", None),
         ("review.json", "{}"),
+        ("review.json", '{"types": {}, "made": "2026", "model": {"digest": "0"}}'),
+        ("review.json", '{"types": {"entities": ["A"], "relations": ["a"]}, "made": "", "model": {"digest": ""}}'),
         ("queue.jsonl", None),
         ("queue.jsonl", ""),
         ("queue.jsonl", '{"id": "a"}\n'),

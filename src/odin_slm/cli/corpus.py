@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,12 +42,11 @@ def check(target: str, form: str | None, files: tuple[str, ...], env: str | None
     """
     from odin_slm.corpora import own
     from odin_slm.corpora.faults import Faults
-    from odin_slm.corpora.own.block import OwnCorpus
     from odin_slm.datasets.own_corpora import RawOwnCorpus
 
     if form:
         name, root = Path(target).resolve().name, Path.cwd()
-        block = OwnCorpus.model_validate({"folder": target, "format": form, "files": files})
+        block = _validated({"folder": target, "format": form, "files": files}, "kedro corpus check", "")
     else:
         name, (root, block) = target, _configured(target, env)
     raw = RawOwnCorpus(name, block, root)
@@ -74,10 +73,8 @@ def _configured(name: str, env: str | None) -> tuple[Path, OwnCorpus]:
     """Return the project's folder and the block of an environment's corpus."""
     from kedro.framework.project import settings
     from kedro.utils import find_kedro_project
-    from pydantic import ValidationError
 
-    from odin_slm.core.errors import MissingInputError, WrongParameterError
-    from odin_slm.corpora.own.block import OwnCorpus
+    from odin_slm.core.errors import MissingInputError
 
     project = find_kedro_project(Path.cwd()) or Path.cwd()
     loader = settings.CONFIG_LOADER_CLASS(conf_source=str(project / "conf"), env=env, **settings.CONFIG_LOADER_ARGS)
@@ -89,12 +86,22 @@ def _configured(name: str, env: str | None) -> tuple[Path, OwnCorpus]:
             where=where,
             fix="Name one of them, or a folder and its --format.",
         )
+    return project, _validated(blocks[name], where, f".{name}")
+
+
+def _validated(block: Any, where: str, key: str) -> OwnCorpus:
+    from pydantic import ValidationError
+
+    from odin_slm.core.errors import WrongParameterError
+    from odin_slm.corpora.own.block import OwnCorpus
+
     try:
-        return project, OwnCorpus.model_validate(blocks[name])
+        return OwnCorpus.model_validate(block)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in (name, *first["loc"]))
-        raise WrongParameterError(f"{first['msg']}.", where=f"{where}.{key}", fix="Mend the value.") from None
+        place = "".join(f".{part}" for part in first["loc"])
+        what = f"{first['msg'].rstrip('.')}."
+        raise WrongParameterError(what, where=f"{where}{key}{place}", fix="Mend the value.") from None
 
 
 def _lines(block: OwnCorpus, report: Mapping[str, Any], faults: Faults) -> Iterator[str]:
@@ -134,7 +141,8 @@ def _places(places: list[str]) -> str:
 
 def _block(name: str, block: OwnCorpus, found: Assembled) -> Iterator[str]:
     """Yield the lines of a configuration that keeps all types, by names that an output can hold."""
-    types = {m.type: _name(m.type) for document in found.documents for m in document.mentions}
+    types = _names(m.type for document in found.documents for m in document.mentions)
+    named = _names(kind for kind, _, _ in found.signatures)
     kept = sorted(types) if all(name == kind for kind, name in types.items()) else dict(sorted(types.items()))
     yield "own_corpora:"
     yield f"  {json.dumps(name, ensure_ascii=False)}:"
@@ -151,11 +159,25 @@ def _block(name: str, block: OwnCorpus, found: Assembled) -> Iterator[str]:
         yield "    relations:"
     for kind, both in ends.items():
         head, tail = (json.dumps(list(names), ensure_ascii=False) for names in both)
-        renamed = f"type: {_name(kind)}, " if _name(kind) != kind else ""
+        renamed = f"type: {json.dumps(named[kind], ensure_ascii=False)}, " if named[kind] != kind else ""
         yield f"      {json.dumps(kind, ensure_ascii=False)}: {{{renamed}head: {head}, tail: {tail}}}"
 
 
-def _name(kind: str) -> str:
-    """Return a type's name as one word, as it stands between brackets in an output."""
-    word = re.sub(r"[^\w-]+", "_", kind).strip("_-")[:40] or "Type"
-    return word if word[0].isalpha() or word[0] == "_" else f"T_{word}"[:40]
+def _names(kinds: Iterable[str]) -> dict[str, str]:
+    """Return type -> its name as one word, as it stands between brackets in an output; no two have the same."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from odin_slm.tasks.extraction.schema import Name
+
+    names: dict[str, str] = {}
+    for kind in (given := sorted(set(kinds))):
+        try:
+            names[kind] = TypeAdapter(Name).validate_python(kind)
+        except ValidationError:
+            continue
+    for kind in (kind for kind in given if kind not in names):
+        word = re.sub(r"[^A-Za-z0-9-]+", "_", kind).strip("_-")[:36] or "Type"
+        word = word if word[0].isalpha() else f"T_{word}"
+        tried = (word, *(f"{word}_{number}" for number in range(2, len(names) + 3)))
+        names[kind] = next(name for name in tried if name not in names.values())
+    return names

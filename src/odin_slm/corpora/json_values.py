@@ -71,6 +71,10 @@ class JsonValues:
             raise self.error(f"found {kind_of(found)} under '{key}' of {label}; expected a list")
         return found
 
+    def perhaps(self, value: dict[str, Any], key: str, label: str) -> list[Any]:
+        """Return the list under a key; an empty one where there is nothing."""
+        return self.items(value, key, label) if value.get(key) else []
+
     def mapping(self, value: Any, key: str, label: str) -> dict[str, Any]:
         """Return the object under a key."""
         found = self.get(value, key, label)

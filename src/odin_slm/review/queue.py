@@ -17,6 +17,7 @@ from typing import Any
 
 from odin_slm.core import json_text
 from odin_slm.core.errors import CorpusFormatError
+from odin_slm.core.hashing import canonical_jsonl
 
 ANSWERS = (None, "accept", "ignore")
 MANIFEST = "review.json"
@@ -82,7 +83,10 @@ def read_queue(name: str, text: str) -> Iterator[dict[str, Any]]:
         if line.strip():
             try:
                 task = json_text.loads(line)
+                canonical_jsonl([task]).encode()  # what cannot be written again would stop every save of the page
                 fault = task_fault(task)
+            except UnicodeEncodeError:
+                fault = "it holds half a character (a lone surrogate)"
             except ValueError as error:
                 fault = f"it is no JSON ({error})"
             if not fault and task["id"] in taken:

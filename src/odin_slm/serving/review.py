@@ -24,6 +24,13 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class _Types(_Body):
+    """The types that a review may name, as its manifest has them; without them nothing would be checked."""
+
+    entities: list[str] = Field(min_length=1)
+    relations: list[tuple[str, str, str]]
+
+
 class Place(_Body):
     """A typed span of the text, in Unicode code points."""
 
@@ -76,7 +83,8 @@ class ReviewQueue:
         fix = "Name the queue.jsonl that kedro run --pipelines review has written; review.json stays beside it."
         try:
             manifest = json_text.loads((file.parent / MANIFEST).read_text(encoding="utf-8"))
-            self._about = {"types": manifest["types"], "made": manifest["made"], "model": manifest["model"]["digest"]}
+            types = _Types.model_validate(manifest["types"]).model_dump(mode="json")
+            self._about = {"types": types, "made": manifest["made"], "model": manifest["model"]["digest"]}
             tasks = list(read_queue(file.name, file.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ServingError(f"no review is there ({error}).", where=f"--review {file}", fix=fix) from None

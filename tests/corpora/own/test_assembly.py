@@ -40,6 +40,12 @@ def test_what_is_named_nowhere_is_a_fault_or_dropped() -> None:
     assert found.dropped == {"mention: Protein": 1, "mention: Remark": 1, "relation: dose_of": 1}
 
 
+@pytest.mark.parametrize("name", [{"Gene": "Drug"}, True, 2])
+def test_a_list_of_types_holds_names_alone(name: object) -> None:
+    with pytest.raises(ValueError, match=r"own_corpora|expected names of types"):
+        own.OwnCorpus.model_validate({"folder": "x", "format": "brat", "entities": [name]})
+
+
 def test_a_relation_of_the_files_can_be_dropped_by_name() -> None:
     found, faults, _ = read("brat", FILES, **{**RENAMED, "relations": {"dose_of": None}})
     assert (faults, relations(found)) == ([], [[]])
@@ -73,6 +79,8 @@ def test_splits_go_by_file_or_field_or_not_at_all() -> None:
     assert read("brat", FILES, **RENAMED)[0].documents[0].split is None
     _, faults, _ = read("brat", FILES, **RENAMED, split={"files": {"test": "y/*"}})
     assert faults == ["x/PMID7_a.ann:1: the file is of no split."]
+    _, faults, _ = read("brat", FILES, **RENAMED, split={"files": {"train": "*.ann", "test": "x/*"}})
+    assert faults == ["x/PMID7_a.ann:1: the file is of train and of test."]
     rows = "".join(f'{{"text": "{word}", "label": [], "part": "{word}"}}\n' for word in ("dev", "Training", "later"))
     found, faults, _ = read("jsonl", {"a.jsonl": rows}, split={"field": "part"})
     assert [document.split for document in found.documents] == ["validation", "train"]

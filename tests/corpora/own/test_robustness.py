@@ -83,3 +83,11 @@ def test_a_wrong_offset_never_makes_another_mention_without_a_word(name: str) ->
             read_now = {(d.text, m.begin, m.end, m.type) for d in found.documents for m in d.mentions}
             assert read_now <= known or found.normalised, (file, match[0], number)
             assert read_now == known or faults or found.normalised or found.dropped != whole.dropped
+
+
+@pytest.mark.parametrize("name", [name for name, layout in TEXTS.items() if layout.format in ("jsonl", "bioc_json")])
+def test_a_number_in_place_of_a_list_is_named(name: str) -> None:
+    for file, content in files_of(name).items():
+        for key in re.findall(r'"(\w+)": \[', content):
+            for on_fault in ("stop", "drop"):
+                read_or_refuse(name, {file: re.sub(rf'"{key}": \[', f'"{key}": 5, "was": [', content)}, on_fault)

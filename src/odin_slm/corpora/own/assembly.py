@@ -147,9 +147,11 @@ class _Text:
         if split is None:
             return None
         if split.files is not None:
-            if (found := split.of_file(given.file)) is None:
-                raise fault("the file is of no split", given.where, "Let a pattern of split.files have it.")
-            return found
+            splits = split.of_file(given.file)
+            if len(splits) != 1:  # of two, neither may win: test documents would be trained on
+                listed = " and of ".join(splits) or "no split"
+                raise fault(f"the file is of {listed}", given.where, "Let one pattern of split.files have it.")
+            return splits[0]
         found = split_named(given.split or "")
         if found is None:
             what = f"found the split {given.split[:40]!r}" if given.split else f"nothing is under {split.field!r}"

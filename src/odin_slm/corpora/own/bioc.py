@@ -153,7 +153,9 @@ class _Reader(JsonValues):
         text = GivenText(f"{identifier}", "", self._name, self.where)
         parts = [part for passage in self.items(value, "passages", "the document") for part in self._parts(passage)]
         shifts = self._joined(text, parts)
-        relations = [*(value.get("relations") or []), *(r for p in parts for r in p.get("relations") or [])]
+        relations = self.perhaps(value, "relations", "the document") + [
+            r for p in parts for r in self.perhaps(p, "relations", "a passage")
+        ]
         for part, shift in zip(parts, shifts, strict=True):
             for annotation in part.get("annotations") or []:
                 with self._faults.collected("mention"):
@@ -176,7 +178,8 @@ class _Reader(JsonValues):
         if passage.get("text"):
             inner = [one for one in sentences if isinstance(one, dict)]
             held = {
-                key: [v for p in (passage, *inner) for v in p.get(key) or []] for key in ("annotations", "relations")
+                key: [v for p in (passage, *inner) for v in self.perhaps(p, key, "a passage")]
+                for key in ("annotations", "relations")
             }
             return [passage | held]
         rest = {"text": "", "offset": passage.get("offset"), "annotations": [], "relations": passage.get("relations")}

@@ -78,12 +78,13 @@ class Split(_Block):
             raise ValueError("name either files or field.")
         return self
 
-    def of_file(self, name: str) -> str | None:
-        """Return the split of a file; None where no pattern has it."""
-        for split, patterns in (self.files or {}).items():
-            if matches(name, (patterns,) if isinstance(patterns, str) else patterns):
-                return split
-        return None
+    def of_file(self, name: str) -> list[str]:
+        """Return the splits whose patterns have a file."""
+        return [
+            split
+            for split, patterns in (self.files or {}).items()
+            if matches(name, (patterns,) if isinstance(patterns, str) else patterns)
+        ]
 
 
 class Fields(_Block):
@@ -135,7 +136,13 @@ class OwnCorpus(_Block):
     @field_validator("entities", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
-        return {name: name for name in value} if isinstance(value, list | tuple) else value
+        if not isinstance(value, list | tuple):
+            return value
+        if others := [name for name in value if not isinstance(name, str)]:
+            raise ValueError(
+                f"found {str(others[0])[:40]!r}; expected names of types, in quotes where YAML reads more."
+            )
+        return {name: name for name in value}
 
     @model_validator(mode="after")
     def _relations_relate_entities(self) -> OwnCorpus:

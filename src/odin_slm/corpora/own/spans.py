@@ -95,7 +95,7 @@ class _Row(JsonValues):
             self._spans(value, keys[0])
             if keys[0] == "ents" and isinstance(value.get("spans"), dict):
                 self._made.dropped["span group: not read"] += sum(1 for group in value["spans"].values() if group)
-            for relation in value.get("relations") or []:
+            for relation in self.perhaps(value, "relations", "a row"):
                 with self._faults.collected("relation"):
                     self._relation(relation, value)
 
@@ -150,7 +150,7 @@ class _Row(JsonValues):
             begin, end = (self.number(span, key, f"{name}_span") for key in ("start", "end"))
             return _key(begin, end, self._kind(self.get(span, "label", f"{name}_span")))
         token = self.number(found, name, "a relation")
-        for one in row.get("spans") or []:
+        for one in self.perhaps(row, "spans", "a row"):
             if self.number(one, "token_start", "a span") <= token <= self.number(one, "token_end", "a span"):
                 return _key(one.get("start"), one.get("end"), one.get("label"))
         raise self.error(f"the relation's {name} is token {token}, which no span has")
@@ -182,7 +182,7 @@ class _Row(JsonValues):
             ends = [self.get(result, key, "a relation") for key in ("from_id", "to_id")]
             if result.get("direction") == "left":
                 ends.reverse()
-            for label in result.get("labels") or ["relation"]:
+            for label in self.perhaps(result, "labels", "a relation") or ["relation"]:
                 self._made.relations.append(GivenRelation(self._kind(label), f"{ends[0]}", f"{ends[1]}", self.where))
         elif kind in ("labels", "hypertextlabels"):
             self._labelled(f"{self.get(result, 'id', 'a result')}", self.mapping(result, "value", "a result"))

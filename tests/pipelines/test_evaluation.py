@@ -272,6 +272,11 @@ def test_pairs_that_cannot_be_judged_are_refused(name: str, value: str) -> None:
         params(relations="pairs", **{name: value})
 
 
+def test_an_operating_point_without_a_grammar_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"operating_point .* set decoding to constrained or both"):
+        params(operating_point="f1", decoding="free")
+
+
 def test_an_operating_point_takes_two_readings_of_the_validation_records(
     base: BaseModel, adapter: Path, tmp_path: Path
 ) -> None:

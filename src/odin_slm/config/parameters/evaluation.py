@@ -71,6 +71,12 @@ class EvaluationParams(Parameters):
         return values
 
     @model_validator(mode="after")
+    def _point_of_a_grammar(self) -> EvaluationParams:
+        if self.operating_point and self.decoding == "free":
+            raise ValueError("operating_point is that of constrained decoding: set decoding to constrained or both.")
+        return self
+
+    @model_validator(mode="after")
     def _pairs_can_be_judged(self) -> EvaluationParams:
         if self.relations != "list":
             if self.operating_point:

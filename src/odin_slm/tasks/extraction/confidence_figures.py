@@ -6,11 +6,10 @@ for Kedro-Viz, matplotlib for the report.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from odin_slm.tasks.extraction.figures import BASE, COLOURS, INK, _plotly, _plural, _style
+from odin_slm.tasks.extraction.figures import BASE, COLOURS, INK, _plotly, _plural, _style, svg
 from odin_slm.tasks.extraction.metrics import KINDS
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def plot_reliability(results: Mapping[str, Any]) -> PlotlyFigure:
                 line={"color": COLOURS[kind], "dash": dash},
                 opacity=0.45 if when == "before" else 1,
                 customdata=[b["n"] for b in bins],
-                hovertemplate="said %{x:.2f}, right %{y:.2f}, %{customdata} extractions<extra></extra>",
+                hovertemplate="confidence %{x:.2f}, right %{y:.2f}, %{customdata} extractions<extra></extra>",
             )
     return figure.update_xaxes(range=[0, 1]).update_yaxes(range=[0, 1])
 
@@ -77,10 +76,10 @@ def draw_confidence(results: Mapping[str, Any]) -> dict[str, str]:
         figure = Figure(figsize=(2 * _SIDE, _HEIGHT), layout="constrained")
         for kind, ax in zip(KINDS, figure.subplots(1, 2), strict=True):
             _draw_reliability(ax, kind, found[kind])
-        drawn["reliability"] = _svg(figure)
+        drawn["reliability"] = svg(figure)
         figure = Figure(figsize=(2 * _SIDE, _HEIGHT), layout="constrained")
         _draw_risk_coverage(figure.subplots(), found)
-        drawn["risk_coverage"] = _svg(figure)
+        drawn["risk_coverage"] = svg(figure)
     return drawn
 
 
@@ -129,9 +128,3 @@ def _moment(found: Mapping[str, Any], when: str) -> str:
 
 def _area(kind: str, found: Mapping[str, Any]) -> str:
     return _plural(kind) if found["aurc"] is None else f"{_plural(kind)}, AURC {found['aurc']:.3f}"
-
-
-def _svg(figure: Any) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()

@@ -123,9 +123,7 @@ def draw_panels(results: Mapping[str, Any], state: Mapping[str, Any] | None) -> 
         for name, panel in _panels(results, state).items():
             figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
             panel(figure.subplots())
-            buffer = io.StringIO()
-            figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-            drawn[name] = buffer.getvalue()
+            drawn[name] = svg(figure)
     return drawn
 
 
@@ -208,6 +206,13 @@ def _draw_training(ax: Axes, state: Mapping[str, Any] | None) -> None:
 _TASK = "#2a8c6a"
 _WHISKER = {"ecolor": INK, "elinewidth": 1, "capsize": 2}
 _NO_TRAINING = "The adapter was trained elsewhere; its curve is not known here."
+
+
+def svg(figure: Figure) -> str:
+    """Return a figure as an SVG text without a date."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
 
 
 @contextmanager

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from odin_slm.tasks.extraction.confidence_figures import _svg
-from odin_slm.tasks.extraction.figures import COLOURS, INK, _plotly, _plural, _style
+from odin_slm.tasks.extraction.figures import COLOURS, INK, _plotly, _plural, _style, svg
 from odin_slm.tasks.extraction.metrics import KINDS
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def draw_operating_point(results: Mapping[str, Any]) -> dict[str, str]:
             for name, ax in zip(_AXES, row, strict=True):
                 chosen = (point["end_bias"] or {}).get(kind, 0.0) if name == "bias" else point["threshold"][kind]
                 _draw(ax, kind, name, point["validation"][kind][f"by_{name}"], chosen)
-        return {"operating_point": _svg(figure)}
+        return {"operating_point": svg(figure)}
 
 
 def _draw(ax: Axes, kind: str, name: str, curve: list[Mapping[str, float]], chosen: float) -> None:

@@ -194,10 +194,7 @@ class ExtractionTask(Task):
     def items(self, output: str) -> dict[str, set[tuple[str, ...]]]:
         """See :meth:`Task.items`."""
         found = parse(output, self.types).extraction
-        return {
-            "entities": {(e.type, fold(e.text)) for e in found.entities},
-            "triples": {(fold(r.head), r.type, fold(r.tail)) for r in found.relations},
-        }
+        return {"entities": set(found.keys("entity")), "triples": set(found.keys("relation"))}
 
     def labels_of(self, source: str) -> tuple[str, ...]:
         """Return the types that a source annotates."""

@@ -12,9 +12,6 @@ from typing import Any
 
 from odin_slm.core.errors import BackendError
 
-_FORMER = {"slips": "corruption", "circles": "loops", "glued": "affixes"}
-"""What older checkpoints call some exercises -> their names."""
-
 
 @dataclass
 class Progress:
@@ -98,12 +95,12 @@ def _continues(old: dict[str, Any], new: dict[str, Any]) -> bool:
                 **phase,
                 "restart": phase.get("restart", 0.0),
                 "until": round(phase["until"] * longer, 3),  # as shares of the old length
-                "mixture": {_FORMER.get(name, name): share for name, share in phase["mixture"].items() if share},
+                "mixture": {name: share for name, share in phase["mixture"].items() if share},
             }
             for phase in settings["phases"]
         ]
 
-    if old.get("architecture", new["architecture"]) != new["architecture"]:  # older checkpoints do not contain it
+    if old["architecture"] != new["architecture"]:
         return False
     before, after = phases(old), phases(new)
     added = after[len(before) :]

@@ -12,6 +12,9 @@ from typing import Any
 
 from odin_slm.core.errors import BackendError
 
+_FORMER = {"slips": "corruption", "circles": "loops", "glued": "affixes"}
+"""What older checkpoints call some exercises -> their names."""
+
 
 @dataclass
 class Progress:
@@ -95,12 +98,12 @@ def _continues(old: dict[str, Any], new: dict[str, Any]) -> bool:
                 **phase,
                 "restart": phase.get("restart", 0.0),
                 "until": round(phase["until"] * longer, 3),  # as shares of the old length
-                "mixture": {name: share for name, share in phase["mixture"].items() if share},
+                "mixture": {_FORMER.get(name, name): share for name, share in phase["mixture"].items() if share},
             }
             for phase in settings["phases"]
         ]
 
-    if old["architecture"] != new["architecture"]:
+    if old.get("architecture", new["architecture"]) != new["architecture"]:  # older checkpoints do not contain it
         return False
     before, after = phases(old), phases(new)
     added = after[len(before) :]

@@ -216,11 +216,11 @@ def _repeats(name: str, records: Sequence[Record], limits: Profile) -> Check:
 
 def _labels(splits: Mapping[str, Sequence[Record]], task: Task) -> Check:
     sources = {record["source"] for records in splits.values() for record in records}
-    expected = sorted({label for source in sources for label in task.expected_labels(source)})
+    wanted = sorted({label for source in sources for label in task.expected_labels(source)})
     lacking = []
     for name, records in splits.items():
         found = {label for r in records for labels in task.labels(r["output"]).values() for label in labels}
-        lacking += [f"{name}: {label}" for label in expected if records and label not in found]
-    total = max(1, len(expected) * len(splits))
+        lacking += [f"{name}: {label}" for label in wanted if records and label not in found]
+    total = max(1, len(wanted) * len(splits))
     fix = "Add documents or move the ratios."
     return Check("every label occurs in every split", "high", tuple(lacking), total, 0.0, fix)

@@ -10,11 +10,11 @@ from typing import Any
 
 from odin_slm.core.folding import fold
 from odin_slm.core.markdown import interval, score
-from odin_slm.tasks.extraction.confidence_figures import draw_confidence, thresholds
-from odin_slm.tasks.extraction.figures import draw_panels
 from odin_slm.tasks.extraction.format import Extraction, locate, parse
 from odin_slm.tasks.extraction.metrics import ERRORS, KINDS, RULES, errors_in
-from odin_slm.tasks.extraction.operating_figures import draw_operating_point
+from odin_slm.tasks.extraction.reporting.confidence_figures import draw_confidence, thresholds
+from odin_slm.tasks.extraction.reporting.figures import draw_panels
+from odin_slm.tasks.extraction.reporting.operating_figures import draw_operating_point
 from odin_slm.tasks.extraction.schema import MEDICAL, Types
 
 _LEVEL = 0.05

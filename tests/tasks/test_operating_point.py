@@ -29,7 +29,10 @@ def test_objectives_name_f1_or_a_precision(objective: str, precision: float | No
     assert wanted_precision(objective) == precision
 
 
-@pytest.mark.parametrize("objective", ["", "recall=0.9", "precision", "precision=90", "precision=1.5", "F1"])
+@pytest.mark.parametrize(
+    "objective",
+    ["", "recall=0.9", "precision", "precision=90", "precision=1.5", "precision=0.0", "precision=.00", "F1"],
+)
 def test_another_objective_is_refused_with_those_that_there_are(objective: str) -> None:
     with pytest.raises(ValueError, match=r"name f1, precision=0\.9"):
         wanted_precision(objective)

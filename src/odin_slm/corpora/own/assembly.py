@@ -110,11 +110,12 @@ class _Text:
         placed: dict[Mention, str] = {}
         for mention in given.mentions:
             made = self._mention(mention)
+            repeated = bool(mention.key) and mention.key in self._by_key
             with self._faults.collected("mention: named as another one is"):
-                if mention.key and mention.key in self._by_key:
+                if repeated:
                     raise fault(f"found {mention.key[:40]!r} again in one document", mention.where)
                 self._by_key[mention.key or mention.where] = made
-            if made is None:
+            if made is None or repeated:
                 self._lost.update(mention.concepts)
             elif made in placed:
                 self._found.dropped["mention: repeated"] += 1

@@ -204,6 +204,8 @@ def _problems(folder: Path, kind: ReleaseKind) -> Iterator[str]:
             yield from (f"{name}: {problem}" for problem in _safetensors_problems(folder, name))
         elif file.suffix == ".parquet":
             yield from _parquet_problems(file, name)
+        elif file.suffix == ".gguf":
+            yield from (f"{name}: {problem}" for problem in _gguf_problems(file))
         elif file.suffix not in _BINARY:
             yield from _text_file_problems(file, name, kind)
     sums = folder / CHECKSUMS
@@ -251,6 +253,19 @@ def _saved_modules(folder: Path) -> list[str]:
     except (OSError, ValueError):  # reported on its own
         return []
     return (config.get("modules_to_save") or []) if isinstance(config, dict) else []
+
+
+def _gguf_problems(file: Path) -> Iterator[str]:
+    from odin_slm.core.errors import BaseModelError
+    from odin_slm.models.sources.gguf_file import open_gguf
+
+    try:
+        metadata = open_gguf(file).metadata
+    except BaseModelError as error:
+        yield error.what
+        return
+    texts = {key: value for key, value in metadata.items() if isinstance(value, str)}
+    yield from text_problems("its metadata", json.dumps(texts))
 
 
 def _parquet_problems(file: Path, name: str) -> Iterator[str]:

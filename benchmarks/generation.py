@@ -37,7 +37,7 @@ from odin_slm.config.parameters import IngestionParams, TaskParams
 from odin_slm.core.record import render_prompt
 from odin_slm.corpora import ade
 from odin_slm.corpora.synthetic.generator import generate as write_documents
-from odin_slm.inference.constraint import Constraint
+from odin_slm.inference.decoding.constraint import Constraint
 from odin_slm.inference.generation import Generator, attach, generate
 from odin_slm.models.base_model import BaseModel, load_model, resolve_base_model
 from odin_slm.models.tokens import output_budget, prompt_ids

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,12 +14,13 @@ from odin_slm.core.errors import CorpusFormatError
 _WIDE = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file; on any failure the old content stays and nothing else is left behind."""
+def write_text(path: Path, text: str | Iterable[str]) -> None:
+    """Write a UTF-8 file, given whole or in pieces; on any failure the old content stays, and nothing else is left."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = _temporary(path)
     try:
-        new.write_text(text, encoding="utf-8", newline="\n")
+        with new.open("w", encoding="utf-8", newline="\n") as stream:
+            stream.writelines([text] if isinstance(text, str) else text)
         os.replace(new, path)
     finally:
         new.unlink(missing_ok=True)

@@ -21,8 +21,9 @@ from odin_slm.config.parameters import EvaluationParams, TaskParams
 from odin_slm.core.document import Document, Mention, Relation
 from odin_slm.core.errors import BackendError, MissingInputError, PredictionsError, WrongParameterError
 from odin_slm.datasets.figures import FiguresDataset
+from odin_slm.datasets.folders import FolderDataset
 from odin_slm.datasets.json_files import CanonicalJSONDataset, GivenRecordsDataset
-from odin_slm.datasets.models import AdapterDataset, FolderDataset
+from odin_slm.datasets.models import AdapterDataset
 from odin_slm.datasets.optional import OptionalDataset
 from odin_slm.models.base_model import BaseModel, load_model
 from odin_slm.pipelines.evaluation import create_pipeline

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import uuid
 from collections.abc import Callable, Collection, Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,10 +11,10 @@ from typing import Any
 
 from odin_slm.core.document import GivenDocument
 from odin_slm.core.errors import MissingInputError
+from odin_slm.core.files import new_file, write_text
 from odin_slm.core.hashing import canonical_json, canonical_jsonl
-from odin_slm.datasets.base import PathDataset, ReadOnlyDataset
-from odin_slm.datasets.document_files import FORMS, form_of, read_file
-from odin_slm.datasets.files import write_text
+from odin_slm.datasets import PathDataset, ReadOnlyDataset
+from odin_slm.datasets.sources.document_files import FORMS, form_of, read_file
 
 Read = Callable[[str, str], Iterator[GivenDocument]]
 Shards = Callable[[Collection[str]], Iterator[dict[str, Any]]]
@@ -179,12 +177,8 @@ def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
         **{"constrained": flag, "schema": text, "model": text, "prompt": text},
     }
     table = pyarrow.Table.from_pylist(rows, pyarrow.schema(columns))
-    new = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
+    with new_file(path) as new:
         pyarrow.parquet.write_table(table, new, compression="zstd")
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)
 
 
 def _hidden(file: Path, root: Path) -> bool:

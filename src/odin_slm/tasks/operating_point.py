@@ -39,7 +39,7 @@ def point_of(calibrator: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return point
 
 
-def wanted_precision(objective: str) -> float | None:
+def required_precision(objective: str) -> float | None:
     """Return the precision that an objective asks for: ``precision=0.9``; None for ``f1``.
 
     Raises:

@@ -14,7 +14,7 @@ from odin_slm.corpora.bioc import joined
 from odin_slm.corpora.faults import Faults
 from odin_slm.corpora.own.block import OwnCorpus, split_named
 from odin_slm.corpora.own.given import SEPARATORS, GivenMention, GivenRelation, GivenText, fault
-from odin_slm.corpora.own.offsets import Choice, Places, choose, said
+from odin_slm.corpora.own.offsets import Choice, Places, choose, single_spaced
 from odin_slm.corpora.parsed import corpus_report, require_unicode
 from odin_slm.corpora.pubtator import IN_PIECES, NO_CHARACTERS, AnnotatedText, Annotation
 
@@ -123,9 +123,9 @@ class _Text:
                 placed[made] = mention.where
                 for concept in made.concepts:
                     self._types[concept].add(made.type)
-        said = [r for relation in given.relations for r in self._relations(relation)]
-        relations = dict.fromkeys(said)
-        self._found.dropped["relation: repeated"] += len(said) - len(relations)
+        stated = [r for relation in given.relations for r in self._relations(relation)]
+        relations = dict.fromkeys(stated)
+        self._found.dropped["relation: repeated"] += len(stated) - len(relations)
         self._note_overlaps(placed)
         return Document(
             f"{self._name}-{given.id}", text, self._name, pmid, split, tuple(sorted(placed)), tuple(relations)
@@ -197,7 +197,7 @@ class _Text:
             self._found.pieces.append(mention.where)
             return None
         found = text[begin:end]
-        named = found if mention.text is None or said(mention.text) == said(found) else mention.text
+        named = found if mention.text is None or single_spaced(mention.text) == single_spaced(found) else mention.text
         checked = AnnotatedText(self._given.id, text, self._given.where)
         try:
             checked.annotate(Annotation(begin, end, named, kind, "", mention.where))

@@ -145,18 +145,19 @@ def generate_calibration_predictions(
         WrongParameterError: The parameters ask for what a grammar is needed for, and the task has none.
     """
     what, headline = task.task().to_calibrate(params.relations), "free" if params.decoding == "free" else "constrained"
-    held = headline == "constrained" and any(what.grammar(one["instruction"], one["input"]) for one in (val or ())[:1])
-    if val and not held and (params.relations != "list" or params.operating_point):
+    first = (val or ())[:1]
+    constrained = headline == "constrained" and any(what.grammar(one["instruction"], one["input"]) for one in first)
+    if first and not constrained and (params.relations != "list" or params.operating_point):
         raise WrongParameterError(
             f"the task {task.name} has no grammar, which judged pairs and an operating point need.",
             where="evaluation",
             fix="Set evaluation.relations=list and evaluation.operating_point=null.",
         )
-    wanted = params.calibration != "none" or params.relations != "list" or (held and params.operating_point)
-    if not val or not wanted:
+    needed = params.calibration != "none" or params.relations != "list" or (constrained and params.operating_point)
+    if not val or not needed:
         return []
     some = params.model_copy(update={"num_samples": params.calibration_samples, "decoding": headline})
-    objective = params.operating_point if held and params.backend == "transformers" else None
+    objective = params.operating_point if constrained and params.backend == "transformers" else None
     rows: list[dict[str, Any]] = []
     readings = 0
     while (point := what.exploration(rows, params.calibration, objective)) is not None:
@@ -178,8 +179,8 @@ def fit_calibration(
     Returns:
         The calibrator (:meth:`odin_slm.tasks.Task.fit_calibration`); empty where the task has none.
     """
-    held = bool(calibration_predictions) and calibration_predictions[0]["decoding"] == "constrained"
-    objective = params.operating_point if held else None
+    constrained = bool(calibration_predictions) and calibration_predictions[0]["decoding"] == "constrained"
+    objective = params.operating_point if constrained else None
     found = task.task().fit_calibration(calibration_predictions, params.calibration, objective, params.relations)
     calibrator = found or {}
     for kind, fitted in calibrator.items():

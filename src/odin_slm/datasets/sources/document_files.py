@@ -17,7 +17,7 @@ from typing import IO, Any
 from odin_slm.core import json_text
 from odin_slm.core.document import GivenDocument
 from odin_slm.corpora.pubmed import citations
-from odin_slm.datasets.files import wide_encoding
+from odin_slm.datasets.sources.texts import wide_encoding
 
 _Record = tuple[str | None, str, str | None]  # id, text, error
 _CELL = 2**31 - 1

@@ -211,7 +211,8 @@ def _iob_folder(folder: Path) -> str:
 
 
 def _documents(folder: Path) -> str:
-    found = list(DocumentsDataset(source={"path": str(folder)}).load()("text", "id"))
+    read = DocumentsDataset(source={"path": str(folder)}).load()
+    found = list(read("text", "id")) if read else []
     for document in found:
         assert (document.error is None) == bool(document.text.strip())
         json.dumps([document.id, document.text, document.error], ensure_ascii=False).encode()

@@ -4,8 +4,8 @@
     … --batched     only what goes 32 at once: transformers free, the engine free and constrained
 
 Writes the outputs of test prompts (default 128) in turns: by ``generate()`` of transformers, one prompt at a time, free
-and held by the same grammar (a logits processor), and 32 at once, padded on the left; by this project's engine one
-prompt at a time; and by the engine 32 at once: free, free with the layers that transformers has, and constrained.
+and constrained by the same grammar (a logits processor), and 32 at once, padded on the left; by this project's engine
+one prompt at a time; and by the engine 32 at once: free, free with the layers that transformers has, and constrained.
 What goes one at a time takes every fourth prompt only, as it would take too long for all. The prompts are synthetic, or
 with ``--corpora`` sentences of the ADE corpus there; a base that has not learnt the task needs an adapter, or it writes
 on to the end of the budget.
@@ -25,7 +25,7 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,9 @@ from odin_slm.tasks import Grammar
 ROOT = Path(__file__).resolve().parents[1]
 BATCH = 32
 EVERY = 4
-LIBRARY, LIBRARY_HELD = "transformers, one at a time", "transformers, one at a time, constrained"
+LIBRARY, LIBRARY_CONSTRAINED = "transformers, one at a time", "transformers, one at a time, constrained"
 LIBRARY_BATCHED = f"transformers, {BATCH} at once"
-SINGLE, FREE, HELD = "engine, one at a time", f"engine, {BATCH} at once", f"engine, {BATCH} at once, constrained"
+SINGLE, FREE, CONSTRAINED = "engine, one at a time", f"engine, {BATCH} at once", f"engine, {BATCH} at once, constrained"
 LAYERS = f"engine, {BATCH} at once, transformers' layers"
 
 
@@ -71,7 +71,7 @@ class Library:
     def __init__(self, model: Any, generator: Generator, budget: int) -> None:
         self._model, self._generator, self._tokenizer, self._budget = model, generator, generator.tokenizer, budget
 
-    def write(self, prompts: list[str], batch: int, grammars: list[Grammar] | None = None) -> list[str]:
+    def write(self, prompts: list[str], batch: int, grammars: Sequence[Grammar] | None = None) -> list[str]:
         """Write the outputs of prompts, so many at once."""
         texts: list[str] = []
         for begin in range(0, len(prompts), batch):
@@ -79,23 +79,23 @@ class Library:
             width = max(map(len, ids))
             padded = torch.tensor([[self._tokenizer.pad_token_id] * (width - len(row)) + row for row in ids])
             mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
-            held = [Held(self._generator, grammars[begin], width)] if grammars else None
+            processors = [GrammarProcessor(self._generator, grammars[begin], width)] if grammars else None
             with torch.inference_mode():
-                said = self._model.generate(
+                written = self._model.generate(
                     input_ids=padded,
                     attention_mask=mask,
                     max_new_tokens=self._budget,
                     do_sample=False,
-                    logits_processor=held,
+                    logits_processor=processors,
                 )
-            if held:
-                texts.append(held[0].text)
+            if processors:
+                texts.append(processors[0].text)
             else:
-                texts += self._tokenizer.batch_decode(said[:, width:], skip_special_tokens=True)
+                texts += self._tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
         return texts
 
 
-class Held:
+class GrammarProcessor:
     """A logits processor of transformers that holds one row to a grammar."""
 
     def __init__(self, generator: Generator, grammar: Grammar, begin: int) -> None:
@@ -145,12 +145,12 @@ def report(wall: dict[str, float], busy: dict[str, float], texts: dict[str, list
     for title, one, other in (
         ("free, against transformers one at a time", LIBRARY, FREE),
         ("free, against transformers batched", LIBRARY_BATCHED, FREE),
-        ("constrained, against transformers free by one", LIBRARY, HELD),
-        ("constrained, against transformers' by one", LIBRARY_HELD, HELD),
-        ("constrained, against transformers batched", LIBRARY_BATCHED, HELD),
+        ("constrained, against transformers free by one", LIBRARY, CONSTRAINED),
+        ("constrained, against transformers' by one", LIBRARY_CONSTRAINED, CONSTRAINED),
+        ("constrained, against transformers batched", LIBRARY_BATCHED, CONSTRAINED),
         ("batched against the engine by one", SINGLE, FREE),
         ("fused layers against transformers'", LAYERS, FREE),
-        ("constrained / free", HELD, FREE),
+        ("constrained / free", CONSTRAINED, FREE),
     ):
         if one not in wall or other not in wall:
             continue
@@ -160,7 +160,7 @@ def report(wall: dict[str, float], busy: dict[str, float], texts: dict[str, list
         (LIBRARY_BATCHED, FREE),
         (SINGLE, FREE),
         (LAYERS, FREE),
-        (LIBRARY_HELD, HELD),
+        (LIBRARY_CONSTRAINED, CONSTRAINED),
     ):
         if one not in texts or other not in texts:
             continue
@@ -183,7 +183,7 @@ def main() -> None:
     rows = records(options.prompts // EVERY * EVERY, base, options.corpora)
     prompts = [render_prompt(row["instruction"], row["input"]) for row in rows]
     task = TaskParams().task()
-    grammars = [task.grammar(row["instruction"], row["input"]) for row in rows]
+    grammars: list[Any] = [task.grammar(row["instruction"], row["input"]) for row in rows]
     budget = output_budget(base, [row["output"] for row in rows])
     model = load_model(base)
     if options.adapter:
@@ -193,23 +193,25 @@ def main() -> None:
     layers._model, layers._instructions = model, {}
     library = Library(model, generator, budget)
 
-    def engine(prompts: list[str], batch: int, held: list[Any] | None = None, by: Generator = generator) -> list[str]:
-        asked = {"batch_size": batch, "max_new_tokens": budget, "grammars": held}
+    def engine(
+        prompts: list[str], batch: int, grammars: list[Any] | None = None, by: Generator = generator
+    ) -> list[str]:
+        asked: dict[str, Any] = {"batch_size": batch, "max_new_tokens": budget, "grammars": grammars}
         return [output.text for output in generate(base, None, prompts, loaded=by, **asked)]
 
     ways: dict[str, Callable[[], list[str]]] = {
         LIBRARY: lambda: library.write(prompts[::EVERY], 1),
-        LIBRARY_HELD: lambda: library.write(prompts[::EVERY], 1, grammars[::EVERY]),
+        LIBRARY_CONSTRAINED: lambda: library.write(prompts[::EVERY], 1, grammars[::EVERY]),
         LIBRARY_BATCHED: lambda: library.write(prompts, BATCH),
         SINGLE: lambda: [engine([prompt], 1)[0] for prompt in prompts[::EVERY]],
         LAYERS: lambda: engine(prompts, BATCH, by=layers),
         FREE: lambda: engine(prompts, BATCH),
-        HELD: lambda: engine(prompts, BATCH, grammars),
+        CONSTRAINED: lambda: engine(prompts, BATCH, grammars),
     }
     if options.batched:
-        ways = {name: ways[name] for name in (LIBRARY_BATCHED, FREE, HELD)}
+        ways = {name: ways[name] for name in (LIBRARY_BATCHED, FREE, CONSTRAINED)}
     wall, busy, texts = measure(ways, options.rounds)
-    tokens = sum(map(len, generator.tokenizer(texts[HELD])["input_ids"])) / len(rows)
+    tokens = sum(map(len, generator.tokenizer(texts[CONSTRAINED])["input_ids"])) / len(rows)
     print(f"{base.name}: {len(prompts)} prompts, {tokens:.0f} tokens each, at most {budget}, {options.rounds} rounds")
     print(f"{torch.get_num_threads()} threads")
     report(wall, busy, texts)

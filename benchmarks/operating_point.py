@@ -48,13 +48,13 @@ def read(given: argparse.Namespace, params: EvaluationParams) -> list[Row]:
     if given.predictions:
         return [json.loads(line) for line in given.predictions.read_text(encoding="utf-8").splitlines()]
     records = json.loads((given.data / "val.json").read_text(encoding="utf-8"))
-    wanted = [record for record in records if not given.sources or record["source"] in given.sources]
+    chosen = [record for record in records if not given.sources or record["source"] in given.sources]
     base = resolve_base_model(given.base, root=ROOT)
     with tempfile.TemporaryDirectory() as scratch:
         work = given.work or Path(scratch)
         work.mkdir(parents=True, exist_ok=True)
         begin = time.monotonic()
-        rows = generate_calibration_predictions(base, given.adapter, wanted, work, TaskParams(), params)
+        rows = generate_calibration_predictions(base, given.adapter, chosen, work, TaskParams(), params)
     print(f"{len(rows)} records read in {time.monotonic() - begin:.0f} s", flush=True)
     return rows
 
@@ -69,8 +69,8 @@ def listed_at(row: Row, calibrator: Mapping[str, Any] | None) -> Row:
         found[kind] = [item.key for item in listed if not least or confidence(calibrator, kind, item.chance) >= least]
     names = {text for _, text in found["entity"]}
     relations = [key for key in found["relation"] if not point or {key[0], key[2]} <= names]
-    said = Extraction(tuple(Entity(*key) for key in found["entity"]), tuple(RelationTriple(*key) for key in relations))
-    return {**row, "prediction": render(said)}
+    kept = Extraction(tuple(Entity(*key) for key in found["entity"]), tuple(RelationTriple(*key) for key in relations))
+    return {**row, "prediction": render(kept)}
 
 
 def show(title: str, rows: list[Row]) -> None:

@@ -199,8 +199,8 @@ def compare(records: list[dict[str, Any]], rows: list[dict[str, Any]], weighed: 
         scored = []
         for record, row in zip(records, rows, strict=True):
             found = grammar_of(record).legal_pairs(row["prediction"])
-            said = score(found, weighed[record["id"]]["shares"])
-            scored.append({**row, "pairs": found, "said": said} | {"weighed": lines(found, said)})
+            scores = score(found, weighed[record["id"]]["shares"])
+            scored.append({**row, "pairs": found, "scores": scores} | {"weighed": lines(found, scores)})
         for mode in ("pairs", "both"):
             fitted = pairs.fit([row for row in scored if row["document_id"] in half], mode)
             judge = Judge.of({pairs.KEY: fitted}) or Judge()
@@ -209,14 +209,14 @@ def compare(records: list[dict[str, Any]], rows: list[dict[str, Any]], weighed: 
             print(f"{title:28}{mode:8}{fitted['f1'][mode]:10.3f}   {figures(task, changed, lists)}", flush=True)
 
 
-def lines(found: Sequence[RelationTriple], said: Sequence[float]) -> list[list[Any]]:
+def lines(found: Sequence[RelationTriple], scores: Sequence[float]) -> list[list[Any]]:
     """Return what a row holds under ``weighed``."""
-    return [[pairs.line_of(pair), score] for pair, score in zip(found, said, strict=True)]
+    return [[pairs.line_of(pair), score] for pair, score in zip(found, scores, strict=True)]
 
 
 def judged(row: dict[str, Any], judge: Judge) -> str:
     """Return a row's output with the relations that a judge finds."""
-    return pairs.judged(row["prediction"], (), row["pairs"], row["said"], judge)[0]
+    return pairs.judged(row["prediction"], (), row["pairs"], row["scores"], judge)[0]
 
 
 def figures(task: ExtractionTask, rows: list[dict[str, Any]], lists: list[dict[str, Any]]) -> str:

@@ -30,8 +30,14 @@ from odin_slm.models.base_model import BaseModel
 
 NANO = Path(__file__).resolve().parents[1] / "data/06_models/odin-nano"
 PARAMS = TrainingParams(
-    **{"epochs": 3, "batch_size": 4, "logging_steps": 4, "evaluations": 12, "generation_samples": 0},
-    **{"learning_rate": 0.01, "lora": LoraParams(r=4), "resume": True},
+    epochs=3,
+    batch_size=4,
+    logging_steps=4,
+    evaluations=12,
+    generation_samples=0,
+    learning_rate=0.01,
+    lora=LoraParams(r=4),
+    resume=True,
 )
 
 

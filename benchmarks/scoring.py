@@ -95,17 +95,14 @@ def plain(rows: list[Row]) -> dict[str, Any]:
     rng = random.Random(42)
     counts: dict[str, dict[str, list[int]]] = {"entity": {}, "relation": {}}
     for row in rows:
-        gold, said = parse(row["gold"]).extraction, parse(row["prediction"]).extraction
-        for kind, wanted, found in (
-            ("entity", *({(e.type, fold(e.text)) for e in side.entities} for side in (gold, said))),
-            (
-                "relation",
-                *({(fold(r.head), r.type, fold(r.tail)) for r in side.relations} for side in (gold, said)),
-            ),
-        ):
+        sides = [parse(row[side]).extraction for side in ("gold", "prediction")]
+        entities = [{(e.type, fold(e.text)) for e in side.entities} for side in sides]
+        relations = [{(fold(r.head), r.type, fold(r.tail)) for r in side.relations} for side in sides]
+        items: dict[str, list[set[Any]]] = {"entity": entities, "relation": relations}
+        for kind, (gold, predicted) in items.items():
             total = counts[kind].setdefault(row["document_id"], [0, 0, 0])
-            for place, value in enumerate((len(found & wanted), len(found - wanted), len(wanted - found))):
-                total[place] += value
+            for place, count in enumerate((gold & predicted, predicted - gold, gold - predicted)):
+                total[place] += len(count)
     results = {}
     for kind, documents in counts.items():
         each = list(documents.values())

@@ -29,7 +29,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -341,7 +341,7 @@ def main() -> None:
     if given.what == "throughput":
         throughput(given.model, given.texts, given.turns)
         return
-    ways = {"start": start, "overload": overload, "offsets": offsets, "batch": batch}
+    ways: dict[str, Callable[[str], None]] = {"start": start, "overload": overload, "offsets": offsets, "batch": batch}
     ways[given.what](given.model)
 
 

@@ -67,7 +67,7 @@ def run(env: str | None) -> float:
         MlflowHook: ("after_pipeline_run",),
         hooks.TrackingHook: ("after_context_created", "before_pipeline_run", "before_node_run", "after_dataset_saved"),
         hooks.ArtifactsHook: ("after_dataset_saved",),
-        hooks.EvaluationMetricsHook: ("after_dataset_saved",),
+        hooks.ResultsHook: ("after_dataset_saved",),
         RegisteredModelDataset: ("save",),
         ChampionDataset: ("load",),
         SystemMetricsMonitor: ("collect_metrics", "publish_metrics"),

@@ -48,7 +48,7 @@ from odin_slm.training.collation import Collator, dataset_of, tokenise
 from odin_slm.training.cpu_step import cpu_step_of, with_cpu_step
 
 ROOT = Path(__file__).resolve().parents[1]
-WAYS = {
+WAYS: dict[str, dict[str, Any]] = {
     "TRL, the predecessor's settings": {"own": False, "batch": 2, "accumulation": 4, "checkpointing": True},
     "TRL, our batch, no checkpointing": {"own": False, "batch": 16, "accumulation": 1, "checkpointing": False},
     "this project": {"own": True, "batch": 16, "accumulation": 1, "checkpointing": False},

@@ -5,7 +5,7 @@
     VENV/bin/pip uninstall torchvision torchaudio torchcodec   on a CPU: builds for CUDA, which text does not need
     VENV/bin/python benchmarks/vllm_engine.py [COUNT] [--model DIR] [--adapter DIR] [--server]
 
-Asks for COUNT (32) synthetic sentences, every other one held to its text by the grammar: by ``generate()`` of both
+Asks for COUNT (32) synthetic sentences, every other one constrained by the grammar: by ``generate()`` of both
 engines, and by the engine of the service, ``AsyncLLM``. ``--server`` asks a vLLM server that it starts in place of
 these; a server has no adapter. Prints how many outputs are equal, and the largest difference of a line's score.
 """
@@ -54,9 +54,9 @@ class Ignored:
         """Take a value."""
 
 
-def compare(name: str, wanted: Sequence[Generation], found: Sequence[Generation], seconds: float) -> None:
+def compare(name: str, expected: Sequence[Generation], found: Sequence[Generation], seconds: float) -> None:
     """Print what two engines have in common."""
-    pairs = list(zip(wanted, found, strict=True))
+    pairs = list(zip(expected, found, strict=True))
     equal = [(one, other) for one, other in pairs if (one.text, one.finished) == (other.text, other.finished)]
     scores = [
         abs(a - b)
@@ -126,7 +126,7 @@ def main() -> None:
         Question(text, task.instruction("ade"), task if number % 2 else None)
         for number, text in enumerate(texts[: given.count])
     ]
-    asked = {
+    asked: dict[str, Any] = {
         "prompts": [task.prompt for task in tasks],
         "grammars": [task.grammar for task in tasks],
         "batch_size": 32,
@@ -136,7 +136,7 @@ def main() -> None:
     own = generation.generate(base, adapter, **asked)
     print(f"own engine       {len(tasks) / (time.perf_counter() - begin):.2f} outputs/s, loading included")
 
-    sizes = {"queue_size": len(tasks), "max_new_tokens": BUDGET}
+    sizes: dict[str, Any] = {"queue_size": len(tasks), "max_new_tokens": BUDGET}
 
     async def ask(vllm: Callable[[], Vllm]) -> tuple[list[Generation], float]:
         engine = VllmEngine(vllm(), load_tokenizer(base), context_of(base), Ignored(), **sizes)

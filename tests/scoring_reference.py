@@ -91,8 +91,8 @@ def any_mention(row: dict[str, Any]) -> tuple[Sides, Sides]:
 
     sides = []
     for predicted, gold in exact(row):
-        wanted = {one for item in gold for one in concepts(item, gold)}
-        sides.append(({one for item in predicted for one in concepts(item, wanted)}, wanted))
+        meant = {one for item in gold for one in concepts(item, gold)}
+        sides.append(({one for item in predicted for one in concepts(item, meant)}, meant))
     return sides[0], sides[1]
 
 
@@ -103,24 +103,24 @@ def overlap(one: str, other: str) -> float:
     return len(mine & theirs) / len(mine | theirs) * 0.99 if mine & theirs else 0.0
 
 
-def likeness(mine: Item, wanted: Item) -> float:
-    if len(mine) == 2:
-        return overlap(mine[1], wanted[1])
-    head, tail = overlap(mine[0], wanted[0]), overlap(mine[2], wanted[2])
-    return (head + tail) / 2 if head and tail and mine[1] == wanted[1] else 0.0
+def likeness(predicted: Item, gold: Item) -> float:
+    if len(predicted) == 2:
+        return overlap(predicted[1], gold[1])
+    head, tail = overlap(predicted[0], gold[0]), overlap(predicted[2], gold[2])
+    return (head + tail) / 2 if head and tail and predicted[1] == gold[1] else 0.0
 
 
 def partial_counts(predicted: set[Item], gold: set[Item]) -> tuple[float, float, float]:
-    left, wanted, points = sorted(predicted), sorted(gold), 0.0
+    left, missed, points = sorted(predicted), sorted(gold), 0.0
     while True:
         best = max(
-            ((likeness(m, w), m, w) for m in left for w in wanted), key=lambda c: c[0], default=(0.0, None, None)
+            ((likeness(p, g), p, g) for p in left for g in missed), key=lambda c: c[0], default=(0.0, None, None)
         )
         if not best[0]:
             return points, len(predicted) - points, len(gold) - points
         points += 1.0 if best[0] == 1.0 else 0.5
         left.remove(best[1])  # type: ignore[arg-type]
-        wanted.remove(best[2])  # type: ignore[arg-type]
+        missed.remove(best[2])  # type: ignore[arg-type]
 
 
 def exact_counts(predicted: set[Item], gold: set[Item]) -> tuple[float, float, float]:

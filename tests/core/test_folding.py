@@ -92,8 +92,8 @@ def test_grounded_as_it_stands_in_the_text() -> None:
 @pytest.mark.parametrize(("name", "other"), PAIRS)
 def test_scores_and_hallucinations(name: str, other: str) -> None:
     rows = [
-        {"id": str(n), "input": f"It is {text}.", "gold": output(gold), "prediction": output(said)}
-        for n, (text, gold, said) in enumerate([(name, name, other), (other, name, name), (name, other, name)])
+        {"id": str(n), "input": f"It is {text}.", "gold": output(gold), "prediction": output(predicted)}
+        for n, (text, gold, predicted) in enumerate([(name, name, other), (other, name, name), (name, other, name)])
     ]
     results = score(rows, resamples=100)
     assert results["entity_metrics"]["micro"]["f1"] == 1.0

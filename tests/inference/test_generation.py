@@ -237,7 +237,7 @@ def test_few_logits_choose_as_all_do(base: BaseModel, monkeypatch: pytest.Monkey
 
 
 def test_what_few_tokens_say_is_what_the_whole_vocabulary_says(vocabulary: Vocabulary) -> None:
-    constraints = [Constraint(vocabulary, held) for held in GRAMMARS[:3]]
+    constraints = [Constraint(vocabulary, grammar) for grammar in GRAMMARS[:3]]
     constraints[1].consume(next(iter(numpy.flatnonzero(vocabulary.allowed([constraints[1]]).wide()[0]).tolist())))
     allowed = vocabulary.allowed(constraints)
     wide = allowed.wide()
@@ -257,8 +257,8 @@ def test_forced_tokens_are_not_asked_and_change_nothing(
     monkeypatch.setattr(generation, "_choose", lambda *given: steps.append(len(given[2])) or choose(*given))
     if not fused:
         monkeypatch.setattr("odin_slm.inference.decoding.fused_llama.fuse", lambda model: model)
-    held = [ExtractionGrammar(g.text, g.schema, end_bias=bias) for g in GRAMMARS]
-    asked = {"batch_size": 3, "max_new_tokens": 90, "grammars": [*held, None], "loaded": Generator(base)}
+    biased = [ExtractionGrammar(g.text, g.schema, end_bias=bias) for g in GRAMMARS]
+    asked = {"batch_size": 3, "max_new_tokens": 90, "grammars": [*biased, None], "loaded": Generator(base)}
     outputs, counts = [], []
     for ahead in (True, False):
         if not ahead:
@@ -354,17 +354,17 @@ def test_lines_carry_the_log_probability_of_their_tokens(
         assert len(output.lines) == output.text.count("\n") + 1
         if not output.finished:
             continue
-        prompt, said = prompt_ids(tokenizer, PROMPTS[index]), completion_ids(tokenizer, output.text)
-        if len(said) - 1 != output.tokens:
+        prompt, written = prompt_ids(tokenizer, PROMPTS[index]), completion_ids(tokenizer, output.text)
+        if len(written) - 1 != output.tokens:
             continue  # the model cut the same text into other tokens
-        logits = model(torch.tensor([prompt + said])).logits[0, len(prompt) - 1 : -1].detach()
+        logits = model(torch.tensor([prompt + written])).logits[0, len(prompt) - 1 : -1].detach()
         constraint = Constraint(vocabulary, grammars[index]) if grammars else None
         expected = [0.0]
-        for token, row in zip(said, logits, strict=True):
+        for token, row in zip(written, logits, strict=True):
             if constraint:
                 row[~torch.from_numpy(vocabulary.allowed([constraint]).wide()[0])] = -torch.inf
             expected[-1] += float(row.log_softmax(-1)[token])
-            if constraint and token != said[-1]:
+            if constraint and token != written[-1]:
                 constraint.consume(token)
             expected += [0.0] * tokenizer.decode([token]).count("\n")
         assert output.lines == pytest.approx(expected[: len(output.lines)], abs=1e-3)
@@ -664,7 +664,7 @@ def output(entities: Sequence[tuple[str, str]], relations: Sequence[tuple[str, s
 
 
 @pytest.mark.parametrize(
-    ("text", "said", "expected"),
+    ("text", "written", "expected"),
     [
         (TEXTS[1], render(GOLD), True),
         (TEXTS[1], output([]), True),
@@ -691,8 +691,8 @@ def output(entities: Sequence[tuple[str, str]], relations: Sequence[tuple[str, s
         (TEXTS[0], "", False),
     ],
 )
-def test_what_the_grammar_accepts(text: str, said: str, expected: bool) -> None:
-    assert accepts(text, said, SYNTHETIC) is expected
+def test_what_the_grammar_accepts(text: str, written: str, expected: bool) -> None:
+    assert accepts(text, written, SYNTHETIC) is expected
 
 
 def test_names_may_hold_any_character_that_the_format_does_not_escape() -> None:
@@ -701,8 +701,8 @@ def test_names_may_hold_any_character_that_the_format_does_not_escape() -> None:
         if character in "\n\r":
             continue
         drug, symptom = f"a{character}b", f"c{character}d"
-        said = output([("Drug", drug), ("Symptom", symptom)], [(drug, "causes", symptom)])
-        assert accepts(f"Then {drug} and {symptom}.", said, SYNTHETIC), hex(ord(character))
+        written = output([("Drug", drug), ("Symptom", symptom)], [(drug, "causes", symptom)])
+        assert accepts(f"Then {drug} and {symptom}.", written, SYNTHETIC), hex(ord(character))
 
 
 def test_only_types_that_the_instruction_names_are_accepted() -> None:

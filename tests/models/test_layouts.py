@@ -79,8 +79,8 @@ def test_it_trains_and_writes(layout: str, tiny_base: Path, tmp_path: Path) -> N
     options: dict[str, Any] = {"batch_size": 2, "max_new_tokens": 12, "loaded": loaded}
     free = generate(base, adapter, prompts, **options)
     assert [one.text for one in free] == [generate(base, adapter, [p], **options)[0].text for p in prompts]
-    held = generate(base, adapter, prompts, grammars=grammars, **options)
-    assert all(grammar.accepts(one.text) for grammar, one in zip(grammars, held, strict=True))
+    constrained = generate(base, adapter, prompts, grammars=grammars, **options)
+    assert all(grammar.accepts(one.text) for grammar, one in zip(grammars, constrained, strict=True))
     model = load_model(base)
     assert end_tokens(model, tokenizer) == {n for n in chosen.get("ends", [0]) if n < 512}
     if "ends" in chosen:

@@ -422,17 +422,17 @@ def test_a_row_that_nobody_waits_for_leaves_its_batch(tiny_base: Path) -> None:
     generator = Generator(resolve_model(str(tiny_base), root=tiny_base.parent).base)
     tokens = 0
 
-    def wanted() -> bool:
+    def cancelled() -> bool:
         nonlocal tokens
         tokens += 1
-        return tokens < 5
+        return tokens >= 5
 
     tasks, seen = [question(EXAMPLE), question(f"{EXAMPLE} Again.")], []
     rows = generator.rows(
         [task.prompt for task in tasks],
         max_new_tokens=30,
         grammars=[task.grammar for task in tasks],
-        wanted=[wanted, lambda: True],
+        cancelled=[cancelled, lambda: False],
     )
     generator.write(rows, seen.append)
     assert [output.index for output in seen] == [1]
@@ -443,7 +443,7 @@ def test_a_row_that_nobody_waits_for_leaves_its_batch(tiny_base: Path) -> None:
 @dataclass(eq=False)
 class EndlessRow:
     index: int
-    wanted: Any
+    cancelled: Any
 
 
 class Endless:
@@ -460,8 +460,8 @@ class Endless:
         gc.collect()
         return sum(row() is not None for row in self.made)
 
-    def rows(self, prompts: list[str], *, wanted: list[Any], **_: Any) -> list[Any]:
-        rows = [EndlessRow(place, one) for place, one in enumerate(wanted)]
+    def rows(self, prompts: list[str], *, cancelled: list[Any], **_: Any) -> list[Any]:
+        rows = [EndlessRow(place, one) for place, one in enumerate(cancelled)]
         self.made += map(weakref.ref, rows)
         return rows
 
@@ -471,7 +471,7 @@ class Endless:
     def write(self, rows: list[Any], give: Any, more: Any) -> None:
         while rows:
             time.sleep(0.001)
-            rows = [row for row in rows if row.wanted()]
+            rows = [row for row in rows if not row.cancelled()]
             rows = [*rows, *more(len(rows))]
 
 

@@ -31,12 +31,12 @@ def rows(right: float, seed: int, size: int = 80, *, relations: bool = True) -> 
     for number in range(size):
         entities = (Entity("Drug", "aspirin"), Entity("Symptom", "rash"))
         gold = Extraction(entities, (RelationTriple("aspirin", "causes", "rash"),))
-        said = gold if rng.random() < right else Extraction(entities[:1])
+        predicted = gold if rng.random() < right else Extraction(entities[:1])
         if not relations:
-            said = Extraction(said.entities)
+            predicted = Extraction(predicted.entities)
         made.append(
             {"id": f"r{number}", "document_id": f"d{number // 2}", "source": "ade", "input": "rash by aspirin"}
-            | {"gold": render(gold), "prediction": render(said)}
+            | {"gold": render(gold), "prediction": render(predicted)}
         )
     return made
 

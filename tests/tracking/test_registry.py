@@ -515,11 +515,11 @@ def told(candidate: Callable[..., Candidate], manifest: str, right: int = 40, **
     found = []
     for number in range(40):
         gold = Extraction((Entity("Drug", "aspirin"), Entity("Symptom", f"rash {number}")))
-        said = gold if number < right else Extraction()
+        predicted = gold if number < right else Extraction()
         found.append(
             {"id": f"t{number}", "source": "ade", "document_id": f"d{number}", "manifest_sha256": manifest}
             | {"input": f"After aspirin rash {number} came.", "gold": render(gold), "decoding": "constrained"}
-            | {"prediction": render(said)}
+            | {"prediction": render(predicted)}
         )
     return candidate(found, manifest_sha256=manifest, **changes)
 
@@ -551,10 +551,10 @@ def test_a_champion_of_other_data_is_asked_for_this_test_set(
     assert {row["champion"] for row in answers} == {synthetic}
 
     # What it says there is what the registered version says, asked for the corpus of the text.
-    (said,) = [row["prediction"] for row in answers if row["id"] == "t7"]
+    (predicted,) = [row["prediction"] for row in answers if row["id"] == "t7"]
     asked, text = {"schema": "ade", "max_new_tokens": 60}, "After aspirin rash 7 came."
     answer = mlflow.pyfunc.load_model(f"models:/{NAME}/{synthetic}").predict([text], params=asked)
-    assert {(e.type, e.text.casefold()) for e in parse(said).extraction.entities} == {
+    assert {(e.type, e.text.casefold()) for e in parse(predicted).extraction.entities} == {
         (e["type"], e["text"].casefold()) for e in answer["entities"][0]
     }
 

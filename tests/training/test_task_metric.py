@@ -213,9 +213,9 @@ def test_generate_of_transformers_is_held_as_our_engine_is(
         found: dict[int, str] = {}
         rows = generator.rows(prompts, max_new_tokens=budget, grammars=grammars)
         generator.write_all(rows, lambda output, found=found: found.update({output.index: output.text}), 2)
-        held = constrained_generate(model, tokenizer, prompts, grammars, 2, budget)
-        assert held == [found[index] for index in range(5)]
-        assert all(text.startswith("### Entities:\n") for text in held[:-1])
+        constrained = constrained_generate(model, tokenizer, prompts, grammars, 2, budget)
+        assert constrained == [found[index] for index in range(5)]
+        assert all(text.startswith("### Entities:\n") for text in constrained[:-1])
 
 
 def test_a_model_that_is_spread_over_processes_is_refused(base: BaseModel, task: Task, tmp_path: Path) -> None:

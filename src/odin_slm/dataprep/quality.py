@@ -232,8 +232,8 @@ def _labels(splits: Mapping[str, Sequence[Record]], task: Task) -> Check:
         for record in records:
             sources.add(record["source"])
             found[name].update(*task.labels(record["output"]).values())
-    wanted = sorted({label for source in sources for label in task.expected_labels(source)})
-    lacking = [f"{name}: {label}" for name in splits for label in wanted if splits[name] and label not in found[name]]
-    total = max(1, len(wanted) * len(splits))
+    expected = sorted({label for source in sources for label in task.expected_labels(source)})
+    lacking = [f"{name}: {label}" for name in splits for label in expected if splits[name] and label not in found[name]]
+    total = max(1, len(expected) * len(splits))
     fix = "Add documents or move the ratios."
     return Check("every label occurs in every split", "high", tuple(lacking), total, 0.0, fix)

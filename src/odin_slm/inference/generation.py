@@ -90,7 +90,7 @@ class _Row:
     instruction: int = 0
     """How many tokens of the prompt precede its input text."""
     grammar: Grammar | None = None
-    wanted: Callable[[], bool] | None = None
+    cancelled: Callable[[], bool] | None = None
     constraint: Constraint | None = None
     written: list[int] = field(default_factory=list)
     log_probabilities: list[float] = field(default_factory=list)
@@ -242,7 +242,7 @@ class Generator:
         max_new_tokens: int,
         grammars: Sequence[Grammar | None] | None = None,
         names: Sequence[str] | None = None,
-        wanted: Sequence[Callable[[], bool]] | None = None,
+        cancelled: Sequence[Callable[[], bool]] | None = None,
     ) -> list[_Row]:
         """Prepare prompts for :meth:`write`.
 
@@ -251,7 +251,7 @@ class Generator:
             max_new_tokens: Budget of an output; the model's context may leave less.
             grammars: For every prompt the grammar that holds its output, or None.
             names: What errors call the prompts.
-            wanted: For every prompt a function that tells, after each token, whether its output is still wanted.
+            cancelled: For every prompt a function, called after each token, that tells whether to stop writing.
 
         Raises:
             RecordTooLongError: A prompt leaves no room for an output in the model's context.
@@ -259,7 +259,7 @@ class Generator:
         rows = prompt_rows(self.tokenizer, self.context, prompts, names, max_new_tokens)
         for row in rows:
             row.grammar = grammars[row.index] if grammars else None
-            row.wanted = wanted[row.index] if wanted else None
+            row.cancelled = cancelled[row.index] if cancelled else None
         return rows
 
     def write(
@@ -272,7 +272,7 @@ class Generator:
 
         Args:
             rows: What :meth:`rows` returned, or some of it.
-            on_output: Called with every output as it ends; never with one that is no longer wanted.
+            on_output: Called with every output as it ends; never with a cancelled one.
             more: Called after every token with the number of rows that are not done; what it returns, after
                 :meth:`prepare`, joins the batch.
 
@@ -285,7 +285,7 @@ class Generator:
         vocabulary = self._words() if more is not None else self._vocabulary
         with torch.inference_mode():
             for row in _decode(self._model, rows, self._end_tokens, self._read, vocabulary, more):
-                if row.wanted is None or row.wanted():
+                if row.cancelled is None or not row.cancelled():
                     on_output(self._judged(row, _generation(row, self.tokenizer, self._breaks)))
 
     def _judged(self, row: _Row, output: Generation) -> Generation:
@@ -679,13 +679,13 @@ def _advance(row: _Row, token: int, log_probability: float, end_tokens: frozense
     """Append a token to its row and, with ``ahead``, those that its grammar forces after it.
 
     Returns:
-        What the model has to read before it is asked again; nothing where the row is done, or no longer wanted.
+        What the model has to read before it is asked again; nothing where the row is done or cancelled.
     """
     known = len(row.written)
     done = _take(row, token, log_probability, end_tokens)
     while ahead and not done and row.constraint is not None and (forced := row.constraint.forced()) is not None:
         done = _take(row, forced, row.constraint.owed(), end_tokens)
-    return [] if done or (row.wanted is not None and not row.wanted()) else row.written[known:]
+    return [] if done or (row.cancelled is not None and row.cancelled()) else row.written[known:]
 
 
 def _generation(row: _Row, tokenizer: Any, breaks: Callable[[int], int]) -> Generation:

@@ -33,7 +33,7 @@ class _Job:
     future: asyncio.Future[Generation]
     loop: asyncio.AbstractEventLoop
     entered: float = field(default_factory=time.monotonic)
-    wanted: bool = True
+    cancelled: bool = False
 
     def settle(self, act: Callable[[asyncio.Future[Generation]], None]) -> None:
         def now() -> None:
@@ -116,7 +116,7 @@ class ThreadEngine:
             [question.prompt for question in questions],
             max_new_tokens=CANARY_TOKENS if canary else self._max_new_tokens,
             grammars=[question.grammar for question in questions],
-            wanted=[lambda place=place: jobs[place].wanted for place in range(len(questions))],  # type: ignore[misc]
+            cancelled=[lambda place=place: jobs[place].cancelled for place in range(len(questions))],  # type: ignore[misc]
         )
         jobs += [_Job(row, loop.create_future(), loop) for row in rows]
         with self._changed:
@@ -136,10 +136,10 @@ class ThreadEngine:
         """Let go of what did not end: what waits leaves the queue, what is being written leaves its batch."""
         if left := unfinished(jobs):
             for job in left:
-                job.wanted = False
+                job.cancelled = True
             self._metrics.cancelled.inc(len(left))
             with self._changed:
-                self._queue = deque(job for job in self._queue if job.wanted)
+                self._queue = deque(job for job in self._queue if not job.cancelled)
                 self._metrics.queue.set(len(self._queue))
 
     def _work(self) -> None:
@@ -201,7 +201,7 @@ class ThreadEngine:
         def join(jobs: list[_Job]) -> list[Any]:
             rows = []
             # No output comes of those that nobody waits for, and under load a batch may never end.
-            for index in [index for index, job in batch.items() if not job.wanted]:
+            for index in [index for index, job in batch.items() if job.cancelled]:
                 del batch[index]
             for job in jobs:
                 try:
@@ -228,7 +228,7 @@ class ThreadEngine:
             if rows := join(jobs):
                 self._generator.write(rows, give, lambda active: join(self._more(active)))
         except GrammarError as error:
-            left = [job for job in batch.values() if job.wanted]
+            left = [job for job in batch.values() if not job.cancelled]
             if len(left) == 1:
                 self._fail(left, error)
             else:  # one text is at fault, the others must not pay for it

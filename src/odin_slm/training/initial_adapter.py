@@ -68,12 +68,12 @@ def load_initial(model: Any, params: TrainingParams) -> None:
 
     weights = load_file(trained_weights(params.from_adapter))
     new = get_peft_model_state_dict(model, save_embedding_layers=False)
-    shapes, wanted = ({name: tuple(one.shape) for name, one in state.items()} for state in (weights, new))
-    if shapes != wanted:
-        name = next(iter(sorted(shapes.items() ^ wanted.items())))[0]
+    shapes, expected = ({name: tuple(one.shape) for name, one in state.items()} for state in (weights, new))
+    if shapes != expected:
+        name = next(iter(sorted(shapes.items() ^ expected.items())))[0]
         raise AdapterError(
             f"its weights do not fit the base: {name} is {shapes.get(name, 'missing')}, "
-            f"expected {wanted.get(name, 'none')}.",
+            f"expected {expected.get(name, 'none')}.",
             where=f"training.from_adapter={params.from_adapter}",
             fix="Name the base that it was trained on: --params base_model=DIR_OR_HUB_ID.",
         )

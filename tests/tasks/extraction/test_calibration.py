@@ -82,9 +82,9 @@ def test_the_temperature_is_the_one_that_the_model_needs() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_calibration_keeps_the_order_and_stays_inside_0_and_1(method: str) -> None:
     calibrator = fit(rows(200, lambda p: p * p), method)
-    said = [confidence(calibrator, "relation", value) for value in (-1e4, -30, -3, -1, -0.5, -0.1, -1e-9, 0.0)]
-    assert said == sorted(said)
-    assert 0 < said[0] < said[-1] < 1
+    confidences = [confidence(calibrator, "relation", value) for value in (-1e4, -30, -3, -1, -0.5, -0.1, -1e-9, 0.0)]
+    assert confidences == sorted(confidences)
+    assert 0 < confidences[0] < confidences[-1] < 1
 
 
 def test_isotonic_is_the_library_s_own_between_its_ends() -> None:

@@ -35,7 +35,7 @@ MEANS = ("micro", "macro")
 WORDS = ["aspirin", "Naproxen", "pain", "ACUTE", "acute pain", "renal failure", "failure", "rash"]
 
 
-def said(entities: Iterable[tuple[str, str]] = (), relations: Iterable[tuple[str, str, str]] = ()) -> str:
+def rendered(entities: Iterable[tuple[str, str]] = (), relations: Iterable[tuple[str, str, str]] = ()) -> str:
     return render(Extraction(tuple(Entity(*e) for e in entities), tuple(RelationTriple(*r) for r in relations)))
 
 
@@ -61,7 +61,7 @@ def random_rows(seed: int, size: int | None = None) -> list[Row]:
     def extraction() -> str:
         entities = [(rng.choice(ENTITY_TYPES), surface()) for _ in range(rng.randrange(5))]
         relations = [(surface(), rng.choice(RELATION_TYPES), surface()) for _ in range(rng.randrange(4))]
-        return said(entities, relations)
+        return rendered(entities, relations)
 
     rows = []
     for number in range(size or rng.randrange(1, 9)):
@@ -121,10 +121,10 @@ def test_subsets_of_examples_and_items_follow_their_definition() -> None:
                 expected = reference.block(with_gold, (), reference.exact_counts)
                 assert {m: found["micro"][m] for m in expected["micro"]} == pytest.approx(expected["micro"])
                 assert found["macro"] == pytest.approx(expected["macro"])
-            for variant, wanted in (("seen", True), ("unseen", False)):
+            for variant, known_name in (("seen", True), ("unseen", False)):
                 chosen = [
                     [
-                        {i for i in side if ((i[1] in texts) if place == 0 else (i in known[1])) == wanted}
+                        {i for i in side if ((i[1] in texts) if place == 0 else (i in known[1])) == known_name}
                         for side in pair
                     ]
                     for pair in pairs
@@ -199,7 +199,7 @@ def test_entity_counts_equal_nervaluate() -> None:
                 gold += [span] if rng.random() < 0.7 else []
                 found += rng.choice([[], [span], [shorter], [other]])
             texts = [[(kind, " ".join(words[b:e])) for kind, b, e in side] for side in (gold, found)]
-            rows.append(row(number, said(texts[0]), said(texts[1]), " ".join(words)))
+            rows.append(row(number, rendered(texts[0]), rendered(texts[1]), " ".join(words)))
             for spans, side in ((truth, gold), (guess, found)):
                 spans.append([{"label": kind, "start": b, "end": e - 1} for kind, b, e in side])
         ours = score(rows, resamples=2)
@@ -228,13 +228,13 @@ def test_entity_counts_equal_nervaluate() -> None:
 
 def test_zero_where_there_is_no_denominator() -> None:
     assert ratios(0, 0, 0) == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
-    scores = score([row(1, said([("Drug", "aspirin")]), "")], resamples=2)
+    scores = score([row(1, rendered([("Drug", "aspirin")]), "")], resamples=2)
     assert scores["entity_metrics"]["micro"]["f1"] == 0.0
     assert scores["output_quality"]["hallucinated_entity_rate"] == 0.0
 
 
 def test_nothing_to_find_and_nothing_found_is_right_in_the_macro_average() -> None:
-    rows = [row(1, said(), said()), row(2, said(), said([("Drug", "aspirin")]))]
+    rows = [row(1, rendered(), rendered()), row(2, rendered(), rendered([("Drug", "aspirin")]))]
     scores = score(rows, resamples=2)
     assert scores["entity_metrics"]["macro"]["f1"] == 0.5
     assert scores["entity_metrics"]["micro"]["f1"] == 0.0
@@ -246,7 +246,7 @@ def test_nothing_to_find_and_nothing_found_is_right_in_the_macro_average() -> No
 
 def test_case_and_white_space_do_not_count() -> None:
     assert (
-        score([row(1, said([("Drug", "Acid  X")]), said([("Drug", "acid x")]))], resamples=2)["entity_metrics"][
+        score([row(1, rendered([("Drug", "Acid  X")]), rendered([("Drug", "acid x")]))], resamples=2)["entity_metrics"][
             "micro"
         ]["f1"]
         == 1
@@ -255,8 +255,8 @@ def test_case_and_white_space_do_not_count() -> None:
 
 def test_strict_wants_the_types_of_arguments() -> None:
     relation = [("aspirin", "causes", "rash")]
-    gold = said([("Drug", "aspirin"), ("Symptom", "rash")], relation)
-    other = said([("Drug", "aspirin"), ("Disease", "rash")], relation)
+    gold = rendered([("Drug", "aspirin"), ("Symptom", "rash")], relation)
+    other = rendered([("Drug", "aspirin"), ("Disease", "rash")], relation)
     scores = score([row(1, gold, other)], resamples=2)
     assert scores["relation_metrics"]["micro"]["f1"] == 1
     assert scores["variants"]["strict"]["relation_metrics"]["micro"]["f1"] == 0
@@ -267,9 +267,9 @@ def test_strict_wants_the_types_of_arguments() -> None:
 
 def test_strict_takes_the_pair_of_types_that_fits_the_relation() -> None:
     entities = [("Disease", "gold"), ("Drug", "gold"), ("Symptom", "rash")]  # one text, two types
-    text = said(entities, [("gold", "causes", "rash")])
+    text = rendered(entities, [("gold", "causes", "rash")])
     assert (
-        score([row(1, text, said(entities[1:], [("gold", "causes", "rash")]))], resamples=2)["variants"]["strict"][
+        score([row(1, text, rendered(entities[1:], [("gold", "causes", "rash")]))], resamples=2)["variants"]["strict"][
             "relation_metrics"
         ]["micro"]["f1"]
         == 1
@@ -277,12 +277,12 @@ def test_strict_takes_the_pair_of_types_that_fits_the_relation() -> None:
 
 
 def test_output_quality_counts_what_is_wrong_with_outputs() -> None:
-    gold = said([("Drug", "aspirin")])
+    gold = rendered([("Drug", "aspirin")])
     rows = [
         row(1, gold, gold),
         row(2, gold, gold, finished=False),
         row(3, gold, gold + "\nand so on"),
-        row(4, gold, said([("Drug", "meopurinol"), ("Drug", "ASPIRIN"), ("Disease", "aspirin")])),
+        row(4, gold, rendered([("Drug", "meopurinol"), ("Drug", "ASPIRIN"), ("Disease", "aspirin")])),
     ]
     quality = score(rows, resamples=2)["output_quality"]
     assert quality == {
@@ -294,7 +294,7 @@ def test_output_quality_counts_what_is_wrong_with_outputs() -> None:
 
 
 def test_a_concept_may_be_named_by_any_of_its_surface_forms() -> None:
-    gold = said(
+    gold = rendered(
         [("Drug", "enalapril"), ("Drug", "Vasotec"), ("Disease", "renal failure"), ("Disease", "liver failure")],
         [("enalapril", "causes", "renal failure"), ("enalapril", "causes", "liver failure")],
     )
@@ -305,7 +305,7 @@ def test_a_concept_may_be_named_by_any_of_its_surface_forms() -> None:
     }
 
     def scored(*items: Any) -> tuple[Row, Row]:
-        both = score([row(1, gold, said(*items), surface_forms=forms)], resamples=2)["variants"]["any_mention"]
+        both = score([row(1, gold, rendered(*items), surface_forms=forms)], resamples=2)["variants"]["any_mention"]
         return both["entity_metrics"]["micro"], both["relation_metrics"]["micro"]
 
     entities, relations = scored([("Drug", "vasotec"), ("Disease", "arf")], [("vasotec", "causes", "ARF")])
@@ -321,14 +321,14 @@ def test_a_concept_may_be_named_by_any_of_its_surface_forms() -> None:
 
 
 def test_boundaries_ask_for_no_type() -> None:
-    gold, other = said([("Drug", "rash"), ("Drug", "pain")]), said([("Symptom", "rash"), ("Disease", "rash")])
+    gold, other = rendered([("Drug", "rash"), ("Drug", "pain")]), rendered([("Symptom", "rash"), ("Disease", "rash")])
     micro = score([row(1, gold, other)], resamples=2)["variants"]["boundaries"]["entity_metrics"]["micro"]
     assert (micro["tp"], micro["fp"], micro["fn"]) == (1, 0, 1)
 
 
 def test_unseen_leaves_out_what_training_showed() -> None:
-    train = [{"output": said([("Drug", "Aspirin")], [("aspirin", "causes", "rash")]), "source": "ade"}]
-    both = said(
+    train = [{"output": rendered([("Drug", "Aspirin")], [("aspirin", "causes", "rash")]), "source": "ade"}]
+    both = rendered(
         [("Drug", "aspirin"), ("Symptom", "rash")], [("aspirin", "causes", "rash"), ("aspirin", "causes", "pain")]
     )
     unseen = evaluate([row(1, both, both)], None, train, experiment="demo", resamples=2)["variants"]["unseen"]
@@ -338,13 +338,13 @@ def test_unseen_leaves_out_what_training_showed() -> None:
 
 def test_an_error_names_what_was_said_and_what_it_is_held_against() -> None:
     entities = [("Drug", "aspirin"), ("Symptom", "rash")]
-    gold = said([*entities, ("Disease", "renal failure")], [("aspirin", "causes", "rash")])
-    wrong = said([*entities, ("Disease", "Failure")], [("rash", "causes", "aspirin")])
+    gold = rendered([*entities, ("Disease", "renal failure")], [("aspirin", "causes", "rash")])
+    wrong = rendered([*entities, ("Disease", "Failure")], [("rash", "causes", "aspirin")])
     assert errors_in(row(1, gold, wrong)) == [
         ("boundary", ("Disease", "failure"), ("Disease", "renal failure")),
         ("reversed_direction", ("rash", "causes", "aspirin"), ("aspirin", "causes", "rash")),
     ]
-    assert errors_in(row(1, gold, said(entities))) == [
+    assert errors_in(row(1, gold, rendered(entities))) == [
         ("missed", None, ("Disease", "renal failure")),
         ("missed_relation", None, ("aspirin", "causes", "rash")),
     ]
@@ -362,13 +362,13 @@ def test_errors_of_a_file_are_those_of_its_rows() -> None:
 @pytest.mark.parametrize(
     ("error", "gold", "prediction"),
     [
-        ("hallucinated", said(), said([("Drug", "meopurinol")])),
-        ("boundary", said([("Drug", "renal failure")]), said([("Drug", "failure")])),
-        ("wrong_type", said([("Drug", "rash")]), said([("Symptom", "Rash")])),
-        ("spurious_entity", said(), said([("Drug", "pain")])),
-        ("missed", said([("Drug", "pain")]), said()),
-        ("dangling_argument", said(), said(relations=[("pain", "causes", "rash")])),
-        ("missed_relation", said(relations=[("pain", "causes", "rash")]), said()),
+        ("hallucinated", rendered(), rendered([("Drug", "meopurinol")])),
+        ("boundary", rendered([("Drug", "renal failure")]), rendered([("Drug", "failure")])),
+        ("wrong_type", rendered([("Drug", "rash")]), rendered([("Symptom", "Rash")])),
+        ("spurious_entity", rendered(), rendered([("Drug", "pain")])),
+        ("missed", rendered([("Drug", "pain")]), rendered()),
+        ("dangling_argument", rendered(), rendered(relations=[("pain", "causes", "rash")])),
+        ("missed_relation", rendered(relations=[("pain", "causes", "rash")]), rendered()),
     ],
 )
 def test_each_error_is_named(error: str, gold: str, prediction: str) -> None:
@@ -387,9 +387,9 @@ def test_each_error_is_named(error: str, gold: str, prediction: str) -> None:
 )
 def test_each_wrong_relation_is_named(error: str, relation: tuple[str, str, str]) -> None:
     entities = [("Drug", "aspirin"), ("Symptom", "rash"), ("Symptom", "pain")]
-    gold = said(entities, [("aspirin", "causes", "rash")])
+    gold = rendered(entities, [("aspirin", "causes", "rash")])
     expected = {error: 1} | ({"missed_relation": 1} if error == "spurious_relation" else {})
-    assert Counter(e.kind for e in errors_in(row(1, gold, said(entities, [relation])))) == expected
+    assert Counter(e.kind for e in errors_in(row(1, gold, rendered(entities, [relation])))) == expected
 
 
 def test_every_false_positive_and_negative_is_one_error() -> None:
@@ -408,7 +408,7 @@ def test_every_false_positive_and_negative_is_one_error() -> None:
 
 
 def test_lengths_are_binned_without_gaps_or_overlaps() -> None:
-    rows = [row(k, said([("Drug", "w")]), said([("Drug", "w")]), "w " * (k % 23 + 1)) for k in range(100)]
+    rows = [row(k, rendered([("Drug", "w")]), rendered([("Drug", "w")]), "w " * (k % 23 + 1)) for k in range(100)]
     bins = score(rows, resamples=2)["by_length"]
     assert sum(one["examples"] for one in bins) == 100
     assert (bins[0]["words"][0], bins[-1]["words"][1]) == (1, 23)
@@ -501,7 +501,7 @@ def test_documents_not_examples_are_drawn() -> None:
 
 
 def test_a_difference_is_paired() -> None:
-    gold = [said([("Drug", WORDS[k % 8]), ("Disease", WORDS[(k + 3) % 8])]) for k in range(80)]
+    gold = [rendered([("Drug", WORDS[k % 8]), ("Disease", WORDS[(k + 3) % 8])]) for k in range(80)]
     worse = [row(k, g, g if k % 2 else "") for k, g in enumerate(gold)]
     better = [row(k, g, g if k % 2 or k % 10 == 0 else "") for k, g in enumerate(gold)]
     change = difference(better, worse)["entity_f1_micro"]
@@ -518,7 +518,7 @@ def test_a_difference_is_paired() -> None:
 
 
 def test_both_decodings_and_the_base_are_scored_and_compared() -> None:
-    gold = said([("Drug", "aspirin")])
+    gold = rendered([("Drug", "aspirin")])
     rows = [row(k, gold, gold, decoding="constrained", free={"prediction": "", "finished": False}) for k in range(4)]
     base = [row(k, gold, "", decoding="constrained", free={"prediction": gold}) for k in range(4)]
     results = evaluate(rows, base, None, experiment="demo", resamples=20)
@@ -533,7 +533,7 @@ def test_both_decodings_and_the_base_are_scored_and_compared() -> None:
 
 
 def test_a_base_on_other_examples_is_not_compared() -> None:
-    gold = said([("Drug", "aspirin")])
+    gold = rendered([("Drug", "aspirin")])
     results = evaluate([row(1, gold, gold)], [row(2, gold, gold)], None, experiment="demo", resamples=20)
     assert (results["base"], results["difference"]) == (None, None)
     assert "other examples" in results["comparison"]
@@ -542,7 +542,7 @@ def test_a_base_on_other_examples_is_not_compared() -> None:
 
 
 def test_four_fields_are_enough_to_score() -> None:
-    gold = said([("Drug", "aspirin")])
+    gold = rendered([("Drug", "aspirin")])
     results = evaluate([{"id": "a", "input": "aspirin", "gold": gold, "prediction": gold}], experiment="x", resamples=5)
     assert results["entity_metrics"]["micro"]["f1"] == 1
     assert results["decoding"] == "free"
@@ -551,7 +551,7 @@ def test_four_fields_are_enough_to_score() -> None:
 
 def test_the_test_set_says_whether_it_is_synthetic() -> None:
     def described(*documents: str) -> dict[str, Any]:
-        rows = [row(k, said(), said(), document_id=name) for k, name in enumerate(documents)]
+        rows = [row(k, rendered(), rendered(), document_id=name) for k, name in enumerate(documents)]
         return evaluate(rows, experiment="x", resamples=5)["test_set"]
 
     assert described("ade-990000001")["synthetic"]
@@ -564,7 +564,9 @@ def test_the_test_set_says_whether_it_is_synthetic() -> None:
 
 def test_only_of_the_experiments_own_test_split_it_is_said_that_it_was_held_out() -> None:
     def description(manifest: str | None) -> str:
-        rows = [{**row(k, said(), said(), document_id=f"ade-{k}"), "manifest_sha256": manifest} for k in range(2)]
+        rows = [
+            {**row(k, rendered(), rendered(), document_id=f"ade-{k}"), "manifest_sha256": manifest} for k in range(2)
+        ]
         return str(evaluate(rows, experiment="x", resamples=5)["test_set"]["description"])
 
     assert description("0" * 64).startswith("Held-out documents of ")

@@ -32,8 +32,8 @@ def found(task: ExtractionTask, shares: dict[tuple[str, str], float]) -> tuple[l
     grammar = task.grammar(BC5CDR, "aspirin, Codeine, rash and gout")
     values = []
     for output in grammar.alternatives(OUTPUT):
-        said = [shares.get((r.head, r.tail), 1e-9) for r in parse(output).extraction.relations]
-        values.append(math.log(said[0] if said else 1 - sum(shares.values())))
+        pairs = [shares.get((r.head, r.tail), 1e-9) for r in parse(output).extraction.relations]
+        values.append(math.log(pairs[0] if pairs else 1 - sum(shares.values())))
     judgement = grammar.judged(OUTPUT, LINES, values)
     parsed = parse(judgement.text)
     assert parsed.well_formed
@@ -77,9 +77,9 @@ def test_pairs_replace_the_list_and_both_add_to_it() -> None:
 
 def test_a_pair_competes_with_its_own_head_and_with_nothing() -> None:
     _, judgement = found(judging("pairs"), {("aspirin", "rash"): 0.6, ("Codeine", "gout"): 0.02})
-    said = dict(judgement.weighed)
-    assert said["aspirin --[causes]--> rash"] == pytest.approx(math.log(0.6 / 0.98), abs=1e-6)
-    assert said["Codeine --[causes]--> gout"] == pytest.approx(math.log(0.02 / 0.40), abs=1e-6)
+    weighed = dict(judgement.weighed)
+    assert weighed["aspirin --[causes]--> rash"] == pytest.approx(math.log(0.6 / 0.98), abs=1e-6)
+    assert weighed["Codeine --[causes]--> gout"] == pytest.approx(math.log(0.02 / 0.40), abs=1e-6)
 
 
 def test_lists_stay_as_they_are_while_a_calibrator_is_fitted() -> None:

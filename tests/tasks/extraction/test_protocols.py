@@ -52,13 +52,13 @@ def row(gold: Document, entities: list[tuple[str, str]], relations: list[tuple[s
 
 def counted(found: list[set[Any]], gold: list[set[Any]]) -> tuple[int, int, int]:
     tp = fp = fn = 0
-    for mine, wanted in zip(found, gold, strict=True):
+    for mine, gold_items in zip(found, gold, strict=True):
         for item in mine:
-            if item in wanted:
+            if item in gold_items:
                 tp += 1
             else:
                 fp += 1
-        for item in wanted:
+        for item in gold_items:
             if item not in mine:
                 fn += 1
     return tp, fp, fn
@@ -130,11 +130,11 @@ def test_bc5cdr_mentions_are_exact_offsets_and_types(seed: int) -> None:
     cases = read_at_random(seed, "bc5cdr")
     scores = scores_of(cases)["bc5cdr_mentions"]["scores"]
     for title, kinds in (("both types", {"Drug", "Disease"}), ("Chemical", {"Drug"}), ("Disease", {"Disease"})):
-        found, wanted = [], []
+        found, gold_items = [], []
         for gold, entities, _ in cases:
             found.append({span for span in spans(gold.text, entities, nested=False) if span[2] in kinds})
-            wanted.append({(m.begin, m.end, m.type) for m in gold.mentions if m.type in kinds})
-        tp, fp, fn = counted(found, wanted)
+            gold_items.append({(m.begin, m.end, m.type) for m in gold.mentions if m.type in kinds})
+        tp, fp, fn = counted(found, gold_items)
         assert (scores[title]["tp"], scores[title]["fp"], scores[title]["fn"]) == (tp, fp, fn)
         assert figures(scores[title]) == pytest.approx(prf(tp, fp, fn))
 
@@ -156,16 +156,16 @@ def test_relations_are_sets_of_concept_pairs(source: str, seed: int) -> None:
         typed: tuple[list[set[Any]], list[set[Any]]] = ([], [])
         untyped: tuple[list[set[Any]], list[set[Any]]] = ([], [])
         for gold, _, relations in cases:
-            mine, wanted = set(), set()
+            mine, gold_items = set(), set()
             for head, kind, tail in relations:
                 for a in ids.get(head.lower(), [f"no id: {head}"]):
                     for b in ids.get(tail.lower(), [f"no id: {tail}"]):
                         mine.add((a, b, kind))
             for relation in gold.relations:
-                wanted.add((relation.head, relation.tail, relation.type))
-            for sides, items in zip(typed, (mine, wanted), strict=True):
+                gold_items.add((relation.head, relation.tail, relation.type))
+            for sides, items in zip(typed, (mine, gold_items), strict=True):
                 sides.append(items if source == "bc5cdr" else {(*sorted((a, b)), kind) for a, b, kind in items})
-            for sides, items in zip(untyped, (mine, wanted), strict=True):
+            for sides, items in zip(untyped, (mine, gold_items), strict=True):
                 sides.append({tuple(sorted((a, b))) for a, b, _ in items})
         if source == "bc5cdr":
             expected = {f"pair, {how}": typed}
@@ -190,7 +190,7 @@ def test_ade_is_strict_over_entities_and_relations(seed: int) -> None:
         sides["entities"][0].append(spans(gold.text, entities, nested=True))
         sides["entities"][1].append({(m.begin, m.end, m.type) for m in gold.mentions})
         types = {name.lower(): kind for kind, name in reversed(entities)}
-        found, wanted = set(), set()
+        found, gold_items = set(), set()
         for head, kind, tail in relations:
             ends = [(*places(gold.text, name)[0], types[name.lower()]) for name in (head, tail)]
             found.add((*ends, kind))
@@ -201,18 +201,18 @@ def test_ade_is_strict_over_entities_and_relations(seed: int) -> None:
                     m for m in gold.mentions if concept in m.concepts
                 ]
                 first.append((alone[0].begin, alone[0].end, alone[0].type))
-            wanted.add((*first, relation.type))
+            gold_items.add((*first, relation.type))
         sides["relations"][0].append(found)
-        sides["relations"][1].append(wanted)
-    for kind, (found_of, wanted_of) in sides.items():
-        assert figures(scores[f"{kind}, micro"]) == pytest.approx(prf(*counted(found_of, wanted_of)))
+        sides["relations"][1].append(gold_items)
+    for kind, (found_of, gold_of) in sides.items():
+        assert figures(scores[f"{kind}, micro"]) == pytest.approx(prf(*counted(found_of, gold_of)))
         by_type = []
-        for name in sorted({item[-1] for items in (*found_of, *wanted_of) for item in items}):
+        for name in sorted({item[-1] for items in (*found_of, *gold_of) for item in items}):
             by_type.append(
                 prf(
                     *counted(
                         [{i for i in items if i[-1] == name} for items in found_of],
-                        [{i for i in items if i[-1] == name} for items in wanted_of],
+                        [{i for i in items if i[-1] == name} for items in gold_of],
                     )
                 )
             )

@@ -95,22 +95,23 @@ class ListEnds:
         self, token: int, found: dict[int, float], ending: Ending, at_begin: bool
     ) -> tuple[list[int], list[int]]:
         """Return the tokens that end the list here, and those that go on with it."""
-        vocabulary, wanted = self._vocabulary, ending.text.encode()
+        vocabulary, ending_bytes = self._vocabulary, ending.text.encode()
         end: list[int] = []
         on: list[int] = []
         if at_begin:
             for one in found:
-                said = vocabulary.tokens.decode_bytes([one])
-                (end if said.startswith(wanted) or wanted.startswith(said) else on).append(one)
+                token_bytes = vocabulary.tokens.decode_bytes([one])
+                ends = token_bytes.startswith(ending_bytes) or ending_bytes.startswith(token_bytes)
+                (end if ends else on).append(one)
             return end, on
         # what a token says of the item itself before its line break is no part of the choice
         item = vocabulary.newlines.get(token, b"").partition(b"\n")[0]
         for one in found:
             if one in vocabulary.ends:
-                if not wanted and not item:
+                if not ending_bytes and not item:
                     end.append(one)
             elif vocabulary.newlines.get(one, b"").startswith(item + b"\n"):
-                ends = bool(wanted) and vocabulary.newlines[one].startswith(item + wanted)
+                ends = bool(ending_bytes) and vocabulary.newlines[one].startswith(item + ending_bytes)
                 (end if ends else on).append(one)
         return end, on
 

@@ -152,8 +152,8 @@ def clean_records(
         ),
     ]
     report: dict[str, Any] = {}
-    for name, wanted, step in steps:
-        if wanted:
+    for name, enabled, step in steps:
+        if enabled:
             cleaned = step(combined)
             combined = cleaned.records
             report[name] = {"changed": cleaned.changed, "left_out": cleaned.left_out}

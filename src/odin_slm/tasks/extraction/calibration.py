@@ -170,7 +170,7 @@ def _why_not(kind: str, records: int, extractions: int, right: int, method: str)
 def _fit_isotonic(raw: Sequence[float], right: Sequence[bool]) -> dict[str, Any]:
     from sklearn.isotonic import IsotonicRegression
 
-    # No finite sample proves a certainty: the ends are held off 0 and 1 as the rule of succession would.
+    # No finite sample proves a certainty: the ends stay as far from 0 and 1 as by the rule of succession.
     edge = 1 / (len(raw) + 2)
     model = IsotonicRegression(y_min=edge, y_max=1 - edge, out_of_bounds="clip").fit(raw, [float(r) for r in right])
     return {

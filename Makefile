@@ -17,7 +17,7 @@ EXPERIMENT ?= smollm2-135m
 # Processes that share the test files between them; 0 runs all in one.
 WORKERS ?= 2
 # The folders of tests that import no model library; `make check` runs what is not marked slow in them.
-FAST := tests/corpora tests/dataprep tests/project tests/release tests/reporting tests/tasks
+FAST := tests/corpora tests/dataprep tests/datasets tests/project tests/release tests/reporting tests/tasks
 
 # `kedro mlflow ui` looks for the command `mlflow`.
 export PATH := $(CURDIR)/$(BIN):$(PATH)

@@ -212,7 +212,7 @@ def metrics() -> str:
     """What Prometheus can scrape."""
     from dataclasses import replace
 
-    from odin_slm.serving.metrics import Metrics
+    from odin_slm.serving.observability import Metrics
 
     scored = {metric.name: 0.0 for metric in _served_model().task.headline}
     registry = Metrics(replace(_served_model(), metrics=scored), 1).registry

@@ -123,7 +123,7 @@ from fastapi.testclient import TestClient
 from odin_slm.inference.served_model import resolve_model
 from odin_slm.serving.__main__ import build
 from odin_slm.serving.settings import ApiKeys, ServingSettings
-from odin_slm.serving.tracing import trace
+from odin_slm.serving.observability import trace
 settings = ServingSettings(model={str(tiny_base)!r}, decoders="threads", max_new_tokens=8)
 app = build(settings, ApiKeys(""), resolve_model(settings.model, root=Path.cwd()))
 trace(app, {{}})

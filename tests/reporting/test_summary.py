@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from extraction_values import TASK
+from hooks.test_tracking import RESULTS
 from odin_slm.reporting.summary import RunSummary, print_summary
-from tracking.test_tracking import RESULTS
 
 STATISTICS = {
     split: {"all": {"records": 30, "documents": 28}, "ade": {"records": 1234, "documents": 28}}

@@ -14,8 +14,8 @@ from odin_slm.config.parameters import TaskParams
 from odin_slm.inference.served_model import ServedModel
 from odin_slm.models.base_model import BaseModel
 from odin_slm.serving import api_schemas
-from odin_slm.serving.metrics import Metrics
 from odin_slm.serving.middleware import WORDS
+from odin_slm.serving.observability import Metrics
 from odin_slm.serving.settings import ServingSettings
 from site_pages import generator
 

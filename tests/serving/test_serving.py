@@ -34,12 +34,10 @@ from odin_slm.inference.generation import Generator
 from odin_slm.inference.reading import TokenBudget
 from odin_slm.inference.served_model import resolve_model
 from odin_slm.serving.__main__ import build, main
-from odin_slm.serving.logs import text_hash
-from odin_slm.serving.metrics import Metrics
 from odin_slm.serving.middleware import RateLimit
+from odin_slm.serving.observability import Metrics, text_hash, trace
 from odin_slm.serving.settings import ApiKeys, ServingSettings, hash_key
 from odin_slm.serving.threads import ThreadEngine
-from odin_slm.serving.tracing import trace
 from odin_slm.tasks.extraction.grammar import ExtractionGrammar
 from serving_service import SMALL, metric, running, service, service_process, wait_for
 
@@ -534,7 +532,8 @@ def test_logs_hold_the_request_id_and_hashes_but_no_text(
 
 def test_the_log_is_json_with_the_request_id(tmp_path: Path) -> None:
     program = (
-        "import logging; from odin_slm.serving import logs; logs.set_up_logs('info'); logs.REQUEST_ID.set('r-1');"
+        "import logging; from odin_slm.serving.observability import REQUEST_ID, set_up_logs;"
+        "set_up_logs('info'); REQUEST_ID.set('r-1');"
         "logging.getLogger('a.b').warning('äh', extra={'status': 7})"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}

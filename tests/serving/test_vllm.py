@@ -29,7 +29,7 @@ from odin_slm.inference.vllm import Answer, AsyncVllm, Request
 from odin_slm.models.base_model import BaseModel
 from odin_slm.serving.__main__ import main
 from odin_slm.serving.engine import QueueFullError, UnavailableError
-from odin_slm.serving.metrics import Metrics
+from odin_slm.serving.observability import Metrics
 from odin_slm.serving.vllm import VllmEngine, VllmServer
 from odin_slm.tasks.extraction.format import parse
 

@@ -12,7 +12,7 @@ from typing import Any
 from odin_slm.core.errors import ExtractionError, GrammarError, OdinError, RecordTooLongError
 from odin_slm.core.folding import fold
 from odin_slm.core.record import render_prompt
-from odin_slm.core.windows import windows
+from odin_slm.core.sentences import windows
 from odin_slm.inference.generation import Generation, Generator
 from odin_slm.models.base_model import BaseModel
 from odin_slm.models.text_encoder import prompt_of, text_encoder
@@ -188,7 +188,7 @@ class TokenBudget:
         return self._encoder.lengths([[(text, "text")] for text in texts])
 
     def windows(self, text: str, overlap: int) -> list[tuple[int, int]]:
-        """Cut a text into windows; see :func:`odin_slm.core.windows.windows`."""
+        """Cut a text into windows; see :func:`odin_slm.core.sentences.windows`."""
         return windows(text, self.count, self.window_tokens, overlap)
 
 

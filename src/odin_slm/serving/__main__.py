@@ -63,13 +63,13 @@ def serve(settings: ServingSettings, keys: ApiKeys) -> None:
         OdinError: The model cannot be loaded, or the port cannot be opened.
     """
     prepare_process()
-    from odin_slm.serving.logs import set_up_logs
+    from odin_slm.serving.observability import set_up_logs
 
     set_up_logs(settings.log_level)
     import uvicorn
 
     from odin_slm.inference.served_model import resolve_model
-    from odin_slm.serving.tracing import trace
+    from odin_slm.serving.observability import trace
 
     listening = _listen(settings)  # before the weights: a port in use is known at once
     model = resolve_model(settings.model, root=ROOT, base_model=settings.base_model, digest=settings.digest)
@@ -99,7 +99,7 @@ def build(settings: ServingSettings, keys: ApiKeys, model: Any) -> Any:
     from odin_slm.models.base_model import context_of, load_tokenizer
     from odin_slm.models.tokenizer_probe import probe_tokenizer
     from odin_slm.serving.app import make_app
-    from odin_slm.serving.metrics import Metrics
+    from odin_slm.serving.observability import Metrics
 
     metrics = Metrics(model, settings.queue_size)
     tokenizer, context = load_tokenizer(model.base), context_of(model.base)

@@ -17,8 +17,7 @@ from odin_slm.inference.reading import Question, TokenBudget, assemble, check_te
 from odin_slm.inference.served_model import ServedModel
 from odin_slm.serving.api_schemas import ExtractRequest, Options, PredictRequest
 from odin_slm.serving.engine import Engine, QueueFullError, UnavailableError
-from odin_slm.serving.logs import text_hash
-from odin_slm.serving.metrics import Metrics
+from odin_slm.serving.observability import Metrics, text_hash
 from odin_slm.serving.settings import ServingSettings
 
 _log = logging.getLogger(__name__)

@@ -28,8 +28,8 @@ from odin_slm.inference.served_model import ServedModel
 from odin_slm.serving.answering import Answering, Canary, ClientGoneError
 from odin_slm.serving.api_schemas import Api, ErrorBody, Health, ModelCard, Ready, api_of
 from odin_slm.serving.engine import Engine
-from odin_slm.serving.metrics import Metrics
 from odin_slm.serving.middleware import CLIENT_GONE, WORDS, RateLimit, RequestMiddleware, error_body
+from odin_slm.serving.observability import Metrics
 from odin_slm.serving.review import PAGE, ReviewQueue, review_router
 from odin_slm.serving.settings import ApiKeys, ServingSettings
 

@@ -17,8 +17,7 @@ from limits.strategies import MovingWindowRateLimiter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from odin_slm.core.errors import ServingError
-from odin_slm.serving.logs import REQUEST_ID
-from odin_slm.serving.metrics import Metrics
+from odin_slm.serving.observability import REQUEST_ID, Metrics
 from odin_slm.serving.settings import ApiKeys
 
 _log = logging.getLogger("odin_slm.access")

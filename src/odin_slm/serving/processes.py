@@ -400,7 +400,7 @@ def _decode_for(connection: Connection, plan: _Plan) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # both reach the whole group; the engine says when to end
     prepare_process()
-    from odin_slm.serving.logs import set_up_logs
+    from odin_slm.serving.observability import set_up_logs
 
     set_up_logs(logging.getLevelName(plan.log_level).lower())
     import torch

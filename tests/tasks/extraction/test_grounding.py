@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from odin_slm.core.windows import windows
+from odin_slm.core.sentences import windows
 from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, render
 from odin_slm.tasks.extraction.grounding import Grounded, Occurrence, ground, merge
 from odin_slm.tasks.extraction.schema import ENTITY_TYPES, RELATION_TYPES

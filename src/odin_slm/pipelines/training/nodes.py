@@ -70,8 +70,8 @@ def train_adapter(
         MissingInputError: A split is absent or empty.
     """
     from odin_slm.models.tokens import record_counter
+    from odin_slm.training.callbacks import with_throughput
     from odin_slm.training.lora import train_lora
-    from odin_slm.training.throughput import with_throughput
 
     for split, records in (("train.json", train), ("val.json", val)):
         if not required(records, split):

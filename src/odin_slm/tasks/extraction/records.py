@@ -10,8 +10,7 @@ from odin_slm.core.document import Document, Mention, canonical_mentions, crop
 from odin_slm.core.errors import RecordTooLongError
 from odin_slm.core.folding import fold
 from odin_slm.core.record import Record
-from odin_slm.core.sentences import sentence_spans
-from odin_slm.core.windows import pack
+from odin_slm.core.sentences import pack, sentence_spans
 from odin_slm.tasks.extraction.format import (
     Entity,
     Extraction,

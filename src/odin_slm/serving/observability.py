@@ -1,17 +1,66 @@
-"""What Prometheus scrapes; docs/reference/service.md lists it."""
+"""What operators see of the service: logs, metrics and traces; docs/reference/service.md lists them.
+
+A log line is one JSON object with the request's id. None of the three ever holds a text or a key.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import sys
+from collections.abc import Mapping
+from contextvars import ContextVar
 from functools import partial
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+from pythonjsonlogger.json import JsonFormatter
 
 from odin_slm.inference.generation import Generation
 from odin_slm.inference.served_model import ServedModel
 from odin_slm.tasks import Reading
 
+REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""Id of the request that is being answered."""
+
+_log = logging.getLogger(__name__)
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+def set_up_logs(level: str) -> None:
+    """Log everything of this process as JSON to standard error.
+
+    Args:
+        level: Least severe level that is logged.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    formatter = JsonFormatter(
+        "{asctime}{levelname}{name}{message}",
+        style="{",
+        rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+        json_ensure_ascii=False,
+    )
+    formatter.default_msec_format = "%s.%03d"
+    handler.setFormatter(formatter)
+    handler.addFilter(_with_request_id)
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], True
+    logging.getLogger("uvicorn.access").disabled = True  # the service has an access log of its own
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def text_hash(text: str) -> str:
+    """Return what the logs show in place of a text."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _with_request_id(record: logging.LogRecord) -> bool:
+    record.request_id = REQUEST_ID.get()
+    return True
 
 
 class Metrics:
@@ -79,3 +128,35 @@ class Metrics:
         for kind, labels in reading.labels().items():
             for label in labels:
                 self.found[kind].labels(label).inc()
+
+
+def trace(app: Any, environment: Mapping[str, str]) -> bool:
+    """Send a span of every request to the collector that the environment names.
+
+    The variables are OpenTelemetry's own (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables):
+    ``OTEL_EXPORTER_OTLP_ENDPOINT``, ``OTEL_SERVICE_NAME``, ``OTEL_RESOURCE_ATTRIBUTES``, ``OTEL_TRACES_SAMPLER``, and
+    ``OTEL_SDK_DISABLED=true`` to switch it off. Spans hold method, route and status, never a body.
+
+    Args:
+        app: The application.
+        environment: Environment variables.
+
+    Returns:
+        Whether tracing is on.
+    """
+    if not any(environment.get(name) for name in _ENDPOINTS) or environment.get("OTEL_SDK_DISABLED") == "true":
+        return False
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    named = {} if environment.get("OTEL_SERVICE_NAME") else {"service.name": "odin-slm"}
+    provider = TracerProvider(resource=Resource.create(named))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    FastAPIInstrumentor.instrument_app(
+        app, tracer_provider=provider, excluded_urls="health,ready,metrics", exclude_spans=["receive", "send"]
+    )
+    _log.info("tracing")
+    return True

@@ -21,7 +21,7 @@ from odin_slm.core.redaction import Redactor
 from odin_slm.core.tracker import tracker
 from odin_slm.datasets.json_files import CanonicalJSONDataset
 from odin_slm.tasks.extraction.reporting.tracked import tracked_metrics
-from odin_slm.training import throughput
+from odin_slm.training import callbacks
 
 RESULTS = {
     "test_set": {"description": "test split", "examples": 9, "documents": 8, "synthetic": True, "sources": {"ade": 9}},
@@ -341,8 +341,8 @@ def test_system_metrics_are_sampled(
 def test_the_curve_has_the_speed_without_the_time_of_validation(monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[tuple[int, dict[str, float]]] = []
     clock = iter([10.0, 20.0, 26.0, 34.0])
-    monkeypatch.setattr(throughput.time, "monotonic", lambda: next(clock))
-    log = throughput.with_throughput(1000, lambda step, figures: logged.append((step, figures)))
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: next(clock))
+    log = callbacks.with_throughput(1000, lambda step, figures: logged.append((step, figures)))
     log(10, {"loss": 3.0, "grad_norm": 1.0, "learning_rate": 0.1, "epoch": 0.1})
     log(20, {"loss": 2.0, "epoch": 0.2})
     log(20, {"eval_loss": 2.5, "eval_runtime": 6.0, "epoch": 0.2})

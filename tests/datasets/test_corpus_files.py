@@ -12,6 +12,7 @@ from kedro.runner import SequentialRunner
 from odin_slm.config.parameters import IngestionParams, SampleParams, TaskParams
 from odin_slm.core.errors import CorpusFormatError, MissingInputError, OdinError
 from odin_slm.corpora import PARSERS, ade, bc5cdr, biored
+from odin_slm.corpora.synthetic.sample import make_sample
 from odin_slm.datasets import corpus_files
 from odin_slm.datasets.corpus_files import CorpusFilesDataset, SampleDataset
 from odin_slm.pipelines.ingestion.nodes import parse_corpus
@@ -23,6 +24,11 @@ def refusal(dataset: CorpusFilesDataset) -> tuple[Exception, str]:
     with pytest.raises(OdinError) as raised:
         len(texts)
     return raised.value, str(raised.value)
+
+
+@pytest.fixture(scope="module")
+def sample() -> dict[str, dict[str, str]]:
+    return make_sample(seed=7, documents_per_corpus=30)
 
 
 @pytest.fixture

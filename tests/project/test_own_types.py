@@ -20,7 +20,7 @@ OPTIONS = {
 
 def test_the_types_are_checked_before_anything_runs() -> None:
     for changed, named in (
-        ({"entities": ["Gene", "Gene"]}, "entities: Gene stands there more than once"),
+        ({"entities": ["Gene", "Gene"]}, "entities: Gene occurs more than once"),
         ({"entities": ["a gene"]}, "entities"),
         ({"entities": []}, "entities"),
         ({"relations": [{"type": "inhibits", "head": ["Drug"], "tail": ["Gene"]}]}, "'Drug' is no entity type"),

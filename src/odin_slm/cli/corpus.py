@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,8 +137,10 @@ def _places(places: list[str]) -> str:
 
 def _block(name: str, block: OwnCorpus, found: Assembled) -> Iterator[str]:
     """Yield the lines of a configuration that keeps all types, by names that an output can hold."""
-    types = _names(m.type for document in found.documents for m in document.mentions)
-    named = _names(kind for kind, _, _ in found.signatures)
+    from odin_slm.corpora.own.block import type_names
+
+    types = type_names(m.type for document in found.documents for m in document.mentions)
+    named = type_names(kind for kind, _, _ in found.signatures)
     kept = sorted(types) if all(name == kind for kind, name in types.items()) else dict(sorted(types.items()))
     yield "own_corpora:"
     yield f"  {json.dumps(name, ensure_ascii=False)}:"
@@ -158,23 +159,3 @@ def _block(name: str, block: OwnCorpus, found: Assembled) -> Iterator[str]:
         head, tail = (json.dumps(list(names), ensure_ascii=False) for names in both)
         renamed = f"type: {json.dumps(named[kind], ensure_ascii=False)}, " if named[kind] != kind else ""
         yield f"      {json.dumps(kind, ensure_ascii=False)}: {{{renamed}head: {head}, tail: {tail}}}"
-
-
-def _names(kinds: Iterable[str]) -> dict[str, str]:
-    """Return type -> its name as one word, as it stands between brackets in an output; no two have the same."""
-    from pydantic import TypeAdapter, ValidationError
-
-    from odin_slm.tasks.extraction.schema import Name
-
-    names: dict[str, str] = {}
-    for kind in (given := sorted(set(kinds))):
-        try:
-            names[kind] = TypeAdapter(Name).validate_python(kind)
-        except ValidationError:
-            continue
-    for kind in (kind for kind in given if kind not in names):
-        word = re.sub(r"[^A-Za-z0-9-]+", "_", kind).strip("_-")[:36] or "Type"
-        word = word if word[0].isalpha() else f"T_{word}"
-        tried = (word, *(f"{word}_{number}" for number in range(2, len(names) + 3)))
-        names[kind] = next(name for name in tried if name not in names.values())
-    return names

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
 
+from pydantic import StringConstraints
+
+SourceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+"""Name of a corpus; it stands in paths, tables and requests."""
 LONGEST = 64
 """Characters of a name, at most; the Hub allows 96, and a name is a part of what is built of it."""
 HUB_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?/[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")

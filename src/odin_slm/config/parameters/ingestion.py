@@ -10,8 +10,8 @@ from pydantic import Field, create_model, model_validator
 
 from odin_slm import corpora
 from odin_slm.config.parameters.base import Parameters
+from odin_slm.core.names import SourceName
 from odin_slm.corpora.own.block import OwnCorpus
-from odin_slm.tasks.extraction.schema import SourceName
 
 _SHIPPED = ("ade", "bc5cdr", "biored")
 _TAKEN = ("all", "own", "synthetic")

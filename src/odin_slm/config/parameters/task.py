@@ -10,9 +10,9 @@ from pydantic import Field, model_validator
 
 from odin_slm import corpora
 from odin_slm.config.parameters.base import Parameters
+from odin_slm.core.names import SourceName
 from odin_slm.corpora.own.block import OwnCorpus, options_with
 from odin_slm.tasks import Task, load
-from odin_slm.tasks.extraction.schema import SourceName
 
 
 @lru_cache(maxsize=8)

@@ -7,7 +7,16 @@ from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from odin_slm.core.record import SPLITS
 from odin_slm.tasks.extraction.schema import MEDICAL, ExtractionOptions, Name, Schema
@@ -240,3 +249,19 @@ def _medical(own: Mapping[str, OwnCorpus]) -> bool:
         and all(pairs <= MEDICAL.legal.get(name, frozenset()) for name, pairs in block.legal().items())
         for block in own.values()
     )
+
+
+def type_names(kinds: Iterable[str]) -> dict[str, str]:
+    """Return type -> its name as one word, as it stands between brackets in an output; no two have the same."""
+    names: dict[str, str] = {}
+    for kind in (given := sorted(set(kinds))):
+        try:
+            names[kind] = TypeAdapter(Name).validate_python(kind)
+        except ValidationError:
+            continue
+    for kind in (kind for kind in given if kind not in names):
+        word = re.sub(r"[^A-Za-z0-9-]+", "_", kind).strip("_-")[:36] or "Type"
+        word = word if word[0].isalpha() else f"T_{word}"
+        tried = (word, *(f"{word}_{number}" for number in range(2, len(names) + 3)))
+        names[kind] = next(name for name in tried if name not in names.values())
+    return names

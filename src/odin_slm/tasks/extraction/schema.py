@@ -17,12 +17,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from odin_slm.core.names import SourceName
+
 Name = Annotated[str, StringConstraints(pattern=r"^[^\W\d][\w-]*$", max_length=40)]
 """Name of a type: one word, as it stands between brackets in an output."""
-
-
-SourceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
-"""Name of a corpus; it stands in paths, tables and requests."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +130,7 @@ class ExtractionOptions(BaseModel):
     @model_validator(mode="after")
     def _types_are_known(self) -> ExtractionOptions:
         if repeated := sorted({name for name in self.entities if self.entities.count(name) > 1}):
-            raise ValueError(f"entities: {', '.join(repeated)} stands there more than once.")
+            raise ValueError(f"entities: {', '.join(repeated)} occurs more than once.")
         known = set(self.entities)
         for relation in self.relations:
             for name in sorted({*relation.head, *relation.tail} - known):

@@ -8,7 +8,7 @@
 Reads validation records as the evaluation pipeline does to fit an operating point, or takes what it has read; where
 that was without an operating point, thresholds alone are fitted. The point is fitted on half of the documents and
 judged on the other half, in turns, so that every record is judged by a point that has not seen it. What it lists is
-taken from the same reading: a list under a higher bias is the begin of one under a lower bias. Only the bias under
+taken from the same reading: a list under a higher bias is the beginning of one under a lower bias. Only the bias under
 which relations are read comes from the entities of all records. The test split is never opened.
 
 Prints the points, precision, recall and F1 without and at them with 95 % intervals over documents, and the paired

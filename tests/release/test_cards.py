@@ -102,7 +102,7 @@ def test_results_stand_beside_the_base_with_intervals() -> None:
     assert "+0.741 [0.700, 0.780]" in card
     assert "| `Symptom` | entity | 0.864 | 0.864 | 0.864 | 0.123 | 12 |" in card
     assert "| `biored` | relation | 0.753 | 0.753 | 0.753 | 0.071 | 12 |" in card
-    assert "| entities that do not stand in the text | 4.0% | 4.0% |" in card
+    assert "| entities that are not in the text | 4.0% | 4.0% |" in card
 
 
 def test_without_a_scored_base_the_card_does_not_speak_of_one() -> None:

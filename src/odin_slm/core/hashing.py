@@ -19,14 +19,14 @@ def canonical_json(value: Any) -> str:
 
 
 def canonical_pieces(value: Any) -> Iterator[str]:
-    """Yield the text of :func:`canonical_json` in pieces, one an item: the whole of a million would take gigabytes."""
+    """Yield the text of :func:`canonical_json` item by item: a million items as one text would take gigabytes."""
     if isinstance(value, Mapping) and value and all(isinstance(key, str) for key in value):
         brackets = "{}"
         items: Iterable[str] = (f"{_LINE.encode(key)}: {_item(inner)}" for key, inner in value.items())
     elif isinstance(value, Sequence) and not isinstance(value, str) and value:
         brackets, items = "[]", map(_item, value)
     else:
-        empty = isinstance(value, Sequence) and not isinstance(value, str)  # also one of core.rows, which json cannot
+        empty = isinstance(value, Sequence) and not isinstance(value, str)  # json writes no lazy sequence
         yield f"{_INDENTED.encode([] if empty else value)}\n"
         return
     before = f"{brackets[0]}\n "
@@ -60,7 +60,7 @@ def sha256_text(text: str) -> str:
 
 
 def short_digest(text: str) -> bytes:
-    """Return 16 bytes that tell a text from millions of others, in less memory than the text."""
+    """Return a 16-byte hash of a text, to tell millions of texts apart in little memory."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
@@ -73,7 +73,7 @@ def sha256_of_json(value: Any) -> str:
 
 
 def sha256_of_files(files: Iterable[Path], begin: str = "") -> str:
-    """Return the hexadecimal SHA-256 of a text and of what each file holds, whatever the files are called."""
+    """Return the hexadecimal SHA-256 of a text and of the files' contents; their names do not count."""
     digest = hashlib.sha256(begin.encode())
     for file in files:
         digest.update(bytes.fromhex(sha256_of(file)))

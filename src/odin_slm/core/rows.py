@@ -1,4 +1,4 @@
-"""Rows that need no memory: they lie in a file, and are read one by one, in any order, as often as they are wanted."""
+"""Sequences of rows that stay in a file: each row is read when it is asked for, in any order, as often as needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Numbers = numpy.ndarray[Any, numpy.dtype[numpy.int64]]
 
 
 class _LazySequence(Sequence[Row]):
-    """A sequence whose items are made when they are asked for; a slice is another one, and a copy the same one."""
+    """A sequence whose items are made when asked for; a slice is lazy too, and a copy is the sequence itself."""
 
     def __iter__(self) -> Iterator[Row]:
         return (self._at(position) for position in range(len(self)))
@@ -49,13 +49,13 @@ class _LazySequence(Sequence[Row]):
 
 
 class Rows(_LazySequence[Row]):
-    """Rows of a file that stays open, so that they are what they were when it was opened, whatever replaces it.
+    """Rows of a file that stays open, so that they do not change when another file replaces it.
 
     Args:
         stream: The file.
         begins: Offset of every row's first byte.
         ends: Offset after its last byte.
-        read: Makes a row of its bytes and of its number in the file, from 0.
+        read: Makes a row from its bytes and its number in the file, counted from 0.
         order: Numbers of the rows, in their order here; None for all, in the file's order.
     """
 
@@ -86,7 +86,7 @@ class Rows(_LazySequence[Row]):
 
 
 class Mapped(_LazySequence[Row], Generic[Row]):
-    """What a function makes of each item of a sequence."""
+    """A function applied to each item of a sequence, when the item is asked for."""
 
     def __init__(self, make: Callable[[Any], Row], items: Sequence[Any]) -> None:
         self._make, self._items = make, items
@@ -125,7 +125,7 @@ def chosen(items: Sequence[Row], positions: Iterable[int]) -> Sequence[Row]:
 
 
 def stored(rows: Iterable[Row]) -> Rows[Row]:
-    """Keep rows (JSON values) in a temporary file, which goes when nobody holds them any more."""
+    """Keep rows (JSON values) in a temporary file, which is removed with the last reference to them."""
     stream = tempfile.TemporaryFile()  # noqa: SIM115 - the rows hold it
     ends = numpy.fromiter(accumulate(stream.write(json.dumps(row).encode()) for row in rows), numpy.int64)
     stream.flush()

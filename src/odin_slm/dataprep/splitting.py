@@ -32,7 +32,7 @@ that are not named here come last, by name."""
 _WORD = re.compile(r"\w+")
 _PERMUTATIONS = 250
 _MISSED = 1.1e-4
-"""Probability with which a pair at the threshold may be missed; five rows a band just reach it at 0.7."""
+"""Probability with which a pair at the threshold may be missed; bands of five rows just reach it at 0.7."""
 _OFFICIAL_ORDER = ("test", "validation", "train")
 _AT_ONCE = 4096
 Array = numpy.ndarray[Any, Any]
@@ -145,7 +145,7 @@ def near_duplicates(
     is confirmed by the exact Jaccard similarity of the shingle sets. Shingles are character 5-grams of the lower-cased
     words in Unicode NFKC, so that the short sentences of ADE are compared as well as abstracts.
 
-    A text is read once for its sketch, and again where it is a candidate. Memory is 500 bytes a text.
+    A text is read once for its sketch, and again if it becomes a candidate. Memory is 500 bytes a text.
 
     Args:
         texts: The texts.
@@ -216,9 +216,9 @@ def _sketches(texts: Sequence[str], threshold: float, seed: int) -> _Sketches:
 def _candidates(sketches: _Sketches, threshold: float, sides: Array | None) -> Iterator[tuple[int, int]]:
     """Yield the pairs of equal bands whose sketches agree nearly as often as the threshold, in order.
 
-    Texts of one author's templates are candidates by the hundred million. So the lowest bits of their sketches are
-    compared first: of unequal numbers they agree by half, and five standard deviations below what they do at the
-    threshold few are left, for which the lowest bytes are compared.
+    Texts made from one set of templates give hundreds of millions of candidates. So the lowest bits of their sketches
+    are compared first: those of unequal numbers agree half of the time. Pairs that fall five standard deviations
+    short of the threshold's agreement are dropped, and the lowest bytes of the few others are compared.
     """
     agreed = threshold + (1 - threshold) / 2
     spread = (agreed * (1 - agreed) / sketches.permutations) ** 0.5
@@ -261,14 +261,14 @@ def find_leaks(
     seed: int,
     subject: Callable[[Record], str] = lambda record: record["input"],
 ) -> dict[str, list[dict[str, Any]]]:
-    """Look for anything that lies in two splits, from the finished splits alone.
+    """Look for anything that is in two splits, using nothing but the finished splits.
 
     Args:
         splits: Split name -> records.
         pmids: Document id -> PubMed id.
         near_duplicate: Jaccard similarity that counts as a leak.
-        seed: Seed of the MinHash permutations; another than the split was made with makes this a second opinion.
-        subject: What of a record is compared; see :meth:`odin_slm.tasks.Task.subject`.
+        seed: Seed of the MinHash permutations; with another seed than the split's, this is a second opinion.
+        subject: The part of a record that is compared; see :meth:`odin_slm.tasks.Task.subject`.
 
     Returns:
         ``exact_inputs``, ``pmids`` and ``near_duplicates``: one entry per leak, naming the documents.

@@ -1,4 +1,4 @@
-"""Folders by themselves: those that long jobs work in, and those that are read or written as a whole."""
+"""Folders: those that long jobs work in, and those that are read or written as a whole."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class FolderDataset(PathDataset[None, Path], ReadOnlyDataset[Path]):
     REFUSAL = "a working folder is not saved as a whole: jobs write into it themselves."
 
     def load(self) -> Path:
-        """Return the folder, made if need be."""
+        """Return the folder; make it if there is none."""
         self._filepath.mkdir(parents=True, exist_ok=True)
         return self._filepath
 
@@ -100,7 +100,7 @@ class EnvironmentDataset(PathDataset[dict[str, str], None]):
 
 
 def _merged(text: str, values: dict[str, str]) -> str:
-    """Return a YAML text with other values of some keys, its comments kept."""
+    """Return a YAML text with some values replaced and its comments kept."""
     for key, value in values.items():
         line = yaml.safe_dump({key: value}, allow_unicode=True, width=10_000).strip()
         text, found = re.subn(rf"(?m)^{key}:.*$", line.replace("\\", r"\\"), text)
@@ -140,7 +140,7 @@ class ReviewDataset(PathDataset[Write, dict[str, Any]]):
 
 
 def _corrected(folder: Path) -> list[str]:
-    """Return the files of a folder that are not as they were written."""
+    """Return the files of a folder that were changed since they were written."""
     if not folder.is_dir():
         return []
     found = file_hashes(folder)

@@ -46,10 +46,10 @@ class CanonicalJSONDataset(PathDataset[Any, Any]):
 
 
 class RecordsDataset(CanonicalJSONDataset):
-    """A list of flat JSON objects, which are read from the file one by one as they are asked for."""
+    """A list of flat JSON objects, each read from the file when it is asked for."""
 
     def load(self) -> Sequence[dict[str, Any]]:
-        """Return the objects; of a file that is not in canonical form, as a list.
+        """Return the objects; as a list in memory if the file is not in canonical form.
 
         Raises:
             MissingInputError: There is no such file.
@@ -125,7 +125,7 @@ class JSONLinesDataset(PathDataset[Iterable[dict[str, Any]], Sequence[dict[str, 
 
 
 class StoredJSONLinesDataset(JSONLinesDataset):
-    """One JSON object a line, read from the file as they are asked for; a line that is none is found then."""
+    """One JSON object a line, each read when it is asked for; a broken line is found only then."""
 
     def load(self) -> Sequence[dict[str, Any]]:
         """Return the rows.
@@ -140,7 +140,7 @@ class StoredJSONLinesDataset(JSONLinesDataset):
 
 
 def _canonical_places(stream: BinaryIO) -> tuple[Numbers, Numbers] | None:
-    """Return where the objects of a canonical list begin and end; None where the file is no such list."""
+    """Return where the objects of a canonical list begin and end; None if the file is no such list."""
     begins, ends = array("q"), array("q")
     place = 0
     lines = iter(stream)

@@ -84,7 +84,7 @@ class BaseModelDataset(AbstractDataset[Mapping[str, Path | str], BaseModel]):
 
 
 def check_hub_base(base: BaseModel) -> str | None:
-    """Ask what ``kedro hub check`` asks, before gigabytes are downloaded; a Hub that cannot be asked stops nothing.
+    """Check what ``kedro hub check`` checks, before gigabytes are downloaded; an unreachable Hub stops nothing.
 
     Returns:
         The GGUF file that the repository has instead of safetensors, as ``owner/name/FILE.gguf``; None for a base.

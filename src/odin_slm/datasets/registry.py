@@ -77,7 +77,7 @@ class ChampionAliasDataset(_RegistryDataset[Promotion, "str | None"]):
         return str(found.version) if found else None
 
     def save(self, data: Promotion) -> None:
-        """Carry a decision out; where the champion it was about has been replaced, it is made anew."""
+        """Carry out a decision; decide anew if the champion has been replaced since."""
         import mlflow
 
         active = mlflow.active_run()
@@ -126,7 +126,7 @@ class ChampionDataset(_RegistryDataset[None, "Champion | None"], ReadOnlyDataset
 
 
 def _registered_by(active: Any) -> str | None:
-    """Return the number of the version that a run has registered, or registered once more."""
+    """Return the number of the version that a run has registered, for the first time or again."""
     import mlflow
 
     number: str | None = mlflow.get_run(active.info.run_id).data.tags.get("model_version")

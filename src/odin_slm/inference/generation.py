@@ -40,11 +40,11 @@ _SECONDS_BETWEEN_LOG_LINES = 15.0
 _WORTH_KEEPING = 8  # tokens of an instruction
 _KEPT_INSTRUCTIONS = 16
 _REFILL = 4
-"""A batch is filled up when one in so many of its places is free: reading a single prompt would not be worth it."""
+"""A batch is refilled when one in so many of its places is free: reading a single prompt is not worth it."""
 _QUEUE = 4
-"""Batches that one thread decodes as one that is filled up."""
+"""Batches that one thread decodes as one batch, which is refilled."""
 _NARROW = 512
-"""Width of hidden states up to which threads that share a product of matrices cost more than they save."""
+"""Width of hidden states up to which sharing a matrix product among threads costs more than it saves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Generation:
 
     Attributes:
         index: Position of the prompt in the call.
-        text: The output. Where a grammar held it, the output follows the format even if it is not finished.
+        text: The output. Under a grammar it follows the format even where it is not finished.
         finished: Whether the output ended before the budget of tokens did.
         tokens: Tokens written, the end-of-sequence token not counted.
         lines: For every line of the text the log-probability (natural) of its tokens, given all before it, with the
@@ -63,7 +63,7 @@ class Generation:
             :mod:`odin_slm.inference.decoding.list_ends`.
         ends: For every line of the text the log-odds, without their bias, of ending its list after it against going
             on, None where that was not asked; empty where nothing biases the ends of lists.
-        weighed: What the grammar weighed once the output was written, as lines, each with its score; mostly nothing.
+        weighed: Lines that the grammar weighed once the output was written, each with its score; mostly none.
     """
 
     index: int
@@ -76,7 +76,7 @@ class Generation:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Generation:
-        """Return what ``asdict`` made, after it was JSON."""
+        """Return a generation from what ``asdict`` made of it and JSON kept."""
         weighed = tuple((line, score) for line, score in values.get("weighed", ()))
         tuples = {name: tuple(values.get(name, ())) for name in ("lines", "ends")}
         return cls(**{**values, **tuples, "weighed": weighed})
@@ -123,7 +123,7 @@ def generate(
         prompts: Prompts.
         batch_size: Rows decoded together; on a CPU every core decodes such a batch.
         max_new_tokens: Budget of an output; the model's context may leave less.
-        grammars: For every prompt the grammar that holds its output, or None.
+        grammars: For every prompt the grammar of its output, or None.
         names: What errors call the prompts, for example record ids.
         on_progress: Called with (prompts done, prompts) whenever some are done.
         resume_log: File that outputs are written to as they end. Outputs of the same model, prompts and settings that
@@ -249,7 +249,7 @@ class Generator:
         Args:
             prompts: Prompts.
             max_new_tokens: Budget of an output; the model's context may leave less.
-            grammars: For every prompt the grammar that holds its output, or None.
+            grammars: For every prompt the grammar of its output, or None.
             names: What errors call the prompts.
             cancelled: For every prompt a function, called after each token, that tells whether to stop writing.
 
@@ -289,7 +289,7 @@ class Generator:
                     on_output(self._judged(row, _generation(row, self.tokenizer, self._breaks)))
 
     def _judged(self, row: _Row, output: Generation) -> Generation:
-        """Weigh the alternatives that a row's grammar names, and return what becomes of its output."""
+        """Weigh the alternatives that a row's grammar names, and return the output that results."""
         if row.grammar is None or not row.grammar.judges or not (outputs := row.grammar.alternatives(output.text)):
             return output
         known, row.read = ([*row.prompt, *row.written], row.read), None
@@ -301,7 +301,7 @@ class Generator:
         return replace(output, text=judgement.text, lines=judgement.lines, weighed=judgement.weighed)
 
     def prepare(self, rows: list[_Row]) -> None:
-        """Put rows at their begin, with the grammars that hold them.
+        """Put rows at their beginning, with their grammars.
 
         Raises:
             GrammarError: llguidance cannot build a grammar.
@@ -328,8 +328,8 @@ class Generator:
             rows: What :meth:`rows` returned, or some of it.
             on_output: Called with every output as it ends, by one thread at a time.
             batch_size: Rows decoded together.
-            kept: Rows whose outputs are there already. Batches that follow each other and were stopped are written
-                again as a whole: in other company the last digits of a row would be others.
+            kept: Rows that have outputs already. Batches that follow each other and were stopped are written
+                again as a whole: in another batch the last digits of a row would differ.
             single_threaded: Whether a batch is one thread's on a CPU even where there is only one batch, so that its
                 last digits do not depend on the number of cores. Of a narrow model a batch always is: that is faster.
         """
@@ -395,7 +395,7 @@ class Generator:
 def _queues(batches: list[list[_Row]], cores: int) -> list[list[_Row]]:
     """Return the rows of batches in queues of at most some batches, equally many for every core, long prompts first.
 
-    A queue is also what a stopped job begins again with, so that none is long.
+    A queue is also the unit that a stopped job writes again, so none is long.
 
     Args:
         batches: Batches, from the longest prompts to the shortest.
@@ -507,7 +507,7 @@ def prompt_rows(
                 where=names[index] if names else f"prompt {index}",
                 fix="Shorten the input, or choose a base with a longer context.",
             )
-        # a tokenizer may join the end of the instruction and the begin of the text into one token
+        # a tokenizer may join the end of the instruction and the beginning of the text into one token
         equal = takewhile(lambda pair: pair[0] == pair[1], zip(instructions[head], ids[:-1], strict=False))
         rows.append(_Row(index, ids, room, sum(1 for _ in equal)))
     return rows
@@ -578,7 +578,7 @@ def _padded(unread: list[list[int]], positions: torch.Tensor) -> tuple[torch.Ten
 def _read(
     model: Any, rows: list[_Row], pad: int, begin: Any = None
 ) -> tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Read the prompts of a batch; return its cache, the states after each prompt, the mask, the last positions.
+    """Read the prompts of a batch; return its cache, the states after each prompt, the mask and the last positions.
 
     ``begin`` holds the keys and values of the tokens that all prompts begin with, where they were read before.
     """

@@ -139,7 +139,7 @@ def dataset_license_text(manifest: Mapping[str, Any], apache: str) -> str:
         for source, terms in _sources(manifest).items()
     ]
     return (
-        "The rows of this dataset come from several sources. Texts and annotations stand under the terms of the\n"
+        "The rows of this dataset come from several sources. Texts and annotations are under the terms of the\n"
         "source that the column `source` names:\n\n" + "\n".join(lines) + "\n\n"
         "The selection, the splits, the instructions and all other parts are licensed under the Apache License 2.0:\n\n"
         + apache

@@ -1,6 +1,6 @@
-"""An adapter merged into its base's weights: a model in 16 bit that needs neither PEFT nor the base.
+"""An adapter merged into its base's weights: a 16-bit model that needs neither PEFT nor the base.
 
-The merged files are asked what the adapter was asked in evaluation, and both scores stand in the report.
+The saved model answers the prompts of the evaluation again, and the report shows its scores beside the adapter's.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Merge:
-    """An adapter to be merged, and what it is held against.
+    """An adapter to merge, and what the merged model is compared with.
 
     Attributes:
         base: The base.
         adapter: Folder of the adapter and its tokenizer.
         reference: What the adapter answered in evaluation, and how it was asked.
         tolerance: How far a headline figure may be from the adapter's.
-        files: File name -> content or file, to be laid beside the weights.
+        files: File name -> content, or the file to copy; saved beside the weights.
         facts: What the card says besides the scores.
-        gguf: Format of the GGUF file that is wanted too; None where none is.
+        gguf: Format of a GGUF file to write as well; None for none.
     """
 
     base: BaseModel
@@ -60,7 +60,7 @@ class Merge:
 
 @dataclass(frozen=True)
 class MergeRequest:
-    """What is to be merged; None where that was not asked for."""
+    """What to merge; None where nothing is."""
 
     job: Merge | None = None
 
@@ -111,11 +111,11 @@ def export(job: Merge, folder: Path) -> dict[str, Any]:
 
 
 def merge(base: BaseModel, adapter: Path) -> Any:
-    """Return the base with the adapter in its weights, or a whole model as it is, in 16 bit.
+    """Return the base with the adapter merged into its weights, or a whole model as it is, in 16 bit.
 
-    A quantised base is dequantised before: the adapter learned beside exactly those weights. Every layer is added to in
-    float32 and rounded once; a base in float32 becomes bfloat16. Embeddings and head that an adapter made different are
-    saved apart.
+    A quantised base is dequantised first: those are the weights that the adapter was trained on. Each sum is computed
+    in float32 and rounded once; a base in float32 becomes bfloat16. Embeddings and head that an adapter has untied
+    are saved separately.
 
     Raises:
         AdapterError: The adapter does not fit the base.
@@ -157,14 +157,14 @@ def merge(base: BaseModel, adapter: Path) -> Any:
 
 
 def _gguf(folder: Path, kind: Kind, rows: Sequence[Mapping[str, Any]], job: Merge) -> dict[str, Any]:
-    """Write the GGUF file of merged weights, and ask what it holds, read back, the same as the weights."""
+    """Write the GGUF file of merged weights, read it back, and compare its answers with the adapter's too."""
     merged, file = BaseModel(job.facts.name, folder), folder / f"model-{kind}.gguf"
     try:
         write_gguf(merged, file, kind, name=job.facts.name, license_id=job.facts.license)
         with tempfile.TemporaryDirectory(prefix="odin-slm-") as work:
             back = convert(file, Path(work) / "base", Origin("a local file"))
             found = compare(BaseModel(job.facts.name, back), rows, job, f"the GGUF file ({kind})", _GGUF_FIX)
-    except BaseModelError as error:  # it cannot be written, or not be read back as it was
+    except BaseModelError as error:  # it cannot be written, or reads back differently
         file.unlink(missing_ok=True)
         logger.warning("There is no GGUF file: %s GGUF.md has the commands of llama.cpp.", error.what)
         return {"why": error.what}
@@ -178,14 +178,14 @@ def compare(
     what: str = "the merged weights",
     fix: str = _MERGED_FIX,
 ) -> dict[str, Any]:
-    """Ask a merged model what its adapter was asked, decoded in the same way, and score both.
+    """Let a merged model answer its adapter's prompts, decoded in the same way, and score both.
 
     Args:
         merged: The saved model.
         rows: The adapter's predictions.
-        job: How it was asked, what reads the answers, and how far the scores may be apart.
-        what: What the model is called in the error.
-        fix: What the error advises.
+        job: How the adapter was asked, what reads the answers, and how far the scores may differ.
+        what: Name of the model in the error.
+        fix: Advice of the error.
 
     Raises:
         ReleaseError: A headline figure differs by more than the tolerance.
@@ -240,7 +240,7 @@ def _headline(task: Task, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]
 
 
 def _portable_config(file: Path) -> None:
-    """Take out of ``config.json`` where the base lay on this machine."""
+    """Remove the base's local path from ``config.json``."""
     config = json.loads(file.read_text(encoding="utf-8"))
     config.pop("_name_or_path", None)
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

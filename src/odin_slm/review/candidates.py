@@ -1,4 +1,4 @@
-"""Which documents may be reviewed at all: none that validates or tests, and none nearly like one that does."""
+"""Which documents may be reviewed: no validation or test document, and no near-duplicate of one."""
 
 from __future__ import annotations
 

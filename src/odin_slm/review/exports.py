@@ -1,4 +1,4 @@
-"""A queue as files that annotation tools import, with the model's predictions in them.
+"""A queue as files for annotation tools, with the model's predictions in them.
 
 Offsets count Unicode code points in all of them.
 """
@@ -115,7 +115,7 @@ def brat(tasks: Tasks, types: Types) -> dict[str, str]:
 
 
 def _lines_of(text: str, begin: int, end: int) -> list[tuple[int, int]]:
-    """Cut a span where a line ends, without the space around the cuts."""
+    """Cut a span at line breaks, without the space around the cuts."""
     matches = re.finditer(r"[^\n]+", text[begin:end])
     found = [(begin + m.start(), begin + m.end()) for m in matches if m[0].strip()]
     return [

@@ -28,11 +28,11 @@ def task_of(row: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
     """Return a model's extraction as a line of the queue.
 
     An entity becomes a span wherever it stands. A relation holds between entities; here it joins the two places that
-    are nearest to each other. What does not stand in the text is left out: nobody could point at it.
+    are nearest to each other. What is not in the text is left out: nobody could point at it.
 
     Args:
         row: What the extraction pipeline writes of a document.
-        meta: What else is to be known of it.
+        meta: Further facts about it.
     """
     spans = {
         (place["begin"], place["end"], entity["type"]): entity["confidence"]
@@ -76,14 +76,14 @@ def read_queue(name: str, text: str) -> Iterator[dict[str, Any]]:
     """Yield the lines of a queue.
 
     Raises:
-        CorpusFormatError: A line is none; with its place.
+        CorpusFormatError: A line is no task; the error names the line.
     """
     taken: set[str] = set()
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
                 task = json_text.loads(line)
-                canonical_jsonl([task]).encode()  # what cannot be written again would stop every save of the page
+                canonical_jsonl([task]).encode()  # what cannot be written would stop every save of the page
                 fault = task_fault(task)
             except UnicodeEncodeError:
                 fault = "it holds half a character (a lone surrogate)"
@@ -100,7 +100,7 @@ def read_queue(name: str, text: str) -> Iterator[dict[str, Any]]:
 
 
 def task_fault(task: Any, types: Mapping[str, Any] | None = None, text: str | None = None) -> str:
-    """Return what is wrong with a line of the queue, as a sentence without its end; empty: nothing.
+    """Return what is wrong with a line of the queue, without a full stop; empty if nothing is.
 
     Args:
         task: The decoded line.

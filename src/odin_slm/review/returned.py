@@ -14,7 +14,7 @@ from odin_slm.core.hashing import sha256_text
 def take_back(documents: Sequence[Document], manifest: Mapping[str, Any]) -> list[Document]:
     """Check the documents of a corrected review, and give them the ids, PubMed ids and splits that they had.
 
-    Tools number documents anew, so that the text says which one it is.
+    Tools number documents anew, so documents are told apart by their texts.
 
     Args:
         documents: What was read of the annotation tool's files.

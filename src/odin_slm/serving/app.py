@@ -88,7 +88,7 @@ def make_app(
         title="odin-slm",
         version=__version__,
         summary=f"{title[:1].upper()}{title[1:]}.",
-        description="What the model was taught stands under /model. Not a medical device. Every error is "
+        description="/model says what the model was taught. Not a medical device. Every error is "
         "`{error, details, request_id}`.",
         lifespan=lifespan,
         docs_url=None,  # its page loads scripts from elsewhere

@@ -25,7 +25,7 @@ class _Body(BaseModel):
 
 
 class _Types(_Body):
-    """The types that a review may name, as its manifest has them; without them nothing would be checked."""
+    """Types that a correction may name, from the review's manifest; without them nothing would be checked."""
 
     entities: list[str] = Field(min_length=1)
     relations: list[tuple[str, str, str]]
@@ -55,7 +55,7 @@ class ReviewedRelation(_Body):
 
 
 class ReviewedDocument(_Body):
-    """What somebody has made of a document."""
+    """A document as somebody has corrected it."""
 
     spans: list[ReviewedSpan]
     relations: list[ReviewedRelation]
@@ -70,13 +70,13 @@ class Saved(_Body):
 
 
 class ReviewQueue:
-    """A queue on its way through the hands of one person, or of several.
+    """A queue that one or several people correct.
 
     Args:
         file: The queue, as the review pipeline writes it, with its manifest beside it.
 
     Raises:
-        ServingError: One of both is missing or broken.
+        ServingError: The queue or its manifest is missing or broken.
     """
 
     def __init__(self, file: Path) -> None:
@@ -97,14 +97,14 @@ class ReviewQueue:
         self._lock = threading.Lock()
 
     def listed(self) -> dict[str, Any]:
-        """Return all documents, each with its tag, and what they are of."""
+        """Return all documents, each with its tag, and the manifest."""
         return {**self._about, "documents": [{**task, "tag": _tag(task)} for task in self._tasks.values()]}
 
     def save(self, name: str, given: ReviewedDocument) -> str:
-        """Put a document into the file, which is then the whole new one, whatever happens; return its new tag.
+        """Put a document into the file, which is replaced as a whole; return the document's new tag.
 
         Raises:
-            HTTPException: There is no such document (404), somebody else has changed it (409), or it is none (422).
+            HTTPException: There is no such document (404), somebody else has changed it (409), or it is invalid (422).
         """
         with self._lock:
             known = self._tasks.get(name)
@@ -113,7 +113,7 @@ class ReviewQueue:
             task = {**known, **given.model_dump(exclude={"tag"})}
             if fault := task_fault(task, self._about["types"]):
                 raise HTTPException(422, f"{fault}.")
-            if given.tag != _tag(known) and task != known:  # what was saved before may be sent again
+            if given.tag != _tag(known) and task != known:  # the same correction may be sent twice
                 raise HTTPException(409, "somebody else has changed this document; load the page again.")
             tasks = {**self._tasks, name: task}
             write_text(self._file, canonical_jsonl(list(tasks.values())))
@@ -148,7 +148,7 @@ def review_router(queue: ReviewQueue, page: str, policy: dict[str, str], **optio
 
     @guarded.put("/review/documents/{name:path}", response_model=Saved, tags=["review"])
     async def save(name: str, body: ReviewedDocument) -> Any:
-        """Save what somebody has made of a document."""
+        """Save a corrected document."""
         return {"tag": await asyncio.to_thread(queue.save, name, body)}
 
     router.include_router(guarded)

@@ -1,4 +1,4 @@
-"""The adapter that a training goes on from, in place of a new one."""
+"""The adapter that a training continues, instead of starting a new one."""
 
 from __future__ import annotations
 

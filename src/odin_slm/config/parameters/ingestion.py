@@ -62,7 +62,7 @@ class IngestionParams(Parameters):
             if name not in known:
                 raise ValueError(f"there is no corpus {name!r}; there are {', '.join(known)}.")
         if misplaced := [name for name in self.options if name in self.own_corpora]:
-            raise ValueError(f"options.{misplaced[0]}: it is one of own_corpora; its options stand there.")
+            raise ValueError(f"options.{misplaced[0]}: it is one of own_corpora; its options belong there.")
         for name, values in self.options.items():
             options_of(name)(**values)
         return self

@@ -88,7 +88,7 @@ class PublishingParams(Parameters):
             if gate not in ("data", "model", "card"):
                 raise ValueError(f"there is no gate {gate!r}; data, model and card can be overridden.")
         if self.export != "none" and self.checkpoint:
-            raise ValueError("export needs the final adapter, whose scores the merged weights are held against.")
+            raise ValueError("export needs the final adapter, whose scores the merged weights are compared with.")
         if self.push and not (self.model_repo or self.dataset_repo):
             raise ValueError("push needs model_repo=OWNER/NAME, dataset_repo=OWNER/NAME, or both.")
         if self.push and self.model_repo and not self.reproduced_predictions:

@@ -1,4 +1,4 @@
-"""Given texts to documents: offsets, types, relations, ids and splits, and all that is wrong with them."""
+"""From annotated texts to documents: offsets, types, relations, ids and splits, with every fault."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PMID_FORMATS = ("pubtator", "bioc_xml", "bioc_json")
 """Formats whose documents are named by their PubMed ids."""
 _WITHOUT_OFFSETS = ("iob", "records")
 FAULT = "fault, "
-"""What begins the reasons of what faults have cost, in the parse report."""
+"""Prefix of a reason in the parse report: left out because of a fault."""
 _LOST = "relation: with a mention that was dropped"
 
 
@@ -32,9 +32,9 @@ class Assembled:
 
     Attributes:
         documents: Its documents.
-        choice: What its offsets count.
-        dropped: What was left out, by reason; not what faults have cost.
-        normalised: Mentions that are spelt otherwise in the file, or had space at their ends.
+        choice: The unit of its offsets.
+        dropped: Number of things left out, by reason; without those left out for faults.
+        normalised: Mentions that the file spells differently from the text, or with space at their ends.
         signatures: Relation, head type and tail type, with their number.
         overlaps: ``file:line`` of mentions that begin within another one.
         pieces: ``file:line`` of mentions in several pieces.
@@ -49,7 +49,7 @@ class Assembled:
     pieces: list[str] = field(default_factory=list)
 
     def report(self, name: str, block: OwnCorpus, faults: Faults, digests: Mapping[str, str]) -> dict[str, Any]:
-        """Return the parse report, with ``offsets``, what they count, and under ``dropped`` what faults have cost."""
+        """Return the parse report, with the unit of the ``offsets``, and all that was ``dropped``, faults included."""
         lost = {f"{FAULT}{kind}": count for kind, count in faults.dropped.items()}
         schema = block.annotates if block.entities is not None else None
         report = corpus_report(
@@ -65,13 +65,13 @@ class Assembled:
 
 
 def assemble(name: str, block: OwnCorpus, texts: Sequence[GivenText], faults: Faults) -> Assembled:
-    """Make documents of what a reader has read.
+    """Make documents of the texts that a reader yields.
 
     Args:
         name: Name of the corpus.
         block: Its configuration.
-        texts: What was read of its files.
-        faults: Takes what is wrong with them.
+        texts: Texts and annotations, as read from its files.
+        faults: Collects what is wrong with them.
     """
     found = Assembled(choice=choose(texts, "characters" if block.format in _WITHOUT_OFFSETS else block.offsets))
     seen: dict[str, str] = {}
@@ -90,7 +90,7 @@ def assemble(name: str, block: OwnCorpus, texts: Sequence[GivenText], faults: Fa
 
 
 class _Text:
-    """One text on its way to a document."""
+    """Makes a document of one text."""
 
     def __init__(self, name: str, block: OwnCorpus, given: GivenText, faults: Faults, found: Assembled) -> None:
         assert found.choice is not None
@@ -217,7 +217,7 @@ class _Text:
         return f"{fix} {hint}." if hint else fix
 
     def _relations(self, relation: GivenRelation) -> list[Relation]:
-        """Return what a relation of the file says between concepts; several where an argument is a composite one."""
+        """Return a relation of the file as relations between concepts; several for a composite argument."""
         block, kind, reverse = self._block, relation.type, False
         with self._faults.collected("relation: of a type that relations do not name"):
             known = block.relations.get(relation.type)

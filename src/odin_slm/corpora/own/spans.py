@@ -1,4 +1,4 @@
-"""JSON Lines of texts with spans, as Prodigy, doccano, spaCy and Label Studio write them; which, each row shows.
+"""JSON Lines of texts with spans, as Prodigy, doccano, spaCy and Label Studio write them; told apart row by row.
 
 - Prodigy (https://prodi.gy/docs/api-interfaces): ``spans`` of start, end and label, ``relations`` between the spans of
   their tokens, and an ``answer``, of which only ``accept`` counts.
@@ -42,7 +42,7 @@ def identifier(name: str, number: int, found: Any, *, many: bool) -> str:
 
 
 class _Row(JsonValues):
-    """One row of a file on its way to a given text."""
+    """Makes a text with annotations of one row."""
 
     def __init__(self, name: str, number: int, value: Any, block: OwnCorpus, *, many: bool, faults: Faults) -> None:
         self._place = lambda found: f"{name}:{line_of(found, line_of(value, number))}"
@@ -54,7 +54,7 @@ class _Row(JsonValues):
         self._seen: set[tuple[Any, ...]] = set()
 
     def text(self) -> GivenText:
-        """Return the text; it does not count where the annotator has rejected it, or there is no annotation."""
+        """Return the text; its ``counts`` is false if the annotator has rejected it, or has not seen it."""
         value, made = self._value, self._made
         if isinstance(value, list) and len(value) == 2 and isinstance(value[1], dict):
             made.text = self.string({"text": value[0]}, "text", "the pair")
@@ -126,7 +126,7 @@ class _Row(JsonValues):
         return self.string({"label": f"{found}"}, "label", "a span")
 
     def _add(self, mention: GivenMention) -> None:
-        """Keep a mention, once: a key of our own says all of it."""
+        """Keep a mention once; its key holds begin, end and type."""
         content = (mention.key, mention.begin, mention.end, mention.type)
         if content in self._seen:
             self._made.dropped["mention: repeated"] += 1
@@ -201,7 +201,7 @@ class _Row(JsonValues):
 
 
 def _key(begin: Any, end: Any, kind: Any) -> str:
-    """Return what a span without an id is called by."""
+    """Return the key of a span without an id."""
     return f"{begin}-{end} {kind}"
 
 

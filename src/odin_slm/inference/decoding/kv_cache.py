@@ -15,7 +15,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 _COLUMNS = 256
 _MOST_UNUSED = 2
-"""Columns are rearranged once they are so many times as many as the longest row uses."""
+"""Columns are rearranged once there are so many times more of them than the longest row uses."""
 
 Begin = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of the tokens that prompts begin with, layer by layer, each of shape (1, heads, tokens, features)."""
@@ -168,7 +168,7 @@ class _Layer(DynamicLayer):
         return self.keys[: self.rows, :, :end], self.values[: self.rows, :, :end]
 
     def _after_begin(self, begin: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
-        """Return what was read with the begin before it: padding, begin, tokens."""
+        """Return what was read, with the begin put before it: padding, begin, tokens."""
         prompts, heads, width, features = read.shape
         tokens = begin.shape[2]
         joined = read.new_zeros(prompts, heads, tokens + width, features)

@@ -156,7 +156,7 @@ def _logits(
         tokens: Token ids.
         seen: What each of them sees, shape (tokens, known tokens and tokens).
         positions: Position of each of them.
-        places: Those after which logits are wanted.
+        places: Tokens whose logits are returned.
         begin: Keys and values of the known tokens; None without any.
     """
     import torch

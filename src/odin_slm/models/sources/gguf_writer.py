@@ -1,7 +1,7 @@
 """A base or merged model as a GGUF file, for llama.cpp and what is built on it.
 
-It is the way back of :mod:`odin_slm.models.sources.gguf_file`: names, layout and metadata are the same ones, and what
-cannot be said in the file so that it is read as it was is refused.
+The reverse of :mod:`odin_slm.models.sources.gguf_file`, with the same names, layout and metadata. A model that the
+format cannot hold without loss is refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from odin_slm.models.sources.gguf_file import KEYS, TYPES, reordered
 from odin_slm.models.sources.gguf_tokenizer import CONTROL, CUTS, ROLES, UNUSED, USER_DEFINED
 
 Kind = Literal["bf16", "f16", "q8_0"]
-"""Format of the matrices; vectors are float32. Rows that 8 bits do not divide, which is by 32, are in f16."""
+"""Format of the matrices; vectors are float32. Under q8_0, rows whose length 32 does not divide are in f16."""
 
 _NORMAL = 1
 
@@ -28,13 +28,13 @@ def write_gguf(model: BaseModel, file: Path, kind: Kind, *, name: str, license_i
 
     Args:
         model: A whole model in a local folder, of a type in :data:`odin_slm.models.sources.gguf_file.TYPES`.
-        file: Where to; it is complete, or not there.
+        file: The file to write; it is complete, or not there.
         kind: Format of the matrices.
         name: What the file calls the model.
         license_id: Hub id of its licence.
 
     Raises:
-        BaseModelError: Its architecture, position encoding or tokenizer cannot be written so that it is read as it is.
+        BaseModelError: The format cannot hold its architecture, position encoding or tokenizer without loss.
     """
     from gguf import GGUFWriter
 
@@ -83,7 +83,7 @@ def _sizes(architecture: str, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tokenizer(model: BaseModel, rows: int) -> dict[str, Any]:
-    """Return the tokenizer's metadata; rows of the embeddings that no token has become unused tokens."""
+    """Return the tokenizer's metadata; embedding rows without a token become unused tokens."""
     tokenizer = load_tokenizer(model)
     stated = json.loads(tokenizer.backend_tokenizer.to_str())
     cut = _cut(stated)
@@ -110,7 +110,7 @@ def _tokenizer(model: BaseModel, rows: int) -> dict[str, Any]:
 
 
 def _cut(stated: dict[str, Any]) -> str | None:
-    """Return GGUF's name of the way in which a tokenizer cuts text before its merges; None where it has none here."""
+    """Return GGUF's name of a tokenizer's pre-tokenizer; None where it is not known here."""
     from tokenizers import Tokenizer, models
 
     def form(values: dict[str, Any]) -> str:
@@ -166,7 +166,7 @@ def _write_tensors(writer: Any, architecture: str, folder: Path, config: dict[st
 
 
 def _opened(folder: Path, stack: ExitStack) -> dict[str, Any]:
-    """Return the name of every weight -> the open file that holds it."""
+    """Return weight name -> the open file that holds it."""
     from safetensors import safe_open
 
     files = [stack.enter_context(safe_open(file, framework="pt")) for file in sorted(folder.glob("*.safetensors"))]
@@ -174,7 +174,7 @@ def _opened(folder: Path, stack: ExitStack) -> dict[str, Any]:
 
 
 def _shapes(folder: Path, config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Return the weights to be written with their shapes: a head that is the embeddings again is not."""
+    """Return the weights to write, with their shapes; a head tied to the embeddings is left out."""
     tied = config["tie_word_embeddings"]
     with ExitStack() as stack:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name, file in _opened(folder, stack).items()}

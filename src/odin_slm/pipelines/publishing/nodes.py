@@ -115,7 +115,7 @@ def stage_dataset_release(
     task: TaskParams,
     params: PublishingParams,
 ) -> dict[str, bytes | Path]:
-    """Gather the dataset as Parquet, with the texts that may be published and hashes of all.
+    """Gather the dataset as Parquet, with the texts that may be published and the hashes of all texts.
 
     Returns:
         File name -> content.
@@ -144,10 +144,10 @@ def stage_dataset_release(
 
 
 def set_thresholds(task: TaskParams, params: PublishingParams) -> Thresholds:
-    """Say what is asked of the model; a run with a threshold that the task does not know ends here, at its start.
+    """Return the least scores of a release; a metric that the task does not have ends the run here, at its start.
 
     Raises:
-        ReleaseError: A minimum is set for what is no metric of the task.
+        ReleaseError: A minimum names no metric of the task.
     """
     return thresholds(task.task(), params.minimum_scores, params.maximum_parse_failure_rate)
 
@@ -180,7 +180,7 @@ def reproduce_predictions(
     task: TaskParams,
     params: PublishingParams,
 ) -> list[dict[str, Any]]:
-    """Ask the adapter once more for some of its predictions: do the figures belong to these weights?
+    """Let the adapter repeat some of its predictions, to check that the figures belong to these weights.
 
     Returns:
         The questions of :func:`odin_slm.inference.reproducibility.choose_questions`, with ``answer`` and
@@ -213,7 +213,7 @@ def gather_model_evidence(
     """Put together what is known of the adapter; a checkpoint has no figures of its own.
 
     Raises:
-        ReleaseError: Nobody knows how it was trained.
+        ReleaseError: There is no record of its training.
     """
     if training_state is None:
         raise ReleaseError(
@@ -233,13 +233,13 @@ def judge_model(
     thresholds: Thresholds,
     params: PublishingParams,
 ) -> dict[str, Any]:
-    """Judge the model by its figures, by its answers, and by what belongs together.
+    """Judge the model by its scores, by its repeated answers, and by whether its parts belong together.
 
     Returns:
         The judgement on both gates, ``data`` and ``model``.
 
     Raises:
-        ReleaseError: The training that is told of was another adapter's.
+        ReleaseError: The training state is another adapter's.
     """
     weights = sha256_of(weights_of(released_adapter.folder))
     if not released_adapter.checkpoint and not is_of(model_evidence.training, weights):
@@ -263,7 +263,7 @@ def gather_model_files(
     task: TaskParams,
     params: PublishingParams,
 ) -> ModelFiles:
-    """Gather what a stranger needs to use the adapter, as far as every licence allows it.
+    """Gather all that it takes to use the adapter, as far as the licences allow.
 
     Args:
         base_model: The base; one in a local folder becomes part of the release.
@@ -362,7 +362,7 @@ def plan_merged_model(
     task: TaskParams,
     params: PublishingParams,
 ) -> MergeRequest:
-    """Say whether the adapter is merged into its base's weights, and what the result is held against.
+    """Say whether the adapter is merged into its base's weights, and what the result is compared with.
 
     Args:
         model_release: The staged release, which every gate has let through; its licence files go with the weights.
@@ -450,7 +450,7 @@ def plan_model_publication(
 def conclude_publication(
     dataset_publication: dict[str, Any], model_publication: dict[str, Any], params: PublishingParams
 ) -> dict[str, Any]:
-    """Put together where the release lies, and whether it is to be seen.
+    """Put together where the release is, and which repositories become visible.
 
     Returns:
         ``experiment``, ``dataset``, ``model``, ``pushed``, under ``visible`` which of the two are to be shown, and

@@ -12,7 +12,7 @@ class Occurrence(BaseModel):
 
     begin: int = Field(description="Offset of the first character, from 0, in Unicode code points.")
     end: int = Field(description="Offset after the last character.")
-    text: str = Field(description="What stands there: text[begin:end].")
+    text: str = Field(description="The characters text[begin:end].")
 
 
 class Entity(BaseModel):

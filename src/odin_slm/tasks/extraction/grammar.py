@@ -79,7 +79,7 @@ class ExtractionGrammar:
         )
 
     def step(self, phase: int, text: str) -> Step | None:
-        """Return what follows a text that has just reached the end of a line; None: what was said before goes on."""
+        """Return what follows a text that has just reached the end of a line; None: the grammar before goes on."""
         section, blank, begun = text.partition("\n\n")
         if phase:
             return Step(closed=True) if _in_circles(text) else None
@@ -97,7 +97,7 @@ class ExtractionGrammar:
         if self.end_bias is None or not written.startswith(f"{header}\n"):
             return None
         bias, (*items, last) = self.end_bias[bool(blank)], written.split("\n")[1:]
-        if not last:  # at the begin of a line; a relation that has begun goes on
+        if not last:  # at the beginning of a line; a relation that has begun goes on
             return Ending("\n" if items else NOTHING, bias) if not (items and blank) else None
         return Ending("" if blank else "\n\n", bias) if last != NOTHING else None
 

@@ -179,7 +179,7 @@ def test_the_report_says_what_counts(results: dict[str, Any], predictions: list[
     assert "Measured on synthetic text." in text
     for title in ("Fine-tuned, constrained", "Fine-tuned, free", "Base alone, constrained", "Base alone, free"):
         assert title in text
-    for name in ("strict", "boundaries", "collapsed", "partial", "with gold", "unseen", "does not stand in the text"):
+    for name in ("strict", "boundaries", "collapsed", "partial", "with gold", "unseen", "is not in the text"):
         assert name in text
     for pair in ("Fine-tuned minus base, constrained", "Fine-tuned minus base, free", "Constrained minus free, base"):
         assert pair in text

@@ -101,7 +101,7 @@ class Examples:
         words: Words of every input.
         gold: What was to be found.
         predicted: What the model wrote.
-        foreign: For every entity of ``predicted``, whether it does not stand in its input.
+        foreign: For every entity of ``predicted``, whether it is not in its input.
         malformed: For every example, whether a line of the prediction breaks the format.
         unfinished: For every example, whether the model did not end the output itself.
         texts: The numbered texts.

@@ -29,10 +29,10 @@ from odin_slm.tasks.extraction.metrics.modes import (
 from odin_slm.tasks.extraction.schema import MEDICAL, Types
 
 ERRORS = {
-    "hallucinated": "entity that does not stand in the text",
+    "hallucinated": "entity that is not in the text",
     "boundary": "entity that shares words with a missed one of its type",
     "wrong_type": "entity with the right text and another type",
-    "spurious_entity": "entity that stands in the text and is not gold",
+    "spurious_entity": "entity that is in the text but not gold",
     "missed": "gold entity that was not predicted",
     "dangling_argument": "relation whose head or tail is no listed entity",
     "reversed_direction": "relation with head and tail exchanged",
@@ -53,7 +53,7 @@ class Error(NamedTuple):
     Attributes:
         kind: A key of :data:`ERRORS`.
         predicted: The wrong item; None where one was missed.
-        gold: The gold item that it is held against, or that was missed; None where there is none.
+        gold: The gold item that it is compared with, or that was missed; None where there is none.
     """
 
     kind: str
@@ -100,7 +100,7 @@ def explain_entities(wrong: Collection[tuple[EntityItem, bool]], missed: Collect
     """Name every wrong entity, each once; a boundary or type error explains the gold entity that it missed, too.
 
     Args:
-        wrong: Predicted entities that are not gold, and whether each does not stand in the text.
+        wrong: Predicted entities that are not gold, and whether each is not in the text.
         missed: Gold entities that were not predicted.
     """
     left = sorted(missed)

@@ -36,7 +36,7 @@ _OUTPUT = Extraction(
 )
 _QUALITY = {
     "parse_failure_rate": "outputs that break the format or do not end",
-    "hallucinated_entity_rate": "entities that do not stand in the text",
+    "hallucinated_entity_rate": "entities that are not in the text",
     "unfinished_rate": "outputs that do not end within the budget",
 }
 
@@ -60,7 +60,7 @@ def card_parts(
         output_form="The output has this form; an empty list is the line `None`:",
         asked=_asked(task, sources, instructions),
         limitations=(
-            f"Decoded freely, it may write what does not stand in the input{table_above}: look every entity up before\n"
+            f"Decoded freely, it may write what is not in the input{table_above}: look every entity up before\n"
             "  using it.",
             "It says nothing about negation, certainty, time or dose, and it links no entity to a database.",
             "It knows what its corpora annotate and inherits their gaps: not every "

@@ -55,7 +55,7 @@ class Failure:
         errors: What went wrong, as phrases of :data:`odin_slm.tasks.extraction.metrics.ERRORS`.
         disagreements: (predicted, gold) as texts, of every error that stands for a gold item.
         pieces: The input, cut at the borders of entities.
-        foreign: Predicted entities that do not stand in the text.
+        foreign: Predicted entities that are not in the text.
         hidden: (mark, entity) of wrong ones that a longer marked name covers.
         relations: (mark, relation as text) of every relation, gold or predicted.
         malformed: Lines of the output that break the format.

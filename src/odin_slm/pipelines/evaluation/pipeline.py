@@ -157,7 +157,7 @@ def _documents() -> Pipeline:
             ),
             Node(
                 func=score_documents,
-                inputs=["document_predictions", "params:task", "params:evaluation"],
+                inputs=["document_predictions", "calibrator", "params:task", "params:evaluation"],
                 outputs="document_results",
                 name="score_documents",
             ),
@@ -168,6 +168,7 @@ def _documents() -> Pipeline:
                     "predictions",
                     "document_predictions",
                     "documents",
+                    "calibrator",
                     "params:task",
                     "params:evaluation",
                 ],

@@ -34,6 +34,7 @@ from odin_slm.pipelines.evaluation.nodes import (
     fit_calibration,
     generate_calibration_predictions,
     generate_predictions,
+    score_documents,
     score_protocols,
     select_test_set,
 )
@@ -335,6 +336,29 @@ def test_an_unknown_objective_is_refused(wrong: str) -> None:
     assert params(operating_point="none").operating_point is None
 
 
+def test_abbreviated_names_are_completed_in_what_a_grammar_holds() -> None:
+    assert fit_calibration([], TASK, params(abbreviations=True))["abbreviations"] is True
+    assert "abbreviations" not in fit_calibration([], TASK, params())
+    with pytest.raises(ValidationError, match="set decoding to constrained or both"):
+        params(abbreviations=True, decoding="free")
+
+
+def test_documents_are_scored_as_their_calibrator_has_them_read() -> None:
+    text = "Naproxen led to acute renal failure (ARF)."
+    one, other = (
+        f"### Entities:\n1. [Disease] {name}\n\n### Relations:\nNone" for name in ("acute renal failure", "ARF")
+    )
+    both = "### Entities:\n1. [Disease] acute renal failure\n2. [Disease] ARF\n\n### Relations:\nNone"
+    for output in (one, other):
+        window = {"begin": 0, "end": len(text), "output": output, "finished": True, "tokens": 9}
+        read = [{"id": "a", "source": "bc5cdr", "text": text, "gold": [both], "windows": [window]}]
+        plain, completed = (
+            score_documents(read, known, TASK, params(bootstrap_resamples=100))["entity_metrics"]["micro"]["recall"]
+            for known in (None, {"abbreviations": True})
+        )
+        assert (plain, completed) == (0.5, 1.0)
+
+
 def test_without_a_validation_split_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
     calibrator = fit_calibration([], TASK, params())
     assert calibrator["entity"]["method"] == calibrator["relation"]["method"] == "none"
@@ -420,7 +444,7 @@ def test_results_hold_published_protocols_where_the_corpus_and_whole_documents_a
     read = [{"id": gold.id, "source": "ade", "text": text, "gold": [output], "windows": [window]}]
 
     def scored(whole: list[dict[str, Any]], corpus: list[dict[str, Any]] | None) -> dict[str, Any]:
-        return score_protocols({"decoding": "free"}, rows, whole, corpus, TASK, params(bootstrap_resamples=100))
+        return score_protocols({"decoding": "free"}, rows, whole, corpus, None, TASK, params(bootstrap_resamples=100))
 
     results = scored(read, [gold.to_dict()])
     (found,) = results.pop("protocols").values()

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from odin_slm.core.hashing import canonical_json, canonical_pieces, sha256_of_json, sha256_text
+from odin_slm.core.rows import Joined, stored
 
 VALUES: list[Any] = [
     *([], {}, "a\nb", None, 1, [1, 2], [[]], [{}], [()], [{"a": []}], {"a": {}}, {1: 2}, ({"a": 1.5},)),
@@ -20,6 +21,11 @@ def test_pieces_are_those_of_the_whole(value: Any) -> None:
     written = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
     assert canonical_json(value) == written
     assert sha256_of_json(value) == sha256_text(written)
+
+
+def test_an_empty_lazy_sequence_is_an_empty_list() -> None:
+    for empty in (stored([]), Joined()):
+        assert canonical_json(empty) == "[]\n"
 
 
 def test_a_list_is_written_item_by_item_and_no_number_that_is_none() -> None:

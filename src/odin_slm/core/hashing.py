@@ -26,7 +26,8 @@ def canonical_pieces(value: Any) -> Iterator[str]:
     elif isinstance(value, Sequence) and not isinstance(value, str) and value:
         brackets, items = "[]", map(_item, value)
     else:
-        yield f"{_INDENTED.encode(value)}\n"
+        empty = isinstance(value, Sequence) and not isinstance(value, str)  # also one of core.rows, which json cannot
+        yield f"{_INDENTED.encode([] if empty else value)}\n"
         return
     before = f"{brackets[0]}\n "
     for item in items:

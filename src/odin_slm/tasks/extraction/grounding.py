@@ -116,8 +116,7 @@ def ground(
         calibrator: What turns it into the chance to be right; see
             :func:`odin_slm.tasks.extraction.calibration.confidence`.
         types: The types that the output may name.
-        abbreviations: Whether the output is completed with the other forms of names that the whole text abbreviates;
-            a form that the window does not hold stands wherever the text does.
+        abbreviations: Whether names that the whole text abbreviates get their other form, wherever that stands.
 
     Returns:
         Distinct entities (type and surface, compared as scores compare them) and relations. What the output lists in
@@ -126,8 +125,7 @@ def ground(
     window = text[begin:end]
     parsed = parse(output, types)
     listed = Listed.of(parsed, lines)
-    if abbreviations:
-        listed = completed(text, listed)
+    listed = completed(text, listed) if abbreviations else listed
 
     def chance(kind: str, found: float | None) -> float | None:
         return None if found is None else round(confidence(calibrator, kind, found), 4)

@@ -343,7 +343,7 @@ def test_abbreviated_names_are_completed_in_what_a_grammar_holds() -> None:
         params(abbreviations=True, decoding="free")
 
 
-def test_documents_are_scored_as_their_calibrator_has_them_read() -> None:
+def test_documents_are_scored_as_they_were_read() -> None:
     text = "Naproxen led to acute renal failure (ARF)."
     one, other = (
         f"### Entities:\n1. [Disease] {name}\n\n### Relations:\nNone" for name in ("acute renal failure", "ARF")
@@ -351,10 +351,11 @@ def test_documents_are_scored_as_their_calibrator_has_them_read() -> None:
     both = "### Entities:\n1. [Disease] acute renal failure\n2. [Disease] ARF\n\n### Relations:\nNone"
     for output in (one, other):
         window = {"begin": 0, "end": len(text), "output": output, "finished": True, "tokens": 9}
-        read = [{"id": "a", "source": "bc5cdr", "text": text, "gold": [both], "windows": [window]}]
+        read = {"id": "a", "source": "bc5cdr", "text": text, "gold": [both], "windows": [window]}
+        rows = (read | TASK.task().with_calibrator(known).reading for known in ({}, {"abbreviations": True}))
         plain, completed = (
-            score_documents(read, known, TASK, params(bootstrap_resamples=100))["entity_metrics"]["micro"]["recall"]
-            for known in (None, {"abbreviations": True})
+            score_documents([row], TASK, params(bootstrap_resamples=100))["entity_metrics"]["micro"]["recall"]
+            for row in rows
         )
         assert (plain, completed) == (0.5, 1.0)
 
@@ -444,7 +445,7 @@ def test_results_hold_published_protocols_where_the_corpus_and_whole_documents_a
     read = [{"id": gold.id, "source": "ade", "text": text, "gold": [output], "windows": [window]}]
 
     def scored(whole: list[dict[str, Any]], corpus: list[dict[str, Any]] | None) -> dict[str, Any]:
-        return score_protocols({"decoding": "free"}, rows, whole, corpus, None, TASK, params(bootstrap_resamples=100))
+        return score_protocols({"decoding": "free"}, rows, whole, corpus, TASK, params(bootstrap_resamples=100))
 
     results = scored(read, [gold.to_dict()])
     (found,) = results.pop("protocols").values()

@@ -336,6 +336,11 @@ class Task(ABC):
         """Return the task as a model with this calibrator is asked; see :meth:`fit_calibration`."""
         return self
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What :meth:`score_documents` has to know of how the model is read; rows of documents hold it."""
+        return {}
+
     def grammar(self, instruction: str, text: str, point: Mapping[str, Any] = MappingProxyType({})) -> Grammar | None:
         """Return the grammar that holds an output to its text, or None where outputs are always free.
 

@@ -264,18 +264,9 @@ def read_whole_documents(
 
 
 def score_documents(
-    document_predictions: list[dict[str, Any]],
-    calibrator: dict[str, Any] | None,
-    task: TaskParams,
-    params: EvaluationParams,
+    document_predictions: list[dict[str, Any]], task: TaskParams, params: EvaluationParams
 ) -> dict[str, Any]:
     """Score whole documents, with what their windows say joined; see :meth:`odin_slm.tasks.Task.score_documents`.
-
-    Args:
-        document_predictions: See :func:`read_whole_documents`.
-        calibrator: At which they were read; None where it is not at hand.
-        task: What scores.
-        params: Experiment, bootstrap.
 
     Returns:
         The scores, with ``experiment``; of a task that does not cut documents, the experiment alone.
@@ -284,8 +275,7 @@ def score_documents(
     if not document_predictions:
         return found
     resamples, seed = params.bootstrap_resamples, params.seed
-    asked = task.task().with_calibrator(calibrator)
-    return {**found, **asked.score_documents(document_predictions, resamples=resamples, seed=seed)}
+    return {**found, **task.task().score_documents(document_predictions, resamples=resamples, seed=seed)}
 
 
 def add_confidences(
@@ -352,7 +342,6 @@ def score_protocols(
     predictions: list[dict[str, Any]],
     document_predictions: list[dict[str, Any]],
     documents: list[dict[str, Any]] | None,
-    calibrator: dict[str, Any] | None,
     task: TaskParams,
     params: EvaluationParams,
 ) -> dict[str, Any]:
@@ -363,7 +352,6 @@ def score_protocols(
         predictions: Rows of the fine-tuned model.
         document_predictions: Its documents, read whole; may be empty, and left over from other predictions.
         documents: The corpora's documents; None where they are not at hand.
-        calibrator: At which they were read; None where it is not at hand.
         task: What scores.
         params: Bootstrap.
 
@@ -372,8 +360,7 @@ def score_protocols(
     """
     whole = documents_of(predictions, document_predictions)
     resamples, seed = params.bootstrap_resamples, params.seed
-    asked = task.task().with_calibrator(calibrator)
-    protocols = asked.score_protocols(whole, documents or [], resamples=resamples, seed=seed)
+    protocols = task.task().score_protocols(whole, documents or [], resamples=resamples, seed=seed)
     return {**prediction_scores, "protocols": protocols} if protocols else prediction_scores
 
 

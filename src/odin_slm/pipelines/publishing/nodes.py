@@ -99,7 +99,7 @@ def verify_splits(
             raise ReleaseError(
                 "the file is not the one that manifest.json describes.",
                 where=file,
-                fix="Run kedro run --pipelines data again; what was changed by hand belongs into a corpus.",
+                fix="Run kedro run --pipelines data again; what was changed by hand belongs in a corpus.",
             )
         if records or split == "train":
             splits[split] = records or []

@@ -179,11 +179,10 @@ def sample_outputs(model: Any, tokenizer: Any, records: Sequence[Record], backen
             max_new_tokens=round(1.25 * len(completion_ids(tokenizer, gold))) + 16,
             eos_token_id=sorted(end_tokens(causal_of(model), tokenizer)),
             pad_token_id=tokenizer.pad_token_id,
+            use_cache=True,
         )
         with torch.no_grad(), undisturbed(model, backend):
-            output = model.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings, use_cache=True
-            )
+            output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings)
         text = tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True, clean_up_tokenization_spaces=False)
         written.append({"id": record["id"], "gold": gold, "prediction": text})
     return written

@@ -38,7 +38,11 @@ def constrained_generate(
     vocabulary = Vocabulary(tokenizer, model.get_output_embeddings().out_features, ends)
     device = next(model.parameters()).device
     settings = GenerationConfig(
-        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=ends,
+        pad_token_id=tokenizer.pad_token_id,
+        use_cache=True,
     )
     texts: list[str] = []
     for begin in range(0, len(prompts), batch_size):
@@ -56,7 +60,6 @@ def constrained_generate(
                 attention_mask=mask,
                 generation_config=settings,
                 logits_processor=LogitsProcessorList([processor]),
-                use_cache=True,
             )
         texts += [processor.text(place, output[place, width:].tolist(), tokenizer) for place in range(len(rows))]
     return texts

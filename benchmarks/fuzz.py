@@ -46,7 +46,7 @@ from odin_slm.corpora.parsed import require_sound
 from odin_slm.corpora.synthetic.sample import make_sample
 from odin_slm.datasets.corpus_files import CorpusFilesDataset
 from odin_slm.datasets.documents import DocumentsDataset
-from odin_slm.datasets.models import TextFolderDataset
+from odin_slm.datasets.folders import TextFolderDataset
 from odin_slm.datasets.own_corpora import RawOwnCorpus
 
 SECONDS, MEGABYTES, LARGE = 10, 500, 2**20

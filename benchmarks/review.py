@@ -79,7 +79,7 @@ def main() -> None:
     for way, seeds in curves.items():
         for points in zip(*seeds, strict=True):
             items = statistics.mean(point["items"] for point in points)
-            figures = [said([point[name] for point in points]) for name in ("entity_f1_micro", "relation_f1_micro")]
+            figures = [interval([point[name] for point in points]) for name in ("entity_f1_micro", "relation_f1_micro")]
             print(f"{way:12}{points[0]['documents']:10}{items:8.0f}   {figures[0]:24}{figures[1]}")
 
 
@@ -134,15 +134,24 @@ def chosen(
     weights = WAYS[way]
     doubts = [0.0] * len(drawn)
     if weights["uncertain"]:
-        model = resolve_model(str(folder / "work/adapter"), root=ROOT, base_model=str(options.base))
-        given = [{"id": name, "source": "", "text": text} for name, text in zip(drawn, texts, strict=True)]
-        rows = predict_candidates({"documents": given}, model, ExtractionParams(schema=options.source))
-        known = {row["id"]: uncertainty(row) for row in rows}
+        known = _doubts(drawn, texts, folder, options)
         doubts = [known.get(name, 0.0) for name in drawn]
     return [drawn[index] for index, _ in choose(texts, doubts, count=count, weights=weights, seed=seed)]
 
 
-def said(values: Sequence[float]) -> str:
+def _doubts(drawn: Sequence[str], texts: Sequence[str], folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    """Return the uncertainty of the model in a folder about each document; the ways share the first model's."""
+    file = folder / "uncertainty.json"
+    if not file.is_file():
+        model = resolve_model(str(folder / "work/adapter"), root=ROOT, base_model=str(options.base))
+        given = [{"id": name, "source": "", "text": text} for name, text in zip(drawn, texts, strict=True)]
+        rows = predict_candidates({"documents": given}, model, ExtractionParams(schema=options.source))
+        file.write_text(json.dumps({row["id"]: uncertainty(row) for row in rows}))
+    known: dict[str, float] = json.loads(file.read_text())
+    return known
+
+
+def interval(values: Sequence[float]) -> str:
     """Return the mean of some seeds, with its interval."""
     from scipy.stats import t
 

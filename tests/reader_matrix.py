@@ -18,8 +18,8 @@ from typing import Any
 from odin_slm.core.errors import CorpusFormatError
 from odin_slm.corpora import PARSERS, ade, bc5cdr, biored
 from odin_slm.corpora.iob import parse_iob
-from odin_slm.datasets.document_files import read_file
-from odin_slm.datasets.files import decode
+from odin_slm.datasets.sources.document_files import read_file
+from odin_slm.datasets.sources.texts import decode
 from odin_slm.datasets.storage import LocalFolder
 
 OUTCOMES = {

@@ -24,8 +24,8 @@ from odin_slm import cli
 from odin_slm.cli.errors import explain
 from odin_slm.config.loader import environments
 from odin_slm.config.parameters import TrainingParams
+from odin_slm.core import files
 from odin_slm.core.errors import CorpusFormatError, UnknownEnvironmentError, UnknownParameterError
-from odin_slm.datasets import files
 
 
 def train_adapter(params: TrainingParams) -> dict[str, float]:

@@ -8,9 +8,9 @@ import pytest
 from kedro.io import DatasetError
 
 from odin_slm.core.errors import CorpusFormatError
-from odin_slm.datasets.files import decode
+from odin_slm.datasets.folders import TextFolderDataset
 from odin_slm.datasets.json_files import GivenRecordsDataset, JSONLinesDataset
-from odin_slm.datasets.models import TextFolderDataset
+from odin_slm.datasets.sources.texts import decode
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 from odin_slm.core.errors import CorpusFormatError, MissingInputError
 from odin_slm.corpora.words import LIST, VOCABULARY, parse
-from odin_slm.datasets.vocabulary import VocabularyDataset
+from odin_slm.datasets.corpus_files import VocabularyDataset
 from odin_slm.tasks.spelling.stem import stem
 
 LISTED = (ROOT / "data/01_raw/words" / LIST).read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 
 from conftest import ROOT
 from odin_slm.inference.fused_llama import FusedLlama, fuse
+from odin_slm.inference.generation import _padded
 from odin_slm.inference.kv_cache import BatchCache
 from odin_slm.models.base_model import load_model, resolve_base_model
 
@@ -84,6 +85,31 @@ def test_rows_of_unequal_length_go_on_from_the_cache_as_alone() -> None:
             for row, tokens in enumerate(written):
                 expected = plain(torch.tensor([tokens])).logits[0, -1]
                 torch.testing.assert_close(said[row, -1], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("columns", [8, 64], ids=["memory grows", "there is room"])
+@pytest.mark.parametrize("gaps", ["left", "closed"])
+def test_rows_that_read_unequally_many_tokens_go_on_as_alone(columns: int, gaps: str) -> None:
+    plain, fused = pair()
+    written = [[5, 6, 7], [12, 13], [15]]
+    unread, mask, positions = written, torch.ones(3, 0, dtype=torch.long), torch.full((3, 1), -1)
+    cache = BatchCache(2, torch.arange(3), columns, torch.tensor([0, 1, 2]))
+    steps = ([[20], [30, 31, 32, 33], [40]], [[21, 22, 23, 24, 25], [34], [41, 42]], [[26], [35], [43, 44, 45]])
+    with torch.inference_mode():
+        for step in steps:
+            if mask.shape[1]:
+                mask = cache.close_gaps(mask, all_of_them=gaps == "closed")
+            if gaps == "closed":
+                assert mask.shape[1] == mask.sum(-1).max()
+            ids, new, positions = _padded(unread, positions)
+            mask = torch.cat([mask, new], 1)
+            said = fused(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache).logits
+            positions = positions[:, -1:]
+            for row, tokens in enumerate(written):
+                expected = plain(torch.tensor([tokens])).logits[0, -1]
+                torch.testing.assert_close(said[row, -1], expected, rtol=1e-4, atol=1e-4)
+            unread = step
+            written = [[*row, *more] for row, more in zip(written, step, strict=True)]
 
 
 def test_the_embedded_base_and_what_it_is_asked_for_stay() -> None:

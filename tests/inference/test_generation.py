@@ -245,6 +245,50 @@ def test_what_few_tokens_say_is_what_the_whole_vocabulary_says(vocabulary: Vocab
     assert (allowed.narrow() == wide[:, allowed.tokens]).all()
 
 
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "as in transformers"])
+@pytest.mark.parametrize("bias", [None, (-2.0, 1.5)], ids=["plain", "biased"])
+def test_forced_tokens_are_not_asked_and_change_nothing(
+    base: BaseModel, monkeypatch: pytest.MonkeyPatch, fused: bool, bias: tuple[float, float] | None
+) -> None:
+    from odin_slm.inference import generation
+
+    steps: list[int] = []
+    choose = generation._choose
+    monkeypatch.setattr(generation, "_choose", lambda *given: steps.append(len(given[2])) or choose(*given))
+    if not fused:
+        monkeypatch.setattr("odin_slm.inference.fused_llama.fuse", lambda model: model)
+    held = [ExtractionGrammar(g.text, g.schema, end_bias=bias) for g in GRAMMARS]
+    asked = {"batch_size": 3, "max_new_tokens": 90, "grammars": [*held, None], "loaded": Generator(base)}
+    outputs, counts = [], []
+    for ahead in (True, False):
+        if not ahead:
+            monkeypatch.setattr(Constraint, "forced", lambda self: None)
+        steps.clear()
+        outputs.append(generate(base, None, [*PROMPTS, PROMPTS[0]], **asked))
+        counts.append(sum(steps))
+    for ours, asked_for in zip(*outputs, strict=True):
+        assert (ours.text, ours.tokens, ours.finished) == (asked_for.text, asked_for.tokens, asked_for.finished)
+        assert ours.lines == pytest.approx(asked_for.lines, abs=1e-4)
+        assert ours.ends == pytest.approx(asked_for.ends, abs=1e-3)
+    assert counts[0] < counts[1], "rows for which the model was asked"
+
+
+def test_a_window_of_attention_is_not_widened_by_unused_columns(
+    base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from odin_slm.inference import generation
+
+    widths: set[int] = set()
+    padded = generation._padded
+    monkeypatch.setattr(generation, "_padded", lambda unread, at: widths.update(map(len, unread)) or padded(unread, at))
+    generator = Generator(base)
+    for window in (None, 64):
+        monkeypatch.setattr(generator.model.config, "sliding_window", window, raising=False)
+        widths.clear()
+        generate(base, None, PROMPTS, batch_size=8, max_new_tokens=60, grammars=GRAMMARS, loaded=generator)
+        assert (max(widths) > 1) is (window is None)
+
+
 def test_prompts_of_several_instructions_share_a_batch(base: BaseModel) -> None:
     prompts = [render_prompt(instruction, text) for text in TEXTS[:3] for instruction in (ADE, SYNTHETIC)]
     prompts.append("No Alpaca prompt at all.")
@@ -553,7 +597,9 @@ def test_any_allowed_tokens_make_only_what_is_promised(vocabulary: Vocabulary, s
     end = vocabulary.tokens.eos_token
     finished = False
     for _ in range(rng.choice([20, 200, 600])):
+        forced = constraint.forced()
         [allowed] = vocabulary.allowed([constraint]).wide()
+        assert forced is None or numpy.flatnonzero(allowed).tolist() == [forced]
         token = rng.choice(numpy.flatnonzero(allowed).tolist())
         if token == end:
             finished = True

@@ -19,10 +19,11 @@ from pydantic import ValidationError
 from inference.test_generation import make_adapter
 from odin_slm.config.parameters import EvaluationParams, TaskParams
 from odin_slm.core.document import Document, Mention, Relation
-from odin_slm.core.errors import BackendError, MissingInputError, PredictionsError
+from odin_slm.core.errors import BackendError, MissingInputError, PredictionsError, WrongParameterError
 from odin_slm.datasets.figures import FiguresDataset
+from odin_slm.datasets.folders import FolderDataset
 from odin_slm.datasets.json_files import CanonicalJSONDataset, GivenRecordsDataset
-from odin_slm.datasets.models import AdapterDataset, FolderDataset
+from odin_slm.datasets.models import AdapterDataset
 from odin_slm.datasets.optional import OptionalDataset
 from odin_slm.models.base_model import BaseModel, load_model
 from odin_slm.pipelines.evaluation import create_pipeline
@@ -238,6 +239,15 @@ def test_calibration_reads_a_sample_of_the_validation_split(base: BaseModel, ada
     for absent in (None, []):
         assert generate_calibration_predictions(base, adapter, absent, tmp_path, TASK, params()) == []
     assert generate_calibration_predictions(base, adapter, RECORDS, tmp_path, TASK, params(calibration="none")) == []
+
+
+@pytest.mark.parametrize("asked", [{"relations": "both"}, {"operating_point": "f1"}])
+def test_what_a_grammar_is_needed_for_is_refused_without_one(
+    base: BaseModel, adapter: Path, tmp_path: Path, asked: dict[str, str]
+) -> None:
+    options = params(calibration="none", **asked)
+    with pytest.raises(WrongParameterError, match=r"spelling has no grammar.*Set evaluation\.relations=list"):
+        generate_calibration_predictions(base, adapter, RECORDS, tmp_path, TaskParams(name="spelling"), options)
 
 
 def test_pairs_are_judged_by_thresholds_of_the_validation_split(

@@ -14,8 +14,8 @@ from odin_slm.config.parameters import ExtractionParams, ReviewParams
 from odin_slm.core.errors import MissingInputError, ReviewError
 from odin_slm.core.hashing import canonical_jsonl, sha256_text
 from odin_slm.datasets.documents import DocumentsDataset
+from odin_slm.datasets.folders import ReviewDataset
 from odin_slm.datasets.json_files import CanonicalJSONDataset
-from odin_slm.datasets.review import ReviewDataset
 from odin_slm.pipelines.review.nodes import gather_candidates
 from odin_slm.review.queue import read_queue, task_fault
 

@@ -169,6 +169,7 @@ def test_own_corpora_become_records_in_place_of_the_shipped_ones() -> None:
         ({"a b": block()}, "own_corpora"),
         ({"notes": block(entities=None)}, "kedro corpus check notes --format brat"),
         ({"notes": block(entities={"Gene": None})}, "all of them are dropped"),
+        ({"notes": block(format="jsonl", review="review.json")}, "name the corrected files by files"),
         ({"notes": block(entities=["a gene"])}, "entities"),
         ({"notes": block(entities=["Gene"])}, "relations.given_at: 'Dose' is no entity type; there are Gene"),
         ({"notes": block(format="word")}, "format"),

@@ -176,6 +176,13 @@ def test_the_card_tells_by_what_the_checkpoint_was_chosen() -> None:
     assert "| entity F1 of 64 validation records at that step, by which it was chosen | 0.75 |" in card
 
 
+def test_a_card_names_the_adapter_that_training_went_on_from() -> None:
+    initial = {"adapter_sha256": "ab" * 32, "learned": None}
+    card = model_card(_model_facts(training={**values.training_state(), "from_adapter": initial}))
+    assert f"| trained further from the adapter with sha256 | `{'ab' * 32}` |" in card
+    assert "trained further" not in model_card(_model_facts())
+
+
 def test_the_prompt_of_the_snippet_is_the_one_of_training() -> None:
     assert "Extract entities: Drug, Symptom. Relations: causes." in model_card(_model_facts())
     parts = values.splits(synthetic=True)

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 import release_values as values
 from odin_slm.config.parameters import PublishingParams
-from odin_slm.core.errors import AdapterError, BackendError
+from odin_slm.core.errors import AdapterError, BackendError, BaseModelError
 from odin_slm.core.record import render_prompt
 from odin_slm.inference.generation import generate
 from odin_slm.models.base_model import BaseModel
@@ -157,17 +157,56 @@ def test_large_models_are_sharded(
     assert all(torch.equal(found[name], weight) for name, weight in whole.items())
 
 
-def test_the_commands_for_llama_cpp_name_the_files_at_hand(publish: Callable[..., Path]) -> None:
-    folder = publish(export="gguf", model_name="odin-small")
+def test_the_gguf_file_is_scored_too_and_said_how_to_run(
+    publish: Callable[..., Path], predictions: list[dict[str, Any]]
+) -> None:
+    folder = publish(export="gguf", gguf_type="bf16", model_name="odin-small")
+    report = json.loads((folder / "merging.json").read_text())
+    found = report["gguf"]
+    assert found["sha256"] == hashlib.sha256((folder / "model-bf16.gguf").read_bytes()).hexdigest()
+    assert found["merged"] == report["merged"]  # bf16 rounds nothing
+    assert found["equal_predictions"] == report["equal_predictions"]
     text = (folder / "GGUF.md").read_text()
     commands = [line for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
-    converting, quantising = (
-        next(line for line in commands if word in line) for word in ("--outfile", "Q4_K_M.gguf Q4")
+    running, converting, quantising = (
+        next(line for line in commands if word in line) for word in ("--temp 0", "--outfile", "Q4_K_M.gguf Q4")
     )
+    assert "-m model-bf16.gguf" in running
     assert "--outtype bf16 --outfile ../odin-small-bf16.gguf" in converting
     assert "../odin-small-bf16.gguf ../odin-small-Q4_K_M.gguf Q4_K_M" in quantising
-    assert any("grep -w LlamaForCausalLM" in line for line in commands)
-    assert "GGUF.md" in (folder / "README.md").read_text()
+    assert "FROM ./model-bf16.gguf" in text
+    assert 'TEMPLATE "{{ .Prompt }}"' in text
+    assert "`model-bf16.gguf` holds the same model" in (folder / "README.md").read_text()
+    assert "model-bf16.gguf" in (folder / "SHA256SUMS").read_text()
+
+
+def test_a_gguf_file_that_scores_otherwise_is_refused(
+    publish: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = merging._asked_again
+
+    def asked_again(model: BaseModel, rows: Any, job: Any) -> Any:
+        if model.path and model.path.name == "base":  # what was read back
+            return [{**row, "prediction": row["gold"], "finished": True} for row in rows]
+        return asked(model, rows, job)
+
+    monkeypatch.setattr(merging, "_asked_again", asked_again)
+    with pytest.raises(DatasetError, match=r"the GGUF file \(q8_0\) score.*gguf_type=bf16"):
+        publish(export="gguf")
+
+
+def test_where_there_can_be_no_gguf_file_its_commands_are_there(
+    publish: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise BaseModelError("its positions are scaled (llama3), which is not written.", where="x", fix="y")
+
+    monkeypatch.setattr(merging, "write_gguf", refuse)
+    folder = publish(export="gguf")
+    assert "There is no GGUF file here: its positions are scaled" in (folder / "GGUF.md").read_text()
+    assert "commands that make a file" in (folder / "README.md").read_text()
+    assert "There is no GGUF file: its positions are scaled" in caplog.text
+    assert not list(folder.glob("*.gguf"))
 
 
 def test_an_adapter_of_another_base_is_not_merged(trained: dict[str, Path], tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ LEARNED = {"data": splits_learned(TRAIN, VAL)}
 def test_what_belongs_together_has_no_problems() -> None:
     assert list(provenance_problems(LEARNED, OWN, MANIFEST)) == []
     assert list(provenance_problems(LEARNED, None, MANIFEST)) == []
+    further = LEARNED | {"from_adapter": {"learned": [LEARNED["data"]]}}
+    assert list(provenance_problems(further, OWN, MANIFEST)) == []
     assert is_own_test_set(OWN, MANIFEST)
 
 
@@ -30,6 +32,8 @@ def test_what_belongs_together_has_no_problems() -> None:
     [
         ({"data": splits_learned(TRAIN[:0], VAL)}, OWN, "another train.json than"),
         ({"data": splits_learned(VAL, TRAIN)}, OWN, "another train.json and another val.json than"),
+        (LEARNED | {"from_adapter": {"learned": None}}, OWN, "splits that are not known"),
+        (LEARNED | {"from_adapter": {"learned": [splits_learned(VAL, TRAIN)]}}, OWN, "other splits than manifest.json"),
         (LEARNED, {"test_set": {"manifest_sha256": None}}, "figures are of another test set"),
         (LEARNED, {"test_set": {"manifest_sha256": "0" * 64}}, "figures are of another test set"),
     ],

@@ -20,7 +20,7 @@ from odin_slm.config.parameters import PublishingParams, TrainingParams
 from odin_slm.core.redaction import Redactor
 from odin_slm.core.tracker import tracker
 from odin_slm.datasets.json_files import CanonicalJSONDataset
-from odin_slm.tasks.extraction.tracked import tracked_metrics
+from odin_slm.tasks.extraction.reporting.tracked import tracked_metrics
 from odin_slm.training import throughput
 
 RESULTS = {

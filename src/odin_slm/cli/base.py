@@ -63,13 +63,10 @@ def fetch(name: str, env: str | None) -> None:
 
 def _configured(env: str | None) -> tuple[Path, Path, dict[str, KnownBase]]:
     """Return the project's folder, that of its models, and the known bases; no tracking store is asked for that."""
-    from kedro.framework.project import settings
-    from kedro.utils import find_kedro_project
-
+    from odin_slm.config.loader import configuration
     from odin_slm.models.sources.known_bases import known_bases
 
-    project = find_kedro_project(Path.cwd()) or Path.cwd()
-    loader = settings.CONFIG_LOADER_CLASS(conf_source=str(project / "conf"), env=env, **settings.CONFIG_LOADER_ARGS)
+    project, loader = configuration(env)
     return project, project / loader["globals"]["data"] / "06_models", known_bases(loader["bases"])
 
 

@@ -71,13 +71,10 @@ def check(target: str, form: str | None, files: tuple[str, ...], env: str | None
 
 def _configured(name: str, env: str | None) -> tuple[Path, OwnCorpus]:
     """Return the project's folder and the block of an environment's corpus."""
-    from kedro.framework.project import settings
-    from kedro.utils import find_kedro_project
-
+    from odin_slm.config.loader import configuration
     from odin_slm.core.errors import MissingInputError
 
-    project = find_kedro_project(Path.cwd()) or Path.cwd()
-    loader = settings.CONFIG_LOADER_CLASS(conf_source=str(project / "conf"), env=env, **settings.CONFIG_LOADER_ARGS)
+    project, loader = configuration(env)
     blocks: dict[str, Any] = loader["globals"].get("own_corpora") or {}
     where = f"conf/{env or 'base'}/globals.yml, own_corpora"
     if name not in blocks:

@@ -74,7 +74,7 @@ def explain(error: BaseException) -> OdinError | None:
 def explained() -> Iterator[None]:
     """Turn failures into a message and an exit code, and leave no MLflow run open."""
     node_logger = logging.getLogger("kedro.pipeline.node")
-    node_logger.addFilter(_said_below)
+    node_logger.addFilter(_explained_below)
     # A terminated run is closed in the tracking store as an interrupted one is.
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -91,14 +91,14 @@ def explained() -> Iterator[None]:
         if explanation is None:
             raise
         _LOGGER.debug("The failure in full:", exc_info=error)
-        _say(explanation)
+        _print(explanation)
         sys.exit(1)
     finally:
         signal.signal(signal.SIGTERM, previous)
-        node_logger.removeFilter(_said_below)
+        node_logger.removeFilter(_explained_below)
 
 
-def _say(error: OdinError) -> None:
+def _print(error: OdinError) -> None:
     click.secho("ERROR  ", fg="red", bold=True, nl=False, err=True)
     click.echo(f"{error.where}: {error.what}" if error.where else error.what, err=True)
     if error.fix:
@@ -113,7 +113,7 @@ def _end_run(status: str) -> None:
         end_active_run(status)
 
 
-def _said_below(record: logging.LogRecord) -> bool:
+def _explained_below(record: logging.LogRecord) -> bool:
     """Drop Kedro's error line of a failed node, which holds the text that is printed as the explanation."""
     return record.levelno < logging.ERROR
 

@@ -63,6 +63,16 @@ class ProjectConfigLoader(OmegaConfigLoader):
             _check_names(env, self["globals"])
 
 
+def configuration(env: str | None) -> tuple[Path, Any]:
+    """Return the folder of the project at hand, and the loader of its configuration; no session is opened for it."""
+    from kedro.framework.project import settings
+    from kedro.utils import find_kedro_project
+
+    project = find_kedro_project(Path.cwd()) or Path.cwd()
+    options = settings.CONFIG_LOADER_ARGS
+    return project, settings.CONFIG_LOADER_CLASS(conf_source=str(project / "conf"), env=env, **options)
+
+
 def environments(conf: Path) -> list[str]:
     """Return the names of the environment folders in ``conf``."""
     return sorted(folder.name for folder in conf.iterdir() if folder.is_dir() and not folder.name.startswith("."))

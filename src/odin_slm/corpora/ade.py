@@ -100,8 +100,8 @@ def parse(
 
     candidates, negative_counts = _negative_candidates(files[NEGATIVES_FILE], positives, faults)
     faults.stop()
-    wanted = min(round(negative_ratio * len(positives)), len(candidates))
-    chosen = {d.id for d in sorted(candidates, key=lambda d: (_draw(seed, d.text), d.id))[:wanted]}
+    quota = min(round(negative_ratio * len(positives)), len(candidates))
+    chosen = {d.id for d in sorted(candidates, key=lambda d: (_draw(seed, d.text), d.id))[:quota]}
     negatives = [document for document in candidates if document.id in chosen]
 
     documents = [*positives, *negatives]
@@ -177,14 +177,14 @@ def _row(line: str, where: str, other: str) -> AdeRow:
                 fix=MEND_LINE,
             )
         known = surface.strip() and surface in sentence
-        said = surface if known else verbatim(sentence, surface)
-        if said is None:
+        written = surface if known else verbatim(sentence, surface)
+        if written is None:
             raise CorpusFormatError(
                 f"the {kind} {surface[:60]!r} does not occur in the sentence, in this or a like spelling.",
                 where=where,
                 fix="Write it as the sentence does, or take the row out.",
             )
-        spans.append((said, int(first), int(last) - int(first) == len(said), not known))
+        spans.append((written, int(first), int(last) - int(first) == len(written), not known))
     (mention, other_begin, *of_other), (drug, begin_of_drug, *of_drug) = spans
     exact, normalised = zip(of_other, of_drug, strict=True)
     return AdeRow(pmid, sentence, mention, other_begin, drug, begin_of_drug, all(exact), sum(normalised))

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from odin_slm.core.document import Document, Mention, Relation
 from odin_slm.corpora import pubtator
 from odin_slm.corpora.faults import Faults
-from odin_slm.corpora.parsed import Corpus, ParsedCorpus, concepts_of, corpus_report, known_type, require_files
+from odin_slm.corpora.parsed import Corpus, ParsedCorpus, concepts_of, known_type
 from odin_slm.corpora.pubtator import AnnotatedText
 from odin_slm.tasks.extraction.schema import SCHEMAS
 
@@ -38,22 +38,7 @@ def parse(files: Mapping[str, str]) -> ParsedCorpus:
         MissingInputError: A file was not given.
         CorpusFormatError: Lines break the format, or one PMID has two texts; all of them, with ``file:line``.
     """
-    require_files(files, tuple(FILES.values()), "bc5cdr")
-    faults = Faults()
-    found, duplicates = pubtator.later_splits(FILES, files, pubtator.read, faults)
-    dropped, normalised = pubtator.counted(item for item, _ in found)
-    documents = [_document(item, split, dropped, faults) for item, split in found]
-    faults.stop()
-    report = corpus_report(
-        "bc5cdr",
-        documents,
-        dropped=dropped,
-        normalised=normalised,
-        duplicates=duplicates,
-        inputs={name: files[name] for name in FILES.values()},
-        schema=SCHEMAS["bc5cdr"],
-    )
-    return ParsedCorpus(documents, report)
+    return pubtator.parse_splits("bc5cdr", SCHEMAS["bc5cdr"], FILES, files, pubtator.read, _document)
 
 
 def _document(item: AnnotatedText, split: str, dropped: Counter[str], faults: Faults) -> Document:

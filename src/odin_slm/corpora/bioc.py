@@ -82,7 +82,7 @@ class _Reader(JsonValues):
         return document
 
     def _annotate(self, document: AnnotatedText, value: Any) -> None:
-        label = _label("annotation", value)
+        label = label_of("annotation", value)
         infons = self.mapping(value, "infons", label)
         spans = []
         for location in self.items(value, "locations", label):
@@ -103,7 +103,7 @@ class _Reader(JsonValues):
             document.dropped[IN_PIECES if spans else NO_PLACE] += 1
 
     def relation(self, value: Any) -> ConceptRelation:
-        label = _label("relation", value)
+        label = label_of("relation", value)
         infons = self.mapping(value, "infons", label)
         kind, first, second = (self.string(infons, key, label) for key in ("type", "entity1", "entity2"))
         return ConceptRelation(kind, first, second, f"{self.where}, document {self._pmid}, {label}")
@@ -119,7 +119,8 @@ class _Reader(JsonValues):
         self.where = f"{self._name}:{self._line}"
 
 
-def _label(what: str, value: Any) -> str:
+def label_of(what: str, value: Any) -> str:
+    """Return what messages call a value of a document: its kind and its id."""
     return f"{what} {str(value.get('id'))[:20] if isinstance(value, dict) else ''}".rstrip()
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from odin_slm.core.document import Document, Mention, Relation
 from odin_slm.corpora import bioc, pubtator
 from odin_slm.corpora.faults import Faults
-from odin_slm.corpora.parsed import Corpus, ParsedCorpus, concepts_of, corpus_report, known_type, require_files
+from odin_slm.corpora.parsed import Corpus, ParsedCorpus, concepts_of, known_type
 from odin_slm.corpora.pubtator import AnnotatedText, ConceptRelation
 from odin_slm.tasks.extraction.schema import SCHEMAS
 
@@ -61,23 +61,9 @@ def parse(files: Mapping[str, str]) -> ParsedCorpus:
     """
     as_bioc = any(name in files for name in BIOC_MEMBERS) or not any(name in files for name in PUBTATOR_MEMBERS)
     members = BIOC_MEMBERS if as_bioc else PUBTATOR_MEMBERS
-    require_files(files, members, "biored")
+    names = dict(zip(SPLIT_FILES, members, strict=True))
     read = bioc.read if as_bioc else pubtator.read
-    faults = Faults()
-    found, duplicates = pubtator.later_splits(dict(zip(SPLIT_FILES, members, strict=True)), files, read, faults)
-    dropped, normalised = pubtator.counted(item for item, _ in found)
-    documents = [_document(item, split, dropped, faults) for item, split in found]
-    faults.stop()
-    report = corpus_report(
-        "biored",
-        documents,
-        dropped=dropped,
-        normalised=normalised,
-        duplicates=duplicates,
-        inputs={name: files[name] for name in members},
-        schema=SCHEMAS["biored"],
-    )
-    return ParsedCorpus(documents, report)
+    return pubtator.parse_splits("biored", SCHEMAS["biored"], names, files, read, _document)
 
 
 def _document(item: AnnotatedText, split: str, dropped: Counter[str], faults: Faults) -> Document:

@@ -32,13 +32,13 @@ def verbatim(text: str, name: str) -> str | None:
     """Return the first whole words of a text that are this name in whatever spelling; None where there are none."""
     for spelling in _SPELLINGS if len(name) <= LONGEST else ():
         letters, places = _folded(text, spelling)
-        for wanted in sorted(_forms(name)):
-            at = letters.find(wanted)
+        for form in sorted(_forms(name)):
+            at = letters.find(form)
             while at >= 0:
-                begin, end = places[at], places[at + len(wanted) - 1] + 1
+                begin, end = places[at], places[at + len(form) - 1] + 1
                 if is_whole_words(text, begin, end):
                     return text[begin:end]
-                at = letters.find(wanted, at + 1)
+                at = letters.find(form, at + 1)
     return None
 
 

@@ -82,14 +82,14 @@ def running_text(element: Element) -> str:
     of a formula.
     """
     parts = _GLUED.sub(" ", "".join(_marked(element))).replace(_EDGE, "").split(_LABEL)
-    said = [" ".join(parts[0].split())]
+    texts = [" ".join(parts[0].split())]
     for part in parts[1:]:
         label, _, content = part.partition(_LABEL_END)
         content = " ".join(content.split())
         if content and not re.match(rf"{re.escape(label)}\s*[:.–—-]", content, re.IGNORECASE):
             content = f"{label}: {content}"
-        said.append(content)
-    return " ".join(part for part in said if part)
+        texts.append(content)
+    return " ".join(part for part in texts if part)
 
 
 def _citation(record: Element) -> tuple[str | None, str]:

@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import NamedTuple
 
+from odin_slm.core.document import Document
 from odin_slm.core.errors import CorpusFormatError
 from odin_slm.corpora.faults import CUT_OFF, MEND_LINE, Faults
 from odin_slm.corpora.mention_names import LONGEST, is_whole_words, same_name, similar_name
-from odin_slm.corpora.parsed import is_number, numbered_lines
+from odin_slm.corpora.parsed import ParsedCorpus, corpus_report, is_number, numbered_lines, require_files
+from odin_slm.tasks.extraction.schema import Schema
 
 _TEXT = re.compile(r"([^|\t]*)\|([ta])\|(.*)", re.DOTALL)
 IN_PIECES, NO_PLACE = "mention: in several pieces", "mention: without a place"
@@ -163,14 +165,45 @@ def read(name: str, text: str, faults: Faults, *, as_given: bool = False) -> lis
     return documents
 
 
-def counted(items: Iterable[AnnotatedText]) -> tuple[Counter[str], int]:
-    """Return what was dropped of some abstracts, by reason, and how many normalised mentions they hold."""
-    dropped: Counter[str] = Counter()
-    normalised = 0
-    for item in items:
+def parse_splits(
+    corpus: str,
+    schema: Schema,
+    names: Mapping[str, str],
+    files: Mapping[str, str],
+    read: Callable[[str, str, Faults], list[AnnotatedText]],
+    document: Callable[[AnnotatedText, str, Counter[str], Faults], Document],
+) -> ParsedCorpus:
+    """Turn the files of all splits into one document per abstract.
+
+    Args:
+        corpus: Name of the corpus.
+        schema: What it annotates.
+        names: Split -> file name, in the order in which they win.
+        files: File name -> text.
+        read: Reads one file, from its name and text.
+        document: Makes a document of an abstract and its split; counts what it drops, by reason.
+
+    Raises:
+        MissingInputError: A file was not given.
+        CorpusFormatError: Files break their format, or one PMID has two texts; all places, with ``file:line``.
+    """
+    require_files(files, tuple(names.values()), corpus)
+    faults, dropped = Faults(), Counter[str]()
+    found, duplicates = later_splits(names, files, read, faults)
+    for item, _ in found:
         dropped.update(item.dropped)
-        normalised += item.normalised
-    return dropped, normalised
+    documents = [document(item, split, dropped, faults) for item, split in found]
+    faults.stop()
+    report = corpus_report(
+        corpus,
+        documents,
+        dropped=dropped,
+        normalised=sum(item.normalised for item, _ in found),
+        duplicates=duplicates,
+        inputs={name: files[name] for name in names.values()},
+        schema=schema,
+    )
+    return ParsedCorpus(documents, report)
 
 
 def _offset_fault(text: str, annotation: Annotation) -> tuple[str, str] | None:

@@ -1,7 +1,7 @@
 """Words: those of a base's vocabulary, to learn spelling from, and those of an English word list, to be asked about.
 
 The list is Debian's ``american-english`` (SCOWL); ``data/01_raw/words`` tells where it comes from. The vocabulary is
-that of the experiment's base (:class:`odin_slm.datasets.vocabulary.VocabularyDataset`).
+that of the experiment's base (:class:`odin_slm.datasets.corpus_files.VocabularyDataset`).
 """
 
 from __future__ import annotations

@@ -15,9 +15,12 @@ from typing import Any, NoReturn
 from kedro.io import DatasetError
 
 from odin_slm.core.errors import CorpusFormatError, FetchError, MissingInputError
-from odin_slm.datasets.base import PathDataset, ReadOnlyDataset
-from odin_slm.datasets.fetching import fetch, sources_of
-from odin_slm.datasets.files import decode, new_folder
+from odin_slm.core.files import new_folder
+from odin_slm.corpora.words import VOCABULARY
+from odin_slm.datasets import PathDataset, ReadOnlyDataset
+from odin_slm.datasets.models import BaseModelDataset
+from odin_slm.datasets.sources.fetching import fetch, sources_of
+from odin_slm.datasets.sources.texts import decode
 
 MAX_MEMBER_BYTES = 512 * 1024 * 1024
 """A zip member may not unpack to more: the largest of the real corpora has 3 MB."""
@@ -151,15 +154,15 @@ class CorpusFilesDataset(ReadOnlyDataset[RawCorpus]):
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 members = [info.filename for info in archive.infolist() if not info.is_dir()]
-                wanted = members if self._members is None else self._members
-                missing = [member for member in wanted if member not in members]
+                chosen = members if self._members is None else self._members
+                missing = [member for member in chosen if member not in members]
                 if missing:
                     raise MissingInputError(
                         f"no member {', '.join(missing)}; found {', '.join(members[:12]) or 'none'}.",
                         where=where,
                         fix=f"Get {name} from {_ORIGINS.get(name, 'its publisher')} again.",
                     )
-                return {member: _read_member(archive, member, where) for member in wanted}
+                return {member: _read_member(archive, member, where) for member in chosen}
         except _ZIP_ERRORS as error:
             raise CorpusFormatError(
                 f"no readable zip ({type(error).__name__}: {error}).",
@@ -172,6 +175,31 @@ class CorpusFilesDataset(ReadOnlyDataset[RawCorpus]):
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._folder), "files": self._files, "members": self._members}
+
+
+class VocabularyDataset(CorpusFilesDataset):
+    """Files as texts, and beside them ``vocabulary.txt``: the text of every token of the base, one a line.
+
+    Args:
+        base: Arguments of :class:`~odin_slm.datasets.models.BaseModelDataset`.
+        **files: Arguments of :class:`CorpusFilesDataset`.
+    """
+
+    def __init__(self, *, base: dict[str, Any], **files: Any) -> None:
+        super().__init__(**files)
+        self._base = BaseModelDataset(**base)
+
+    def load(self) -> RawCorpus:
+        """Return file name -> text; files and base are read when a text is first asked for."""
+        return RawCorpus(self._folder.name, lambda: {**self.read(), VOCABULARY: self._vocabulary()})
+
+    def _vocabulary(self) -> str:
+        """Return what each token decodes to, in the order of ids; tokens with a line break are left out."""
+        from odin_slm.models.base_model import load_tokenizer
+
+        tokenizer = load_tokenizer(self._base.load())
+        texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))], skip_special_tokens=True)
+        return "".join(f"{text}\n" for text in texts if text and not set(text) & {"\n", "\r", "\ufffd"})
 
 
 class SampleDataset(PathDataset[dict[str, dict[str, str]], None]):

@@ -16,8 +16,8 @@ from kedro.io import AbstractDataset
 from odin_slm.core.document import GivenDocument
 from odin_slm.core.errors import MissingInputError
 from odin_slm.core.hashing import canonical_json, canonical_jsonl
-from odin_slm.datasets.base import ReadOnlyDataset
-from odin_slm.datasets.document_files import FORMS, form_of, read_file
+from odin_slm.datasets import ReadOnlyDataset
+from odin_slm.datasets.sources.document_files import FORMS, form_of, read_file
 from odin_slm.datasets.storage import LocalFolder, StoreFolder, folder_at, is_address
 
 Read = Callable[[str, str], Iterator[GivenDocument]]

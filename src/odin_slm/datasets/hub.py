@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,12 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kedro_datasets._typing import JSONPreview
-
 from odin_slm.core.errors import HubError, OdinError
-from odin_slm.core.hashing import canonical_json
-from odin_slm.datasets.base import PathDataset
-from odin_slm.datasets.files import write_text
+from odin_slm.datasets.json_files import CanonicalJSONDataset
 from odin_slm.datasets.release import check_release, release_hashes
 from odin_slm.hub.client import Hub
 from odin_slm.hub.credentials import require_token
@@ -27,10 +22,8 @@ from odin_slm.release.verification import verify_dataset, verify_model
 
 logger = logging.getLogger(__name__)
 
-_NOT_PUBLISHED: dict[str, Any] = {"published": False}
 
-
-class HubRepositoryDataset(PathDataset[Request, dict[str, Any]]):
+class HubRepositoryDataset(CanonicalJSONDataset):
     """A repository that a staged release is published to; the record of the last publication lies in a file.
 
     Without a plan a save touches no network: the record stays where it is about the very files that are staged, and
@@ -66,7 +59,7 @@ class HubRepositoryDataset(PathDataset[Request, dict[str, Any]]):
         if data.plan is None:
             published = {name: digest for name, digest in self._read().get("files", {}).items() if name != CHECKSUMS}
             if published != release_hashes(data.folder):
-                self._write(_NOT_PUBLISHED)
+                self._write({"published": False})
             return
         former, progress = self._read(), Progress()
         with _all_or_nothing([data.undo] if data.undo else []):
@@ -84,14 +77,11 @@ class HubRepositoryDataset(PathDataset[Request, dict[str, Any]]):
         return undone
 
     def _read(self) -> dict[str, Any]:
-        return json.loads(self._filepath.read_text(encoding="utf-8")) if self._exists() else dict(_NOT_PUBLISHED)
+        record: dict[str, Any] = super().load() if self._exists() else {"published": False}
+        return record
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        write_text(self._filepath, canonical_json(dict(record)))
-
-    def preview(self) -> JSONPreview:
-        """Return the record."""
-        return JSONPreview(canonical_json(self.load()))
+        super().save(dict(record))
 
 
 class PublicationDataset(HubRepositoryDataset):

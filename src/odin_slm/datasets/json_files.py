@@ -10,9 +10,9 @@ from kedro_datasets._typing import JSONPreview, TablePreview
 
 from odin_slm.core import json_text
 from odin_slm.core.errors import MissingInputError, PredictionsError
+from odin_slm.core.files import write_text
 from odin_slm.core.hashing import canonical_json, canonical_jsonl
-from odin_slm.datasets.base import PathDataset, ReadOnlyDataset
-from odin_slm.datasets.files import write_text
+from odin_slm.datasets import GivenDataset, PathDataset
 
 _PREVIEW_CHARACTERS = 300
 _NAMED = 12
@@ -48,18 +48,10 @@ class RecordsDataset(CanonicalJSONDataset):
         return _table(self.load()[:nrows])
 
 
-class GivenRecordsDataset(ReadOnlyDataset[list[dict[str, Any]] | None]):
-    """Records from elsewhere (``--params test_data=FILE.json``), read only; None where the user names none.
-
-    Args:
-        override: Holds ``path``: a JSON file of records, or None.
-    """
+class GivenRecordsDataset(GivenDataset[list[dict[str, Any]] | None]):
+    """A JSON file of records (``--params test_data=FILE.json``); None where the user names none."""
 
     REFUSAL = "records from elsewhere are read-only."
-
-    def __init__(self, *, override: dict[str, str | None], metadata: dict[str, Any] | None = None) -> None:
-        self._path = override["path"]
-        self.metadata = metadata
 
     def load(self) -> list[dict[str, Any]] | None:
         """Return the records.
@@ -81,9 +73,6 @@ class GivenRecordsDataset(ReadOnlyDataset[list[dict[str, Any]] | None]):
 
     def _exists(self) -> bool:
         return self._path is None or Path(self._path).is_file()
-
-    def _describe(self) -> dict[str, Any]:
-        return {"path": self._path}
 
 
 class JSONLinesDataset(PathDataset[list[dict[str, Any]], list[dict[str, Any]]]):

@@ -13,9 +13,9 @@ from typing import Any
 from kedro.io import AbstractDataset
 from kedro_datasets._typing import JSONPreview
 
-from odin_slm.core.errors import BaseModelError, HubError, MissingInputError
-from odin_slm.datasets.base import PathDataset, ReadOnlyDataset
-from odin_slm.datasets.files import decode, new_folder, replace_folder
+from odin_slm.core.errors import BaseModelError, MissingInputError
+from odin_slm.core.files import new_folder, replace_folder
+from odin_slm.datasets import PathDataset, ReadOnlyDataset
 from odin_slm.inference.served_model import ServedModel, resolve_model
 from odin_slm.models.base_model import BaseModel, check_folder, is_whole, resolve_base_model
 from odin_slm.models.sources.gguf_source import SUFFIX, base_of_gguf, only_gguf
@@ -92,18 +92,10 @@ def check_hub_base(base: BaseModel) -> str | None:
     Raises:
         BaseModelError: Names the first check that fails, or the GGUF files where there are several.
     """
-    from odin_slm.hub.client import Hub
-    from odin_slm.hub.credentials import find_token
-    from odin_slm.hub.metadata_cache import MetadataCache
     from odin_slm.models.sources import model_search
 
-    try:
-        hub = Hub(token=find_token())
-        model = model_search.info(
-            hub, MetadataCache(model_search.default_cache()), base.source, base.revision or "main"
-        )
-    except HubError as error:
-        _log.warning("The base %s was not checked: %s", base.source, error)
+    model = model_search.of_base(base)
+    if model is None:
         return None
     if file := only_gguf(model):
         return file
@@ -130,24 +122,6 @@ class BaseFolderDataset(PathDataset[Path, Path]):
 
     def _exists(self) -> bool:
         return (self._filepath / "config.json").is_file()
-
-
-class FolderDataset(PathDataset[None, Path], ReadOnlyDataset[Path]):
-    """A working folder that a long job writes into while it runs; loading makes it."""
-
-    REFUSAL = "a working folder is not saved as a whole: jobs write into it themselves."
-
-    def load(self) -> Path:
-        """Return the folder, made if need be."""
-        self._filepath.mkdir(parents=True, exist_ok=True)
-        return self._filepath
-
-    def clear(self) -> None:
-        """Remove the folder, whose work is done."""
-        shutil.rmtree(self._filepath, ignore_errors=True)
-
-    def _exists(self) -> bool:
-        return True
 
 
 class AdapterDataset(AbstractDataset[Path, Path]):
@@ -231,28 +205,3 @@ class ServedModelDataset(ReadOnlyDataset[ServedModel]):
 
     def _describe(self) -> dict[str, Any]:
         return {"source": self._source}
-
-
-class TextFolderDataset(PathDataset[None, dict[str, str]], ReadOnlyDataset[dict[str, str]]):
-    """Every ``*.txt`` and ``*.tsv`` file of a folder, by name."""
-
-    REFUSAL = "the texts for pretraining are read-only."
-
-    def load(self) -> dict[str, str]:
-        """Return file name -> text, in name order.
-
-        Raises:
-            MissingInputError: There is none.
-            CorpusFormatError: One is not UTF-8.
-        """
-        files = sorted(f for f in self._filepath.glob("*") if f.suffix in (".txt", ".tsv") and f.is_file())
-        if not files:
-            raise MissingInputError(
-                "there is no *.txt or *.iob.tsv file to pretrain on.",
-                where=str(self._filepath),
-                fix="Name a folder of texts with --params text=DIR.",
-            )
-        texts = {file.name: decode(str(file), file.name, file.read_bytes()) for file in files}
-        return {
-            name: text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n") for name, text in texts.items()
-        }

@@ -12,9 +12,9 @@ from odin_slm.core import json_text
 from odin_slm.core.errors import CorpusFormatError, MissingInputError, ReviewError
 from odin_slm.core.hashing import sha256_of
 from odin_slm.corpora.own.block import OwnCorpus
-from odin_slm.datasets.base import ReadOnlyDataset
+from odin_slm.datasets import ReadOnlyDataset
 from odin_slm.datasets.corpus_files import RawCorpus
-from odin_slm.datasets.files import decode
+from odin_slm.datasets.sources.texts import decode
 
 _LARGEST = 512 * 2**20
 """Bytes of one file: an annotated corpus of that size is a mistake."""

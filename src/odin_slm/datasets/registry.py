@@ -9,7 +9,7 @@ from typing import Any
 from kedro.io import AbstractDataset
 
 from odin_slm.core.errors import PredictionsError
-from odin_slm.datasets.base import In, Out, ReadOnlyDataset
+from odin_slm.datasets import In, Out, ReadOnlyDataset
 from odin_slm.datasets.json_files import JSONLinesDataset
 from odin_slm.tracking.promotion import Champion
 from odin_slm.tracking.registry import Candidate, Promotion, Registry

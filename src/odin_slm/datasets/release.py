@@ -13,10 +13,11 @@ from kedro_datasets._typing import JSONPreview, TablePreview
 
 from odin_slm.core import json_text
 from odin_slm.core.errors import MissingInputError, ReleaseError
+from odin_slm.core.files import new_folder
 from odin_slm.core.hashing import canonical_json, checksum_lines, file_hashes
 from odin_slm.core.redaction import text_problems
-from odin_slm.datasets.base import Out, PathDataset
-from odin_slm.datasets.files import new_folder, write_text
+from odin_slm.datasets import PathDataset
+from odin_slm.datasets.json_files import CanonicalJSONDataset
 from odin_slm.release.cards import OVERRIDDEN, read_front_matter
 from odin_slm.release.checks import (
     CHECKSUMS,
@@ -32,7 +33,7 @@ from odin_slm.release.merging import MergeRequest, export
 _BINARY = frozenset({".safetensors", ".parquet", ".model"})
 
 
-class _OfKind(PathDataset[dict[str, bytes | Path], Out]):
+class _OfKind(PathDataset[Any, Any]):
     """What a release of one kind becomes.
 
     Args:
@@ -48,7 +49,7 @@ class _OfKind(PathDataset[dict[str, bytes | Path], Out]):
         return {**super()._describe(), "kind": self._kind}
 
 
-class ReleaseDataset(_OfKind[Path]):
+class ReleaseDataset(_OfKind):
     """A folder that holds exactly the files of a release; values are paths.
 
     A save fills a temporary folder beside the target, writes ``SHA256SUMS``, checks the result with
@@ -125,13 +126,11 @@ class MergedModelDataset(PathDataset[MergeRequest, dict[str, Any]]):
         return JSONPreview(canonical_json(self.load()))
 
 
-class ReleaseCheckDataset(_OfKind[dict[str, Any]]):
-    """A dry run: a save checks a release as if it were staged, and keeps no more than the list of its files."""
+class ReleaseCheckDataset(_OfKind, CanonicalJSONDataset):
+    """A dry run: a save checks a release as if it were staged, and keeps no more than the list of its files.
 
-    def load(self) -> dict[str, Any]:
-        """Return ``kind`` and ``files`` (name -> sha256) of the release that was checked."""
-        found: dict[str, Any] = json.loads(self._filepath.read_text(encoding="utf-8"))
-        return found
+    A load returns ``kind`` and ``files`` (name -> sha256) of the release that was checked.
+    """
 
     def save(self, data: dict[str, bytes | Path]) -> None:
         """Check a release.
@@ -143,11 +142,7 @@ class ReleaseCheckDataset(_OfKind[dict[str, Any]]):
         self._filepath.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".dry-run-", dir=self._filepath.parent) as scratch:
             hashes = _fill(Path(scratch), data, self._kind)
-        write_text(self._filepath, canonical_json({"kind": self._kind, "files": hashes}))
-
-    def preview(self) -> JSONPreview:
-        """Return the list."""
-        return JSONPreview(canonical_json(self.load()))
+        CanonicalJSONDataset.save(self, {"kind": self._kind, "files": hashes})
 
 
 def check_release(folder: Path, kind: ReleaseKind) -> None:
@@ -209,6 +204,8 @@ def _problems(folder: Path, kind: ReleaseKind) -> Iterator[str]:
             yield from (f"{name}: {problem}" for problem in _safetensors_problems(folder, name))
         elif file.suffix == ".parquet":
             yield from _parquet_problems(file, name)
+        elif file.suffix == ".gguf":
+            yield from (f"{name}: {problem}" for problem in _gguf_problems(file))
         elif file.suffix not in _BINARY:
             yield from _text_file_problems(file, name, kind)
     sums = folder / CHECKSUMS
@@ -256,6 +253,19 @@ def _saved_modules(folder: Path) -> list[str]:
     except (OSError, ValueError):  # reported on its own
         return []
     return (config.get("modules_to_save") or []) if isinstance(config, dict) else []
+
+
+def _gguf_problems(file: Path) -> Iterator[str]:
+    from odin_slm.core.errors import BaseModelError
+    from odin_slm.models.sources.gguf_file import open_gguf
+
+    try:
+        metadata = open_gguf(file).metadata
+    except BaseModelError as error:
+        yield error.what
+        return
+    texts = {key: value for key, value in metadata.items() if isinstance(value, str)}
+    yield from text_problems("its metadata", json.dumps(texts))
 
 
 def _parquet_problems(file: Path, name: str) -> Iterator[str]:

@@ -7,8 +7,6 @@ client looks for them (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``, a role, …)
 from __future__ import annotations
 
 import io
-import os
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from odin_slm.core.errors import MissingInputError, StorageError
+from odin_slm.core.files import new_file
 
 _EXTRAS = {"s3": "s3"}
 """Protocol -> the extra of this package that brings its client."""
@@ -102,12 +101,8 @@ class LocalFolder:
     def write(self, name: str, content: bytes) -> None:
         """Write a file; on any failure the old content stays and nothing else is left behind."""
         self._path.mkdir(parents=True, exist_ok=True)
-        new = self._path / f".{name}.{uuid.uuid4().hex[:8]}"
-        try:
+        with new_file(self._path / name) as new:
             new.write_bytes(content)
-            os.replace(new, self._path / name)
-        finally:
-            new.unlink(missing_ok=True)
 
     def remove(self, name: str) -> None:
         """Remove a file."""

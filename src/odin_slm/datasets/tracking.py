@@ -10,24 +10,16 @@ from kedro.io import AbstractDataset
 
 from odin_slm.core.errors import MissingInputError
 from odin_slm.core.hashing import sha256_of_files
-from odin_slm.datasets.base import ReadOnlyDataset
+from odin_slm.datasets import GivenDataset, ReadOnlyDataset
 from odin_slm.tasks import load
 from odin_slm.tracking.backfill import ExperimentFolder, PastRun
 from odin_slm.tracking.past_runs import past_runs, track_past_runs, tracked_runs
 
 
-class ExperimentFoldersDataset(ReadOnlyDataset[list[ExperimentFolder]]):
-    """The experiments in a folder, one folder each, read only.
-
-    Args:
-        override: Holds ``path``: the folder, or None where the user names none.
-    """
+class ExperimentFoldersDataset(GivenDataset[list[ExperimentFolder]]):
+    """The experiments in a folder, one folder each."""
 
     REFUSAL = "experiments from before are read-only."
-
-    def __init__(self, *, override: dict[str, str | None], metadata: dict[str, Any] | None = None) -> None:
-        self._path = override["path"]
-        self.metadata = metadata
 
     def load(self) -> list[ExperimentFolder]:
         """Return the folders by name.
@@ -47,9 +39,6 @@ class ExperimentFoldersDataset(ReadOnlyDataset[list[ExperimentFolder]]):
 
     def _exists(self) -> bool:
         return bool(self._path) and Path(str(self._path)).is_dir()
-
-    def _describe(self) -> dict[str, Any]:
-        return {"path": self._path}
 
 
 class PastRunsDataset(AbstractDataset[list[PastRun], dict[str, dict[str, str]]]):

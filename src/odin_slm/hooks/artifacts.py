@@ -10,25 +10,17 @@ from typing import Any
 from kedro.framework.hooks import hook_impl
 
 from odin_slm.core.redaction import Redactor
-from odin_slm.hooks.run_state import state_of
+from odin_slm.hooks.run_state import CatalogHook, state_of
 
 _TEXTS = frozenset({".csv", ".html", ".json", ".jsonl", ".md", ".txt", ".yml"})
 
 
-class ArtifactsHook:
+class ArtifactsHook(CatalogHook):
     """Log every saved dataset whose catalog entry asks for it.
 
     The entry says ``metadata: {mlflow: {artifact_path: FOLDER}}``; without ``artifact_path`` the file lies at the top
     of the run's artifacts. A dataset of several files in a shared folder names them itself, as ``saved``.
     """
-
-    def __init__(self) -> None:
-        self._catalog: Any = None
-
-    @hook_impl
-    def before_node_run(self, catalog: Any) -> None:
-        """Remember the catalog; a worker process of ParallelRunner knows nothing else."""
-        self._catalog = catalog
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str) -> None:

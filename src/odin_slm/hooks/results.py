@@ -7,19 +7,11 @@ from typing import Any
 
 from kedro.framework.hooks import hook_impl
 
-from odin_slm.hooks.run_state import task_of
+from odin_slm.hooks.run_state import CatalogHook, task_of
 
 
-class ResultsHook:
+class ResultsHook(CatalogHook):
     """Log scores, and tag the run with what was published, when the datasets that say so are saved."""
-
-    def __init__(self) -> None:
-        self._catalog: Any = None
-
-    @hook_impl
-    def before_node_run(self, catalog: Any) -> None:
-        """Remember where the task is named."""
-        self._catalog = catalog
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:

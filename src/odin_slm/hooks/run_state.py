@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kedro.framework.hooks import hook_impl
 from kedro.io import MemoryDataset
 
 from odin_slm.core.redaction import Redactor
@@ -33,6 +34,17 @@ class RunState:
     run_id: str | None
     owned: bool
     redactor: Redactor
+
+
+class CatalogHook:
+    """A hook that knows the catalog; a worker process of ParallelRunner knows nothing else of the run."""
+
+    _catalog: Any = None
+
+    @hook_impl
+    def before_node_run(self, catalog: Any) -> None:
+        """Remember the catalog."""
+        self._catalog = catalog
 
 
 def put_state(catalog: Any, state: RunState) -> None:

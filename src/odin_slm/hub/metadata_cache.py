@@ -7,13 +7,13 @@ import json
 import math
 import os
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from odin_slm.core import json_text
+from odin_slm.core.files import new_file
 
 _VERSION = 1
 DAY = 24 * 3600.0
@@ -101,13 +101,9 @@ class MetadataCache:
             "value": dict(value),
         }
         file = self._file(key)
-        new = file.with_suffix(f".{uuid.uuid4().hex[:8]}")
-        try:
-            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
-                json.dump(entry, stream)
-            os.replace(new, file)
-        finally:
-            new.unlink(missing_ok=True)
+        with new_file(file) as new:
+            new.touch(0o600, exist_ok=False)
+            new.write_text(json.dumps(entry), encoding="utf-8")
 
     def _file(self, key: Key) -> Path:
         name = hashlib.sha256(json.dumps(list(asdict(key).values())).encode()).hexdigest()[:32]

@@ -114,6 +114,20 @@ class Constraint:
         self.list_ends = ListEnds(vocabulary, grammar) if grammar.biased else None
         """What biases the ends of its lists, if anything does."""
         self.matcher = make_matcher(vocabulary.tokens, grammar.lark())
+        self._ahead: list[int] = []
+
+    def forced(self) -> int | None:
+        """Return the one token that may come next; None where the model has a choice, or the output has ended.
+
+        It is what the mask would have left, alone. The model is not asked, and the token has the probability 1.
+        """
+        if not self._ahead and not self.closed:
+            self._ahead = self.matcher.compute_ff_tokens()[::-1]
+        return self._ahead[-1] if self._ahead else None
+
+    def owed(self) -> float:
+        """Return what a forced token has of log-probability: 0, or what :meth:`weigh` has left to the next token."""
+        return self.list_ends.settled() if self.list_ends else 0.0
 
     def weigh(
         self, token: int, log_probability: float, scores: torch.Tensor, ids: numpy.ndarray[Any, Any] | None
@@ -153,13 +167,15 @@ class Constraint:
         """
         self.matcher.consume_token(token)
         self.check()
+        if self._ahead and self._ahead.pop() != token:
+            self._ahead = []
         self._written.append(token)
         if token in self._vocabulary.newlines and (step := self._grammar.step(self._phase, self.text)):
             self.closed = step.closed
             if step.lark:
                 self._phase += 1
             if lark := step.lark or (step.forced and f"start: {literal(step.forced)}\n"):
-                self.matcher = make_matcher(self._vocabulary.tokens, lark)
+                self.matcher, self._ahead = make_matcher(self._vocabulary.tokens, lark), []
 
     def check(self) -> None:
         """Raise what llguidance only notes.

@@ -2,7 +2,8 @@
 
 One token of a small model is so little work that what lies between its products takes as long as they do. Here query,
 key and value are one product, and so are gate and up; attention reads the shared heads of keys and values where they
-lie in the cache, which transformers copies once per head; masks are made once per token and not once per layer.
+lie in the cache, which transformers copies once per head; masks are made once per token and not once per layer; only
+attention sees padding, the products are of real tokens alone.
 ``benchmarks/generation.py`` prints what it is worth.
 """
 
@@ -47,13 +48,43 @@ class FusedLlama(torch.nn.Module):
         if position_ids is None:
             position_ids = torch.arange(columns - tokens, columns, device=input_ids.device)[None]
         hidden = self.embed_tokens(input_ids)
-        cos, sin = self.rotary_emb(hidden, position_ids=position_ids)
+        cos, sin = self.rotary_emb(hidden, position_ids=position_ids.expand(input_ids.shape))
         half = cos.shape[-1] // 2
-        rotation = cos[:, :, None], torch.cat((-sin[..., :half], sin[..., half:]), -1)[:, :, None]
+        padding = _Padding(input_ids, attention_mask)
+        cos, sin = (padding.without(part)[:, None] for part in (cos, sin))
+        rotation = cos, torch.cat((-sin[..., :half], sin[..., half:]), -1)
         mask = attention_mask if attention_mask.dim() == 4 else _additive(attention_mask, tokens, hidden.dtype)
+        hidden = padding.without(hidden)
         for number, layer in enumerate(self.layers):
-            hidden = layer(hidden, rotation, mask, past_key_values, number)
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden), past_key_values=past_key_values)
+            hidden = layer(hidden, padding, rotation, mask, past_key_values, number)
+        states = padding.added(self.norm(hidden))
+        return BaseModelOutputWithPast(last_hidden_state=states, past_key_values=past_key_values)
+
+
+class _Padding:
+    """Where the tokens of a batch are padding, shape (rows, tokens).
+
+    Args:
+        ids: Token ids, shape (rows, tokens).
+        mask: Which columns are no padding, shape (rows, columns), the tokens last; one of four dimensions names none.
+    """
+
+    def __init__(self, ids: torch.Tensor, mask: torch.Tensor) -> None:
+        self.shape = ids.shape
+        kept = mask[:, -ids.shape[1] :].bool() if mask.dim() == 2 and ids.shape[1] > 1 else None
+        self._kept = None if kept is None or kept.all() else kept.expand(ids.shape).flatten().nonzero()[:, 0]
+
+    def without(self, values: torch.Tensor) -> torch.Tensor:
+        """Return values of shape (rows, tokens, …) as those of real tokens alone, (real tokens, …)."""
+        flat = values.flatten(0, 1)
+        return flat if self._kept is None else flat[self._kept]
+
+    def added(self, values: torch.Tensor) -> torch.Tensor:
+        """Return what :meth:`without` returned in its first shape, zero where there is padding."""
+        if self._kept is not None:
+            flat = values.new_zeros(self.shape.numel(), *values.shape[1:])
+            values = flat.index_copy_(0, self._kept, values)
+        return values.unflatten(0, self.shape)
 
 
 class _FusedLayer(torch.nn.Module):
@@ -71,13 +102,14 @@ class _FusedLayer(torch.nn.Module):
     def forward(
         self,
         hidden: torch.Tensor,
+        padding: _Padding,
         rotation: tuple[torch.Tensor, torch.Tensor],
         mask: torch.Tensor,
         cache: Any,
         number: int,
     ) -> torch.Tensor:
-        """Return hidden states of shape (rows, tokens, width)."""
-        hidden = hidden + self._attend(self._norm(hidden, self.input_norm), rotation, mask, cache, number)
+        """Return hidden states of shape (real tokens, width)."""
+        hidden = hidden + self._attend(self._norm(hidden, self.input_norm), padding, rotation, mask, cache, number)
         gate, up = self.gate_up(self._norm(hidden, self.output_norm)).chunk(2, -1)
         added: torch.Tensor = self.down(functional.silu(gate) * up)
         return hidden + added
@@ -88,19 +120,20 @@ class _FusedLayer(torch.nn.Module):
     def _attend(
         self,
         hidden: torch.Tensor,
+        padding: _Padding,
         rotation: tuple[torch.Tensor, torch.Tensor],
         mask: torch.Tensor,
         cache: Any,
         number: int,
     ) -> torch.Tensor:
-        rows, tokens, _ = hidden.shape
+        rows, tokens = padding.shape
         cos, sin = rotation
-        heads = self.qkv(hidden).view(rows, tokens, -1, self.features)
-        turned, values = heads.split((self.heads + self.shared, self.shared), 2)
+        heads = self.qkv(hidden).view(len(hidden), -1, self.features)
+        turned, values = heads.split((self.heads + self.shared, self.shared), 1)
         # the sign of the turned half is in the sine
         turned = torch.addcmul(turned * cos, turned.roll(self.features // 2, -1), sin)
-        queries, keys = turned.transpose(1, 2).split((self.heads, self.shared), 1)
-        values = values.transpose(1, 2)
+        queries, keys = padding.added(turned).transpose(1, 2).split((self.heads, self.shared), 1)
+        values = padding.added(values).transpose(1, 2)
         if cache is not None:
             keys, values = cache.update(keys, values, number)
         # queries that share a head of keys are its rows: (rows, shared, group x tokens, features)
@@ -110,7 +143,7 @@ class _FusedLayer(torch.nn.Module):
             queries, keys, values, attn_mask=mask if tokens == 1 else mask.repeat(1, 1, group, 1)
         )
         seen = seen.view(rows, self.heads, tokens, self.features).transpose(1, 2)
-        attended: torch.Tensor = self.output(seen.reshape(rows, tokens, -1))
+        attended: torch.Tensor = self.output(padding.without(seen.flatten(2)))
         return attended
 
 

@@ -97,7 +97,7 @@ class _Row:
     """Of every token written, and of the end."""
     finished: bool = False
     read: Any = None
-    """Keys and values of all tokens but the last one, once the row is done and its grammar weighs alternatives."""
+    """Keys and values of what the model has read, once the row is done and its grammar weighs alternatives."""
 
 
 def generate(
@@ -524,15 +524,13 @@ def _decode(
     """Decode one batch, with more rows whenever ``more`` has some; yield each row when it is done."""
     import torch
 
+    ahead = getattr(model.config, "sliding_window", None) is None  # a window is counted in columns, used or not
     cache, states, mask, positions = read(rows)
     active = list(rows)
     while True:
-        tokens, chances = _choose(model, states, active, vocabulary)
-        gone = [
-            place
-            for place, (row, token, chance) in enumerate(zip(active, tokens, chances, strict=True))
-            if _take(row, token, chance, end_tokens) or (row.wanted is not None and not row.wanted())
-        ]
+        chosen = zip(active, *_choose(model, states, active, vocabulary), strict=True)
+        unread = [_advance(row, token, chance, end_tokens, ahead) for row, token, chance in chosen]
+        gone = [place for place, tokens in enumerate(unread) if not tokens]
         for place in gone:
             if (grammar := active[place].grammar) is not None and grammar.judges:
                 active[place].read = cache.row(place, mask[place])
@@ -545,20 +543,36 @@ def _decode(
             cache, states, mask, positions = read(fresh)
             active = fresh
             continue
-        next_ids = torch.tensor(tokens, device=model.device)[:, None]
         if gone:
             order = cache.drop(gone)
-            active = [active[place] for place in order]
-            mask, positions, next_ids = mask[order], positions[order], next_ids[order]
-        mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
-        positions = positions + 1
-        states = _forward(model, next_ids, mask, positions, cache)
+            active, unread = [active[place] for place in order], [unread[place] for place in order]
+            mask, positions = mask[order], positions[order]
+        ids, new, positions = _padded(unread, positions)
+        mask = torch.cat([cache.close_gaps(mask), new], dim=1)
+        states = _forward(model, ids, mask, positions, cache)
+        positions = positions[:, -1:]
         if fresh:
             active = active + fresh
             room = max(row.limit - len(row.written) for row in active)
             other, first, other_mask, other_positions = read(fresh)
             mask = cache.join(other, mask, other_mask, room)
             states, positions = torch.cat([states, first]), torch.cat([positions, other_positions])
+
+
+def _padded(unread: list[list[int]], positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the tokens that rows read next as equally long rows, padded on the left, with their mask and positions.
+
+    Args:
+        unread: Token ids, at least one in each row.
+        positions: Of the last token that each row has read, shape (rows, 1).
+    """
+    import torch
+
+    width = max(map(len, unread))
+    padding = torch.tensor([[width - len(tokens)] for tokens in unread], device=positions.device)
+    ids = torch.tensor([[0] * (width - len(tokens)) + tokens for tokens in unread], device=positions.device)
+    places = torch.arange(width, device=positions.device) - padding
+    return ids, (places >= 0).long(), positions + 1 + places.clamp_min(0)
 
 
 def _read(
@@ -659,6 +673,19 @@ def _take(row: _Row, token: int, log_probability: float, end_tokens: frozenset[i
         row.constraint.consume(token)
         row.finished = row.constraint.closed
     return row.finished or len(row.written) >= row.limit
+
+
+def _advance(row: _Row, token: int, log_probability: float, end_tokens: frozenset[int], ahead: bool) -> list[int]:
+    """Append a token to its row and, with ``ahead``, those that its grammar forces after it.
+
+    Returns:
+        What the model has to read before it is asked again; nothing where the row is done, or no longer wanted.
+    """
+    known = len(row.written)
+    done = _take(row, token, log_probability, end_tokens)
+    while ahead and not done and row.constraint is not None and (forced := row.constraint.forced()) is not None:
+        done = _take(row, forced, row.constraint.owed(), end_tokens)
+    return [] if done or (row.wanted is not None and not row.wanted()) else row.written[known:]
 
 
 def _generation(row: _Row, tokenizer: Any, breaks: Callable[[int], int]) -> Generation:

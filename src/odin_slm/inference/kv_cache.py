@@ -1,7 +1,8 @@
 """Keys and values of a batch in memory that is taken once.
 
-``DynamicCache`` of transformers concatenates at every step and so copies all that it holds. Here a step writes one
-column, and a finished row is overwritten by the last one, so that the batch shrinks as its outputs end. What all
+``DynamicCache`` of transformers concatenates at every step and so copies all that it holds. Here a step writes its
+columns, and a finished row is overwritten by the last one, so that the batch shrinks as its outputs end. A row that
+reads fewer tokens in a step than another leaves columns unused; they are given up when they are too many. What all
 prompts of a batch begin with, the instruction, may come from an earlier one.
 """
 
@@ -13,6 +14,8 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 _COLUMNS = 256
+_MOST_UNUSED = 2
+"""Columns are rearranged once they are so many times as many as the longest row uses."""
 
 Begin = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of the tokens that prompts begin with, layer by layer, each of shape (1, heads, tokens, features)."""
@@ -82,10 +85,30 @@ class BatchCache(Cache):
             layer.move(moved, [order[row] for row in moved], left)
         return order
 
+    def close_gaps(self, mask: torch.Tensor, *, all_of_them: bool = False) -> torch.Tensor:
+        """Let rows use columns that follow each other up to the last one, where too many are unused.
+
+        Args:
+            mask: Which columns the rows use, shape (rows, filled).
+            all_of_them: Whether to do so where few are unused too.
+
+        Returns:
+            The mask after it.
+        """
+        used = mask.sum(-1)
+        width = int(used.max())
+        if mask.shape[1] <= (width if all_of_them else _MOST_UNUSED * width):
+            return mask
+        # a stable sort keeps the used columns in their order, behind the unused ones
+        order = mask.sort(dim=1, stable=True).indices[:, -width:]
+        for layer in self.layers:
+            layer.keep(order)
+        return (torch.arange(width, device=mask.device) >= width - used[:, None]).to(mask.dtype)
+
     def join(self, other: BatchCache, mask: torch.Tensor, other_mask: torch.Tensor, room: int) -> torch.Tensor:
         """Take over the rows of another cache.
 
-        Rows end at the same column, whatever their length; columns that no row needs any more are given up.
+        Rows end at the same column, whatever their length; columns that no row needs are given up.
 
         Args:
             other: A cache of the same model, just filled.
@@ -96,14 +119,11 @@ class BatchCache(Cache):
         Returns:
             The mask of all rows, those of the other cache last.
         """
-        own = int(mask.sum(-1).max())
-        width = max(own, other_mask.shape[1])
+        mask = self.close_gaps(mask, all_of_them=True)
+        width = max(mask.shape[1], other_mask.shape[1])
         for layer, more in zip(self.layers, other.layers, strict=True):
-            layer.join(more, own, width, room)
-        rows = [
-            torch.nn.functional.pad(part[:, -width:], (max(0, width - part.shape[1]), 0)) for part in (mask, other_mask)
-        ]
-        return torch.cat(rows)
+            layer.join(more, width, room)
+        return torch.cat([torch.nn.functional.pad(part, (width - part.shape[1], 0)) for part in (mask, other_mask)])
 
 
 class _Layer(DynamicLayer):
@@ -139,6 +159,9 @@ class _Layer(DynamicLayer):
             self.values[:, :, : self._filled] = value_states[self._continues]
             return key_states, value_states
         end = self._filled + key_states.shape[2]
+        if end > self.keys.shape[2]:
+            pad = (0, 0, 0, end - self.keys.shape[2] + _COLUMNS)
+            self.keys, self.values = (torch.nn.functional.pad(part, pad) for part in (self.keys, self.values))
         self.keys[: self.rows, :, self._filled : end] = key_states
         self.values[: self.rows, :, self._filled : end] = value_states
         self._filled = end
@@ -162,12 +185,20 @@ class _Layer(DynamicLayer):
             self.values[targets, :, : self._filled] = self.values[sources, :, : self._filled]
         self.rows = left
 
-    def join(self, other: _Layer, own: int, width: int, room: int) -> None:
-        """Append the rows of another layer; of the own columns only the last ``own`` are kept, all end at ``width``."""
-        rows, begin = self.rows + other.rows, self._filled - own
+    def keep(self, order: torch.Tensor) -> None:
+        """Keep some columns of every row, in an order of their own: shape (rows, columns)."""
+        rows = torch.arange(self.rows, device=order.device)[:, None]
+        for part in (self.keys, self.values):
+            columns = part.transpose(1, 2)
+            columns[: self.rows, : order.shape[1]] = columns[rows, order]
+        self._filled = order.shape[1]
+
+    def join(self, other: _Layer, width: int, room: int) -> None:
+        """Append the rows of another layer; all rows end at the column ``width``."""
+        rows, begin = self.rows + other.rows, width - self._filled
         for name in ("keys", "values"):
             old, new = getattr(self, name), getattr(other, name)
-            kept = old[: self.rows, :, begin : self._filled]
+            kept = old[: self.rows, :, : self._filled]
             target = old
             if old.shape[0] < rows or old.shape[2] < width + room:
                 # Some to spare, so that a batch that rows join for hours soon needs no new memory.
@@ -175,13 +206,13 @@ class _Layer(DynamicLayer):
                 columns = max(-(-(width + room) // _COLUMNS) * _COLUMNS, old.shape[2])
                 shape = (places, old.shape[1], columns, old.shape[3])
                 target = old.new_empty(shape)
-            elif begin != width - own:
+            elif begin:
                 kept = kept.clone()  # it moves within itself
-            if target is not old or begin != width - own:
-                target[: self.rows, :, width - own : width] = kept
+            if target is not old or begin:
+                target[: self.rows, :, begin:width] = kept
             target[self.rows : rows, :, width - other._filled : width] = new[:, :, : other._filled]
             # What a mask leaves out is still multiplied by zero, and must not be infinite or undefined.
-            target[: self.rows, :, : width - own] = 0
+            target[: self.rows, :, :begin] = 0
             target[self.rows : rows, :, : width - other._filled] = 0
             setattr(self, name, target)
         self.rows, self._filled = rows, width

@@ -42,6 +42,11 @@ class ListEnds:
         """Return, for each of an output's lines, the log-odds of ending its list after it; None: it was not asked."""
         return tuple(self._odds.get(line) for line in range(lines))
 
+    def settled(self) -> float:
+        """Return what going on has cost and no token was charged with yet."""
+        owed, self._owed = self._owed, 0.0
+        return owed
+
     def weigh(
         self,
         token: int,
@@ -61,7 +66,7 @@ class ListEnds:
             at_begin: Whether a line begins here.
             text: Returns what is written so far.
         """
-        owed, self._owed = self._owed, 0.0
+        owed = self.settled()
         vocabulary = self._vocabulary
         if not (at_begin or token in vocabulary.newlines or token in vocabulary.ends):
             return token, log_probability + owed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
@@ -10,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from odin_slm.config.parameters import TrainingParams
-from odin_slm.core.errors import BackendError, BaseModelError, DeviceMemoryError, HubError, ReleaseError
+from odin_slm.core.errors import BackendError, BaseModelError, DeviceMemoryError, ReleaseError
 from odin_slm.hub.licensing import base_terms
 from odin_slm.models import backends, memory
 from odin_slm.models.base_model import BaseModel, pad_within
 from odin_slm.models.memory import Estimate, Job, Linear, Shape
 from odin_slm.models.quantised import check_quantised, method_of
-
-logger = logging.getLogger(__name__)
 
 SPARE = {"cuda": 0.92, "cpu": 0.5}
 """Share of the free memory that a training may use; allocators keep the rest in freed blocks."""
@@ -289,21 +286,13 @@ def licence_of(base: BaseModel) -> str:
 def stated_license(base: BaseModel) -> str | None:
     """Return the Hub licence id on a base's card, from its folder or from the Hub; None if there is none.
 
-    If the Hub cannot be asked, a warning is logged and the result is None.
+    If the Hub cannot be asked, the result is None; see :func:`odin_slm.models.sources.model_search.of_base`.
     """
     if base.path is None:
-        from odin_slm.hub.client import Hub
-        from odin_slm.hub.credentials import find_token
-        from odin_slm.hub.metadata_cache import MetadataCache
         from odin_slm.models.sources import model_search
 
-        try:
-            cache = MetadataCache(model_search.default_cache())
-            model = model_search.info(Hub(token=find_token()), cache, base.source, base.revision or "main")
-        except HubError as error:
-            logger.warning("The licence of %s is unknown: %s", base.source, error)
-            return None
-        return str(model["license"]) if model["license"] else None
+        model = model_search.of_base(base)
+        return str(model["license"]) if model and model["license"] else None
     card = base.path / "README.md"
     if not card.is_file():
         return None

@@ -79,8 +79,8 @@ class TextEncoder:
     def _is_right(self, ids: Sequence[int], parts: Sequence[Part]) -> bool:
         if self._numbers.isdisjoint(ids):
             return True
-        wanted = sum(len(found.findall(text)) for text, kind in parts if (found := self._allowed[kind]))
-        return wanted == sum(number in self._numbers for number in ids)
+        expected = sum(len(found.findall(text)) for text, kind in parts if (found := self._allowed[kind]))
+        return expected == sum(number in self._numbers for number in ids)
 
     def _spelled(self, parts: Sequence[Part]) -> list[int]:
         """Encode with control tokens under names that nobody knows, given only where they are allowed."""

@@ -344,6 +344,8 @@ def _training_table(facts: ModelFacts) -> str:
         ["best step", number(training["best_step"])],
         ["validation loss at that step", number(training["best_eval_loss"])],
     ]
+    if initial := training.get("from_adapter"):
+        rows.insert(0, ["trained further from the adapter with sha256", f"`{initial['adapter_sha256']}`"])
     if chosen := training.get("task_metric"):
         title = f"{chosen['title']} of {chosen['records']} validation records at that step, by which it was chosen"
         rows.append([title, number(chosen["value"])])

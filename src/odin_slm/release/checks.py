@@ -19,6 +19,8 @@ from odin_slm.hub.licensing import LICENSES
 ReleaseKind = Literal["model", "dataset", "merged"]
 
 CHECKSUMS = "SHA256SUMS"
+GGUF_TYPES = ("bf16", "f16", "q8_0")
+"""Formats of GGUF files that are written."""
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -67,7 +69,14 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "leakage.json",
         CHECKSUMS,
     ),
-    "merged": (*_WHOLE_MODEL, "GGUF.md", "calibrator.json", "merging.json", CHECKSUMS),
+    "merged": (
+        *_WHOLE_MODEL,
+        "GGUF.md",
+        *(f"model-{kind}.gguf" for kind in GGUF_TYPES),
+        "calibrator.json",
+        "merging.json",
+        CHECKSUMS,
+    ),
 }
 """File name patterns of each release; anything else is refused, not skipped."""
 

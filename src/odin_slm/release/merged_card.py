@@ -1,4 +1,4 @@
-"""The card of merged weights, and the commands that make a GGUF file of them."""
+"""The card of merged weights, and how to run them in llama.cpp."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class MergedFacts:
     task: Task
 
 
-def merged_card(facts: MergedFacts, report: Mapping[str, Any], *, gguf: bool) -> str:
-    """Return the ``README.md`` of merged weights; with ``gguf``, ``GGUF.md`` lies beside it."""
+def merged_card(facts: MergedFacts, report: Mapping[str, Any]) -> str:
+    """Return the ``README.md`` of merged weights; where the report tells of GGUF, ``GGUF.md`` lies beside it."""
     from huggingface_hub import ModelCardData
 
     front_matter = ModelCardData(
@@ -35,11 +35,11 @@ def merged_card(facts: MergedFacts, report: Mapping[str, Any], *, gguf: bool) ->
         base_model_relation="finetune",
         tags=[*facts.task.domain, *facts.task.tags],
     ).to_yaml()
-    return fill("merged_card.md.j2", facts=facts, report=report, gguf=gguf, front_matter=front_matter)
+    return fill("merged_card.md.j2", facts=facts, report=report, front_matter=front_matter)
 
 
 def gguf_instructions(facts: MergedFacts, report: Mapping[str, Any]) -> str:
-    """Return the commands of llama.cpp for these weights.
+    """Return how these weights are run in llama.cpp, and its commands for other formats.
 
     Source: ``docs/build.md``, ``convert_hf_to_gguf.py`` and ``tools/quantize/README.md`` of llama.cpp.
     """

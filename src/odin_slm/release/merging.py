@@ -6,17 +6,21 @@ The merged files are asked what the adapter was asked in evaluation, and both sc
 from __future__ import annotations
 
 import json
+import logging
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from odin_slm.core.errors import BackendError, MissingInputError, ReleaseError
+from odin_slm.core.errors import BackendError, BaseModelError, MissingInputError, ReleaseError
 from odin_slm.core.hashing import canonical_json, sha256_of
 from odin_slm.inference.generation import attach
 from odin_slm.inference.reading import Question, ask
 from odin_slm.models.base_model import BaseModel, load_model, standing_alone, trained_weights
+from odin_slm.models.sources.conversion import Origin, convert
+from odin_slm.models.sources.gguf_writer import Kind, write_gguf
 from odin_slm.models.tokens import output_budget
 from odin_slm.models.tying import settle
 from odin_slm.release.facts import ReferenceAnswers
@@ -25,6 +29,10 @@ from odin_slm.tasks import Task
 
 SHARD = "4GB"
 """Size of a weights file, at most."""
+_MERGED_FIX = "Evaluate this adapter again on this machine; where rounding to 16 bit does it, publish the adapter."
+_GGUF_FIX = "Set publishing.gguf_type=bf16, which rounds nothing."
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ class Merge:
         tolerance: How far a headline figure may be from the adapter's.
         files: File name -> content or file, to be laid beside the weights.
         facts: What the card says besides the scores.
-        gguf: Whether the commands that make a GGUF file are wanted.
+        gguf: Format of the GGUF file that is wanted too; None where none is.
     """
 
     base: BaseModel
@@ -47,7 +55,7 @@ class Merge:
     tolerance: float
     files: Mapping[str, bytes | Path]
     facts: MergedFacts
-    gguf: bool = False
+    gguf: Kind | None = None
 
 
 @dataclass(frozen=True)
@@ -62,11 +70,12 @@ def export(job: Merge, folder: Path) -> dict[str, Any]:
 
     Returns:
         The report, which is also ``merging.json``: ``dtype``, ``architecture``, ``adapter_sha256``, ``records``,
-        ``equal_predictions``, ``decoding``, ``tolerance``, and under ``adapter`` and ``merged`` the headline of each.
+        ``equal_predictions``, ``decoding``, ``tolerance``, under ``adapter`` and ``merged`` the headline of each, and
+        of a GGUF file, under ``gguf``, its ``file`` and ``sha256`` with the same figures; or ``why`` there is none.
 
     Raises:
         MissingInputError: There are no predictions to compare with.
-        ReleaseError: The merged model scores otherwise than its adapter.
+        ReleaseError: The merged model, or its GGUF file, scores otherwise than its adapter.
         BackendError: A merged weight is not finite, or a quantised base cannot be read here.
     """
     known = {record["id"] for record in job.reference.records}
@@ -92,8 +101,10 @@ def export(job: Merge, folder: Path) -> dict[str, Any]:
         "adapter_sha256": sha256_of(trained_weights(job.adapter)),
         **compare(BaseModel(job.facts.name, folder), rows, job),
     }
+    if job.gguf:
+        report["gguf"] = _gguf(folder, job.gguf, rows, job)
     (folder / "merging.json").write_text(canonical_json(report), encoding="utf-8")
-    (folder / "README.md").write_text(merged_card(job.facts, report, gguf=job.gguf), encoding="utf-8")
+    (folder / "README.md").write_text(merged_card(job.facts, report), encoding="utf-8")
     if job.gguf:
         (folder / "GGUF.md").write_text(gguf_instructions(job.facts, report), encoding="utf-8")
     return report
@@ -145,13 +156,35 @@ def merge(base: BaseModel, adapter: Path) -> Any:
     return merged.to(torch.bfloat16) if wide else merged
 
 
-def compare(merged: BaseModel, rows: Sequence[Mapping[str, Any]], job: Merge) -> dict[str, Any]:
+def _gguf(folder: Path, kind: Kind, rows: Sequence[Mapping[str, Any]], job: Merge) -> dict[str, Any]:
+    """Write the GGUF file of merged weights, and ask what it holds, read back, the same as the weights."""
+    merged, file = BaseModel(job.facts.name, folder), folder / f"model-{kind}.gguf"
+    try:
+        write_gguf(merged, file, kind, name=job.facts.name, license_id=job.facts.license)
+    except BaseModelError as error:
+        logger.warning("There is no GGUF file: %s GGUF.md has the commands of llama.cpp.", error.what)
+        return {"why": error.what}
+    with tempfile.TemporaryDirectory(prefix="odin-slm-") as work:
+        back = convert(file, Path(work) / "base", Origin("a local file"))
+        found = compare(BaseModel(job.facts.name, back), rows, job, f"the GGUF file ({kind})", _GGUF_FIX)
+    return {"file": file.name, "sha256": sha256_of(file), **found}
+
+
+def compare(
+    merged: BaseModel,
+    rows: Sequence[Mapping[str, Any]],
+    job: Merge,
+    what: str = "the merged weights",
+    fix: str = _MERGED_FIX,
+) -> dict[str, Any]:
     """Ask a merged model what its adapter was asked, decoded in the same way, and score both.
 
     Args:
         merged: The saved model.
         rows: The adapter's predictions.
         job: How it was asked, what reads the answers, and how far the scores may be apart.
+        what: What the model is called in the error.
+        fix: What the error advises.
 
     Raises:
         ReleaseError: A headline figure differs by more than the tolerance.
@@ -162,9 +195,9 @@ def compare(merged: BaseModel, rows: Sequence[Mapping[str, Any]], job: Merge) ->
     if apart:
         listed = ", ".join(f"{name} {own[name]:.4f} in place of {adapter[name]:.4f}" for name in apart)
         raise ReleaseError(
-            f"the merged weights score otherwise than the adapter on {len(rows)} test records: {listed}.",
+            f"{what} score otherwise than the adapter on {len(rows)} test records: {listed}.",
             where=f"publishing.export_tolerance={job.tolerance}",
-            fix="Evaluate this adapter again on this machine; where rounding to 16 bit does it, publish the adapter.",
+            fix=fix,
         )
     return {
         "records": len(rows),

@@ -56,5 +56,13 @@ def provenance_problems(
             f"training_state.json: the adapter was trained on another {' and another '.join(others)} than "
             "manifest.json describes; documents of the test split may be among them"
         )
+    if "from_adapter" in training_state:
+        earlier = training_state["from_adapter"]["learned"]
+        if earlier is None or any(other_splits({"data": data}, manifest) for data in earlier):
+            yield (
+                "training_state.json: the adapter that training went on from was trained on "
+                f"{'splits that are not known' if earlier is None else 'other splits than manifest.json describes'}; "
+                "documents of the test split may be among them"
+            )
     if results is not None and not is_own_test_set(results, manifest):
         yield "evaluation_results.json: the figures are of another test set than the one that manifest.json describes"

@@ -65,13 +65,13 @@ def admit(
         left out, by reason.
     """
     groups = {place["group"] for place in splits.values() if place["split"] in HELD_OUT}
-    held = [document for document in documents if splits[document["id"]]["group"] in groups]
-    named = {document["id"] for document in held} | {document["pmid"] for document in held}
+    held_out = [document for document in documents if splits[document["id"]]["group"] in groups]
+    named = {document["id"] for document in held_out} | {document["pmid"] for document in held_out}
     known = {document["id"]: document for document in documents}
     left_out = {"held_out": 0, "near_duplicate_of_held_out": 0, "repeated": 0}
     free = [document for document in drawn if document.id not in named]
     left_out["held_out"] = len(drawn) - len(free)
-    texts = [*(plain(document.text) for document in free), *(document["text"] for document in held)]
+    texts = [*(plain(document.text) for document in free), *(document["text"] for document in held_out)]
     refused: dict[int, str] = {}
     pairs = near_duplicates(texts, [str(n) for n in range(len(texts))], threshold=near_duplicate, seed=seed)
     for left, right, _ in sorted(pairs):

@@ -102,8 +102,8 @@ def brat(tasks: Tasks, types: Types) -> dict[str, str]:
         for number, span in enumerate(task["spans"], start=1):
             pieces = _lines_of(text, span["start"], span["end"])
             places = ";".join(f"{begin} {end}" for begin, end in pieces)
-            said = " ".join(text[begin:end] for begin, end in pieces)
-            lines.append(f"T{number}\t{span['label']} {places}\t{said}")
+            covered = " ".join(text[begin:end] for begin, end in pieces)
+            lines.append(f"T{number}\t{span['label']} {places}\t{covered}")
             if span["confidence"] is not None:
                 lines.append(f"#{number}\tAnnotatorNotes T{number}\tconfidence {span['confidence']:.2f}")
         for number, relation in enumerate(task["relations"], start=1):

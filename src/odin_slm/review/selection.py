@@ -54,13 +54,13 @@ def choose(
     Returns:
         (index of a text, its reason), the uncertain ones first, the most uncertain ahead. No text is there twice.
     """
-    wanted = shares(min(count, len(texts)), weights)
+    quotas = shares(min(count, len(texts)), weights)
     by_doubt = sorted(range(len(texts)), key=lambda index: (-uncertainties[index], index))
-    chosen = by_doubt[: wanted["uncertain"]]
-    chosen += farthest(texts, chosen, wanted["diverse"], seed)
+    chosen = by_doubt[: quotas["uncertain"]]
+    chosen += farthest(texts, chosen, quotas["diverse"], seed)
     left = sorted(set(range(len(texts))) - set(chosen))
-    chosen += random.Random(seed).sample(left, wanted["random"])
-    reasons = [name for name in REASONS for _ in range(wanted[name])]
+    chosen += random.Random(seed).sample(left, quotas["random"])
+    reasons = [name for name in REASONS for _ in range(quotas[name])]
     return list(zip(chosen, reasons, strict=True))
 
 

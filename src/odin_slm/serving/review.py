@@ -13,8 +13,8 @@ from starlette.exceptions import HTTPException
 
 from odin_slm.core import json_text
 from odin_slm.core.errors import OdinError, ServingError
+from odin_slm.core.files import write_text
 from odin_slm.core.hashing import canonical_jsonl
-from odin_slm.datasets.files import write_text
 from odin_slm.review.queue import MANIFEST, read_queue, task_fault
 
 PAGE = Path(__file__).parents[1] / "templates" / "review.html"

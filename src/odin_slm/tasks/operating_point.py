@@ -16,7 +16,7 @@ KEY = "operating_point"
 VERSION = 1
 """Of the layout below; a reader refuses a later one, as the figures of such a model would not be its own."""
 
-_OBJECTIVE = re.compile(r"f1|precision=(0?\.\d+|1(\.0+)?)")
+_OBJECTIVE = re.compile(r"f1|precision=(0?\.(?!0+$)\d+|1(\.0+)?)")
 
 
 def point_of(calibrator: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -39,12 +39,12 @@ def point_of(calibrator: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return point
 
 
-def wanted_precision(objective: str) -> float | None:
+def required_precision(objective: str) -> float | None:
     """Return the precision that an objective asks for: ``precision=0.9``; None for ``f1``.
 
     Raises:
         ValueError: It is neither.
     """
     if not _OBJECTIVE.fullmatch(objective):
-        raise ValueError(f"found {objective!r}; name f1, precision=0.9 (a share up to 1), or none.")
+        raise ValueError(f"found {objective!r}; name f1, precision=0.9 (a share above 0, up to 1), or none.")
     return float(objective.partition("=")[2]) if "=" in objective else None

@@ -25,12 +25,15 @@ _CHECKPOINT_FILES = ("optimizer.pt", "scheduler.pt", "trainer_state.json")
 """Files that a run needs to resume from a checkpoint, after its weights; the Trainer writes them in this order."""
 _OPERATIONAL = {"resume", "oom", "launcher", "num_processes", "accelerate_config", "generation_samples", "report_to"}
 """Parameters that do not affect the result. Batch size and accumulation affect it only by their product."""
+_COUNTED_APART = {"from_adapter"}
+"""Paths that stand for a file, whose hash is among the rows."""
 
 
 def digest_of(base: BaseModel, params: TrainingParams, rows: Sequence[Sequence[Any]], processes: int = 1) -> str:
     """Return a digest of everything that the result of a training depends on."""
     ignored = {
         *_OPERATIONAL,
+        *_COUNTED_APART,
         "batch_size",
         "gradient_accumulation_steps",
         *(["lora"] if params.method == "full" else []),

@@ -25,6 +25,7 @@ from odin_slm.training import checkpoints
 from odin_slm.training.callbacks import Progress, callbacks
 from odin_slm.training.collation import Collator, check_mask, dataset_of, tokenise
 from odin_slm.training.cpu_step import cpu_step_of, with_cpu_step
+from odin_slm.training.initial_adapter import describe_initial, load_initial
 from odin_slm.training.launcher import launch
 from odin_slm.training.packing import capacity_of, packs, with_packing
 from odin_slm.training.task_metric import TaskMetric, with_task_metric
@@ -61,6 +62,7 @@ def train_lora(
 
     Raises:
         RecordTooLongError: A record exceeds ``max_seq_length``.
+        AdapterError: ``params.from_adapter`` holds none, or another than this training can go on from.
         DeviceMemoryError: The device ran out of memory; if ``params.oom`` is ``halve``, with half the batch as well.
         BackendError: The machine cannot do what the parameters ask for, another training is using ``work``, or
             ``params.resume`` finds checkpoints of other data, other parameters or another base.
@@ -125,6 +127,7 @@ def train_here(
     """Train in this process, which may be one of several that a launcher started; see :func:`train_lora`."""
     _prepare(backend, params.seed)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
+    initial = describe_initial(base, params)
     tokenizer = load_tokenizer(base)
     chosen_by = params.metric_for_best_model
     metric = TaskMetric(task, validation, tokenizer, params, backend) if task and chosen_by == "task" else None
@@ -138,6 +141,7 @@ def train_here(
     step_tokens = mean_tokens * int(params.batch_size) * params.gradient_accumulation_steps * processes
     arguments = _arguments(params, work, steps, metric)
     decisive = [train_rows, validation_rows, *([metric.described()] if metric else [])]
+    decisive += [[initial["adapter_sha256"]]] if initial else []
     checkpoint = _resume_point(work, base, params, arguments, decisive, processes)
     progress = Progress(steps, step_tokens, on_log, ("loss", "eval_loss", *([metric.key] if metric else [])))
     watching = callbacks(params, progress, tokenizer, validation[: params.generation_samples], backend)
@@ -164,11 +168,16 @@ def train_here(
         "backend": backend,
         "precision": backends.precision(params),
         "processes": processes,
+        **({"from_adapter": initial} if initial else {}),
         **step,
-        "hyperparameters": params.model_dump(
-            mode="json", exclude={"accelerate_config", "report_to", *(["lora"] if params.method == "full" else [])}
-        ),
+        "hyperparameters": _hyperparameters(params),
     }
+
+
+def _hyperparameters(params: TrainingParams) -> dict[str, Any]:
+    """Return the settings without paths of this machine, and without what the method ignores."""
+    unused = ["lora"] if params.method == "full" else []
+    return params.model_dump(mode="json", exclude={"accelerate_config", "from_adapter", "report_to", *unused})
 
 
 def _prepare(backend: backends.Name, seed: int) -> None:
@@ -225,6 +234,7 @@ def _fit(
     from trl import SFTTrainer
 
     model = backends.with_adapter(backend, base, params)
+    load_initial(model, params)
     before = _last_states(model, validation_rows[0])
     step = cpu_step_of(model, params, processes)
     try:

@@ -79,6 +79,11 @@ def test_a_fault_is_named_with_its_line_and_costs_no_more_than_it_must(line: str
     assert len(found.documents) == 1
 
 
+def test_a_mention_with_a_key_that_was_given_is_left_out() -> None:
+    found, _ = brat("T1\tGene 0 4\tBRAF\nT1\tGene 31 35\tTP53", on_fault="drop")
+    assert mentions(found) == [[("BRAF", "Gene")]]
+
+
 def test_all_faults_are_listed_at_once() -> None:
     _, faults = brat("T1\tGene 1 5\tBRAF\nT2\tProtein 31 35\tTP53\nT3 x\nR1\tgiven_at Arg1:T8 Arg2:T9\n")
     assert [fault.partition(": ")[0] for fault in faults] == ["a.ann:3", "a.ann:1", "a.ann:2", "a.ann:4"]

@@ -14,16 +14,16 @@ import pytest
 from sklearn.metrics import brier_score_loss
 
 from odin_slm.tasks.extraction.calibration import FEWEST, assess, confidence, fit
-from odin_slm.tasks.extraction.confidence_figures import (
+from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, render
+from odin_slm.tasks.extraction.metrics import evaluate
+from odin_slm.tasks.extraction.reporting.confidence_figures import (
     draw_confidence,
     plot_reliability,
     plot_risk_coverage,
     thresholds,
 )
-from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, render
-from odin_slm.tasks.extraction.metrics import evaluate
-from odin_slm.tasks.extraction.report import render_report
-from odin_slm.tasks.extraction.tracked import tracked_metrics
+from odin_slm.tasks.extraction.reporting.report import render_report
+from odin_slm.tasks.extraction.reporting.tracked import tracked_metrics
 
 METHODS = ("isotonic", "temperature")
 

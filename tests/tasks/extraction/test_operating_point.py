@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, parse, render
-from odin_slm.tasks.extraction.operating_figures import draw_operating_point, plot_operating_point
 from odin_slm.tasks.extraction.operating_point import BIASES, exploration, fit, kept
+from odin_slm.tasks.extraction.reporting.operating_figures import draw_operating_point, plot_operating_point
 from odin_slm.tasks.operating_point import KEY
 
 RAW = {"entity": {"method": "none"}, "relation": {"method": "none"}}

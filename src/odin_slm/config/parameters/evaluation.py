@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from odin_slm.config.parameters.base import Parameters
-from odin_slm.tasks.operating_point import wanted_precision
+from odin_slm.tasks.operating_point import required_precision
 
 
 class EvaluationParams(Parameters):
@@ -59,7 +59,7 @@ class EvaluationParams(Parameters):
     def _known_objective(cls, value: Any) -> Any:
         if value in (None, "none"):
             return None
-        wanted_precision(str(value))
+        required_precision(str(value))
         return value
 
     @model_validator(mode="before")

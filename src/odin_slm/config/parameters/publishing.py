@@ -58,7 +58,9 @@ class PublishingParams(Parameters):
     checkpoint: str | None = Field(default=None, pattern=r"^checkpoint-\d+$")
     """Checkpoint of the training to release in place of the final adapter; its card then shows no scores."""
     export: Literal["none", "merged", "gguf"] = "none"
-    """The adapter merged into the base's weights, in 16 bit; gguf: with llama.cpp's commands for a GGUF file."""
+    """The adapter merged into the base's weights, in 16 bit; gguf: in a GGUF file for llama.cpp, too."""
+    gguf_type: Literal["bf16", "f16", "q8_0"] = "q8_0"
+    """Format of the GGUF file's matrices: 16 bits, or blocks of 8, which are asked and scored as well."""
     export_tolerance: float = Field(default=0.01, ge=0.0, le=1.0)
     """How far the merged weights' micro F1 may be from the adapter's on the test records."""
     override: dict[str, Annotated[str, StringConstraints(strip_whitespace=True, min_length=10)]] = Field(

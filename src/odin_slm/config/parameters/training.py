@@ -41,6 +41,8 @@ class TrainingParams(Parameters):
     """What loads the base and trains; auto takes unsloth where it is installed and there is CUDA, else transformers."""
     method: Literal["lora", "full"] = "lora"
     """Train an adapter beside the frozen base, or all weights of the base themselves; full ignores lora."""
+    from_adapter: Path | None = None
+    """Folder of an adapter of the same base and of the same settings to train further; None starts with a new one."""
     max_seq_length: int = Field(default=512, ge=64)
     """Longest example in tokens; a longer one stops the run, none is cut."""
     load_in_4bit: bool = False
@@ -131,6 +133,12 @@ class TrainingParams(Parameters):
                 "method: full trains the weights themselves, and four bits are too few: set load_in_4bit "
                 "to false, or method to lora."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _only_adapters_are_continued(self) -> TrainingParams:
+        if self.method == "full" and self.from_adapter:
+            raise ValueError("method: full has no adapter to go on from: name the whole model as base_model instead.")
         return self
 
     @model_validator(mode="after")

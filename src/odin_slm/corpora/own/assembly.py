@@ -14,7 +14,7 @@ from odin_slm.corpora.bioc import joined
 from odin_slm.corpora.faults import Faults
 from odin_slm.corpora.own.block import OwnCorpus, split_named
 from odin_slm.corpora.own.given import SEPARATORS, GivenMention, GivenRelation, GivenText, fault
-from odin_slm.corpora.own.offsets import Choice, Places, choose, said
+from odin_slm.corpora.own.offsets import Choice, Places, choose, single_spaced
 from odin_slm.corpora.parsed import corpus_report, require_unicode
 from odin_slm.corpora.pubtator import IN_PIECES, NO_CHARACTERS, AnnotatedText, Annotation
 
@@ -110,11 +110,12 @@ class _Text:
         placed: dict[Mention, str] = {}
         for mention in given.mentions:
             made = self._mention(mention)
+            repeated = bool(mention.key) and mention.key in self._by_key
             with self._faults.collected("mention: named as another one is"):
-                if mention.key and mention.key in self._by_key:
+                if repeated:
                     raise fault(f"found {mention.key[:40]!r} again in one document", mention.where)
                 self._by_key[mention.key or mention.where] = made
-            if made is None:
+            if made is None or repeated:
                 self._lost.update(mention.concepts)
             elif made in placed:
                 self._found.dropped["mention: repeated"] += 1
@@ -122,9 +123,9 @@ class _Text:
                 placed[made] = mention.where
                 for concept in made.concepts:
                     self._types[concept].add(made.type)
-        said = [r for relation in given.relations for r in self._relations(relation)]
-        relations = dict.fromkeys(said)
-        self._found.dropped["relation: repeated"] += len(said) - len(relations)
+        stated = [r for relation in given.relations for r in self._relations(relation)]
+        relations = dict.fromkeys(stated)
+        self._found.dropped["relation: repeated"] += len(stated) - len(relations)
         self._note_overlaps(placed)
         return Document(
             f"{self._name}-{given.id}", text, self._name, pmid, split, tuple(sorted(placed)), tuple(relations)
@@ -196,7 +197,7 @@ class _Text:
             self._found.pieces.append(mention.where)
             return None
         found = text[begin:end]
-        named = found if mention.text is None or said(mention.text) == said(found) else mention.text
+        named = found if mention.text is None or single_spaced(mention.text) == single_spaced(found) else mention.text
         checked = AnnotatedText(self._given.id, text, self._given.where)
         try:
             checked.annotate(Annotation(begin, end, named, kind, "", mention.where))

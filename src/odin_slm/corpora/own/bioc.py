@@ -12,6 +12,7 @@ from typing import Any
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 
 from odin_slm.core.errors import CorpusFormatError
+from odin_slm.corpora.bioc import label_of
 from odin_slm.corpora.faults import CUT_OFF, Faults
 from odin_slm.corpora.json_values import JsonValues, Placed, kind_of, placed
 from odin_slm.corpora.own.block import OwnCorpus
@@ -177,11 +178,11 @@ class _Reader(JsonValues):
         self.items(passage, "sentences", "a passage")
         if passage.get("text"):
             inner = [one for one in sentences if isinstance(one, dict)]
-            held = {
+            gathered = {
                 key: [v for p in (passage, *inner) for v in self.perhaps(p, key, "a passage")]
                 for key in ("annotations", "relations")
             }
-            return [passage | held]
+            return [passage | gathered]
         rest = {"text": "", "offset": passage.get("offset"), "annotations": [], "relations": passage.get("relations")}
         return [*sentences, rest] if passage.get("relations") else sentences
 
@@ -200,15 +201,15 @@ class _Reader(JsonValues):
                     raise self.error(f"found {kind_of(part[key])} under '{key}' of a passage; expected a list")
         unit = _unit(offsets, texts)
         shifts = []
-        for offset, said in zip(offsets, texts, strict=True):
-            text.text += " " if text.text and said else ""
+        for offset, piece in zip(offsets, texts, strict=True):
+            text.text += " " if text.text and piece else ""
             shifts.append(units(text.text, unit) - offset)
-            text.text += said
+            text.text += piece
         return shifts
 
     def _annotation(self, text: GivenText, value: Any, shift: int) -> None:
         self._at(value)
-        label = _label("annotation", value)
+        label = label_of("annotation", value)
         infons = self.mapping(value, "infons", label)
         surface = None if value.get("text") is None else self.string(value, "text", label)
         key = "" if value.get("id") is None else f"{value['id']}"
@@ -227,7 +228,7 @@ class _Reader(JsonValues):
 
     def _relation(self, text: GivenText, value: Any) -> None:
         self._at(value)
-        label = _label("relation", value)
+        label = label_of("relation", value)
         infons = self.mapping(value, "infons", label)
         kind = self.string(infons, "type", label)
         if "entity1" in infons or "entity2" in infons:
@@ -253,7 +254,3 @@ def _unit(offsets: list[int], texts: list[str]) -> str:
     regular = [unit for unit, found in gaps.items() if found <= {1}]
     equal = [unit for unit, found in gaps.items() if len(found) == 1 and min(found) >= 0]
     return (regular or equal or ["characters"])[0]
-
-
-def _label(what: str, value: Any) -> str:
-    return f"{what} {str(value.get('id'))[:20] if isinstance(value, dict) else ''}".rstrip()

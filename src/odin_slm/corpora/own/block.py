@@ -157,6 +157,12 @@ class OwnCorpus(_Block):
                 raise ValueError(f"relations.{name}: {unknown[0]!r} is no entity type; there are {listed}.")
         return self
 
+    @model_validator(mode="after")
+    def _predictions_are_not_read(self) -> OwnCorpus:
+        if self.review and not self.files and self.format != "brat":
+            raise ValueError("review: name the corrected files by files; the predictions lie in the same folder.")
+        return self
+
     @property
     def annotates(self) -> Schema:
         """The types that it annotates, in the order of the block."""

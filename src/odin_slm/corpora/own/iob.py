@@ -63,9 +63,9 @@ def _parts(name: str, content: str, fields: Fields, faults: Faults) -> Iterator[
         comment = _COMMENT.fullmatch(line) if "\t" not in line else None
         if start or (comment and line.split()[1:2] == ["newdoc"]):
             yield part
-            said = start["id"] if start else comment["id"] if comment else None
-            known = said and not re.fullmatch(r"(-?[OX_-]-?\s*)+", said)  # columns of a line that is no token
-            part = _Part(number, said.strip() if said and known else "")
+            stated = start["id"] if start else comment["id"] if comment else None
+            known = stated and not re.fullmatch(r"(-?[OX_-]-?\s*)+", stated)  # columns of a line that is no token
+            part = _Part(number, stated.strip() if stated and known else "")
         elif comment or not line.strip():
             if not comment and not marked:
                 yield part

@@ -88,14 +88,14 @@ class Places:
         return int(places[at]) if at < len(offsets) and offsets[at] == offset else None
 
 
-def choose(texts: Sequence[GivenText], wanted: str) -> Choice:
+def choose(texts: Sequence[GivenText], requested: str) -> Choice:
     """Choose what the offsets of a corpus count.
 
     Args:
         texts: All its texts.
-        wanted: A unit, or ``auto``: characters, unless not all mentions fit these and all fit another reading.
+        requested: A unit, or ``auto``: characters, unless not all mentions fit these and all fit another reading.
     """
-    readings = list(_readings(texts, wanted))
+    readings = list(_readings(texts, requested))
     total = sum(len(text.mentions) for text in texts)
     counts: dict[Reading, int] = {}
     for reading in readings:
@@ -108,19 +108,19 @@ def choose(texts: Sequence[GivenText], wanted: str) -> Choice:
     return Choice(readings[0], f"{counts[best]} of {total} mentions fit if offsets count {best}")
 
 
-def said(text: str) -> str:
+def single_spaced(text: str) -> str:
     """Return a text with its runs of space as one: tools write line breaks in mentions as spaces."""
     return " ".join(text.split())
 
 
-def _readings(texts: Sequence[GivenText], wanted: str) -> Iterator[Reading]:
+def _readings(texts: Sequence[GivenText], requested: str) -> Iterator[Reading]:
     """Yield the readings that differ on these texts, the most natural first."""
     everything = [text.text for text in texts]
     beyond = max((max(text, default="") for text in everything if not text.isascii()), default="")
     units = ["characters", *(["utf-16"] if beyond > "\uffff" else []), *(["bytes"] if beyond > "\x7f" else [])]
     windows = any("\r\n" in text for text in everything)
     marked = any(text.startswith(_MARK) for text in everything)
-    for unit in units if wanted == "auto" else [wanted]:
+    for unit in units if requested == "auto" else [requested]:
         for mark in (False, True) if marked else (False,):
             for lines in (False, True) if windows else (False,):
                 yield Reading(unit, lines, mark)
@@ -159,4 +159,4 @@ def _fits(mention: GivenMention, places: Places) -> bool:
     if mention.text is None:
         return all(is_whole_words(places.text, *span) for span in sound)
     found = " ".join(places.text[slice(*span)] for span in sound)
-    return said(found) == said(mention.text) or same_name(found, mention.text)
+    return single_spaced(found) == single_spaced(mention.text) or same_name(found, mention.text)

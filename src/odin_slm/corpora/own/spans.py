@@ -63,12 +63,12 @@ class _Row(JsonValues):
         if not isinstance(value, dict):
             raise self.error(f"found {kind_of(value)}; expected {_WHAT}")
         data, meta = value.get("data"), value.get("meta")
-        held = {**(meta if isinstance(meta, dict) else {}), **value, **(data if isinstance(data, dict) else {})}
-        made.id = self._named(held.get(self._fields.id))  # of a task's data before Label Studio's own number
+        merged = {**(meta if isinstance(meta, dict) else {}), **value, **(data if isinstance(data, dict) else {})}
+        made.id = self._named(merged.get(self._fields.id))  # of a task's data before Label Studio's own number
         if self._split and self._split.field:
-            found = held.get(self._split.field)
+            found = merged.get(self._split.field)
             made.split = found if isinstance(found, str) else None
-        made.text = self.string(held, self._fields.text, "a row")
+        made.text = self.string(merged, self._fields.text, "a row")
         if isinstance(data, dict):
             self._label_studio(value)
         elif (answer := value.get("answer", "accept")) != "accept":

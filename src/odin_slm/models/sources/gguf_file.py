@@ -14,9 +14,9 @@ from typing import Any
 
 from odin_slm.core.errors import BaseModelError
 
-_TYPES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+TYPES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 """GGUF architecture -> model type of transformers."""
-_KEYS = {
+KEYS = {
     "context_length": "max_position_embeddings",
     "block_count": "num_hidden_layers",
     "embedding_length": "hidden_size",
@@ -54,7 +54,7 @@ class Gguf:
     @property
     def model_type(self) -> str:
         """The architecture's name in transformers."""
-        return _TYPES[self.architecture]
+        return TYPES[self.architecture]
 
     @property
     def formats(self) -> dict[str, int]:
@@ -92,8 +92,8 @@ def open_gguf(file: Path) -> Gguf:
         ) from None
     if metadata.get("split.count", 1) > 1:
         raise found.error(f"it is one of {metadata['split.count']} parts.", "Join them: gguf-split --merge.")
-    if found.architecture not in _TYPES:
-        raise found.error(f"its architecture is {found.architecture}; {', '.join(_TYPES)} are converted.")
+    if found.architecture not in TYPES:
+        raise found.error(f"its architecture is {found.architecture}; {', '.join(TYPES)} are converted.")
     return found
 
 
@@ -107,13 +107,13 @@ def configuration(gguf: Gguf) -> Any:
 
     prefix = f"{gguf.architecture}."
     fields = {key.removeprefix(prefix): value for key, value in gguf.metadata.items() if key.startswith(prefix)}
-    if unknown := sorted(fields.keys() - _KEYS.keys() - _OTHER_KEYS):
+    if unknown := sorted(fields.keys() - KEYS.keys() - _OTHER_KEYS):
         raise gguf.error(f"its metadata has {prefix}{unknown[0]}={fields[unknown[0]]!r}, which is not converted.")
-    if missing := sorted((_KEYS.keys() | {"rope.freq_base"}) - _OPTIONAL - fields.keys()):
+    if missing := sorted((KEYS.keys() | {"rope.freq_base"}) - _OPTIONAL - fields.keys()):
         raise gguf.error(f"its metadata lacks {prefix}{missing[0]}.")
     if listed := sorted(key for key, value in fields.items() if isinstance(value, list)):
         raise gguf.error(f"{prefix}{listed[0]} differs from layer to layer, which is not converted.")
-    values = {name: fields[key] for key, name in _KEYS.items() if key in fields}
+    values = {name: fields[key] for key, name in KEYS.items() if key in fields}
     values["rms_norm_eps"] = _shortest(values["rms_norm_eps"])
     width = values.setdefault("head_dim", values["hidden_size"] // values["num_attention_heads"])
     for key in ("rope.dimension_count", "attention.value_length"):
@@ -171,9 +171,6 @@ def places(gguf: Gguf, config: Any) -> tuple[Any, dict[str, str]]:
 def read_weight(gguf: Gguf, tensor: str, config: Any) -> Any:
     """Return a weight in full precision, (outputs, inputs), laid out as transformers computes with it.
 
-    llama.cpp turns the halves of a head against each other in its rotary embedding by neighbours, transformers by
-    distance: the rows of the queries and keys of ``llama`` lie in another order there.
-
     Raises:
         BaseModelError: It is in a format that the ``gguf`` package does not read, or a value is not finite.
     """
@@ -187,11 +184,31 @@ def read_weight(gguf: Gguf, tensor: str, config: Any) -> Any:
         raise gguf.error(f"{tensor} is stored as {stored.tensor_type.name}, which is not read.") from None
     if not numpy.isfinite(weight).all():
         raise gguf.error(f"{tensor} has values that are not finite.", "Fetch the file again.")
-    if gguf.architecture == "llama" and tensor.endswith(("attn_q.weight", "attn_k.weight")):
-        heads = config.num_attention_heads if tensor.endswith("attn_q.weight") else config.num_key_value_heads
-        rows, columns = weight.shape
-        weight = weight.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
+    heads = config.num_attention_heads, config.num_key_value_heads
+    weight = reordered(weight, tensor, gguf.architecture, heads, to_gguf=False)
     return numpy.require(weight, requirements=["C", "W"])  # of a mapped file it could not be written to
+
+
+def reordered(weight: Any, tensor: str, architecture: str, heads: tuple[int, int], *, to_gguf: bool) -> Any:
+    """Return a weight with its rows as the file has them, or as transformers has them.
+
+    llama.cpp turns the halves of a head against each other in its rotary embedding by neighbours, transformers by
+    distance: the rows of the queries and keys of ``llama`` lie in another order there.
+
+    Args:
+        weight: The weight, (outputs, inputs).
+        tensor: Its name in the file.
+        architecture: The model's name in GGUF.
+        heads: Number of heads of the queries, and of the keys.
+        to_gguf: To the file's order, or back.
+    """
+    if architecture != "llama" or not tensor.endswith(("attn_q.weight", "attn_k.weight")):
+        return weight
+    count = heads[tensor.endswith("attn_k.weight")]
+    rows, columns = weight.shape
+    half = rows // count // 2
+    split = (count, 2, half, columns) if to_gguf else (count, half, 2, columns)
+    return weight.reshape(split).swapaxes(1, 2).reshape(rows, columns)
 
 
 def _shortest(value: float) -> float:

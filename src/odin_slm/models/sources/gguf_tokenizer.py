@@ -12,13 +12,14 @@ from typing import Any
 
 from odin_slm.models.sources.gguf_file import Gguf
 
-_CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5
+CONTROL, USER_DEFINED, UNUSED = 3, 4, 5
+"""Types of tokens (``llama_token_type`` of llama.cpp) besides the normal one."""
 _TEXT_BYTES = frozenset({*b"\t\n\r", *range(0x20, 0x7F), *range(0x80, 0xC0), *range(0xC2, 0xF1)})
 """Bytes that UTF-8 text has: none of its control characters, none of the planes of Unicode that nothing is in.
 
 SmolLM2's vocabulary, for one, lacks six control characters and the lead bytes F1 and F2.
 """
-_ROLES = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
+ROLES = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
 """GGUF's name of a token's role -> that of transformers."""
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
@@ -44,9 +45,9 @@ def tokenizer_of(gguf: Gguf, context: int) -> Any:
     kind, cut = fields.get("model"), fields.get("pre")
     if kind != "gpt2":
         raise gguf.error(f"its tokenizer is of the kind {kind!r}; byte-level BPE ('gpt2') is converted.")
-    if cut not in _CUTS:
+    if cut not in CUTS:
         raise gguf.error(
-            f"its text is cut the way {cut!r} (tokenizer.ggml.pre), which is not known here; {', '.join(_CUTS)} are."
+            f"its text is cut the way {cut!r} (tokenizer.ggml.pre), which is not known here; {', '.join(CUTS)} are."
         )
     tokens: list[str] = fields["tokens"]
     rows = gguf.tensors["token_embd.weight"].shape[1]
@@ -59,18 +60,18 @@ def tokenizer_of(gguf: Gguf, context: int) -> Any:
     types = fields.get("token_type") or [1] * len(tokens)
     try:
         model = models.BPE(  # embeddings that no token has are filled up with unused ones
-            {token: number for number, token in enumerate(tokens) if types[number] != _UNUSED},
+            {token: number for number, token in enumerate(tokens) if types[number] != UNUSED},
             [tuple(merge.split(" ")) for merge in fields["merges"]],
             ignore_merges=cut == "llama-bpe",
         )
     except Exception as error:  # tokenizers raises no narrower one
         raise gguf.error(f"its merges do not fit its vocabulary ({error}).", "Fetch the file again.") from None
     tokenizer = Tokenizer(model)
-    _CUTS[cut](tokenizer)
+    CUTS[cut](tokenizer)
     tokenizer.decoder = decoders.ByteLevel()
-    for kind, add in ((_CONTROL, tokenizer.add_special_tokens), (_USER_DEFINED, tokenizer.add_tokens)):
+    for kind, add in ((CONTROL, tokenizer.add_special_tokens), (USER_DEFINED, tokenizer.add_tokens)):
         add([AddedToken(token, normalized=False) for token, of in zip(tokens, types, strict=True) if of == kind])
-    roles = {role: number for name, role in _ROLES.items() if (number := fields.get(f"{name}_token_id")) is not None}
+    roles = {role: number for name, role in ROLES.items() if (number := fields.get(f"{name}_token_id")) is not None}
     if wrong := [role for role, number in roles.items() if number >= len(tokens)]:
         raise gguf.error(f"its {wrong[0]} token has the id {roles[wrong[0]]}, of {len(tokens)} tokens.")
     if "eos" not in roles:
@@ -106,7 +107,7 @@ def check_tokenizer(gguf: Gguf, tokenizer: Any) -> None:
     from odin_slm.models.tokenizer_probe import probe_tokenizer
 
     tokens = gguf.metadata["tokenizer.ggml.tokens"]
-    for name, role in _ROLES.items():
+    for name, role in ROLES.items():
         number, found = gguf.metadata.get(f"tokenizer.ggml.{name}_token_id"), getattr(tokenizer, f"{role}_token_id")
         if number != found:
             raise gguf.error(f"its {role} token is {number}, and the tokenizer made of it has {found}.")
@@ -177,7 +178,7 @@ def _split(tokenizer: Any, pattern: str) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, bytes_only])
 
 
-_CUTS: dict[str, Callable[[Any], None]] = {
+CUTS: dict[str, Callable[[Any], None]] = {
     "smollm": _smollm,
     "gpt-2": _gpt2,
     "llama-bpe": _llama3,

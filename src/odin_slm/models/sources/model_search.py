@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 from odin_slm.core.errors import HubError, HubUnreachableError, ReleaseError
 from odin_slm.hub.client import Hub
+from odin_slm.hub.credentials import find_token
 from odin_slm.hub.licensing import LICENSES, OPEN_LICENSES, base_terms
 from odin_slm.hub.metadata_cache import Key, MetadataCache
-from odin_slm.models.base_model import check_folder
+from odin_slm.models.base_model import BaseModel, check_folder
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +131,18 @@ def info(hub: Hub, cache: MetadataCache, repo_id: str, revision: str = "main") -
         raise failure
     logger.warning("%s: %s Using an expired answer from the cache.", what, failure.what)
     return _dated(found.value, found.fetched_at, stale=True)
+
+
+def of_base(base: BaseModel) -> dict[str, Any] | None:
+    """Return :func:`info` of a base on the Hub, by this machine's token and cache.
+
+    Where the Hub cannot be asked, or refuses, a warning is logged and the result is None.
+    """
+    try:
+        return info(Hub(token=find_token()), MetadataCache(default_cache()), base.source, base.revision or "main")
+    except HubError as error:
+        logger.warning("The base %s was not checked: %s", base.source, error)
+        return None
 
 
 def check(model: Mapping[str, Any], *, memory: int) -> list[Check]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from odin_slm.config.parameters import EvaluationParams, PromotionParams, TaskParams
-from odin_slm.core.errors import MissingInputError, PredictionsError
+from odin_slm.core.errors import MissingInputError, PredictionsError, WrongParameterError
 from odin_slm.core.hashing import canonical_json, sha256_of, sha256_text
 from odin_slm.core.runtime_environment import one_at_a_time
 from odin_slm.models.base_model import BaseModel, trained_weights
@@ -140,14 +140,24 @@ def generate_calibration_predictions(
         Rows as of :func:`generate_predictions`, without calibrated confidences, and ``explored`` (see
         :meth:`odin_slm.tasks.Task.fit_calibration`); none where there is no validation split, or nothing to be fitted.
         Where pairs are judged, ``weighed`` holds the line and the score of each.
+
+    Raises:
+        WrongParameterError: The parameters ask for what a grammar is needed for, and the task has none.
     """
     what, headline = task.task().to_calibrate(params.relations), "free" if params.decoding == "free" else "constrained"
-    held = headline == "constrained" and any(what.grammar(one["instruction"], one["input"]) for one in (val or ())[:1])
-    wanted = params.calibration != "none" or params.relations != "list" or (held and params.operating_point)
-    if not val or not wanted:
+    first = (val or ())[:1]
+    constrained = headline == "constrained" and any(what.grammar(one["instruction"], one["input"]) for one in first)
+    if first and not constrained and (params.relations != "list" or params.operating_point):
+        raise WrongParameterError(
+            f"the task {task.name} has no grammar, which judged pairs and an operating point need.",
+            where="evaluation",
+            fix="Set evaluation.relations=list and evaluation.operating_point=null.",
+        )
+    needed = params.calibration != "none" or params.relations != "list" or (constrained and params.operating_point)
+    if not val or not needed:
         return []
     some = params.model_copy(update={"num_samples": params.calibration_samples, "decoding": headline})
-    objective = params.operating_point if held and params.backend == "transformers" else None
+    objective = params.operating_point if constrained and params.backend == "transformers" else None
     rows: list[dict[str, Any]] = []
     readings = 0
     while (point := what.exploration(rows, params.calibration, objective)) is not None:
@@ -169,8 +179,8 @@ def fit_calibration(
     Returns:
         The calibrator (:meth:`odin_slm.tasks.Task.fit_calibration`); empty where the task has none.
     """
-    held = bool(calibration_predictions) and calibration_predictions[0]["decoding"] == "constrained"
-    objective = params.operating_point if held else None
+    constrained = bool(calibration_predictions) and calibration_predictions[0]["decoding"] == "constrained"
+    objective = params.operating_point if constrained else None
     found = task.task().fit_calibration(calibration_predictions, params.calibration, objective, params.relations)
     calibrator = found or {}
     for kind, fitted in calibrator.items():

@@ -2,37 +2,18 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from odin_slm.pipelines.evaluation.nodes import (
-    add_confidences,
-    check_adapter,
-    conclude_evaluation,
-    decide_promotion,
-    draw_figures,
-    draw_overview,
-    fit_calibration,
-    generate_base_predictions,
-    generate_calibration_predictions,
-    generate_predictions,
-    read_whole_documents,
-    rescore_champion,
-    score_documents,
-    score_predictions,
-    score_protocols,
-    select_test_set,
-    tune_adapter,
-    write_report,
-)
+from odin_slm.pipelines.evaluation import nodes
 
 PROMOTION = Pipeline(
     [
         Node(
-            func=rescore_champion,
+            func=nodes.rescore_champion,
             inputs=["predictions", "champion", "manifest", "params:evaluation", "params:promotion"],
             outputs="champion_predictions",
             name="rescore_champion",
         ),
         Node(
-            func=decide_promotion,
+            func=nodes.decide_promotion,
             inputs=["predictions", "champion", "champion_predictions", "manifest", "params:task", "params:evaluation"],
             outputs="promotion",
             name="decide_promotion",
@@ -45,13 +26,13 @@ PROMOTION = Pipeline(
 def create_pipeline() -> Pipeline:
     """Return evaluation: adapter and test set -> predictions -> results, promotion, figures, reports."""
     report = Node(
-        func=write_report,
+        func=nodes.write_report,
         inputs=["evaluation_results", "predictions", "training_state", "promotion", "params:task"],
         outputs="report",
         name="write_report",
     )
     conclusion = Node(
-        func=conclude_evaluation,
+        func=nodes.conclude_evaluation,
         inputs=["evaluation_results", "training_state", "params:task", "params:evaluation"],
         outputs="final_report",
         name="conclude_evaluation",
@@ -64,13 +45,13 @@ def _calibration() -> Pipeline:
     return Pipeline(
         [
             Node(
-                func=generate_calibration_predictions,
+                func=nodes.generate_calibration_predictions,
                 inputs=["base_model", "adapter", "val", "predictions_work", "params:task", "params:evaluation"],
                 outputs="calibration_predictions",
                 name="generate_calibration_predictions",
             ),
             Node(
-                func=fit_calibration,
+                func=nodes.fit_calibration,
                 inputs=["calibration_predictions", "params:task", "params:evaluation"],
                 outputs="calibrator",
                 name="fit_calibration",
@@ -87,25 +68,25 @@ def _predictions() -> Pipeline:
     return Pipeline(
         [
             Node(
-                func=select_test_set,
+                func=nodes.select_test_set,
                 inputs=["test", "given_test", "test_context", "params:task"],
                 outputs="test_data",
                 name="select_test_set",
             ),
             Node(
-                func=check_adapter,
+                func=nodes.check_adapter,
                 inputs=["adapter", "test_data", "training_state", "manifest"],
                 outputs="checked_adapter",
                 name="check_adapter",
             ),
             Node(
-                func=tune_adapter,
+                func=nodes.tune_adapter,
                 inputs=["checked_adapter", "calibrator"],
                 outputs="tuned_adapter",
                 name="tune_adapter",
             ),
             Node(
-                func=generate_predictions,
+                func=nodes.generate_predictions,
                 inputs=[
                     "base_model",
                     "tuned_adapter",
@@ -118,19 +99,19 @@ def _predictions() -> Pipeline:
                 name="generate_predictions",
             ),
             Node(
-                func=add_confidences,
+                func=nodes.add_confidences,
                 inputs=["raw_predictions", "calibrator", "params:task"],
                 outputs="predictions",
                 name="add_confidences",
             ),
             Node(
-                func=generate_base_predictions,
+                func=nodes.generate_base_predictions,
                 inputs=["base_model", "test_data", "predictions_work", "params:task", "params:evaluation"],
                 outputs="base_predictions",
                 name="generate_base_predictions",
             ),
             Node(
-                func=score_predictions,
+                func=nodes.score_predictions,
                 inputs=["predictions", "base_predictions", "train", "calibrator", "params:task", "params:evaluation"],
                 outputs="prediction_scores",
                 name="score_predictions",
@@ -143,7 +124,7 @@ def _documents() -> Pipeline:
     return Pipeline(
         [
             Node(
-                func=read_whole_documents,
+                func=nodes.read_whole_documents,
                 inputs=[
                     "base_model",
                     "tuned_adapter",
@@ -156,13 +137,13 @@ def _documents() -> Pipeline:
                 name="read_whole_documents",
             ),
             Node(
-                func=score_documents,
+                func=nodes.score_documents,
                 inputs=["document_predictions", "params:task", "params:evaluation"],
                 outputs="document_results",
                 name="score_documents",
             ),
             Node(
-                func=score_protocols,
+                func=nodes.score_protocols,
                 inputs=[
                     "prediction_scores",
                     "predictions",
@@ -182,13 +163,13 @@ def _figures() -> Pipeline:
     return Pipeline(
         [
             Node(
-                func=draw_figures,
+                func=nodes.draw_figures,
                 inputs=["evaluation_results", "training_state", "params:task"],
                 outputs="evaluation_figures",
                 name="draw_figures",
             ),
             Node(
-                func=draw_overview,
+                func=nodes.draw_overview,
                 inputs=["evaluation_results", "training_state", "params:task"],
                 outputs="overview_figure",
                 name="draw_overview",

@@ -4,12 +4,7 @@ from kedro.pipeline import Node, Pipeline
 
 from odin_slm import corpora
 from odin_slm.pipelines import combination, ingestion
-from odin_slm.pipelines.pretraining.nodes import (
-    assemble_base,
-    select_training_documents,
-    test_base,
-    train_base,
-)
+from odin_slm.pipelines.pretraining import nodes
 
 
 def create_pipeline() -> Pipeline:
@@ -22,25 +17,25 @@ def create_pipeline() -> Pipeline:
     return data.to_outputs("splits") + Pipeline(
         [
             Node(
-                func=select_training_documents,
+                func=nodes.select_training_documents,
                 inputs=["splits", *(f"{corpus}_documents" for corpus in corpora.CORPORA)],
                 outputs="pretraining_documents",
                 name="select_training_documents",
             ),
             Node(
-                func=train_base,
+                func=nodes.train_base,
                 inputs=["pretraining_documents", "pretraining_texts", "pretraining_work", "params:pretraining"],
                 outputs=["pretrained_base", "pretraining_state"],
                 name="train_base",
             ),
             Node(
-                func=test_base,
+                func=nodes.test_base,
                 inputs=["pretrained_base", "pretraining_documents", "pretraining_texts", "params:pretraining"],
                 outputs="base_evaluation",
                 name="test_base",
             ),
             Node(
-                func=assemble_base,
+                func=nodes.assemble_base,
                 inputs=[
                     "pretrained_base",
                     "pretraining_documents",

@@ -390,7 +390,7 @@ def plan_merged_model(
                 license=params.license,
                 task=what,
             ),
-            gguf=params.export == "gguf",
+            gguf=params.gguf_type if params.export == "gguf" else None,
         )
     )
 

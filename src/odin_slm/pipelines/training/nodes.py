@@ -29,7 +29,9 @@ def check_training(base_model: BaseModel, task: TaskParams, params: TrainingPara
     from odin_slm.models import preflight
     from odin_slm.models.base_model import load_tokenizer
     from odin_slm.models.tokenizer_probe import probe_tokenizer
+    from odin_slm.training.initial_adapter import describe_initial
 
+    describe_initial(base_model, params)
     found = preflight.check(base_model, params)
     try:
         probe_tokenizer(load_tokenizer(base_model))
@@ -94,11 +96,20 @@ def train_adapter(
     }
 
 
-def describe_task(adapter: Path, train: list[Record], task: TaskParams) -> dict[str, Any]:
-    """Say what an adapter was taught, for whoever serves it later; the description goes into its folder.
+def describe_task(
+    adapter: Path, training_state: dict[str, Any] | None, train: list[Record], task: TaskParams
+) -> dict[str, Any]:
+    """Say what an adapter was taught, for whoever serves it or trains it further; it goes into the adapter's folder.
 
     Returns:
-        ``name`` and ``options`` of the task, and ``instructions``: what the records of each source asked.
+        ``name`` and ``options`` of the task, ``instructions``: what the records of each source asked, and ``learned``:
+        the sha256 of the splits of every training in turn, None where an earlier one is not known.
     """
     asked = {record["source"]: record["instruction"] for record in train}
-    return {**task.task().to_dict(), "instructions": dict(sorted(asked.items()))}
+    state = required(training_state, "training_state.json")
+    earlier = state["from_adapter"]["learned"] if "from_adapter" in state else []
+    return {
+        **task.task().to_dict(),
+        "instructions": dict(sorted(asked.items())),
+        "learned": None if earlier is None else [*earlier, state["data"]],
+    }

@@ -23,7 +23,7 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 func=describe_task,
-                inputs=["adapter", "train", "params:task"],
+                inputs=["adapter", "training_state", "train", "params:task"],
                 outputs="adapter_task",
                 name="describe_task",
             ),

@@ -14,8 +14,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from odin_slm.core.folding import fold
-from odin_slm.tasks.extraction.format import Extraction, parse
+from odin_slm.tasks.extraction.format import Entity, RelationTriple, parse
 from odin_slm.tasks.extraction.metrics import KINDS
 from odin_slm.tasks.extraction.schema import MEDICAL, Types
 
@@ -123,8 +122,8 @@ def assess(
                 "extractions": part["extractions"],
                 "why": part["why"],
             },
-            "before": _reliability([(math.exp(chance), correct) for chance, _, correct in judged]),
-            "after": _reliability([(said, correct) for _, said, correct in judged]),
+            "before": _reliability([(math.exp(raw), correct) for raw, _, correct in judged]),
+            "after": _reliability([(chance, correct) for _, chance, correct in judged]),
             **_risk_coverage(judged),
         }
     return found
@@ -137,30 +136,23 @@ def _entries(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _judged(rows: Sequence[Mapping[str, Any]], kind: str, types: Types) -> Iterator[tuple[float, float, bool]]:
     """Yield (log-probability, confidence, right) of every extraction; a repeated one counts where it is likeliest."""
     for row in rows:
-        gold = keys(parse(row["gold"], types).extraction, kind)
+        gold = set(parse(row["gold"], types).extraction.keys(kind))
         best: dict[tuple[str, ...], tuple[float, float]] = {}
         for entry in row.get(_PLURAL[kind], ()):
             if entry.get("log_probability") is None:
                 continue
             key = key_of(kind, entry)
-            said = entry.get("confidence", math.exp(entry["log_probability"]))
-            best[key] = max(best.get(key, (-math.inf, 0.0)), (entry["log_probability"], said))
-        for key, (log_probability, said) in best.items():
-            yield log_probability, said, key in gold
-
-
-def keys(extraction: Extraction, kind: str) -> set[tuple[str, ...]]:
-    """Return what an extraction says of a kind, as ``exact`` compares it."""
-    if kind == "entity":
-        return {(e.type, fold(e.text)) for e in extraction.entities}
-    return {(fold(r.head), r.type, fold(r.tail)) for r in extraction.relations}
+            chance = entry.get("confidence", math.exp(entry["log_probability"]))
+            best[key] = max(best.get(key, (-math.inf, 0.0)), (entry["log_probability"], chance))
+        for key, (log_probability, chance) in best.items():
+            yield log_probability, chance, key in gold
 
 
 def key_of(kind: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the key of :func:`keys` for an entry of a predictions row."""
+    """Return the key of an entry of a predictions row; see :meth:`odin_slm.tasks.extraction.format.Extraction.keys`."""
     if kind == "entity":
-        return entry["type"], fold(entry["text"])
-    return fold(entry["head"]), entry["type"], fold(entry["tail"])
+        return Entity(entry["type"], entry["text"]).key
+    return RelationTriple(entry["head"], entry["type"], entry["tail"]).key
 
 
 def _why_not(kind: str, records: int, extractions: int, right: int, method: str) -> str:
@@ -206,17 +198,17 @@ def _reliability(judged: Sequence[tuple[float, bool]]) -> dict[str, Any]:
 
     if not judged:
         return {"ece": None, "brier": None, "bins": []}
-    said: NDArray[Any] = numpy.array([value for value, _ in judged])
+    confidences: NDArray[Any] = numpy.array([value for value, _ in judged])
     right: NDArray[Any] = numpy.array([correct for _, correct in judged], dtype=float)
-    place = numpy.minimum((said * _BINS).astype(int), _BINS - 1)
+    place = numpy.minimum((confidences * _BINS).astype(int), _BINS - 1)
     bins = [
-        {"confidence": float(said[inside].mean()), "right": float(right[inside].mean()), "n": int(inside.sum())}
+        {"confidence": float(confidences[inside].mean()), "right": float(right[inside].mean()), "n": int(inside.sum())}
         for number in range(_BINS)
         if (inside := place == number).any()
     ]
     return {
         "ece": sum(b["n"] * abs(b["confidence"] - b["right"]) for b in bins) / len(judged),
-        "brier": float(((said - right) ** 2).mean()),
+        "brier": float(((confidences - right) ** 2).mean()),
         "bins": bins,
     }
 
@@ -228,7 +220,7 @@ def _risk_coverage(judged: Sequence[tuple[float, float, bool]]) -> dict[str, Any
     if not judged:
         return {"aurc": None, "risk_coverage": []}
     number = len(judged)
-    levels = numpy.array([said for _, said, _ in judged])
+    levels = numpy.array([chance for _, chance, _ in judged])
     wrong = numpy.cumsum([not correct for _, _, correct in judged])
     ends = numpy.flatnonzero(numpy.append(levels[1:] != levels[:-1], True))
     risks = wrong[ends] / (ends + 1)

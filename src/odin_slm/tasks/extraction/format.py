@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from odin_slm.core.folding import folded, folded_name
+from odin_slm.core.folding import fold, folded, folded_name
 from odin_slm.tasks.extraction.schema import MEDICAL, Schema, Types
 
 ENTITIES_HEADER = "### Entities:"
@@ -43,6 +43,11 @@ class Entity:
     type: str
     text: str
 
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What it says as ``exact`` compares it: type and folded text."""
+        return self.type, fold(self.text)
+
 
 @dataclass(frozen=True, slots=True)
 class RelationTriple:
@@ -52,6 +57,11 @@ class RelationTriple:
     type: str
     tail: str
 
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What it says as ``exact`` compares it: folded head, type, folded tail."""
+        return fold(self.head), self.type, fold(self.tail)
+
 
 @dataclass(frozen=True, slots=True)
 class Extraction:
@@ -59,6 +69,10 @@ class Extraction:
 
     entities: tuple[Entity, ...] = ()
     relations: tuple[RelationTriple, ...] = ()
+
+    def keys(self, kind: str) -> list[tuple[str, ...]]:
+        """Return the keys of its items of a kind, ``entity`` or ``relation``, in order."""
+        return [item.key for item in (self.entities if kind == "entity" else self.relations)]
 
 
 @dataclass(frozen=True, slots=True)

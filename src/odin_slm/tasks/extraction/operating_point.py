@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from odin_slm.core.folding import fold
-from odin_slm.tasks.extraction.calibration import confidence, fit_kind, key_of, keys
+from odin_slm.tasks.extraction.calibration import confidence, fit_kind, key_of
 from odin_slm.tasks.extraction.format import Extraction, parse, render
 from odin_slm.tasks.extraction.metrics import KINDS
 from odin_slm.tasks.extraction.schema import MEDICAL, Types
-from odin_slm.tasks.operating_point import KEY, VERSION, point_of, wanted_precision
+from odin_slm.tasks.operating_point import KEY, VERSION, point_of, required_precision
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -134,7 +134,7 @@ class _Fit:
         kind: ``entity`` or ``relation``.
         types: The types that outputs may name.
         method: How confidences are calibrated.
-        objective: What is wanted.
+        objective: What the point is fitted for.
         names: For relations, the folded names of the entities that each row keeps.
     """
 
@@ -147,9 +147,9 @@ class _Fit:
         objective: str,
         names: list[set[str]] | None = None,
     ) -> None:
-        self._kind, self._method, self._precision = kind, method, wanted_precision(objective)
-        self._gold = [keys(parse(row["gold"], types).extraction, kind) for row in rows]
-        self._wanted = sum(map(len, self._gold))
+        self._kind, self._method, self._precision = kind, method, required_precision(objective)
+        self._gold = [set(parse(row["gold"], types).extraction.keys(kind)) for row in rows]
+        self._gold_items = sum(map(len, self._gold))
         self._items = [items_of(row, kind, types) for row in rows]
         if names is not None:
             self._items = [
@@ -166,7 +166,7 @@ class _Fit:
     def names(self) -> list[set[str]]:
         """Return the folded names of the entities that each row keeps at the chosen point."""
         return [
-            {key[1] for key, chance in found.items() if self._said(self.part, chance) >= self.threshold}
+            {key[1] for key, chance in found.items() if self._calibrated(self.part, chance) >= self.threshold}
             for found in self._listed(self.bias)
         ]
 
@@ -223,18 +223,19 @@ class _Fit:
     def _part(self, bias: float) -> dict[str, Any]:
         return fit_kind(self._kind, self._judged(bias), len(self._gold), self._method)
 
-    def _said(self, part: Mapping[str, Any], chance: float) -> float:
+    def _calibrated(self, part: Mapping[str, Any], chance: float) -> float:
         return confidence({self._kind: part}, self._kind, chance)
 
     def _ratios(self, part: Mapping[str, Any], bias: float) -> _Ratios:
         import numpy
 
         judged = self._judged(bias)
-        said = numpy.array([self._said(part, chance) for chance, _ in judged])
-        order = numpy.argsort(-said, kind="stable")
+        chances = numpy.array([self._calibrated(part, chance) for chance, _ in judged])
+        order = numpy.argsort(-chances, kind="stable")
         right = numpy.cumsum(numpy.array([correct for _, correct in judged], dtype=float)[order])
-        ends = numpy.flatnonzero(numpy.append(numpy.diff(said[order]) != 0, True)) if judged else numpy.array([], int)
-        return _Ratios(said[order][ends], ends + 1, right[ends])
+        chances = chances[order]
+        ends = numpy.flatnonzero(numpy.append(numpy.diff(chances) != 0, True)) if judged else numpy.array([], int)
+        return _Ratios(chances[ends], ends + 1, right[ends])
 
     def _figures(self, part: Mapping[str, Any], bias: float, threshold: float) -> dict[str, float]:
         return self._ratio(self._ratios(part, bias), threshold)
@@ -242,10 +243,10 @@ class _Fit:
     def _ratio(self, ratios: _Ratios, threshold: float) -> dict[str, float]:
         number = int((ratios.levels >= threshold).sum())
         listed, right = (float(ratios.listed[number - 1]), float(ratios.right[number - 1])) if number else (0.0, 0.0)
-        both = listed + self._wanted
+        both = listed + self._gold_items
         figures = {
             "precision": right / listed if listed else 0.0,
-            "recall": right / self._wanted if self._wanted else 0.0,
+            "recall": right / self._gold_items if self._gold_items else 0.0,
             "f1": 2 * right / both if both else 0.0,
         }
         return {name: round(value, 4) for name, value in figures.items()}
@@ -271,14 +272,10 @@ def items_of(row: Mapping[str, Any], kind: str, types: Types = MEDICAL) -> list[
         ]
     found = row["explored"][KINDS.index(kind)]
     parsed = parse(found["text"], types)
-    if kind == "entity":
-        said: list[tuple[str, ...]] = [(e.type, fold(e.text)) for e in parsed.extraction.entities]
-        lines = parsed.entity_lines
-    else:
-        said = [(fold(r.head), r.type, fold(r.tail)) for r in parsed.extraction.relations]
-        lines = parsed.relation_lines
+    lines = parsed.entity_lines if kind == "entity" else parsed.relation_lines
     items, limit = [], math.inf
-    for key, line, before in zip(said, lines, (lines[0] - 1, *lines) if lines else (), strict=False):
+    lines_before = (lines[0] - 1, *lines) if lines else ()
+    for key, line, before in zip(parsed.extraction.keys(kind), lines, lines_before, strict=False):
         odds = found["ends"][before]
         limit = min(limit, math.inf if odds is None else -odds)
         items.append(Item(key, found["lines"][line], limit))

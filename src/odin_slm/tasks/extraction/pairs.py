@@ -34,7 +34,8 @@ FEWEST = 20
 _HEADING = f"\n\n{RELATIONS_HEADER}\n"
 _ROUNDS = 10
 
-Key = tuple[str, str, str]
+Key = tuple[str, ...]
+"""What a relation says, as ``exact`` compares it (:attr:`RelationTriple.key`)."""
 Scored = tuple[Key, float, bool, bool]
 """A judged pair: what it says, its score, whether it is listed, whether it is right."""
 
@@ -63,11 +64,6 @@ class Judge:
         return threshold is not None and score >= threshold
 
 
-def key(triple: RelationTriple) -> Key:
-    """Return what a relation says, as ``exact`` compares it."""
-    return fold(triple.head), triple.type, fold(triple.tail)
-
-
 def candidates(triples: Iterable[tuple[Sequence[str], str, Sequence[str]]]) -> list[RelationTriple]:
     """Return every pair once, whatever the case of its names.
 
@@ -77,7 +73,7 @@ def candidates(triples: Iterable[tuple[Sequence[str], str, Sequence[str]]]) -> l
     found: dict[Key, RelationTriple] = {}
     for heads, relation, tails in triples:
         for triple in (RelationTriple(head, relation, tail) for head in heads for tail in tails):
-            found.setdefault(key(triple), triple)
+            found.setdefault(triple.key, triple)
     return list(found.values())
 
 
@@ -109,7 +105,7 @@ def judged(
     output: str,
     lines: Sequence[float | None],
     pairs: Sequence[RelationTriple],
-    said: Sequence[float],
+    pair_scores: Sequence[float],
     judge: Judge,
     types: Types = MEDICAL,
 ) -> tuple[str, tuple[float | None, ...]]:
@@ -122,14 +118,14 @@ def judged(
         output: What the model wrote.
         lines: Log-probability of every line.
         pairs: The pairs that may be related.
-        said: Their scores.
+        pair_scores: Their scores.
         judge: Which of them are.
         types: The types that the output may name.
     """
     begin, heading, _ = output.partition(_HEADING)
     if judge.mode == "list" or not heading:
         return output, tuple(lines)
-    found = _related(parse(output, types).extraction.relations, list(zip(pairs, said, strict=True)), judge)
+    found = _related(parse(output, types).extraction.relations, list(zip(pairs, pair_scores, strict=True)), judge)
     relations = render(Extraction(relations=tuple(pair for pair, _ in found))).partition(_HEADING)[2]
     scored: list[float | None] = [score for _, score in found]
     return f"{begin}{heading}{relations}", (*lines[: begin.count("\n") + 3], *(scored or [None]))
@@ -139,8 +135,8 @@ def _related(
     listed: Iterable[RelationTriple], scored: Sequence[tuple[RelationTriple, float]], judge: Judge
 ) -> list[tuple[RelationTriple, float]]:
     """Return the pairs that are related, with their scores: what is listed as well comes first."""
-    score = {key(pair): (pair, value) for pair, value in scored}
-    kept = [name for name in dict.fromkeys(map(key, listed)) if name in score] if judge.mode == "both" else []
+    score = {pair.key: (pair, value) for pair, value in scored}
+    kept = [name for name in dict.fromkeys(one.key for one in listed) if name in score] if judge.mode == "both" else []
     known = set(kept)
     kept += [name for name, (pair, value) in score.items() if name not in known and judge.accepts(pair, value)]
     return [score[name] for name in kept]
@@ -238,13 +234,13 @@ def _scored(row: Mapping[str, Any], types: Types) -> list[Scored]:
     gold, listed = _keys(row["gold"], types), _keys(row["prediction"], types)
     found = []
     for line, score in row.get("weighed", ()):
-        name = key(_triple(line, types))
+        name = _triple(line, types).key
         found.append((name, score, name in listed, name in gold))
     return found
 
 
 def _keys(output: str, types: Types) -> set[Key]:
-    return {key(triple) for triple in parse(output, types).extraction.relations}
+    return set(parse(output, types).extraction.keys("relation"))
 
 
 def _triple(line: str, types: Types) -> RelationTriple:

@@ -570,14 +570,14 @@ class ExtractionTask(Task):
         return {"id": document["id"], "input": text, "gold": render(listed), "prediction": render(predicted)}
 
     def tracked(self, results: Mapping[str, Any]) -> dict[str, float]:
-        """See :func:`odin_slm.tasks.extraction.tracked.tracked_metrics`."""
-        from odin_slm.tasks.extraction.tracked import tracked_metrics
+        """See :func:`odin_slm.tasks.extraction.reporting.tracked.tracked_metrics`."""
+        from odin_slm.tasks.extraction.reporting.tracked import tracked_metrics
 
         return tracked_metrics(results)
 
     def figures(self, results: Mapping[str, Any], training_state: Mapping[str, Any] | None) -> dict[str, Figure]:
         """See :meth:`Task.figures`."""
-        from odin_slm.tasks.extraction import confidence_figures, figures, operating_figures
+        from odin_slm.tasks.extraction.reporting import confidence_figures, figures, operating_figures
 
         return {
             "type_scores": figures.plot_type_scores(results),
@@ -590,8 +590,8 @@ class ExtractionTask(Task):
         }
 
     def overview(self, results: Mapping[str, Any], training_state: Mapping[str, Any] | None) -> Any:
-        """See :func:`odin_slm.tasks.extraction.figures.draw_overview`."""
-        from odin_slm.tasks.extraction.figures import draw_overview
+        """See :func:`odin_slm.tasks.extraction.reporting.figures.draw_overview`."""
+        from odin_slm.tasks.extraction.reporting.figures import draw_overview
 
         return draw_overview(results, training_state)
 
@@ -602,8 +602,8 @@ class ExtractionTask(Task):
         training_state: Mapping[str, Any] | None,
         promotion: Mapping[str, Any] | None,
     ) -> str:
-        """See :func:`odin_slm.tasks.extraction.report.render_report`."""
-        from odin_slm.tasks.extraction.report import render_report
+        """See :func:`odin_slm.tasks.extraction.reporting.report.render_report`."""
+        from odin_slm.tasks.extraction.reporting.report import render_report
 
         return render_report(results, predictions, training_state, promotion, self.types)
 
@@ -616,7 +616,7 @@ class ExtractionTask(Task):
         results: Mapping[str, Any] | None = None,
     ) -> CardParts:
         """See :meth:`Task.card`."""
-        from odin_slm.tasks.extraction.card import card_parts
+        from odin_slm.tasks.extraction.reporting.card import card_parts
 
         return card_parts(self, sources, instructions, results)
 

@@ -1,29 +1,31 @@
 """Figures of an evaluation: Plotly for Kedro-Viz, matplotlib for the report and the overview.
 
-Each is drawn twice because Plotly draws by a script of 4.6 MB, which a report of 0.2 MB would have to carry to be one
-file that can be mailed, printed and read anywhere; and Kedro-Viz previews Plotly alone.
-
 Every function draws from ``evaluation_results`` (see :mod:`odin_slm.tasks.extraction.metrics`) or from
 ``training_state`` alone, so a figure can be drawn again from a stored file. Whiskers and bands are 95 % intervals.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from odin_slm.tasks.extraction.metrics import ERRORS, KINDS
+from odin_slm.tasks.extraction.reporting.drawing import (
+    BASE,
+    COLOURS,
+    FINE_TUNED,
+    INK,
+    plotly_figure,
+    plural,
+    styled,
+    svg,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from plotly.graph_objects import Figure as PlotlyFigure
 
-FINE_TUNED, BASE = "#1b6ca8", "#b4bfca"
-COLOURS = {"entity": "#1b6ca8", "relation": "#c8553d"}
-INK, FAINT = "#1f2933", "#dfe5ea"
 
 _WIDTH, _HEIGHT = 7.2, 3.4
 """Inches of one panel."""
@@ -31,7 +33,7 @@ _WIDTH, _HEIGHT = 7.2, 3.4
 
 def plot_type_scores(results: Mapping[str, Any]) -> PlotlyFigure:
     """Draw F1 of every entity and relation type, base against fine-tuned."""
-    figure = _plotly(f"F1 by type, {_sample_size(results)}", "", "F1")
+    figure = plotly_figure(f"F1 by type, {_sample_size(results)}", "", "F1")
     for name, colour, scores in _models(results):
         rows = list(_types(results, scores))
         figure.add_bar(
@@ -49,7 +51,7 @@ def plot_type_scores(results: Mapping[str, Any]) -> PlotlyFigure:
 def plot_errors(results: Mapping[str, Any]) -> PlotlyFigure:
     """Draw how often each kind of error occurs."""
     rows = _errors(results)
-    figure = _plotly(f"Errors of the fine-tuned model, {_sample_size(results)}", "count", "")
+    figure = plotly_figure(f"Errors of the fine-tuned model, {_sample_size(results)}", "count", "")
     return figure.add_bar(
         orientation="h",
         x=[count for _, count in rows],
@@ -63,26 +65,26 @@ def plot_errors(results: Mapping[str, Any]) -> PlotlyFigure:
 
 def plot_length_scores(results: Mapping[str, Any]) -> PlotlyFigure:
     """Draw F1 against the length of the input."""
-    figure = _plotly(f"F1 by length of the input, {_sample_size(results)}", "words of the input", "F1")
+    figure = plotly_figure(f"F1 by length of the input, {_sample_size(results)}", "words of the input", "F1")
     bins = results["by_length"]
     for kind in KINDS:
         values = [row[f"{kind}_f1"] for row in bins]
         figure.add_scatter(
-            name=_plural(kind),
+            name=plural(kind),
             x=[_bin(row) for row in bins],
             y=values,
             error_y=_whiskers(values, [row[f"{kind}_f1_interval"] for row in bins]),
             mode="lines+markers",
             line_color=COLOURS[kind],
             customdata=[row["examples"] for row in bins],
-            hovertemplate="%{x} words: F1 %{y:.3f}, %{customdata} examples<extra>" + _plural(kind) + "</extra>",
+            hovertemplate="%{x} words: F1 %{y:.3f}, %{customdata} examples<extra>" + plural(kind) + "</extra>",
         )
     return figure.update_yaxes(range=[0, 1])
 
 
 def plot_training_curve(state: Mapping[str, Any] | None) -> PlotlyFigure:
     """Draw the losses, and the task's figure where it chose the checkpoint; without a state a figure that says so."""
-    figure = _plotly("Training", "optimizer step", "loss per token")
+    figure = plotly_figure("Training", "optimizer step", "loss per token")
     if state is None:
         return figure.add_annotation(text=_NO_TRAINING, showarrow=False)
     for name, colour, points in _curves(state):
@@ -105,7 +107,7 @@ def draw_overview(results: Mapping[str, Any], state: Mapping[str, Any] | None) -
     """Draw the four panels on one page."""
     from matplotlib.figure import Figure
 
-    with _style():
+    with styled():
         figure = Figure(figsize=(2 * _WIDTH, 2 * _HEIGHT + 0.6), layout="constrained")
         figure.suptitle(f"{results['experiment']}: {results['decoding']} decoding, {_sample_size(results)}")
         axes = figure.subplots(2, 2).flat
@@ -119,13 +121,11 @@ def draw_panels(results: Mapping[str, Any], state: Mapping[str, Any] | None) -> 
     from matplotlib.figure import Figure
 
     drawn = {}
-    with _style():
+    with styled():
         for name, panel in _panels(results, state).items():
             figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
             panel(figure.subplots())
-            buffer = io.StringIO()
-            figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-            drawn[name] = buffer.getvalue()
+            drawn[name] = svg(figure)
     return drawn
 
 
@@ -176,7 +176,7 @@ def _draw_length(ax: Axes, results: Mapping[str, Any]) -> None:
     for kind in KINDS:
         values = [row[f"{kind}_f1"] for row in bins]
         intervals = [row[f"{kind}_f1_interval"] for row in bins]
-        ax.plot(x, values, marker="o", color=COLOURS[kind], label=_plural(kind), clip_on=False)
+        ax.plot(x, values, marker="o", color=COLOURS[kind], label=plural(kind), clip_on=False)
         ax.fill_between(
             x, [low for low, _ in intervals], [high for _, high in intervals], color=COLOURS[kind], alpha=0.15, lw=0
         )
@@ -208,55 +208,6 @@ def _draw_training(ax: Axes, state: Mapping[str, Any] | None) -> None:
 _TASK = "#2a8c6a"
 _WHISKER = {"ecolor": INK, "elinewidth": 1, "capsize": 2}
 _NO_TRAINING = "The adapter was trained elsewhere; its curve is not known here."
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    import matplotlib
-
-    fonts = ["DejaVu Sans", "Helvetica", "Arial"]
-    with matplotlib.rc_context(
-        {
-            "font.family": "sans-serif",
-            "font.sans-serif": fonts,
-            "font.size": 9,
-            "text.color": INK,
-            "axes.labelcolor": INK,
-            "axes.edgecolor": FAINT,
-            "axes.titlelocation": "left",
-            "axes.titlesize": 10,
-            "axes.titleweight": "bold",
-            "axes.grid": True,
-            "axes.axisbelow": True,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "grid.color": FAINT,
-            "xtick.color": INK,
-            "ytick.color": INK,
-            "xtick.bottom": False,
-            "ytick.left": False,
-            "legend.frameon": False,
-            "svg.fonttype": "none",
-            "svg.hashsalt": "odin-slm",
-        }
-    ):
-        yield
-
-
-# Plotly
-
-
-def _plotly(title: str, x: str, y: str) -> PlotlyFigure:
-    from plotly.graph_objects import Figure
-
-    return Figure().update_layout(
-        template="plotly_white",
-        title=title,
-        xaxis_title=x,
-        yaxis_title=y,
-        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.08},
-        font={"color": INK},
-    )
 
 
 def _whiskers(values: list[float], intervals: list[list[float]]) -> dict[str, Any]:
@@ -327,7 +278,3 @@ def _sample_size(results: Mapping[str, Any]) -> str:
     test_set = results["test_set"]
     kind = "synthetic examples" if test_set["synthetic"] else "examples"
     return f"n = {test_set['examples']} {kind}"
-
-
-def _plural(kind: str) -> str:
-    return {"entity": "entities", "relation": "relations"}[kind]

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from odin_slm.tasks.extraction.confidence_figures import _svg
-from odin_slm.tasks.extraction.figures import COLOURS, INK, _plotly, _plural, _style
 from odin_slm.tasks.extraction.metrics import KINDS
+from odin_slm.tasks.extraction.reporting.drawing import COLOURS, INK, plotly_figure, plural, styled, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +25,7 @@ _AXES = {"bias": "bias of ending a list", "threshold": "least confidence"}
 
 def plot_operating_point(results: Mapping[str, Any]) -> PlotlyFigure:
     """Draw precision against recall on validation, along the biases and along the thresholds."""
-    figure = _plotly("Operating point, on validation", "recall", "precision")
+    figure = plotly_figure("Operating point, on validation", "recall", "precision")
     point = results.get("operating_point")
     if not point:
         return figure.add_annotation(text=_NOTHING, showarrow=False)
@@ -35,7 +34,7 @@ def plot_operating_point(results: Mapping[str, Any]) -> PlotlyFigure:
         for name, dash in (("bias", "dot"), ("threshold", "solid")):
             curve = found[f"by_{name}"]
             figure.add_scatter(
-                name=f"{_plural(kind)}, by {name}",
+                name=f"{plural(kind)}, by {name}",
                 x=[one["recall"] for one in curve],
                 y=[one["precision"] for one in curve],
                 mode="lines+markers",
@@ -44,7 +43,7 @@ def plot_operating_point(results: Mapping[str, Any]) -> PlotlyFigure:
                 hovertemplate=name + " %{customdata[0]:.2f}: F1 %{customdata[1]:.3f}<extra></extra>",
             )
         figure.add_scatter(
-            name=f"{_plural(kind)}, chosen",
+            name=f"{plural(kind)}, chosen",
             x=[found["chosen"]["recall"]],
             y=[found["chosen"]["precision"]],
             mode="markers",
@@ -60,13 +59,13 @@ def draw_operating_point(results: Mapping[str, Any]) -> dict[str, str]:
     point = results.get("operating_point")
     if not point:
         return {}
-    with _style():
+    with styled():
         figure = Figure(figsize=(2 * _SIDE, 2 * _HEIGHT), layout="constrained")
         for row, kind in zip(figure.subplots(2, 2, sharey=True), KINDS, strict=True):
             for name, ax in zip(_AXES, row, strict=True):
                 chosen = (point["end_bias"] or {}).get(kind, 0.0) if name == "bias" else point["threshold"][kind]
                 _draw(ax, kind, name, point["validation"][kind][f"by_{name}"], chosen)
-        return {"operating_point": _svg(figure)}
+        return {"operating_point": svg(figure)}
 
 
 def _draw(ax: Axes, kind: str, name: str, curve: list[Mapping[str, float]], chosen: float) -> None:
@@ -74,5 +73,5 @@ def _draw(ax: Axes, kind: str, name: str, curve: list[Mapping[str, float]], chos
         x = [one[name] for one in curve]
         ax.plot(x, [one[figure] for one in curve], color=COLOURS[kind], ls=style, label=figure)
     ax.axvline(chosen, color=INK, lw=1)
-    ax.set(ylim=(0, 1), xlabel=_AXES[name], title=f"{_plural(kind).capitalize()}, chosen {chosen:.2f}")
+    ax.set(ylim=(0, 1), xlabel=_AXES[name], title=f"{plural(kind).capitalize()}, chosen {chosen:.2f}")
     ax.legend(loc="lower left")

@@ -18,7 +18,7 @@ from odin_slm.core import json_text
 from odin_slm.core.document import GivenDocument
 from odin_slm.core.errors import StorageError
 from odin_slm.corpora.pubmed import citations
-from odin_slm.datasets.files import wide_encoding
+from odin_slm.datasets.sources.texts import wide_encoding
 from odin_slm.datasets.storage import StoredFile
 
 _Record = tuple[str | None, str, str | None]  # id, text, error

@@ -6,12 +6,11 @@ for Kedro-Viz, matplotlib for the report.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from odin_slm.tasks.extraction.figures import BASE, COLOURS, INK, _plotly, _plural, _style
 from odin_slm.tasks.extraction.metrics import KINDS
+from odin_slm.tasks.extraction.reporting.drawing import BASE, COLOURS, INK, plotly_figure, plural, styled, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +23,7 @@ _SIDE, _HEIGHT = 3.6, 3.4
 
 def plot_reliability(results: Mapping[str, Any]) -> PlotlyFigure:
     """Draw the share of right extractions against their confidence; on the diagonal both are equal."""
-    figure = _plotly("Reliability of confidences", "confidence", "share right")
+    figure = plotly_figure("Reliability of confidences", "confidence", "share right")
     found = results.get("confidence")
     if not found:
         return figure.add_annotation(text=_NOTHING, showarrow=False)
@@ -33,21 +32,23 @@ def plot_reliability(results: Mapping[str, Any]) -> PlotlyFigure:
         for when, dash in (("before", "dash"), ("after", "solid")):
             bins = found[kind][when]["bins"]
             figure.add_scatter(
-                name=f"{_plural(kind)}, {_moment(found[kind], when)}",
+                name=f"{plural(kind)}, {_moment(found[kind], when)}",
                 x=[b["confidence"] for b in bins],
                 y=[b["right"] for b in bins],
                 mode="lines+markers",
                 line={"color": COLOURS[kind], "dash": dash},
                 opacity=0.45 if when == "before" else 1,
                 customdata=[b["n"] for b in bins],
-                hovertemplate="said %{x:.2f}, right %{y:.2f}, %{customdata} extractions<extra></extra>",
+                hovertemplate="confidence %{x:.2f}, right %{y:.2f}, %{customdata} extractions<extra></extra>",
             )
     return figure.update_xaxes(range=[0, 1]).update_yaxes(range=[0, 1])
 
 
 def plot_risk_coverage(results: Mapping[str, Any]) -> PlotlyFigure:
     """Draw the share of wrong extractions among those kept against the share kept, the surest first."""
-    figure = _plotly("Risk against coverage", "coverage: share of the extractions kept", "risk: share of them wrong")
+    figure = plotly_figure(
+        "Risk against coverage", "coverage: share of the extractions kept", "risk: share of them wrong"
+    )
     found = results.get("confidence")
     if not found:
         return figure.add_annotation(text=_NOTHING, showarrow=False)
@@ -73,14 +74,14 @@ def draw_confidence(results: Mapping[str, Any]) -> dict[str, str]:
     if not found:
         return {}
     drawn = {}
-    with _style():
+    with styled():
         figure = Figure(figsize=(2 * _SIDE, _HEIGHT), layout="constrained")
         for kind, ax in zip(KINDS, figure.subplots(1, 2), strict=True):
             _draw_reliability(ax, kind, found[kind])
-        drawn["reliability"] = _svg(figure)
+        drawn["reliability"] = svg(figure)
         figure = Figure(figsize=(2 * _SIDE, _HEIGHT), layout="constrained")
         _draw_risk_coverage(figure.subplots(), found)
-        drawn["risk_coverage"] = _svg(figure)
+        drawn["risk_coverage"] = svg(figure)
     return drawn
 
 
@@ -92,7 +93,7 @@ def _draw_reliability(ax: Axes, kind: str, found: Mapping[str, Any]) -> None:
         ax.plot(x, y, color=colour, label=_moment(found, when))
         ax.scatter(x, y, [8 + 120 * b["n"] / found["n"] for b in bins], color=colour)
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="share right")
-    ax.set_title(f"{_plural(kind).capitalize()}, n = {found['n']:,}")
+    ax.set_title(f"{plural(kind).capitalize()}, n = {found['n']:,}")
     ax.legend(loc="upper left")
 
 
@@ -128,10 +129,4 @@ def _moment(found: Mapping[str, Any], when: str) -> str:
 
 
 def _area(kind: str, found: Mapping[str, Any]) -> str:
-    return _plural(kind) if found["aurc"] is None else f"{_plural(kind)}, AURC {found['aurc']:.3f}"
-
-
-def _svg(figure: Any) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+    return plural(kind) if found["aurc"] is None else f"{plural(kind)}, AURC {found['aurc']:.3f}"

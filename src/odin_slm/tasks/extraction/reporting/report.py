@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from odin_slm.core.folding import fold
-from odin_slm.tasks.extraction.confidence_figures import draw_confidence, thresholds
-from odin_slm.tasks.extraction.figures import draw_panels
+from odin_slm.core.markdown import interval, score
 from odin_slm.tasks.extraction.format import Extraction, locate, parse
 from odin_slm.tasks.extraction.metrics import ERRORS, KINDS, RULES, errors_in
-from odin_slm.tasks.extraction.operating_figures import draw_operating_point
+from odin_slm.tasks.extraction.reporting.confidence_figures import draw_confidence, thresholds
+from odin_slm.tasks.extraction.reporting.figures import draw_panels
+from odin_slm.tasks.extraction.reporting.operating_figures import draw_operating_point
 from odin_slm.tasks.extraction.schema import MEDICAL, Types
 
 _LEVEL = 0.05
@@ -97,9 +98,9 @@ def render_report(
         autoescape=True,
     )
     environment.filters.update(
-        score=_score,
+        score=score,
         percent=_percent,
-        interval=_interval,
+        interval=interval,
         number=_number,
         signed=_signed,
         p_value=_p_value,
@@ -225,8 +226,7 @@ def _mark(expected: list[str], found: list[str]) -> tuple[str, str]:
 
 
 def _marked_relations(gold: Extraction, predicted: Extraction) -> Iterator[tuple[str, str]]:
-    expected = {(fold(r.head), r.type, fold(r.tail)): r for r in gold.relations}
-    found = {(fold(r.head), r.type, fold(r.tail)): r for r in predicted.relations}
+    expected, found = ({r.key: r for r in side.relations} for side in (gold, predicted))
     for key, relation in {**expected, **found}.items():
         mark = "right" if key in expected and key in found else "missed" if key in expected else "extra"
         yield mark, f"{relation.head} {relation.type} {relation.tail}"
@@ -259,7 +259,7 @@ def _verdict(results: Mapping[str, Any]) -> str:
             verb = "worse than the base alone"
         else:
             verb = "not distinguishable from the base alone"
-        sentences.append(f"on {noun} it is {verb} ({value:+.3f} F1, {_interval([low, high])}, {_p_value(p_value)})")
+        sentences.append(f"on {noun} it is {verb} ({value:+.3f} F1, {interval([low, high])}, {_p_value(p_value)})")
     return f"The fine-tuned model: {'; '.join(sentences)}."
 
 
@@ -323,10 +323,6 @@ def _data_uri(svg: str) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode('utf-8')).decode('ascii')}"
 
 
-def _score(value: float) -> str:
-    return f"{value:.3f}"
-
-
 def _signed(value: float) -> str:
     return f"{value:+.3f}"
 
@@ -341,10 +337,6 @@ def _percents(bounds: Sequence[float]) -> str:
 
 def _p_value(value: float) -> str:
     return f"p = {value:.3f}" if value >= 0.001 else "p < 0.001"
-
-
-def _interval(bounds: Sequence[float]) -> str:
-    return f"[{bounds[0]:.3f}, {bounds[1]:.3f}]"
 
 
 def _number(value: float) -> str:

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from extraction_values import TASK
-from odin_slm.tasks.extraction.figures import (
+from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, render
+from odin_slm.tasks.extraction.metrics import evaluate
+from odin_slm.tasks.extraction.operating_point import fit
+from odin_slm.tasks.extraction.reporting.figures import (
     draw_overview,
     draw_panels,
     plot_errors,
@@ -17,10 +20,7 @@ from odin_slm.tasks.extraction.figures import (
     plot_training_curve,
     plot_type_scores,
 )
-from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, render
-from odin_slm.tasks.extraction.metrics import evaluate
-from odin_slm.tasks.extraction.operating_point import fit
-from odin_slm.tasks.extraction.report import MARKS, choose_failures, highlight, render_report
+from odin_slm.tasks.extraction.reporting.report import MARKS, choose_failures, highlight, render_report
 from odin_slm.tracking.promotion import decide
 from release_values import protocols
 

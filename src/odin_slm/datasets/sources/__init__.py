@@ -1,0 +1,1 @@
+"""How files of others are fetched, decoded and read."""

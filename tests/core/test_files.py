@@ -1,0 +1,34 @@
+"""Files and folders that are written whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from odin_slm.core.files import new_file, new_folder, replace_folder, write_text
+
+
+def test_a_file_that_fails_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "report.json"
+    write_text(target, "old\n")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(target, "new \ud800")
+    with pytest.raises(UnicodeEncodeError), new_file(target) as fresh:
+        fresh.write_text("half \ud800")
+    assert target.read_text() == "old\n"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_folder_takes_the_place_of_the_old_one_when_it_is_full(tmp_path: Path) -> None:
+    target = tmp_path / "release"
+    with new_folder(target) as fresh:
+        write_text(fresh / "a.txt", "a")
+    with pytest.raises(UnicodeEncodeError), new_folder(target) as fresh:
+        write_text(fresh / "b.txt", "\ud800")
+    assert [file.name for file in target.iterdir()] == ["a.txt"]
+    with new_folder(target) as fresh:
+        write_text(fresh / "c.txt", "c")
+    replace_folder(tmp_path / "copy", target)
+    assert [file.name for file in (tmp_path / "copy").iterdir()] == ["c.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "release"]

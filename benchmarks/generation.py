@@ -1,6 +1,7 @@
 """Generation on a CPU: batched against one at a time, constrained against free, with the embedded base or another.
 
     .venv/bin/python benchmarks/generation.py [PROMPTS] [--model DIR] [--adapter DIR] [--corpora DIR] [--rounds N]
+    … --batched     only what goes 32 at once: transformers free, the engine free and constrained
 
 Writes the outputs of test prompts (default 128) in turns: by ``generate()`` of transformers, one prompt at a time, free
 and held by the same grammar (a logits processor), and 32 at once, padded on the left; by this project's engine one
@@ -36,7 +37,7 @@ from odin_slm.config.parameters import IngestionParams, TaskParams
 from odin_slm.core.record import render_prompt
 from odin_slm.corpora import ade
 from odin_slm.corpora.synthetic.generator import generate as write_documents
-from odin_slm.inference.constraint import Constraint
+from odin_slm.inference.decoding.constraint import Constraint
 from odin_slm.inference.generation import Generator, attach, generate
 from odin_slm.models.base_model import BaseModel, load_model, resolve_base_model
 from odin_slm.models.tokens import output_budget, prompt_ids
@@ -151,6 +152,8 @@ def report(wall: dict[str, float], busy: dict[str, float], texts: dict[str, list
         ("fused layers against transformers'", LAYERS, FREE),
         ("constrained / free", HELD, FREE),
     ):
+        if one not in wall or other not in wall:
+            continue
         print(f"{title:45} {wall[one] / wall[other]:8.2f} {busy[one] / busy[other]:16.2f}")
     for one, other in (
         (LIBRARY, FREE),
@@ -159,6 +162,8 @@ def report(wall: dict[str, float], busy: dict[str, float], texts: dict[str, list
         (LAYERS, FREE),
         (LIBRARY_HELD, HELD),
     ):
+        if one not in texts or other not in texts:
+            continue
         step = len(texts[other]) // len(texts[one])
         pairs = list(zip(texts[one], texts[other][::step], strict=True))
         print(f"equal outputs: {sum(a == b for a, b in pairs)} of {len(pairs)}, {one} and {other}")
@@ -172,6 +177,7 @@ def main() -> None:
     parser.add_argument("--adapter", type=Path, help="folder of a LoRA adapter")
     parser.add_argument("--corpora", type=Path, help="folder with ade/")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batched", action="store_true", help="leave out what goes one at a time")
     options = parser.parse_args()
     base = resolve_base_model(options.model, root=ROOT)
     rows = records(options.prompts // EVERY * EVERY, base, options.corpora)
@@ -200,6 +206,8 @@ def main() -> None:
         FREE: lambda: engine(prompts, BATCH),
         HELD: lambda: engine(prompts, BATCH, grammars),
     }
+    if options.batched:
+        ways = {name: ways[name] for name in (LIBRARY_BATCHED, FREE, HELD)}
     wall, busy, texts = measure(ways, options.rounds)
     tokens = sum(map(len, generator.tokenizer(texts[HELD])["input_ids"])) / len(rows)
     print(f"{base.name}: {len(prompts)} prompts, {tokens:.0f} tokens each, at most {budget}, {options.rounds} rounds")

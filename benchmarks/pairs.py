@@ -130,7 +130,7 @@ def measure(records: list[dict[str, Any]], options: argparse.Namespace) -> None:
 
 def count(records: list[dict[str, Any]], rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
     """Print how many tokens a model reads to weigh the pairs of a record, beside those that it writes."""
-    from odin_slm.inference.scoring import TokenTree
+    from odin_slm.inference.decoding.scoring import TokenTree
     from odin_slm.models.base_model import load_tokenizer
     from odin_slm.models.tokens import completion_ids
 
@@ -152,8 +152,8 @@ def weigh(
 ) -> dict[str, dict[str, Any]]:
     """Return, by record, the log-probability of each of its alternatives."""
     from odin_slm.core.record import render_prompt
+    from odin_slm.inference.decoding.scoring import log_shares
     from odin_slm.inference.generation import Generator
-    from odin_slm.inference.scoring import log_shares
     from odin_slm.models.tokens import prompt_ids
 
     file = options.work / "weighed.jsonl"

@@ -1,6 +1,8 @@
 """The service under load, from a process of its own: throughput, overload, fuzzing, offsets, a killed batch job.
 
-    .venv/bin/python benchmarks/serving.py throughput      32 concurrent clients against one at a time, equal outputs
+    .venv/bin/python benchmarks/serving.py throughput      32 concurrent clients against one at a time, equal outputs,
+                                                           and what one waits at half of that load
+    .venv/bin/python benchmarks/serving.py start           seconds from the command to the first /ready
     .venv/bin/python benchmarks/serving.py overload        60 s of more requests than there is room for
     .venv/bin/python benchmarks/serving.py fuzz [N]        N (5,000) requests made up from the OpenAPI document
     .venv/bin/python benchmarks/serving.py offsets         every offset of 200 documents cuts out its mention
@@ -16,6 +18,7 @@ import asyncio
 import http.client
 import itertools
 import json
+import math
 import os
 import random
 import signal
@@ -115,6 +118,32 @@ def ask_all(url: str, asked: list[str], clients: int) -> tuple[float, list[Any],
     return time.perf_counter() - begin, answers, latencies
 
 
+def at_rate(url: str, asked: list[str], rate: float) -> list[float]:
+    """Ask at random times, so many texts a second on average, whoever still waits; return the latencies."""
+    draw, latencies = random.Random(7), []
+    with ThreadPoolExecutor(len(asked)) as pool:
+        asking = []
+        for text in asked:
+            time.sleep(draw.expovariate(rate))
+            asking.append(pool.submit(ask_all, url, [text], 1))
+        for one in asking:
+            latencies += one.result()[2]
+    return latencies
+
+
+def start(model: str, turns: int = 3) -> None:
+    """Measure how long the service takes until it is ready."""
+    times = []
+    for turn in range(turns + 1):  # the first one fills the caches
+        begin = time.perf_counter()
+        with service(model) as (_, process):
+            wall = time.perf_counter() - begin
+            busy = sum(one.user + one.system for one in (each.cpu_times() for each in family(process)))
+        print(f"turn {turn}: ready after {wall:.1f} s, {busy:.1f} s of processor time, load {os.getloadavg()[0]:.1f}")
+        times += [wall] if turn else []
+    print(f"median of {turns}  {statistics.median(times):.1f} s")
+
+
 def same(one: Any, other: Any) -> bool:
     """Whether two answers are equal, confidences to the fourth digit: sums of other batches end in other digits."""
     if isinstance(one, float) and isinstance(other, float):
@@ -126,10 +155,10 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def throughput(model: str) -> None:
+def throughput(model: str, number: int = 192, turns: int = 3) -> None:
     """Compare 32 clients at once with one after the other, in turns, on the same texts."""
-    asked = texts(192)
-    single = asked[:48]
+    asked = texts(number)
+    single = asked[: number // 4]
 
     def cpu() -> float:
         times = [one.cpu_times() for one in family(process)]
@@ -138,7 +167,7 @@ def throughput(model: str) -> None:
     with service(model, queue_size=64) as (url, process):
         ask_all(url, asked[:32], 8)  # warm
         ratios = []
-        for turn in range(3):
+        for turn in range(turns):
             begin = cpu()
             alone, few, waits = ask_all(url, single, 1)
             middle = cpu()
@@ -155,7 +184,10 @@ def throughput(model: str) -> None:
                 flush=True,
             )
             assert equal == len(few)
-        print(f"ratio, median of 3  {statistics.median(ratios):.2f}")
+        print(f"ratio, median of {turns}  {statistics.median(ratios):.2f}")
+        waits = sorted(at_rate(url, asked[:96], rates[1] / 2))
+        p95 = waits[math.ceil(0.95 * len(waits)) - 1]
+        print(f"at half load, {rates[1] / 2:.2f}/s: median {statistics.median(waits):.2f} s, p95 {p95:.2f} s")
 
 
 async def _overload(url: str, process: psutil.Process, seconds: float, clients: int, before: int) -> None:
@@ -297,14 +329,20 @@ def batch(model: str) -> None:
 def main() -> None:
     """Run one of the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["throughput", "overload", "fuzz", "offsets", "batch"])
+    parser.add_argument("what", choices=["throughput", "start", "overload", "fuzz", "offsets", "batch"])
     parser.add_argument("number", type=int, nargs="?", default=5000)
     parser.add_argument("--model", default="data/06_models/odin-nano")
+    parser.add_argument("--texts", type=int, default=192, help="of throughput")
+    parser.add_argument("--turns", type=int, default=3, help="of throughput")
     given = parser.parse_args()
     if given.what == "fuzz":
         fuzz(given.model, given.number)
-    else:
-        {"throughput": throughput, "overload": overload, "offsets": offsets, "batch": batch}[given.what](given.model)
+        return
+    if given.what == "throughput":
+        throughput(given.model, given.texts, given.turns)
+        return
+    ways = {"start": start, "overload": overload, "offsets": offsets, "batch": batch}
+    ways[given.what](given.model)
 
 
 if __name__ == "__main__":

@@ -150,6 +150,17 @@ def test_near_duplicates_are_confirmed_by_their_exact_similarity() -> None:
     assert list(near_duplicates(texts, ["a", "a"], threshold=0.5, seed=1)) == []
 
 
+def test_pairs_of_one_side_are_left_out_and_the_others_come_in_order() -> None:
+    text = "Severe hepatic necrosis developed in a young woman two weeks after the {} course of treatment."
+    texts = [text.format(number) for number in ("first", "second", "third", "fourth")]
+    every = [(left, right) for left in range(4) for right in range(left + 1, 4)]
+    found = near_duplicates(texts, range(4), threshold=0.7, seed=1)
+    assert [(left, right) for left, right, _ in found] == every
+    across = near_duplicates(texts, range(4), threshold=0.7, seed=1, sides=[0, 1, 0, 1])
+    assert [(left, right) for left, right, _ in across] == [(0, 1), (0, 3), (1, 2), (2, 3)]
+    assert list(near_duplicates([], [], threshold=0.7, seed=1)) == []
+
+
 @pytest.mark.parametrize("threshold", [0.05, 0.3, 0.5, 0.6, 0.7, 1.0])
 def test_near_duplicates_are_found_at_every_threshold(threshold: float) -> None:
     rng = random.Random(3)

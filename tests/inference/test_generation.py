@@ -23,7 +23,7 @@ from conftest import ROOT
 from extraction_values import grammar
 from odin_slm.core.errors import AdapterError, GrammarError, RecordTooLongError
 from odin_slm.core.record import render_prompt
-from odin_slm.inference.constraint import Constraint, Vocabulary, next_phase
+from odin_slm.inference.decoding.constraint import Constraint, Vocabulary, next_phase
 from odin_slm.inference.generation import Generator, generate, line_scores, progress
 from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer
 from odin_slm.models.tokens import completion_ids, line_break_counter, prompt_ids
@@ -229,7 +229,7 @@ def test_few_logits_choose_as_all_do(base: BaseModel, monkeypatch: pytest.Monkey
     grammars = [None, *GRAMMARS[1:]] if mixed else GRAMMARS
     outputs = []
     for share in (1, 10**6):  # nearly always, never
-        monkeypatch.setattr("odin_slm.inference.constraint._FEW", share)
+        monkeypatch.setattr("odin_slm.inference.decoding.constraint._FEW", share)
         outputs.append(generate(base, None, PROMPTS, batch_size=8, max_new_tokens=120, grammars=grammars))
     for few, all_ in zip(*outputs, strict=True):
         assert (few.text, few.tokens, few.finished) == (all_.text, all_.tokens, all_.finished)
@@ -256,7 +256,7 @@ def test_forced_tokens_are_not_asked_and_change_nothing(
     choose = generation._choose
     monkeypatch.setattr(generation, "_choose", lambda *given: steps.append(len(given[2])) or choose(*given))
     if not fused:
-        monkeypatch.setattr("odin_slm.inference.fused_llama.fuse", lambda model: model)
+        monkeypatch.setattr("odin_slm.inference.decoding.fused_llama.fuse", lambda model: model)
     held = [ExtractionGrammar(g.text, g.schema, end_bias=bias) for g in GRAMMARS]
     asked = {"batch_size": 3, "max_new_tokens": 90, "grammars": [*held, None], "loaded": Generator(base)}
     outputs, counts = [], []

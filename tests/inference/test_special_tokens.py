@@ -8,7 +8,7 @@ import pytest
 
 from conftest import ROOT
 from odin_slm.core.record import render_prompt
-from odin_slm.inference.constraint import Constraint, Vocabulary
+from odin_slm.inference.decoding.constraint import Constraint, Vocabulary
 from odin_slm.inference.generation import Generator, prompt_rows
 from odin_slm.models.base_model import BaseModel, load_tokenizer
 from odin_slm.models.tokens import completion_ids, prompt_ids

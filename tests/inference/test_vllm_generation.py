@@ -13,7 +13,7 @@ import pytest
 from extraction_values import grammar
 from odin_slm.core.errors import AdapterError, BackendError
 from odin_slm.core.record import render_prompt
-from odin_slm.inference.constraint import Vocabulary
+from odin_slm.inference.decoding.constraint import Vocabulary
 from odin_slm.inference.generation import Generation, generate, prompt_rows
 from odin_slm.inference.vllm import Answer, Output, Request, _rank, answer_of, write
 from odin_slm.inference.vllm import generate as generate_by_vllm

@@ -101,6 +101,22 @@ def test_it_is_the_file_that_llama_cpp_writes(bases: dict[str, Path], tmp_path: 
     assert differing <= {"tokenizer.ggml.padding_token_id"}  # theirs says that the end pads
 
 
+@pytest.mark.parametrize("of", ["llama", "qwen2", "qwen3"])
+def test_llama_cpp_reads_the_same_model(of: str, bases: dict[str, Path], tmp_path: Path) -> None:
+    import torch
+
+    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python, which compiles llama.cpp, is not installed")
+    reader = llama_cpp.Llama(str(written(bases[of], tmp_path)), n_ctx=128, logits_all=True, verbose=False)
+    base = BaseModel("it", bases[of])
+    ids = load_tokenizer(base)(TEXT)["input_ids"]
+    assert reader.tokenize(TEXT.encode(), add_bos=False) == ids
+    reader.eval(ids)
+    with torch.no_grad():
+        expected = load_model(base)(torch.tensor([ids])).logits[0].float()
+    found = torch.tensor(reader.scores[: len(ids)])
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
+
+
 @pytest.mark.parametrize(("kind", "formats"), [("f16", {"F16"}), ("q8_0", {"Q8_0"})])
 def test_matrices_have_the_format_that_is_asked_for(
     kind: Kind, formats: set[str], bases: dict[str, Path], tmp_path: Path
@@ -145,6 +161,7 @@ def changed(folder: Path, file: str, **values: Any) -> Path:
             },
             "its positions are scaled (llama3), which is not written",
         ),
+        ("config.json", {"use_sliding_window": True}, "its attention slides over the text"),
         ("tokenizer.json", {"pre_tokenizer": {"type": "Whitespace"}}, "cuts text in none of the ways that are written"),
     ],
 )

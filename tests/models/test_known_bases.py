@@ -205,7 +205,7 @@ FETCHED = ROOT / "data/06_models/smollm2-135m-instruct"
 def test_the_real_base_reads_as_its_maker_meant() -> None:
     import torch
 
-    from odin_slm.inference.constraint import Vocabulary
+    from odin_slm.inference.decoding.constraint import Vocabulary
     from odin_slm.models.base_model import load_model
 
     base = BaseModel("smollm2", FETCHED)

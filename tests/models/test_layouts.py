@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Tokenizer, processors
 from odin_slm.config.parameters import LoraParams, TrainingParams
 from odin_slm.core.errors import BaseModelError
 from odin_slm.core.record import render_prompt
-from odin_slm.inference.constrained_generate import constrained_generate
+from odin_slm.inference.decoding.constrained_generate import constrained_generate
 from odin_slm.inference.generation import Generator, generate
 from odin_slm.models import preflight
 from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer

@@ -12,7 +12,7 @@ import pytest
 from odin_slm.config.parameters import TaskParams, TrainingParams
 from odin_slm.core.errors import BaseModelError
 from odin_slm.core.record import render_prompt
-from odin_slm.inference.constraint import Vocabulary
+from odin_slm.inference.decoding.constraint import Vocabulary
 from odin_slm.inference.generation import Generator
 from odin_slm.models.base_model import BaseModel, load_tokenizer
 from odin_slm.pipelines.training.nodes import check_training

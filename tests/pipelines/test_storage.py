@@ -102,7 +102,7 @@ def test_a_job_from_store_to_store_is_killed_and_ends_in_the_files_of_a_local_on
     here = project / "notes"
     for file in folder_at(f"{store}/notes").files():
         (here / file.name).parent.mkdir(parents=True, exist_ok=True)
-        with file.opened() as stream:
+        with file.open() as stream:
             (here / file.name).write_bytes(stream.read())
 
     def extract(documents: str, target: str) -> None:

@@ -73,7 +73,15 @@ def test_provenance_says_which_model_when_and_how() -> None:
 
 
 def test_what_was_corrected_never_validates_or_tests() -> None:
-    blocks = {"checked": {"folder": "x", "format": "jsonl", "entities": ["Drug"], "review": "review.json"}}
+    blocks = {
+        "checked": {
+            "folder": "x",
+            "files": ["it.jsonl"],
+            "format": "jsonl",
+            "entities": ["Drug"],
+            "review": "review.json",
+        }
+    }
     ingestion = IngestionParams.model_validate({"corpora": ["checked"], "own_corpora": blocks})
     corrected = replace(document("ade-7-1", NOTE), pmid="7").to_dict()
     everything = CombinationParams(validation_ratio=0.0, test_ratio=0.0)
@@ -88,6 +96,6 @@ def test_what_was_corrected_never_validates_or_tests() -> None:
 def test_a_manifest_that_is_none_is_named(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "review.json").write_text(content)
-    block = OwnCorpus.model_validate({"folder": "x", "format": "jsonl", "review": "review.json"})
+    block = OwnCorpus.model_validate({"folder": "x", "files": ["it.jsonl"], "format": "jsonl", "review": "review.json"})
     with pytest.raises(OdinError, match=r"review\.json: .* own_corpora\.checked\.review"):
         RawOwnCorpus("checked", block, tmp_path).review()

@@ -9,7 +9,7 @@ import pytest
 from odin_slm.config.parameters import LoraParams, TrainingParams
 from odin_slm.core.errors import BackendError
 from odin_slm.core.record import Record, full_text
-from odin_slm.inference.constrained_generate import constrained_generate
+from odin_slm.inference.decoding.constrained_generate import constrained_generate
 from odin_slm.inference.generation import Generator
 from odin_slm.inference.reading import Question, ask
 from odin_slm.models import backends

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file; on any failure the old content stays and nothing else is left behind."""
+def write_text(path: Path, text: str | Iterable[str]) -> None:
+    """Write a UTF-8 file, given whole or in pieces; on any failure the old content stays, and nothing else is left."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with new_file(path) as new:
-        new.write_text(text, encoding="utf-8", newline="\n")
+    with new_file(path) as new, new.open("w", encoding="utf-8", newline="\n") as stream:
+        stream.writelines([text] if isinstance(text, str) else text)
 
 
 @contextmanager

@@ -7,7 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from odin_slm.core.hashing import short_digest
 from odin_slm.core.record import Record
+from odin_slm.core.rows import chosen, stored
 from odin_slm.tasks import Task
 
 Splits = Mapping[str, Sequence[Record]]
@@ -28,36 +30,34 @@ class Cleaned:
         left_out: Ids of the records that it left out.
     """
 
-    records: dict[str, list[Record]]
+    records: dict[str, Sequence[Record]]
     changed: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
 
 def normalise_text(splits: Splits, task: Task) -> Cleaned:
     """Put inputs and outputs into Unicode NFC, with plain spaces and quotes; see :meth:`Task.cleaned`."""
-    records = {name: [task.cleaned(record, plain_text) for record in part] for name, part in splits.items()}
-    changed = [
-        fresh["id"]
-        for name, part in splits.items()
-        for record, fresh in zip(part, records[name], strict=True)
-        if fresh != record
-    ]
-    return Cleaned(records, changed=changed)
+    changed = []
+
+    def plain(record: Record) -> Record:
+        fresh = task.cleaned(record, plain_text)
+        if fresh != record:
+            changed.append(fresh["id"])
+        return fresh
+
+    return Cleaned({name: stored(map(plain, part)) for name, part in splits.items()}, changed=changed)
 
 
 def drop_duplicates(splits: Splits) -> Cleaned:
     """Leave out records whose input, apart from case and space, repeats an earlier one of the same split."""
-    records: dict[str, list[Record]] = {name: [] for name in splits}
+    records: dict[str, Sequence[Record]] = {}
     left_out = []
     for name, part in splits.items():
-        seen = set()
-        for record in part:
-            key = " ".join(record["input"].casefold().split())
-            if key in seen:
+        first: dict[bytes, int] = {}
+        for position, record in enumerate(part):
+            if first.setdefault(input_digest(record), position) != position:
                 left_out.append(record["id"])
-            else:
-                seen.add(key)
-                records[name].append(record)
+        records[name] = chosen(part, first.values())
     return Cleaned(records, left_out=left_out)
 
 
@@ -91,14 +91,22 @@ def balance(splits: Splits, task: Task, *, by: str, limit: float) -> Cleaned:
 
 
 def _without(splits: Splits, ids: set[str]) -> Cleaned:
-    records = {name: list(part) for name, part in splits.items()}
-    left_out = [record["id"] for record in records["train"] if record["id"] in ids]
-    records["train"] = [record for record in records["train"] if record["id"] not in ids]
-    return Cleaned(records, left_out=left_out)
+    kept, left_out = [], []
+    for position, record in enumerate(splits["train"]):
+        if record["id"] in ids:
+            left_out.append(record["id"])
+        else:
+            kept.append(position)
+    return Cleaned({**splits, "train": chosen(splits["train"], kept)}, left_out=left_out)
 
 
 def _first_labels(task: Task, record: Record) -> list[str]:
     return next(iter(task.labels(record["output"]).values()), [])
+
+
+def input_digest(record: Record) -> bytes:
+    """Return what tells the input apart from others, whatever its case and space: 16 bytes."""
+    return short_digest(" ".join(record["input"].casefold().split()))
 
 
 def plain_text(text: str) -> str:

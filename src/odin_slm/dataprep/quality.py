@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from odin_slm.core.record import Record
 from odin_slm.core.redaction import text_problems
+from odin_slm.core.rows import Joined
+from odin_slm.dataprep.cleaning import input_digest
 from odin_slm.tasks import Check as Rule
 from odin_slm.tasks import Task
 
@@ -176,24 +178,32 @@ _LONG_ENOUGH = Rule(
 def _checks(
     splits: Mapping[str, Sequence[Record]], leaks: Mapping[str, Sequence[Any]], task: Task, limits: Profile
 ) -> Iterator[Check]:
-    records = [record for name in splits for record in splits[name]]
+    rules = (*task.checks(), *_RULES, _LONG_ENOUGH)
+    failures: list[list[str]] = [[] for _ in rules]
+    ids: Counter[str] = Counter()
+    for record in Joined(*splits.values()):
+        ids[record["id"]] += 1
+        for rule, failed in zip(rules, failures, strict=True):
+            if not rule.holds(record):
+                failed.append(record["id"])
+    total = ids.total()
+    *applied, long_enough = (_applied(rule, failures[n], total, limits) for n, rule in enumerate(rules))
     yield from _whole_splits(splits)
     leaking = tuple("+".join(leak["documents"]) for kind in leaks.values() for leak in kind)
-    looked_at = max(len(records), len(leaking))
+    looked_at = max(total, len(leaking))
     fix = "Lower combination.near_duplicate."
     yield Check("no document lies in two splits", "critical", leaking, looked_at, 0.0, fix)
-    repeated = tuple(key for key, n in Counter(record["id"] for record in records).items() if n > 1)
-    yield Check("record ids are unique", "critical", repeated, len(records), 0.0, "Mend the parser that numbers them.")
-    yield from (_applied(rule, records, limits) for rule in (*task.checks(), *_RULES))
+    repeated = tuple(key for key, n in ids.items() if n > 1)
+    yield Check("record ids are unique", "critical", repeated, total, 0.0, "Mend the parser that numbers them.")
+    yield from applied
     yield from (_repeats(name, splits[name], limits) for name in splits)
     yield _labels(splits, task)
-    yield _applied(_LONG_ENOUGH, records, limits)
+    yield long_enough
 
 
-def _applied(rule: Rule, records: Sequence[Record], limits: Profile) -> Check:
-    failures = tuple(record["id"] for record in records if not rule.holds(record))
+def _applied(rule: Rule, failures: Sequence[str], total: int, limits: Profile) -> Check:
     tolerated = getattr(limits, rule.limit) if rule.limit else 0.0
-    return Check(rule.name, rule.severity, failures, len(records), tolerated, rule.fix)
+    return Check(rule.name, rule.severity, tuple(failures), total, tolerated, rule.fix)
 
 
 def _whole_splits(splits: Mapping[str, Sequence[Record]]) -> Iterator[Check]:
@@ -206,21 +216,24 @@ def _whole_splits(splits: Mapping[str, Sequence[Record]]) -> Iterator[Check]:
 
 
 def _repeats(name: str, records: Sequence[Record], limits: Profile) -> Check:
-    inputs = [" ".join(record["input"].casefold().split()) for record in records]
+    inputs = [input_digest(record) for record in records]
     times = Counter(inputs)
-    copies = tuple(record["id"] for record, text in zip(records, inputs, strict=True) if times[text] > 1)
+    repeating = (position for position, digest in enumerate(inputs) if times[digest] > 1)
+    copies = tuple(records[position]["id"] for position in repeating)
     fix = "Set combination.drop_duplicates=true."
     title = f"hardly any record of {name} repeats an input"
     return Check(title, "high", copies, max(1, len(records)), limits.repeated, fix)
 
 
 def _labels(splits: Mapping[str, Sequence[Record]], task: Task) -> Check:
-    sources = {record["source"] for records in splits.values() for record in records}
-    wanted = sorted({label for source in sources for label in task.expected_labels(source)})
-    lacking = []
+    sources: set[str] = set()
+    found: dict[str, set[str]] = {name: set() for name in splits}
     for name, records in splits.items():
-        found = {label for r in records for labels in task.labels(r["output"]).values() for label in labels}
-        lacking += [f"{name}: {label}" for label in wanted if records and label not in found]
+        for record in records:
+            sources.add(record["source"])
+            found[name].update(*task.labels(record["output"]).values())
+    wanted = sorted({label for source in sources for label in task.expected_labels(source)})
+    lacking = [f"{name}: {label}" for name in splits for label in wanted if splits[name] and label not in found[name]]
     total = max(1, len(wanted) * len(splits))
     fix = "Add documents or move the ratios."
     return Check("every label occurs in every split", "high", tuple(lacking), total, 0.0, fix)

@@ -11,13 +11,19 @@ import hashlib
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
+from operator import attrgetter
 from typing import Any
 
+import numpy
+
 from odin_slm.core.document import Document
+from odin_slm.core.hashing import short_digest
 from odin_slm.core.record import SPLITS, Record
+from odin_slm.core.rows import Joined, Mapped
 
 PREFERRED_SOURCES = ("biored", "bc5cdr", "ade", "synthetic")
 """Where two corpora annotate one abstract and neither owns the split: BioRED first, it types the relations. Corpora
@@ -28,9 +34,11 @@ _PERMUTATIONS = 250
 _MISSED = 1.1e-4
 """Probability with which a pair at the threshold may be missed; five rows a band just reach it at 0.7."""
 _OFFICIAL_ORDER = ("test", "validation", "train")
+_AT_ONCE = 4096
+Array = numpy.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Placement:
     """Where a document lies and why.
 
@@ -59,59 +67,74 @@ def assign_splits(
     test_ratio: float,
     near_duplicate: float,
     reviewed: Collection[str] = (),
+    texts: Sequence[str] | None = None,
 ) -> dict[str, Placement]:
     """Place every document in one split.
 
     Args:
-        documents: Documents of all corpora; ids are unique.
+        documents: Documents of all corpora; ids are unique. Neither mentions nor relations are looked at.
         seed: Seed of the hash placement and of the MinHash permutations.
         validation_ratio: Share of the groups without official split that validate.
         test_ratio: Share of them that test.
         near_duplicate: Jaccard similarity of the texts' shingles from which two documents stay together.
         reviewed: Corpora that have come back from a review; each of their documents takes the place of the one with
             its text.
+        texts: Their texts, where those of ``documents`` are empty because memory has no room for them.
 
     Returns:
         Document id -> placement, in the order of ``documents``.
     """
-    from scipy.cluster.hierarchy import DisjointSet
-
-    by_id = {document.id: document for document in documents}
-    sets = DisjointSet(by_id)
-    for same in _by_pmid(documents).values():
-        for other in same[1:]:
-            sets.merge(same[0], other)
-    ids = [document.id for document in documents]
-    texts = [document.text for document in documents]
-    for left, right, _ in near_duplicates(texts, ids, threshold=near_duplicate, seed=seed):
-        sets.merge(ids[left], ids[right])
-
-    members: dict[str, list[str]] = defaultdict(list)
-    for document in documents:
-        members[sets[document.id]].append(document.id)
-
+    texts = Mapped(attrgetter("text"), documents) if texts is None else texts
+    groups = _groups(documents, texts, near_duplicate=near_duplicate, seed=seed)
+    names: dict[int, str] = {}
+    official: dict[int, int] = {}
+    for group, document in zip(groups, documents, strict=True):
+        names[group] = min(names.get(group, document.pmid), document.pmid, key=_pmid_order)
+        if document.split is not None:
+            official[group] = min(official.get(group, len(SPLITS)), _OFFICIAL_ORDER.index(document.split))
+    placed = {
+        group: Placement(_OFFICIAL_ORDER[official[group]], name, "official")
+        if group in official
+        else Placement(_hashed_split(name, seed, validation_ratio, test_ratio), name, "hash")
+        for group, name in names.items()
+    }
     placements: dict[str, Placement] = {}
-    for together in members.values():
-        group = min((by_id[i].pmid for i in together), key=_pmid_order)
-        official = {by_id[i].split for i in together}
-        split = next((s for s in _OFFICIAL_ORDER if s in official), None)
-        rule = "official" if split else "hash"
-        if split is None:
-            split = _hashed_split(group, seed, validation_ratio, test_ratio)
-        for i in together:
-            kept = split == "train" or by_id[i].source != "synthetic"
-            placements[i] = Placement(split, group, rule) if kept else Placement(None, group, "synthetic")
-    corrected = {document.text: document.source for document in documents if document.source in reviewed}
-    for document in documents:
-        if corrected.get(document.text, document.source) != document.source:  # of two reviews the later one counts
-            placements[document.id] = Placement(None, placements[document.id].group, "corrected")
+    for group, document in zip(groups, documents, strict=True):
+        kept = placed[group].split == "train" or document.source != "synthetic"
+        placements[document.id] = placed[group] if kept else Placement(None, names[group], "synthetic")
+    if reviewed:
+        pairs = list(zip(documents, texts, strict=True))
+        corrected = {text: document.source for document, text in pairs if document.source in reviewed}
+        for document, text in pairs:
+            if corrected.get(text, document.source) != document.source:  # of two reviews the later one counts
+                placements[document.id] = Placement(None, placements[document.id].group, "corrected")
     for replaced in _replaced_annotations(documents, placements, reviewed):
         placements[replaced] = Placement(None, placements[replaced].group, "shared abstract")
-    return {document.id: placements[document.id] for document in documents}
+    return placements
+
+
+def _groups(documents: Sequence[Document], texts: Sequence[str], *, near_duplicate: float, seed: int) -> list[int]:
+    """Return the number of every document's group: those that share a PubMed id, or are near-duplicates."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    first: dict[str, int] = {}
+    pairs = [(first.setdefault(document.pmid, number), number) for number, document in enumerate(documents)]
+    near = near_duplicates(texts, range(len(texts)), threshold=near_duplicate, seed=seed)
+    pairs += [(left, right) for left, right, _ in near]
+    left, right = numpy.array(pairs, dtype=numpy.int32).reshape(-1, 2).T
+    edges = coo_array((numpy.ones(len(left), dtype=bool), (left, right)), shape=(len(documents),) * 2)
+    groups: list[int] = connected_components(edges, directed=False)[1].tolist() if len(documents) else []
+    return groups
 
 
 def near_duplicates(
-    texts: Sequence[str], owners: Sequence[str], *, threshold: float, seed: int
+    texts: Sequence[str],
+    owners: Sequence[Hashable],
+    *,
+    threshold: float,
+    seed: int,
+    sides: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, int, float]]:
     """Find pairs of texts of different owners that are near-duplicates.
 
@@ -122,38 +145,112 @@ def near_duplicates(
     is confirmed by the exact Jaccard similarity of the shingle sets. Shingles are character 5-grams of the lower-cased
     words in Unicode NFKC, so that the short sentences of ADE are compared as well as abstracts.
 
+    A text is read once for its sketch, and again where it is a candidate. Memory is 500 bytes a text.
+
     Args:
         texts: The texts.
         owners: The document that each of them belongs to.
         threshold: Jaccard similarity from which a pair is reported.
         seed: Seed of the permutations.
+        sides: A number below 256 for each text; pairs of one number are left out. None: no pair is.
 
     Yields:
-        (index, index, Jaccard similarity), left index first.
+        (index, index, Jaccard similarity), left index first, in order.
     """
-    from rensa import RMinHash, RMinHashLSH
-
     # Shingles are made again for the few candidates: kept, those of 100,000 documents would take gigabytes.
-    shingles = lru_cache(maxsize=1024)(lambda position: _shingles(texts[position]))
-    rows = _rows_of_a_band(threshold)
-    permutations = _PERMUTATIONS // rows * rows
-    index = RMinHashLSH(threshold=threshold, num_perm=permutations, num_bands=permutations // rows)
-    sketches = []
-    for key, text in enumerate(texts):
-        sketch = RMinHash(num_perm=permutations, seed=seed)
-        sketch.update(list(_shingles(text)))  # a sketch is a minimum: order does not matter
-        index.insert(key, sketch)
-        sketches.append(sketch)
-    for left, sketch in enumerate(sketches):
-        for right in sorted(index.query(sketch)):
-            if right <= left or owners[left] == owners[right]:
-                continue
-            # texts of one author's templates are candidates by the million, and sets of shingles are slow to make
-            if sketch.jaccard(sketches[right]) < threshold - 0.2:
-                continue
+    shingles = lru_cache(maxsize=1024)(lambda position: frozenset(_shingles(texts[position])))
+    sketches = _sketches(texts, threshold, seed)
+    for left, right in _candidates(sketches, threshold, None if sides is None else numpy.array(sides, numpy.uint8)):
+        if owners[left] != owners[right]:
             similarity = _jaccard(shingles(left), shingles(right))
             if similarity >= threshold:
                 yield left, right, similarity
+
+
+@dataclass(frozen=True, slots=True)
+class _Sketches:
+    """MinHash sketches of n texts, as far as candidates need them.
+
+    Attributes:
+        permutations: Their length.
+        bands: Hashes of the bands (bands, n).
+        parities: The lowest bit of every number of the sketch, 64 in one (words, n).
+        bytes: The lowest byte of every number (n, permutations).
+    """
+
+    permutations: int
+    bands: Array
+    parities: Array
+    bytes: Array
+
+
+def _sketches(texts: Sequence[str], threshold: float, seed: int) -> _Sketches:
+    from rensa import RMinHash
+
+    rows = _rows_of_a_band(threshold)
+    permutations = _PERMUTATIONS // rows * rows
+    count, bands, words = len(texts), permutations // rows, -(-permutations // 64)
+    factors = numpy.random.default_rng(seed).integers(2**63, size=rows, dtype=numpy.uint64) * 2 + 1
+    made = _Sketches(
+        permutations,
+        numpy.empty((bands, count), numpy.uint32),
+        numpy.empty((words, count), numpy.uint64),
+        numpy.empty((count, permutations), numpy.uint8),
+    )
+    left = iter(texts)
+    for begin in range(0, count, _AT_ONCE):
+        # A sketch is a minimum: neither order nor repeated shingles matter.
+        shingles = [_shingles(text) for text in islice(left, _AT_ONCE)]
+        matrix = RMinHash.digest_matrix_from_token_sets(shingles, permutations, seed)
+        sketch = numpy.array(matrix.to_rows(), dtype=numpy.uint32)
+        part = slice(begin, begin + len(sketch))
+        hashes = (sketch.reshape(-1, bands, rows) * factors).sum(axis=2, dtype=numpy.uint64)
+        made.bands[:, part] = (hashes >> numpy.uint64(32)).T
+        bits: Array = numpy.zeros((len(sketch), words * 64), numpy.uint8)
+        bits[:, :permutations] = sketch & 1
+        made.parities[:, part] = numpy.packbits(bits, axis=1).view(numpy.uint64).T
+        made.bytes[part] = sketch & 0xFF
+    return made
+
+
+def _candidates(sketches: _Sketches, threshold: float, sides: Array | None) -> Iterator[tuple[int, int]]:
+    """Yield the pairs of equal bands whose sketches agree nearly as often as the threshold, in order.
+
+    Texts of one author's templates are candidates by the hundred million. So the lowest bits of their sketches are
+    compared first: of unequal numbers they agree by half, and five standard deviations below what they do at the
+    threshold few are left, for which the lowest bytes are compared.
+    """
+    agreed = threshold + (1 - threshold) / 2
+    spread = (agreed * (1 - agreed) / sketches.permutations) ** 0.5
+    most = int(sketches.permutations * (1 - agreed + 5 * spread))
+    found = [_alike(band, sketches.parities, most, sides) for band in sketches.bands]
+    pairs = numpy.unique(numpy.concatenate(found), axis=0)
+    for begin in range(0, len(pairs), _AT_ONCE):
+        left, right = pairs[begin : begin + _AT_ONCE].T
+        agreement = (sketches.bytes[left] == sketches.bytes[right]).mean(axis=1)
+        kept = agreement >= threshold - 0.2
+        yield from zip(left[kept].tolist(), right[kept].tolist(), strict=True)
+
+
+def _alike(band: Array, parities: Array, most: int, sides: Array | None) -> Array:
+    """Return the pairs (n, 2), the smaller number first, that agree in a band and differ in no more parities."""
+    order = numpy.argsort(band, kind="stable")
+    hashes = band[order]
+    ends = numpy.asarray(numpy.searchsorted(hashes, hashes, side="right"))
+    words = parities[:, order]
+    of = None if sides is None else sides[order]
+    found: list[Array] = [numpy.empty((0, 2), numpy.int64)]
+    left: Array = numpy.arange(len(order))
+    distance = 1
+    while len(left := left[left + distance < ends[left]]):  # pairs of places in the order, nearest first
+        near = left if of is None else left[of[left] != of[left + distance]]
+        unlike: Array = numpy.zeros(len(near), numpy.uint16)
+        for word in words:
+            unlike += numpy.bitwise_count(word[near] ^ word[near + distance])
+        near = near[unlike <= most]
+        found.append(numpy.stack([order[near], order[near + distance]], axis=1))
+        distance += 1
+    return numpy.concatenate(found)
 
 
 def find_leaks(
@@ -176,42 +273,42 @@ def find_leaks(
     Returns:
         ``exact_inputs``, ``pmids`` and ``near_duplicates``: one entry per leak, naming the documents.
     """
-    records = [record for name in splits for record in splits[name]]
-    subjects = [subject(record) for record in records]
-    split_of = [name for name in splits for _ in splits[name]]
-    by_input: dict[str, list[int]] = defaultdict(list)
-    by_pmid: dict[str, list[int]] = defaultdict(list)
-    for position, record in enumerate(records):
-        by_input[_words(subjects[position])].append(position)
-        by_pmid[pmids[record["document_id"]]].append(position)
+    names = list(splits)
+    sides = [side for side, name in enumerate(names) for _ in splits[name]]
+    documents, inputs = [], []
+    records = Joined(*splits.values())
+    for record in records:
+        documents.append(record["document_id"])
+        inputs.append(short_digest(_words(subject(record))))
 
-    def crossing(groups: Iterable[list[int]]) -> list[dict[str, Any]]:
+    def crossing(keys: Sequence[Hashable]) -> list[dict[str, Any]]:
+        side_of = dict(zip(keys, sides, strict=True))
+        several = {key for key, side in zip(keys, sides, strict=True) if side_of[key] != side}
+        groups: dict[Hashable, list[int]] = {}
+        for position, key in enumerate(keys):
+            if key in several:
+                groups.setdefault(key, []).append(position)
         return [
             {
-                "documents": sorted({records[i]["document_id"] for i in group}),
-                "splits": sorted({split_of[i] for i in group}),
+                "documents": sorted({documents[i] for i in group}),
+                "splits": sorted({names[sides[i]] for i in group}),
             }
-            for group in groups
-            if len({split_of[i] for i in group}) > 1
+            for group in groups.values()
         ]
 
     near = [
         {
-            "documents": [records[left]["document_id"], records[right]["document_id"]],
-            "splits": [split_of[left], split_of[right]],
+            "documents": [documents[left], documents[right]],
+            "splits": [names[sides[left]], names[sides[right]]],
             "jaccard": round(similarity, 4),
         }
         for left, right, similarity in near_duplicates(
-            subjects,
-            [record["document_id"] for record in records],
-            threshold=near_duplicate,
-            seed=seed,
+            Mapped(subject, records), documents, threshold=near_duplicate, seed=seed, sides=sides
         )
-        if split_of[left] != split_of[right]
     ]
     return {
-        "exact_inputs": crossing(by_input.values()),
-        "pmids": crossing(by_pmid.values()),
+        "exact_inputs": crossing(inputs),
+        "pmids": crossing([pmids[document] for document in documents]),
         "near_duplicates": near,
     }
 
@@ -276,10 +373,10 @@ def _words(text: str) -> str:
     return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
-def _shingles(text: str) -> set[str]:
+def _shingles(text: str) -> list[str]:
     normal = _words(text)
-    return {normal[i : i + 5] for i in range(max(1, len(normal) - 4))}
+    return [normal[i : i + 5] for i in range(max(1, len(normal) - 4))]
 
 
-def _jaccard(left: set[str], right: set[str]) -> float:
+def _jaccard(left: frozenset[str], right: frozenset[str]) -> float:
     return len(left & right) / len(left | right)

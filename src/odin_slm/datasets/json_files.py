@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from array import array
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import numpy
 from kedro_datasets._typing import JSONPreview, TablePreview
 
 from odin_slm.core import json_text
 from odin_slm.core.errors import MissingInputError, PredictionsError
 from odin_slm.core.files import write_text
-from odin_slm.core.hashing import canonical_json, canonical_jsonl
+from odin_slm.core.hashing import canonical_json, canonical_lines, canonical_pieces
+from odin_slm.core.rows import Numbers, Rows
 from odin_slm.datasets import GivenDataset, PathDataset
 
 _PREVIEW_CHARACTERS = 300
@@ -33,7 +38,7 @@ class CanonicalJSONDataset(PathDataset[Any, Any]):
 
     def save(self, data: Any) -> None:
         """Write the value."""
-        write_text(self._filepath, canonical_json(data))
+        write_text(self._filepath, canonical_pieces(data))
 
     def preview(self) -> JSONPreview:
         """Return the whole value; for small reports only."""
@@ -41,7 +46,25 @@ class CanonicalJSONDataset(PathDataset[Any, Any]):
 
 
 class RecordsDataset(CanonicalJSONDataset):
-    """A list of flat JSON objects."""
+    """A list of flat JSON objects, which are read from the file one by one as they are asked for."""
+
+    def load(self) -> Sequence[dict[str, Any]]:
+        """Return the objects; of a file that is not in canonical form, as a list.
+
+        Raises:
+            MissingInputError: There is no such file.
+            PredictionsError: The file is not JSON.
+        """
+        _require(self._filepath)
+        stream = self._filepath.open("rb")
+        places = _canonical_places(stream)
+        if places is None:
+            stream.close()
+            return _json(self._filepath, fix="Make it again.")
+        return Rows(stream, *places, self._object)
+
+    def _object(self, text: bytes, number: int) -> dict[str, Any]:
+        return _object(text, f"{self._filepath}, item {number + 1}")
 
     def preview(self, nrows: int = 5) -> TablePreview:
         """Return the first rows, long texts cut for the eye."""
@@ -75,10 +98,10 @@ class GivenRecordsDataset(GivenDataset[list[dict[str, Any]] | None]):
         return self._path is None or Path(self._path).is_file()
 
 
-class JSONLinesDataset(PathDataset[list[dict[str, Any]], list[dict[str, Any]]]):
+class JSONLinesDataset(PathDataset[Iterable[dict[str, Any]], Sequence[dict[str, Any]]]):
     """One JSON object a line."""
 
-    def load(self) -> list[dict[str, Any]]:
+    def load(self) -> Sequence[dict[str, Any]]:
         """Return the rows.
 
         Raises:
@@ -86,27 +109,69 @@ class JSONLinesDataset(PathDataset[list[dict[str, Any]], list[dict[str, Any]]]):
             PredictionsError: A line is not a JSON object.
         """
         _require(self._filepath)
-        rows = []
         with self._filepath.open("rb") as stream:
-            for number, line in enumerate(stream, start=1):
-                try:
-                    row = json_text.loads(line)
-                    if not isinstance(row, dict):
-                        raise ValueError("no object")
-                except ValueError as error:
-                    raise PredictionsError(
-                        f"expected one JSON object ({error}).", where=f"{self._filepath}:{number}", fix="Make it again."
-                    ) from None
-                rows.append(row)
-        return rows
+            return [self._row(line, number) for number, line in enumerate(stream)]
 
-    def save(self, data: list[dict[str, Any]]) -> None:
+    def save(self, data: Iterable[dict[str, Any]]) -> None:
         """Write the rows."""
-        write_text(self._filepath, canonical_jsonl(data))
+        write_text(self._filepath, canonical_lines(data))
 
     def preview(self, nrows: int = 5) -> TablePreview:
         """Return the first rows, long values cut for the eye."""
         return _table(self.load()[:nrows])
+
+    def _row(self, line: bytes, number: int) -> dict[str, Any]:
+        return _object(line, f"{self._filepath}:{number + 1}")
+
+
+class StoredJSONLinesDataset(JSONLinesDataset):
+    """One JSON object a line, read from the file as they are asked for; a line that is none is found then."""
+
+    def load(self) -> Sequence[dict[str, Any]]:
+        """Return the rows.
+
+        Raises:
+            MissingInputError: There is no such file.
+        """
+        _require(self._filepath)
+        stream = self._filepath.open("rb")
+        ends = numpy.fromiter(accumulate(map(len, stream)), numpy.int64)
+        return Rows(stream, numpy.concatenate([[0], ends[:-1]])[: len(ends)], ends, self._row)
+
+
+def _canonical_places(stream: BinaryIO) -> tuple[Numbers, Numbers] | None:
+    """Return where the objects of a canonical list begin and end; None where the file is no such list."""
+    begins, ends = array("q"), array("q")
+    place = 0
+    lines = iter(stream)
+    if next(lines, b"") != b"[\n":
+        return None
+    place, closed = 2, False
+    for line in lines:
+        if closed:
+            return None
+        if line == b" {\n":
+            begins.append(place + 1)
+        elif line in (b" },\n", b" }\n"):
+            ends.append(place + 2)
+        elif line == b"]\n":
+            closed = True
+        elif not line.startswith(b"  "):
+            return None
+        place += len(line)
+    if not closed or len(begins) != len(ends):
+        return None
+    return numpy.array(begins, numpy.int64), numpy.array(ends, numpy.int64)
+
+
+def _object(text: bytes, where: str) -> dict[str, Any]:
+    try:
+        found = json_text.loads(text)
+        if not isinstance(found, dict):
+            raise ValueError("no object")
+    except ValueError as error:
+        raise PredictionsError(f"expected one JSON object ({error}).", where=where, fix="Make it again.") from None
+    return found
 
 
 def _json(file: Path, fix: str) -> Any:
@@ -131,7 +196,7 @@ def _require(file: Path) -> None:
     raise MissingInputError(found, where=str(file), fix=_FIRST)
 
 
-def _table(rows: list[dict[str, Any]]) -> TablePreview:
+def _table(rows: Sequence[dict[str, Any]]) -> TablePreview:
     columns = list(rows[0]) if rows else []
     cells = [[_cell(row.get(column)) for column in columns] for row in rows]
     return TablePreview({"index": list(range(len(rows))), "columns": columns, "data": cells})

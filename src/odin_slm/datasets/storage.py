@@ -7,10 +7,9 @@ client looks for them (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``, a role, …)
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,16 +35,16 @@ class StoredFile:
     """A file that can be read.
 
     Attributes:
-        name: Its path in the folder that was named.
-        opened: Opens it.
+        folder: Where it lies.
+        name: Its path there.
     """
 
+    folder: LocalFolder | StoreFolder
     name: str
-    opened: Callable[[], IO[bytes]]
 
     def open(self) -> io.RawIOBase:
         """Return a stream of its bytes, whose failures are :class:`StorageError` and nobody else's."""
-        return _Stream(self.opened(), self.name)
+        return _Stream(self.folder.open(self.name), self.name)
 
 
 class _Stream(io.RawIOBase):
@@ -86,9 +85,10 @@ class LocalFolder:
 
     def files(self) -> list[StoredFile]:
         """Return the files at any depth, in order; of a file itself."""
-        root = self._path if self._path.is_dir() else self._path.parent
-        found = sorted(root.rglob("*")) if self._path.is_dir() else [self._path]
-        return [StoredFile(f.relative_to(root).as_posix(), partial(f.open, "rb")) for f in found if f.is_file()]
+        if self._path.is_file():
+            return [StoredFile(LocalFolder(self._path.parent), self._path.name)]
+        found = sorted(self._path.rglob("*"))
+        return [StoredFile(self, file.relative_to(self._path).as_posix()) for file in found if file.is_file()]
 
     def names(self) -> set[str]:
         """Return the names of the files in this very folder."""
@@ -141,8 +141,10 @@ class StoreFolder:
     def files(self) -> list[StoredFile]:
         """Return the objects at any depth, in order; of an object itself."""
         found = self._found()
-        start = len(self._root.rsplit("/", 1)[0] if found == [self._root] else self._root) + 1
-        return [StoredFile(path[start:], partial(self._opened, path)) for path in found]
+        if found == [self._root]:
+            folder, name = self._address.rsplit("/", 1)
+            return [StoredFile(StoreFolder(folder), name)]
+        return [StoredFile(self, path[len(self._root) + 1 :]) for path in found]
 
     def names(self) -> set[str]:
         """Return the names of the objects in this very folder."""
@@ -150,7 +152,9 @@ class StoreFolder:
 
     def open(self, name: str) -> IO[bytes]:
         """Open an object to read it."""
-        return self._opened(f"{self._root}/{name}")
+        with _told(f"{self._address}/{name}"):
+            stream: IO[bytes] = self._store.open(f"{self._root}/{name}", "rb")
+            return stream
 
     def write(self, name: str, content: bytes) -> None:
         """Write an object; it appears when its upload has ended."""
@@ -165,10 +169,6 @@ class StoreFolder:
     def _found(self, **options: Any) -> list[str]:
         with _told(self._address):
             return sorted(self._store.find(self._root, **options), key=lambda path: path.split("/"))
-
-    def _opened(self, path: str) -> IO[bytes]:
-        with _told(path):
-            return self._store.open(path, "rb")  # type: ignore[no-any-return]
 
 
 @contextmanager

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 from odin_slm.core import json_text
 from odin_slm.core.errors import AdapterError, RecordTooLongError
 from odin_slm.core.record import before_input
-from odin_slm.inference.constraint import Constraint, Vocabulary
+from odin_slm.inference.decoding.constraint import Constraint, Vocabulary
+from odin_slm.inference.decoding.scoring import log_shares
 from odin_slm.inference.resume_log import ResumeLog, describe
-from odin_slm.inference.scoring import log_shares
 from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer, standing_alone
 from odin_slm.models.tokens import end_tokens, line_break_counter, prompt_ids
 from odin_slm.models.tying import settle, untie
@@ -60,7 +60,7 @@ class Generation:
             line break or end that closes it: of the likeliest output, in the distribution that it was chosen from.
             Under a grammar that is the model's over the allowed tokens alone, so that a token without alternative
             has 0. None for a line that the model did not write. Where a grammar biases the ends of lists, see
-            :mod:`odin_slm.inference.list_ends`.
+            :mod:`odin_slm.inference.decoding.list_ends`.
         ends: For every line of the text the log-odds, without their bias, of ending its list after it against going
             on, None where that was not asked; empty where nothing biases the ends of lists.
         weighed: What the grammar weighed once the output was written, as lines, each with its score; mostly nothing.
@@ -584,7 +584,7 @@ def _read(
     """
     import torch
 
-    from odin_slm.inference.kv_cache import BatchCache
+    from odin_slm.inference.decoding.kv_cache import BatchCache
 
     known = begin[0][0].shape[2] if begin else 0
     prompts = list(dict.fromkeys(tuple(row.prompt[known:]) for row in rows))
@@ -657,7 +657,7 @@ def _weighed(
 
 
 def _fused(model: Any) -> bool:
-    from odin_slm.inference.fused_llama import FusedLlama
+    from odin_slm.inference.decoding.fused_llama import FusedLlama
 
     return isinstance(getattr(model, "model", None), FusedLlama)
 
@@ -726,8 +726,8 @@ def _load(base: BaseModel, adapter: Path | None, device: torch.device) -> Any:
     """Load the base, with the adapter merged into its weights; fp32 on a CPU, bf16 on a GPU."""
     import torch
 
-    from odin_slm.inference.fused_llama import fuse
-    from odin_slm.inference.onednn_linear import use_onednn
+    from odin_slm.inference.decoding.fused_llama import fuse
+    from odin_slm.inference.decoding.onednn_linear import use_onednn
 
     base, adapter = standing_alone(base, adapter)
     dtype = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from odin_slm.core.errors import AdapterError, BackendError
-from odin_slm.inference.constraint import next_phase
+from odin_slm.inference.decoding.constraint import next_phase
 from odin_slm.inference.generation import Generation, check_config, line_scores, open_resume_log, prompt_rows
 from odin_slm.models.base_model import BaseModel, context_of, load_tokenizer, standing_alone
 from odin_slm.models.tokenizer_probe import probe_tokenizer

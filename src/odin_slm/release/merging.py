@@ -161,12 +161,13 @@ def _gguf(folder: Path, kind: Kind, rows: Sequence[Mapping[str, Any]], job: Merg
     merged, file = BaseModel(job.facts.name, folder), folder / f"model-{kind}.gguf"
     try:
         write_gguf(merged, file, kind, name=job.facts.name, license_id=job.facts.license)
-    except BaseModelError as error:
+        with tempfile.TemporaryDirectory(prefix="odin-slm-") as work:
+            back = convert(file, Path(work) / "base", Origin("a local file"))
+            found = compare(BaseModel(job.facts.name, back), rows, job, f"the GGUF file ({kind})", _GGUF_FIX)
+    except BaseModelError as error:  # it cannot be written, or not be read back as it was
+        file.unlink(missing_ok=True)
         logger.warning("There is no GGUF file: %s GGUF.md has the commands of llama.cpp.", error.what)
         return {"why": error.what}
-    with tempfile.TemporaryDirectory(prefix="odin-slm-") as work:
-        back = convert(file, Path(work) / "base", Origin("a local file"))
-        found = compare(BaseModel(job.facts.name, back), rows, job, f"the GGUF file ({kind})", _GGUF_FIX)
     return {"file": file.name, "sha256": sha256_of(file), **found}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from odin_slm.core.hashing import canonical_json, sha256_text
+from odin_slm.core.hashing import sha256_of_json
 
 SPLITS = ("train.json", "val.json")
 """The splits that a training reads, by their files."""
@@ -17,7 +17,7 @@ SPLITS = ("train.json", "val.json")
 
 def splits_learned(train: Any, val: Any) -> dict[str, str]:
     """Return the sha256 of the splits that a training reads, as the manifest's ``outputs`` gives them."""
-    return {file: sha256_text(canonical_json(records)) for file, records in zip(SPLITS, (train, val), strict=True)}
+    return {file: sha256_of_json(records) for file, records in zip(SPLITS, (train, val), strict=True)}
 
 
 def other_splits(training_state: Mapping[str, Any] | None, manifest: Mapping[str, Any] | None) -> list[str]:
@@ -38,7 +38,7 @@ def is_of(training_state: Mapping[str, Any] | None, adapter_sha256: str) -> bool
 
 def is_own_test_set(results: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
     """Whether figures were measured on the test split that a manifest describes, and not on records from elsewhere."""
-    return results["test_set"].get("manifest_sha256") == sha256_text(canonical_json(manifest))
+    return results["test_set"].get("manifest_sha256") == sha256_of_json(manifest)
 
 
 def provenance_problems(

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from odin_slm.core.document import is_synthetic
-from odin_slm.core.hashing import canonical_json, sha256_text
+from odin_slm.core.hashing import sha256_of_json
 from odin_slm.tasks.base import Rows
 
 
@@ -26,7 +26,7 @@ def not_comparable(predictions: Rows, others: Rows | None, name: str = "base mod
 
 
 def _fingerprint(rows: Rows) -> str:
-    return sha256_text(canonical_json(sorted([str(row.get(name)) for name in ("id", "input", "gold")] for row in rows)))
+    return sha256_of_json(sorted([str(row.get(name)) for name in ("id", "input", "gold")] for row in rows))
 
 
 def _manifests(rows: Rows) -> set[str | None]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from odin_slm.core.hashing import canonical_json, sha256_text
+from odin_slm.core.hashing import sha256_of_json
 from odin_slm.tasks import Metric, Task
 from odin_slm.tasks.criteria import holm
 from odin_slm.tasks.rows import not_comparable
@@ -119,7 +119,7 @@ def conclude(decision: Mapping[str, Any], *, force: bool, reason: str) -> dict[s
 
 def rows_digest(rows: Rows) -> str:
     """Return the SHA-256 of a predictions file's rows, whatever the bytes of the file."""
-    return sha256_text(canonical_json(list(rows)))
+    return sha256_of_json(list(rows))
 
 
 def decide(

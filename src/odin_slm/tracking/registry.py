@@ -28,7 +28,7 @@ from typing import Any
 
 from odin_slm.core import json_text
 from odin_slm.core.errors import RegistryError
-from odin_slm.core.hashing import canonical_json, canonical_jsonl, sha256_of_files, sha256_text
+from odin_slm.core.hashing import canonical_json, canonical_jsonl, sha256_of_files, sha256_of_json, sha256_text
 from odin_slm.inference.reading import DEFAULTS
 from odin_slm.inference.served_model import CALIBRATOR, SETTINGS, resolve_model
 from odin_slm.models.base_model import BaseModel, commit_of, is_whole
@@ -439,7 +439,7 @@ class Registry:
             "model_sha256": _model_digest(candidate),
             "predictions_sha256": rows_digest(candidate.predictions),
             "data_manifest_sha256": candidate.manifest_sha256 or "",
-            "calibrator_sha256": sha256_text(canonical_json(candidate.calibrator)) if candidate.calibrator else "",
+            "calibrator_sha256": sha256_of_json(candidate.calibrator) if candidate.calibrator else "",
         }
         return tags | {name: f"{value:.4f}" for name, value in candidate.metrics.items()}
 

@@ -90,7 +90,7 @@ class TaskMetric:
 
     def _outputs(self, model: Any, records: Sequence[Record]) -> list[str]:
         """Return an output for each record, held to its text where the task has a grammar."""
-        from odin_slm.inference.constrained_generate import constrained_generate
+        from odin_slm.inference.decoding.constrained_generate import constrained_generate
         from odin_slm.inference.generation import Generator
 
         if not records:
@@ -112,7 +112,7 @@ def _for_decoding(model: Any) -> Any:
 
     Adapters beside the weights are two more products for each layer and token. A quantised model stays as it is.
     """
-    from odin_slm.inference.fused_llama import fuse
+    from odin_slm.inference.decoding.fused_llama import fuse
 
     causal = causal_of(model)
     if causal.device.type != "cpu" or getattr(causal, "is_quantized", False):

@@ -45,6 +45,8 @@ def write_gguf(model: BaseModel, file: Path, kind: Kind, *, name: str, license_i
         raise _refused(model, f"a model of the type {config['model_type']} is not written; {', '.join(TYPES)} are")
     if (kind_of_rope := config["rope_parameters"]["rope_type"]) != "default":
         raise _refused(model, f"its positions are scaled ({kind_of_rope}), which is not written")
+    if config.get("use_sliding_window"):
+        raise _refused(model, "its attention slides over the text, which is not written")
     metadata = {**_sizes(architecture, config), **_tokenizer(model, config["vocab_size"])}
     unfinished = file.with_name(f".{file.name}.part")
     writer = GGUFWriter(unfinished, architecture)

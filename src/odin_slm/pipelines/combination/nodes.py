@@ -1,17 +1,21 @@
 """Nodes of the combination pipeline."""
 
 import random
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import chain
+from itertools import islice
+from operator import itemgetter
+from sys import intern
 from typing import Any
 
 from odin_slm.config.parameters import CombinationParams, IngestionParams, TaskParams
 from odin_slm.core.document import Document, is_synthetic, surface_forms
 from odin_slm.core.errors import CorpusFormatError, LeakageError, MissingInputError, ReviewError, required
-from odin_slm.core.hashing import canonical_json, sha256_text
+from odin_slm.core.hashing import sha256_of_json
 from odin_slm.core.record import SPLITS, Record
+from odin_slm.core.rows import Joined, Mapped, chosen
 from odin_slm.dataprep import cleaning
 from odin_slm.dataprep.cleaning import Cleaned
 from odin_slm.dataprep.quality import assess
@@ -22,13 +26,14 @@ from odin_slm.tasks import Task
 
 # The check uses permutations of its own, so that a pair which the split's hashing missed is not missed twice.
 _SECOND_OPINION = 7_919
+_AT_ONCE = 1024
 _BIN = 32
 """Width of the histogram of lengths, in tokens."""
 
 
-def gather(*parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def gather(*parts: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
     """Join the documents, or the records, of all corpora."""
-    return list(chain(*parts))
+    return Joined(*parts)
 
 
 def gather_reports(*parse_reports: dict[str, Any]) -> list[dict[str, Any]]:
@@ -50,7 +55,7 @@ def gather_sources(parse_reports: list[dict[str, Any]], params: IngestionParams)
 
 
 def place_documents(
-    documents: list[dict[str, Any]] | None, params: CombinationParams, ingestion: IngestionParams
+    documents: Sequence[dict[str, Any]] | None, params: CombinationParams, ingestion: IngestionParams
 ) -> dict[str, dict[str, Any]]:
     """Place every document of every corpus in one split.
 
@@ -62,7 +67,8 @@ def place_documents(
         ReviewError: A document that was corrected beside a model's predictions would validate or test.
         MissingInputError: There are no documents.
     """
-    parsed = [Document.from_dict(values) for values in required(documents, "documents.jsonl")]
+    given = required(documents, "documents.jsonl")
+    parsed = [_without_text(values) for values in given]
     for identifier, count in Counter(document.id for document in parsed).items():
         if count > 1:
             sources = " and ".join(sorted({document.source for document in parsed if document.id == identifier}))
@@ -79,6 +85,7 @@ def place_documents(
         test_ratio=params.test_ratio,
         near_duplicate=params.near_duplicate,
         reviewed=reviewed,
+        texts=Mapped(itemgetter("text"), given),
     )
     for document in parsed:
         split = placements[document.id].split
@@ -91,9 +98,15 @@ def place_documents(
     return {d.id: {**placements[d.id].to_dict(), "pmid": d.pmid, "source": d.source} for d in parsed}
 
 
+def _without_text(values: dict[str, Any]) -> Document:
+    """Return what of a document decides its place; the texts of a million have no room in memory."""
+    split = values["split"] and intern(values["split"])
+    return Document(values["id"], "", intern(values["source"]), values["pmid"], split)
+
+
 def combine_records(
-    records: list[Record], splits: dict[str, dict[str, Any]], params: CombinationParams
-) -> dict[str, list[Record]]:
+    records: Sequence[Record], splits: dict[str, dict[str, Any]], params: CombinationParams
+) -> dict[str, Sequence[Record]]:
     """Put every record into its document's split, shuffled by the seed.
 
     Returns:
@@ -109,26 +122,26 @@ def combine_records(
             fix="*_records_report.json in data/03_primary says why: name other corpora (ingestion.corpora), raise "
             "ingestion.max_tokens, or set ingestion.overflow=window.",
         )
-    parts: dict[str, list[Record]] = {name: [] for name in SPLITS}
-    for record in records:
+    parts: dict[str, list[int]] = {name: [] for name in SPLITS}
+    for position, record in enumerate(records):
         split = splits[record["document_id"]]["split"]
         if split is not None:
-            parts[split].append(record)
+            parts[split].append(position)
     for name, part in parts.items():
         random.Random(f"{params.seed}-{name}").shuffle(part)
-    return parts
+    return {name: chosen(records, part) for name, part in parts.items()}
 
 
 def clean_records(
-    combined: dict[str, list[Record]], task: TaskParams, params: CombinationParams
-) -> tuple[dict[str, list[Record]], dict[str, Any]]:
+    combined: dict[str, Sequence[Record]], task: TaskParams, params: CombinationParams
+) -> tuple[dict[str, Sequence[Record]], dict[str, Any]]:
     """Apply the cleaning steps that the parameters switch on; without any, the records pass as they are.
 
     Returns:
         Split -> records, and the report: what each step changed or left out, by record id.
     """
     what = task.task()
-    steps: list[tuple[str, bool, Callable[[dict[str, list[Record]]], Cleaned]]] = [
+    steps: list[tuple[str, bool, Callable[[dict[str, Sequence[Record]]], Cleaned]]] = [
         ("normalise_text", params.normalise_text, partial(cleaning.normalise_text, task=what)),
         ("drop_duplicates", params.drop_duplicates, cleaning.drop_duplicates),
         ("drop_empty", params.drop_empty, partial(cleaning.drop_empty, task=what)),
@@ -148,8 +161,8 @@ def clean_records(
 
 
 def check_leakage(
-    cleaned: dict[str, list[Record]], splits: dict[str, dict[str, Any]], task: TaskParams, params: CombinationParams
-) -> tuple[list[Record], list[Record], list[Record], dict[str, Any]]:
+    cleaned: dict[str, Sequence[Record]], splits: dict[str, dict[str, Any]], task: TaskParams, params: CombinationParams
+) -> tuple[Sequence[Record], Sequence[Record], Sequence[Record], dict[str, Any]]:
     """Prove that nothing leaks from one split into another.
 
     Returns:
@@ -194,9 +207,9 @@ def check_leakage(
 
 
 def write_manifest(
-    train: list[Record],
-    val: list[Record],
-    test: list[Record],
+    train: Sequence[Record],
+    val: Sequence[Record],
+    test: Sequence[Record],
     splits: dict[str, dict[str, Any]],
     data_sources: dict[str, Any],
     params: CombinationParams,
@@ -219,7 +232,7 @@ def write_manifest(
     return {
         "inputs": data_sources["inputs"],
         "dropped": data_sources["dropped"],
-        "outputs": {f"{name}.json": sha256_text(canonical_json(records)) for name, records in parts.items()},
+        "outputs": {f"{name}.json": sha256_of_json(records) for name, records in parts.items()},
         "counts": {
             name: {
                 "records": len(records),
@@ -239,7 +252,7 @@ def write_manifest(
 
 
 def describe_test_set(
-    documents: list[dict[str, Any]],
+    documents: Sequence[dict[str, Any]],
     splits: dict[str, dict[str, Any]],
     manifest: dict[str, Any],
     params: CombinationParams,
@@ -251,21 +264,20 @@ def describe_test_set(
         concepts (see :func:`odin_slm.core.document.surface_forms`), cleaned as the records are.
     """
     clean = cleaning.plain_text if params.normalise_text else str
-    parsed = map(Document.from_dict, documents)
+    tested = (Document.from_dict(values) for values in documents if splits[values["id"]]["split"] == "test")
     return {
-        "manifest_sha256": sha256_text(canonical_json(manifest)),
+        "manifest_sha256": sha256_of_json(manifest),
         "surface_forms": {
             document.id: {clean(name): [clean(o) for o in others] for name, others in surface_forms(document).items()}
-            for document in parsed
-            if splits[document.id]["split"] == "test"
+            for document in tested
         },
     }
 
 
 def assess_quality(
-    train: list[Record],
-    val: list[Record],
-    test: list[Record],
+    train: Sequence[Record],
+    val: Sequence[Record],
+    test: Sequence[Record],
     leakage: dict[str, Any],
     task: TaskParams,
     params: CombinationParams,
@@ -276,7 +288,7 @@ def assess_quality(
 
 
 def count_data(
-    train: list[Record], val: list[Record], test: list[Record], base_model: BaseModel, task: TaskParams
+    train: Sequence[Record], val: Sequence[Record], test: Sequence[Record], base_model: BaseModel, task: TaskParams
 ) -> dict[str, Any]:
     """Count records and labels per split and source, with lengths in words and in the base's tokens."""
     lengths_of = record_counter(base_model)
@@ -286,15 +298,59 @@ def count_data(
 
 def count_records(records: Sequence[Record], lengths_of: RecordCounter, task: Task) -> dict[str, Any]:
     """Count one split, all of it and source by source."""
-    rows = list(zip(records, lengths_of(records), strict=True))
-    by_source: dict[str, list[tuple[Record, int]]] = defaultdict(list)
-    for record, length in rows:
-        by_source[record["source"]].append((record, length))
-    parts = {"all": rows, **{source: by_source[source] for source in sorted(by_source)}}
-    return {
-        name: {**_count_labels([record for record, _ in part], task), "tokens": _spread([length for _, length in part])}
-        for name, part in parts.items()
-    }
+    kinds = list(task.labels(""))
+    parts: dict[str, _Counts] = {}
+    left = iter(records)
+    while some := list(islice(left, _AT_ONCE)):
+        for record, length in zip(some, lengths_of(some), strict=True):
+            parts.setdefault(record["source"], _Counts(kinds)).add(record, task.labels(record["output"]), length)
+    everything = _Counts(kinds)
+    for part in parts.values():
+        everything.join(part)
+    return {name: part.figures() for name, part in [("all", everything), *sorted(parts.items())]}
+
+
+class _Counts:
+    """Counts of records, and of their labels of each kind."""
+
+    def __init__(self, kinds: Sequence[str]) -> None:
+        self._documents: set[str] = set()
+        self._labels: dict[str, Counter[str]] = {kind: Counter() for kind in kinds}
+        self._without = 0
+        self._words, self._lengths = array("i"), array("i")
+
+    def add(self, record: Record, labels: Mapping[str, Sequence[str]], length: int) -> None:
+        """Count a record of so many tokens."""
+        self._documents.add(record["document_id"])
+        for kind, counts in self._labels.items():
+            counts.update(labels[kind])
+        self._without += bool(self._labels) and not labels[next(iter(self._labels))]
+        self._words.append(len(record["input"].split()))
+        self._lengths.append(length)
+
+    def join(self, other: "_Counts") -> None:
+        """Count what the other one has counted."""
+        self._documents |= other._documents
+        for kind, counts in other._labels.items():
+            self._labels[kind] += counts
+        self._without += other._without
+        self._words += other._words
+        self._lengths += other._lengths
+
+    def figures(self) -> dict[str, Any]:
+        """Return what was counted."""
+        words = sorted(self._words)
+        return {
+            "records": len(words),
+            "documents": len(self._documents),
+            **{f"without_{kind}": self._without for kind in list(self._labels)[:1]},
+            **{kind: dict(sorted(counts.items())) for kind, counts in self._labels.items()},
+            "words_of_input": {
+                "median": words[len(words) // 2] if words else 0,
+                "longest": words[-1] if words else 0,
+            },
+            "tokens": _spread(self._lengths),
+        }
 
 
 def _spread(lengths: Sequence[int]) -> dict[str, Any]:
@@ -313,37 +369,24 @@ def _spread(lengths: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _count_labels(records: Sequence[Record], task: Task) -> dict[str, Any]:
-    labels = [task.labels(record["output"]) for record in records]
-    kinds = list(task.labels(""))
-    words = sorted(len(record["input"].split()) for record in records)
-    return {
-        "records": len(records),
-        "documents": len({record["document_id"] for record in records}),
-        **({f"without_{kinds[0]}": sum(not found[kinds[0]] for found in labels)} if kinds else {}),
-        **{kind: dict(sorted(Counter(label for found in labels for label in found[kind]).items())) for kind in kinds},
-        "words_of_input": {
-            "median": words[len(words) // 2] if words else 0,
-            "longest": words[-1] if words else 0,
-        },
-    }
-
-
 def _seen(task: Task, train: Sequence[Record], test: Sequence[Record]) -> dict[str, dict[str, float | int]]:
     """Return, per source, the share of distinct things in the test outputs that training's say too."""
-    known: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    tested: dict[str, dict[str, set[tuple[str, ...]]]] = defaultdict(lambda: defaultdict(set))
+    for record in test:
+        found = tested[record["source"]]
+        for kind, items in task.items(record["output"]).items():
+            found[kind] |= items
+    unseen: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    for found in tested.values():
+        for kind, items in found.items():
+            unseen[kind] |= items
     for record in train:
         for kind, items in task.items(record["output"]).items():
-            known[kind] |= items
+            unseen[kind] -= items
     shares: dict[str, dict[str, float | int]] = {}
-    for source in sorted({record["source"] for record in test}):
-        found: dict[str, set[tuple[str, ...]]] = defaultdict(set)
-        for record in test:
-            if record["source"] == source:
-                for kind, items in task.items(record["output"]).items():
-                    found[kind] |= items
+    for source, found in sorted(tested.items()):
         shares[source] = {}
         for kind, items in found.items():
             shares[source][f"test_{kind}"] = len(items)
-            shares[source][f"test_{kind}_seen"] = round(len(items & known[kind]) / len(items), 4) if items else 0.0
+            shares[source][f"test_{kind}_seen"] = round(len(items - unseen[kind]) / len(items), 4) if items else 0.0
     return shares

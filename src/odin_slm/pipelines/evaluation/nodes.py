@@ -10,7 +10,7 @@ from typing import Any
 
 from odin_slm.config.parameters import EvaluationParams, PromotionParams, TaskParams
 from odin_slm.core.errors import MissingInputError, PredictionsError, WrongParameterError
-from odin_slm.core.hashing import canonical_json, sha256_of, sha256_text
+from odin_slm.core.hashing import sha256_of, sha256_of_json
 from odin_slm.core.runtime_environment import one_at_a_time
 from odin_slm.models.base_model import BaseModel, trained_weights
 from odin_slm.release.provenance import is_of, other_splits
@@ -54,7 +54,7 @@ def select_test_set(
             fix="Run the data pipeline before, or name a file with --params test_data=FILE.json.",
         )
     where = "test" if given_test is None else "test_data"
-    if not isinstance(records, list) or not records:
+    if not isinstance(records, Sequence) or not records:
         raise PredictionsError("expected a JSON list of records.", where=where, fix="Name another file.")
     complete = [_complete(record, number, where, task.task()) for number, record in enumerate(records, start=1)]
     repeated = [name for name, count in Counter(record["id"] for record in complete).items() if count > 1]
@@ -565,7 +565,7 @@ def _parsed(task: Task, text: str, output: Any) -> dict[str, Any]:
 
 
 def _digest(manifest: dict[str, Any] | None) -> str | None:
-    return sha256_text(canonical_json(manifest)) if manifest else None
+    return sha256_of_json(manifest) if manifest else None
 
 
 def _sample(records: Sequence[dict[str, Any]], params: EvaluationParams) -> list[dict[str, Any]]:

@@ -1,8 +1,10 @@
 """Nodes of the ingestion pipeline."""
 
 import logging
-from collections.abc import Mapping
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from odin_slm import corpora
@@ -10,6 +12,7 @@ from odin_slm.config.parameters import IngestionParams, TaskParams, options_of
 from odin_slm.core.document import Document
 from odin_slm.core.errors import RecordTooLongError
 from odin_slm.core.record import Record
+from odin_slm.core.rows import stored
 from odin_slm.corpora import own
 from odin_slm.corpora.parsed import require_sound
 from odin_slm.corpora.pubtator import IN_PIECES, NO_CHARACTERS, NO_PLACE
@@ -22,6 +25,7 @@ from odin_slm.review.returned import provenance, take_back
 from odin_slm.tasks import Task
 
 _log = logging.getLogger(__name__)
+_AT_ONCE = 1024
 
 
 def parse_corpus(
@@ -114,8 +118,8 @@ def write_synthetic(
 
 
 def write_records(
-    documents: list[dict[str, Any]], base_model: BaseModel, task: TaskParams, params: IngestionParams
-) -> tuple[list[Record], dict[str, Any]]:
+    documents: Sequence[dict[str, Any]], base_model: BaseModel, task: TaskParams, params: IngestionParams
+) -> tuple[Sequence[Record], dict[str, Any]]:
     """Turn documents into instruction records that fit the token budget of the base.
 
     Returns:
@@ -128,27 +132,27 @@ def write_records(
     lengths_of = record_counter(base_model)
     made_of = task.task()
     make = partial(_records, made_of, params)
-    whole = [make(Document.from_dict(values)) for values in documents]
-    counted = iter(lengths_of([record for made in whole for record in made]))
-    records: list[Record] = []
-    lengths: list[int] = []
-    windowed, dropped, relations_lost = [], [], 0
-    for values, made in zip(documents, whole, strict=True):
-        long = [next(counted) for _ in made]
-        if max(long, default=0) <= params.max_tokens:
-            records += made
-            lengths += long
-            continue
-        document = Document.from_dict(values)
-        pieces = _windows(document, made_of, params, lengths_of, max(long)) if params.overflow == "window" else []
-        if not pieces:
-            dropped.append(document.id)
-            continue
-        windowed.append(document.id)
-        relations_lost += len(set(document.relations) - {r for piece in pieces for r in piece.relations})
-        cut = [record for piece in pieces for record in make(piece)]
-        records += cut
-        lengths += lengths_of(cut)
+    lengths = array("i")
+    windowed: list[str] = []
+    dropped: list[str] = []
+    relations_lost = 0
+
+    def fitting() -> Iterator[Record]:
+        nonlocal relations_lost
+        for document, made, long in _measured(map(Document.from_dict, documents), make, lengths_of):
+            if max(long, default=0) <= params.max_tokens:
+                lengths.extend(long)
+                yield from made
+                continue
+            pieces = _windows(document, made_of, params, lengths_of, max(long)) if params.overflow == "window" else []
+            (windowed if pieces else dropped).append(document.id)
+            if pieces:
+                relations_lost += len(set(document.relations) - {r for piece in pieces for r in piece.relations})
+                cut = [record for piece in pieces for record in make(piece)]
+                lengths.extend(lengths_of(cut))
+                yield from cut
+
+    records = stored(fitting())
     return records, {
         "documents": len(documents),
         "records": len(records),
@@ -161,12 +165,24 @@ def write_records(
     }
 
 
+def _measured(
+    documents: Iterable[Document], make: Callable[[Document], list[Record]], lengths_of: RecordCounter
+) -> Iterator[tuple[Document, list[Record], list[int]]]:
+    """Yield every document with its records and their lengths, which are counted many at once."""
+    left = iter(documents)
+    while some := list(islice(left, _AT_ONCE)):
+        whole = [make(document) for document in some]
+        counted = iter(lengths_of([record for made in whole for record in made]))
+        for document, made in zip(some, whole, strict=True):
+            yield document, made, [next(counted) for _ in made]
+
+
 def _records(task: Task, params: IngestionParams, document: Document) -> list[Record]:
     asked = task.shared_instruction if params.instruction == "shared" else task.instruction(document.source)
     return task.records(document, asked, relation_mentions=params.relation_mentions)
 
 
-def _distribution(lengths: list[int]) -> dict[str, int]:
+def _distribution(lengths: Iterable[int]) -> dict[str, int]:
     ordered = sorted(lengths) or [0]
     return {
         "median": ordered[len(ordered) // 2],

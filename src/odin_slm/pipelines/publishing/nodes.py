@@ -8,7 +8,7 @@ from typing import Any
 
 from odin_slm.config.parameters import EvaluationParams, PublishingParams, TaskParams
 from odin_slm.core.errors import MissingInputError, ReleaseError, required
-from odin_slm.core.hashing import canonical_json, sha256_of, sha256_text
+from odin_slm.core.hashing import canonical_json, sha256_of, sha256_of_json
 from odin_slm.core.runtime_environment import one_at_a_time
 from odin_slm.hub.client import RepositoryType
 from odin_slm.hub.licensing import base_terms
@@ -95,7 +95,7 @@ def verify_splits(
     expected = required(manifest, "manifest.json")["outputs"]
     splits = {}
     for (split, file), records in zip(_SPLITS.items(), (train, val, test), strict=True):
-        if sha256_text(canonical_json(required(records, file))) != expected[file]:
+        if sha256_of_json(required(records, file)) != expected[file]:
             raise ReleaseError(
                 "the file is not the one that manifest.json describes.",
                 where=file,

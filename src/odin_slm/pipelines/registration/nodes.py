@@ -5,7 +5,7 @@ from typing import Any
 
 from odin_slm.config.parameters import EvaluationParams, PromotionParams, PublishingParams, TaskParams
 from odin_slm.core.errors import required
-from odin_slm.core.hashing import canonical_json, sha256_text
+from odin_slm.core.hashing import sha256_of_json
 from odin_slm.inference.served_model import instructions
 from odin_slm.models.base_model import BaseModel
 from odin_slm.pipelines.evaluation.nodes import paired_test
@@ -51,7 +51,7 @@ def propose_model(
         instructions=instructions(task.task(), manifest),
         task=task.task(),
         experiment=publishing.experiment,
-        manifest_sha256=sha256_text(canonical_json(manifest)),
+        manifest_sha256=sha256_of_json(manifest),
         **evidence,
     )
 

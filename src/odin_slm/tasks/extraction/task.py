@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -18,6 +19,7 @@ from odin_slm.tasks.extraction.format import (
     RelationTriple,
     instruction_for,
     parse,
+    read,
     render,
     schema_in,
 )
@@ -188,15 +190,15 @@ class ExtractionTask(Task):
 
     def labels(self, output: str) -> dict[str, list[str]]:
         """See :meth:`Task.labels`."""
-        found = parse(output, self.types).extraction
-        return {"entities": [e.type for e in found.entities], "relations": [r.type for r in found.relations]}
+        entities, relations, _ = read(output, self.types)
+        return {"entities": [kind for kind, _ in entities], "relations": [kind for _, kind, _ in relations]}
 
     def items(self, output: str) -> dict[str, set[tuple[str, ...]]]:
         """See :meth:`Task.items`."""
-        found = parse(output, self.types).extraction
+        entities, relations, _ = read(output, self.types)
         return {
-            "entities": {(e.type, fold(e.text)) for e in found.entities},
-            "triples": {(fold(r.head), r.type, fold(r.tail)) for r in found.relations},
+            "entities": {(kind, fold(text)) for kind, text in entities},
+            "triples": {(fold(head), kind, fold(tail)) for head, kind, tail in relations},
         }
 
     def labels_of(self, source: str) -> tuple[str, ...]:
@@ -209,13 +211,14 @@ class ExtractionTask(Task):
 
     def checks(self) -> Iterable[Check]:
         """See :meth:`Task.checks`."""
+        parsed = lru_cache(maxsize=1)(lambda output: parse(output, self.types))  # one record is checked several times
 
         def found(record: Record) -> Extraction:
-            return parse(record["output"], self.types).extraction
+            return parsed(record["output"]).extraction
 
         def written_back(record: Record) -> bool:
-            parsed = parse(record["output"], self.types)
-            return parsed.well_formed and render(parsed.extraction) == record["output"]
+            read_back = parsed(record["output"])
+            return read_back.well_formed and render(read_back.extraction) == record["output"]
 
         return (
             Check(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from odin_slm.inference.constraint import Constraint, Vocabulary
+from odin_slm.inference.decoding.constraint import Constraint, Vocabulary
 from odin_slm.models.tokens import end_tokens, prompt_ids
 from odin_slm.tasks import Grammar
 

@@ -10,8 +10,8 @@ import torch
 
 from odin_slm.core.errors import RecordTooLongError
 from odin_slm.core.record import render_prompt
+from odin_slm.inference.decoding.scoring import TokenTree, log_shares
 from odin_slm.inference.generation import Generator, generate
-from odin_slm.inference.scoring import TokenTree, log_shares
 from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer
 from odin_slm.models.tokens import completion_ids, prompt_ids
 from odin_slm.tasks.extraction.format import parse

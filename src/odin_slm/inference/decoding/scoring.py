@@ -19,8 +19,8 @@ from odin_slm.models.tokens import completion_ids
 if TYPE_CHECKING:
     import torch
 
+    from odin_slm.inference.decoding.kv_cache import Begin
     from odin_slm.inference.generation import Generator
-    from odin_slm.inference.kv_cache import Begin
 
 
 Known = tuple[Sequence[int], "Begin | None"]
@@ -161,8 +161,8 @@ def _logits(
     """
     import torch
 
-    from odin_slm.inference.fused_llama import FusedLlama
-    from odin_slm.inference.kv_cache import BatchCache
+    from odin_slm.inference.decoding.fused_llama import FusedLlama
+    from odin_slm.inference.decoding.kv_cache import BatchCache
 
     dtype, one = model.get_input_embeddings().weight.dtype, torch.zeros(1, dtype=torch.long, device=model.device)
     mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)[None, None]

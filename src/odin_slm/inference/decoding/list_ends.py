@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy
     import torch
 
-    from odin_slm.inference.constraint import Vocabulary
+    from odin_slm.inference.decoding.constraint import Vocabulary
     from odin_slm.tasks import Ending, Grammar
 
 
@@ -56,7 +56,7 @@ class ListEnds:
         at_begin: bool,
         text: Callable[[], str],
     ) -> tuple[int, float]:
-        """See :meth:`odin_slm.inference.constraint.Constraint.weigh`.
+        """See :meth:`odin_slm.inference.decoding.constraint.Constraint.weigh`.
 
         Args:
             token: The token of the highest score.

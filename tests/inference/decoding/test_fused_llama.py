@@ -9,9 +9,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from conftest import ROOT
-from odin_slm.inference.fused_llama import FusedLlama, fuse
+from odin_slm.inference.decoding.fused_llama import FusedLlama, fuse
+from odin_slm.inference.decoding.kv_cache import BatchCache
 from odin_slm.inference.generation import _padded
-from odin_slm.inference.kv_cache import BatchCache
 from odin_slm.models.base_model import load_model, resolve_base_model
 
 SHAPE = {

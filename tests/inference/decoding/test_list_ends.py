@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from odin_slm.core.record import render_prompt
-from odin_slm.inference.constraint import Constraint, Vocabulary
+from odin_slm.inference.decoding.constraint import Constraint, Vocabulary
 from odin_slm.inference.generation import Generation, Generator, generate
 from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer
 from odin_slm.models.tokens import completion_ids

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from odin_slm.inference.onednn_linear import OneDnnLinear, use_onednn
+from odin_slm.inference.decoding.onednn_linear import OneDnnLinear, use_onednn
 from odin_slm.models.base_model import BaseModel, load_model
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")

@@ -34,6 +34,7 @@ from odin_slm.pipelines.evaluation.nodes import (
     fit_calibration,
     generate_calibration_predictions,
     generate_predictions,
+    score_documents,
     score_protocols,
     select_test_set,
 )
@@ -333,6 +334,30 @@ def test_an_unknown_objective_is_refused(wrong: str) -> None:
     with pytest.raises(ValidationError, match=r"name f1, precision=0\.9"):
         params(operating_point=wrong)
     assert params(operating_point="none").operating_point is None
+
+
+def test_abbreviated_names_are_completed_in_what_a_grammar_holds() -> None:
+    assert fit_calibration([], TASK, params(abbreviations=True))["abbreviations"] is True
+    assert "abbreviations" not in fit_calibration([], TASK, params())
+    with pytest.raises(ValidationError, match="set decoding to constrained or both"):
+        params(abbreviations=True, decoding="free")
+
+
+def test_documents_are_scored_as_they_were_read() -> None:
+    text = "Naproxen led to acute renal failure (ARF)."
+    one, other = (
+        f"### Entities:\n1. [Disease] {name}\n\n### Relations:\nNone" for name in ("acute renal failure", "ARF")
+    )
+    both = "### Entities:\n1. [Disease] acute renal failure\n2. [Disease] ARF\n\n### Relations:\nNone"
+    for output in (one, other):
+        window = {"begin": 0, "end": len(text), "output": output, "finished": True, "tokens": 9}
+        read = {"id": "a", "source": "bc5cdr", "text": text, "gold": [both], "windows": [window]}
+        rows = (read | TASK.task().with_calibrator(known).reading for known in ({}, {"abbreviations": True}))
+        plain, completed = (
+            score_documents([row], TASK, params(bootstrap_resamples=100))["entity_metrics"]["micro"]["recall"]
+            for row in rows
+        )
+        assert (plain, completed) == (0.5, 1.0)
 
 
 def test_without_a_validation_split_it_is_said(caplog: pytest.LogCaptureFixture) -> None:

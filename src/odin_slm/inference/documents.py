@@ -49,8 +49,8 @@ def read_documents(
 
     Returns:
         One row per document, by id: ``id``, ``source``, ``text`` (its records' inputs, joined by spaces), ``gold``
-        (its records' outputs), ``decoding``, and ``windows``, each with ``begin``, ``end``, ``output``, ``finished``
-        and ``tokens``.
+        (its records' outputs), ``decoding``, :attr:`odin_slm.tasks.Task.reading`, and ``windows``, each with
+        ``begin``, ``end``, ``output``, ``finished`` and ``tokens``.
     """
     if not task.scores_documents:
         return []
@@ -90,7 +90,7 @@ def _documents(
         first, row = own[0], rows[own[0]["id"]]
         text = " ".join(record["input"] for record in own)
         document = {"id": name, "source": first["source"], "text": text, "gold": [r["output"] for r in own]}
-        document |= {"decoding": row["decoding"], "windows": []}
+        document |= {"decoding": row["decoding"], **task.reading, "windows": []}
         documents.append(document)
         spans = cut(text)
         if len(own) == len(spans) == 1:

@@ -51,10 +51,10 @@ class Question:
         return self.task.grammar(self.instruction, self.text, point_of(self.calibrator)) if self.task else None
 
     def kept(self, output: Generation) -> Generation:
-        """Return its output without what the operating point leaves out; see :meth:`odin_slm.tasks.Task.kept`."""
-        if not self.task or not point_of(self.calibrator):
+        """Return its output as the calibrator would have it; see :meth:`odin_slm.tasks.Task.kept`."""
+        if not self.task or not self.calibrator:
             return output
-        text, lines = self.task.kept(output.text, output.lines, self.calibrator)
+        text, lines = self.task.kept(self.text, output.text, output.lines, self.calibrator)
         return replace(output, text=text, lines=lines)
 
 

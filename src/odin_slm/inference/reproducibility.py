@@ -49,7 +49,7 @@ def reproduce(
     task: Task,
     calibrator: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Return what the adapter answers to questions, decoded as they were, at its calibrator's operating point.
+    """Return what the adapter answers to questions, decoded as they were, and read as its calibrator says.
 
     Raises:
         AdapterError: The adapter does not load, or does not fit the base.
@@ -59,11 +59,12 @@ def reproduce(
 
     if not questions:
         return []
+    asked = task.with_calibrator(calibrator)
     outputs = ask(
         base,
         adapter,
         [
-            Question(q["input"], q["instruction"], task if q["decoding"] == "constrained" else None, calibrator)
+            Question(q["input"], q["instruction"], asked if q["decoding"] == "constrained" else None, calibrator)
             for q in questions
         ],
         names=[question["id"] for question in questions],

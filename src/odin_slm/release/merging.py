@@ -214,7 +214,7 @@ def _asked_again(merged: BaseModel, rows: Sequence[Mapping[str, Any]], job: Merg
     """Return the rows with the merged model's outputs in place of the adapter's."""
     reference = job.reference
     by_id = {record["id"]: record for record in reference.records}
-    task = job.facts.task if rows[0]["decoding"] == "constrained" else None
+    task = job.facts.task.with_calibrator(reference.calibrator) if rows[0]["decoding"] == "constrained" else None
     budget = reference.max_new_tokens
     if budget == "auto":
         budget = output_budget(job.base, [record["output"] for record in reference.records])

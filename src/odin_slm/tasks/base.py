@@ -336,6 +336,11 @@ class Task(ABC):
         """Return the task as a model with this calibrator is asked; see :meth:`fit_calibration`."""
         return self
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What :meth:`score_documents` has to know of how the model is read; rows of documents hold it."""
+        return {}
+
     def grammar(self, instruction: str, text: str, point: Mapping[str, Any] = MappingProxyType({})) -> Grammar | None:
         """Return the grammar that holds an output to its text, or None where outputs are always free.
 
@@ -347,11 +352,12 @@ class Task(ABC):
         return None
 
     def kept(
-        self, output: str, lines: Sequence[float | None], calibrator: Mapping[str, Any] | None
+        self, text: str, output: str, lines: Sequence[float | None], calibrator: Mapping[str, Any] | None
     ) -> tuple[str, tuple[float | None, ...]]:
         """Return a constrained output, and its lines' log-probabilities, without what the operating point leaves out.
 
         Args:
+            text: The input.
             output: What the model wrote.
             lines: Log-probability of every line.
             calibrator: The model's, with its operating point.
@@ -431,7 +437,13 @@ class Task(ABC):
         return None if explored else {}
 
     def fit_calibration(
-        self, predictions: Rows, method: str, objective: str | None = None, relations: str = "list"
+        self,
+        predictions: Rows,
+        method: str,
+        objective: str | None = None,
+        relations: str = "list",
+        *,
+        abbreviations: bool = False,
     ) -> dict[str, Any] | None:
         """Fit what turns log-probabilities into chances to be right, on validation predictions; None: there is none.
 
@@ -442,6 +454,7 @@ class Task(ABC):
             method: ``evaluation.calibration``.
             objective: ``evaluation.operating_point``: what an operating point is fitted for beside; None for none.
             relations: ``evaluation.relations``; where it is not ``list``, rows hold ``weighed`` (:meth:`to_calibrate`).
+            abbreviations: ``evaluation.abbreviations``, which the calibrator then says.
         """
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -129,6 +130,25 @@ def test_json_that_is_nested_without_end_is_refused() -> None:
         found, faults, _ = read("bioc_json", {"a.json": text})
         assert found.documents == []
         assert faults[0].startswith("a.json:1: no ")
+
+
+@pytest.mark.parametrize("roles", [lambda kind, key: {"type": kind, "identifier": key}, "{}|{}".format])
+def test_relations_of_pubtator_3_name_concepts_beside_a_node_of_their_own(roles: Callable[[str, str], Any]) -> None:
+    held = [
+        annotation("2", 0, "BRAF", "Gene", identifier="673"),
+        annotation("9", 8, "5 mg", "Dose", identifier="MESH:D1"),
+    ]
+    infons = {"score": "0.99", "type": "given_at", "role1": roles("Dose", "MESH:D1")}
+    related = {
+        "id": "R1",
+        "infons": {**infons, "role2": roles("Gene", "673")},
+        "nodes": [{"refid": "0", "role": "1,0"}],
+    }
+    found, faults, _ = read(
+        "bioc_json", document({"offset": 0, "text": "BRAF at 5 mg.", "annotations": held}, relations=[related])
+    )
+    assert faults == []
+    assert relations(found) == [[("673", "given_at", "MESH:D1")]], "in the order that its type has"
 
 
 def test_one_document_and_pubtators_answer_are_collections_as_well() -> None:

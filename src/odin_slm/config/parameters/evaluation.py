@@ -29,6 +29,11 @@ class EvaluationParams(Parameters):
 
     Pairs are judged of outputs that a grammar holds, by thresholds fitted on validation records.
     """
+    abbreviations: bool = False
+    """List both forms of a name that the text abbreviates, "acute renal failure (ARF)", where the model lists one.
+
+    Relations of either form become one. Outputs that a grammar holds are completed; the model is read so from then on.
+    """
     compare_base: bool = True
     """Evaluate the base model alone beside the fine-tuned one.
 
@@ -74,6 +79,12 @@ class EvaluationParams(Parameters):
     def _point_of_a_grammar(self) -> EvaluationParams:
         if self.operating_point and self.decoding == "free":
             raise ValueError("operating_point is that of constrained decoding: set decoding to constrained or both.")
+        return self
+
+    @model_validator(mode="after")
+    def _completed_is_what_a_grammar_holds(self) -> EvaluationParams:
+        if self.abbreviations and self.decoding == "free":
+            raise ValueError("abbreviations completes constrained outputs: set decoding to constrained or both.")
         return self
 
     @model_validator(mode="after")

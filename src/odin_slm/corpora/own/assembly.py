@@ -265,6 +265,8 @@ class _Text:
             return None
         pairs = {(one, other) for one in head[1] for other in tail[1]}
         legal = self._block.legal().get(kind) if self._block.entities is not None else pairs
+        if relation.of_concepts and legal and not pairs & legal and {(two, one) for one, two in pairs} & legal:
+            return self._pair(relation, kind, tail, head)  # BioRED and PubTator 3 name concepts in either order
         if not pairs & (legal or set()):
             found, may = (" or ".join(f"{a} to {b}" for a, b in sorted(some)) for some in (pairs, legal or set()))
             raise fault(

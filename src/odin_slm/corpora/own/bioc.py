@@ -1,8 +1,9 @@
 """BioC in XML and in JSON: passages, perhaps in sentences, with annotations, and relations between these or concepts.
 
 Source: Comeau et al. 2013, "BioC: a minimalist approach to interoperability for biomedical text processing", and its
-DTD. Both forms hold the same; XML becomes what JSON is. A relation names annotations (``node``), or, as BioRED has it,
-concepts (infons ``entity1`` and ``entity2``).
+DTD. Both forms hold the same; XML becomes what JSON is. A relation names annotations (``node``), or concepts: BioRED in
+the infons ``entity1`` and ``entity2``, PubTator 3 (https://www.ncbi.nlm.nih.gov/research/pubtator3/api) in ``role1``
+and ``role2``, beside a node that names no annotation.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from odin_slm.corpora.pubtator import NO_PLACE
 
 _HEADS = ("head", "arg1", "source", "subject", "entity1", "chemical")
 """Roles of the argument that goes first."""
+_CONCEPTS = (("entity1", "entity2"), ("role1", "role2"))
+"""Infons that name a relation's concepts."""
 _LINE = "\tline"
 
 
@@ -231,10 +234,11 @@ class _Reader(JsonValues):
         label = label_of("relation", value)
         infons = self.mapping(value, "infons", label)
         kind = self.string(infons, "type", label)
-        if "entity1" in infons or "entity2" in infons:
-            first, second = (self.string(infons, key, label) for key in ("entity1", "entity2"))
-            text.relations.append(GivenRelation(kind, first, second, self.where, True))
-            return
+        for keys in _CONCEPTS:
+            if infons.keys() & keys:
+                first, second = (self._concept(infons, key, label) for key in keys)
+                text.relations.append(GivenRelation(kind, first, second, self.where, True))
+                return
         nodes = self.items(value, "nodes", label)
         ends = [f"{self.get(node, 'refid', label)}" for node in nodes]
         if len(ends) != 2:
@@ -243,6 +247,12 @@ class _Reader(JsonValues):
         if f"{nodes[1].get('role')}".casefold() in _HEADS and f"{nodes[0].get('role')}".casefold() not in _HEADS:
             ends.reverse()
         text.relations.append(GivenRelation(kind, ends[0], ends[1], self.where))
+
+    def _concept(self, infons: Mapping[str, Any], key: str, label: str) -> str:
+        """Return a relation's concept: an id, or what PubTator 3 says of one, ``Chemical|MESH:D1`` in XML."""
+        if isinstance(infons.get(key), dict):
+            return self.string(infons[key], "identifier", label)
+        return self.string(infons, key, label).rpartition("|")[2]
 
 
 def _unit(offsets: list[int], texts: list[str]) -> str:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from odin_slm.inference.decoding.onednn_linear import bucket
+
 
 class FusedLlama(torch.nn.Module):
     """What a ``LlamaModel`` computes.
@@ -54,6 +56,8 @@ class FusedLlama(torch.nn.Module):
         cos, sin = (padding.without(part)[:, None] for part in (cos, sin))
         rotation = cos, torch.cat((-sin[..., :half], sin[..., half:]), -1)
         mask = attention_mask if attention_mask.dim() == 4 else _additive(attention_mask, tokens, hidden.dtype)
+        # queries that share a head of keys are its rows
+        mask = mask.repeat(1, 1, self.config.num_attention_heads // self.config.num_key_value_heads, 1)
         hidden = padding.without(hidden)
         for number, layer in enumerate(self.layers):
             hidden = layer(hidden, padding, rotation, mask, past_key_values, number)
@@ -72,10 +76,14 @@ class _Padding:
     def __init__(self, ids: torch.Tensor, mask: torch.Tensor) -> None:
         self.shape = ids.shape
         kept = mask[:, -ids.shape[1] :].bool() if mask.dim() == 2 and ids.shape[1] > 1 else None
-        self._kept = None if kept is None or kept.all() else kept.expand(ids.shape).flatten().nonzero()[:, 0]
+        self._kept = None
+        if kept is not None and not kept.all():
+            real = kept.expand(ids.shape).flatten().nonzero()[:, 0]
+            # the last one again, as often as makes a number of rows that products are fast for
+            self._kept = functional.pad(real, (0, bucket(len(real)) - len(real)), value=int(real[-1]))
 
     def without(self, values: torch.Tensor) -> torch.Tensor:
-        """Return values of shape (rows, tokens, …) as those of real tokens alone, (real tokens, …)."""
+        """Return values of shape (rows, tokens, …) as those of real tokens, (real tokens or some more, …)."""
         flat = values.flatten(0, 1)
         return flat if self._kept is None else flat[self._kept]
 
@@ -138,10 +146,7 @@ class _FusedLayer(torch.nn.Module):
             keys, values = cache.update(keys, values, number)
         # queries that share a head of keys are its rows: (rows, shared, group x tokens, features)
         queries = queries.reshape(rows, self.shared, -1, self.features)
-        group = self.heads // self.shared
-        seen = functional.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=mask if tokens == 1 else mask.repeat(1, 1, group, 1)
-        )
+        seen = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         seen = seen.view(rows, self.heads, tokens, self.features).transpose(1, 2)
         attended: torch.Tensor = self.output(padding.without(seen.flatten(2)))
         return attended

@@ -36,19 +36,19 @@ class OneDnnLinear(torch.nn.Module):
         """Return features of shape (…, inputs) as (…, outputs)."""
         rows = features.reshape(-1, self.in_features)
         count = rows.shape[0]
-        if padding := _bucket(count) - count:
+        if padding := bucket(count) - count:
             rows = torch.nn.functional.pad(rows, (0, 0, 0, padding))
         result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self.bias, "none", [], "")
         return result[:count].view(*features.shape[:-1], self.out_features)
 
 
-def _bucket(rows: int) -> int:
-    """Return how many rows to compute for so many.
+def bucket(rows: int) -> int:
+    """Return how many rows to compute for so many: at most an eighth more from 64 rows on.
 
     oneDNN makes a kernel for every number of rows and keeps it; prompts of ever other lengths would cost the time to
     make them, and the memory.
     """
-    step = 1 if rows <= 16 else 16 if rows <= 128 else 128
+    step = max(1 << max(rows - 1, 0).bit_length() - 4, 8) if rows > 16 else 1
     return -(-rows // step) * step
 
 

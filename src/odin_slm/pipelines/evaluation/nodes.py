@@ -181,8 +181,16 @@ def fit_calibration(
     """
     constrained = bool(calibration_predictions) and calibration_predictions[0]["decoding"] == "constrained"
     objective = params.operating_point if constrained else None
-    found = task.task().fit_calibration(calibration_predictions, params.calibration, objective, params.relations)
-    calibrator = found or {}
+    calibrator = (
+        task.task().fit_calibration(
+            calibration_predictions,
+            params.calibration,
+            objective,
+            params.relations,
+            abbreviations=params.abbreviations,
+        )
+        or {}
+    )
     for kind, fitted in calibrator.items():
         if isinstance(fitted, dict) and (why := fitted.get("why")):
             what = _UNFITTED.get(kind, f"The confidence of each {kind} is the raw probability of its line")

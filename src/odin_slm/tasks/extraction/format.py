@@ -97,6 +97,33 @@ class ParsedOutput:
         return not self.malformed
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What an output lists, each with the log-probability of its line; None where that is not known."""
+
+    entities: tuple[tuple[Entity, float | None], ...]
+    relations: tuple[tuple[RelationTriple, float | None], ...]
+
+    @classmethod
+    def of(cls, parsed: ParsedOutput, lines: Sequence[float | None]) -> Listed:
+        """Return what a parsed output lists; ``lines`` are the log-probabilities of all its lines, or fewer."""
+
+        def chance(line: int) -> float | None:
+            return lines[line] if line < len(lines) else None
+
+        found = parsed.extraction
+        return cls(
+            tuple((entity, chance(line)) for entity, line in zip(found.entities, parsed.entity_lines, strict=True)),
+            tuple((triple, chance(line)) for triple, line in zip(found.relations, parsed.relation_lines, strict=True)),
+        )
+
+    def output(self) -> tuple[str, tuple[float | None, ...]]:
+        """Return the output text, and the log-probability of every line of it."""
+        text = render(Extraction(tuple(entity for entity, _ in self.entities), tuple(one for one, _ in self.relations)))
+        entities, relations = ([chance for _, chance in items] or [None] for items in (self.entities, self.relations))
+        return text, (None, *entities, None, None, *relations)  # a header, and a blank line and a header between
+
+
 def instruction_for(schema: Schema) -> str:
     """Return the instruction that names what a schema annotates."""
     relations = ", ".join(schema.relations) or "none"

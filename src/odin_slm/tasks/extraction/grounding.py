@@ -12,8 +12,9 @@ from typing import Any
 
 from odin_slm.core.folding import fold, folded, folded_name
 from odin_slm.core.sentences import sentence_spans
+from odin_slm.tasks.extraction.abbreviations import completed
 from odin_slm.tasks.extraction.calibration import confidence
-from odin_slm.tasks.extraction.format import locate, parse
+from odin_slm.tasks.extraction.format import Listed, locate, parse
 from odin_slm.tasks.extraction.schema import MEDICAL, Types
 
 _LONG_WORD = re.compile(r"[^\W\d_]{4}")
@@ -102,6 +103,7 @@ def ground(
     lines: Sequence[float | None] = (),
     calibrator: Mapping[str, Any] | None = None,
     types: Types = MEDICAL,
+    abbreviations: bool = False,
 ) -> Grounded:
     """Read an output and find its entities in the text.
 
@@ -114,6 +116,7 @@ def ground(
         calibrator: What turns it into the chance to be right; see
             :func:`odin_slm.tasks.extraction.calibration.confidence`.
         types: The types that the output may name.
+        abbreviations: Whether names that the whole text abbreviates get their other form, wherever that stands.
 
     Returns:
         Distinct entities (type and surface, compared as scores compare them) and relations. What the output lists in
@@ -121,17 +124,20 @@ def ground(
     """
     window = text[begin:end]
     parsed = parse(output, types)
+    listed = Listed.of(parsed, lines)
+    listed = completed(text, listed) if abbreviations else listed
 
-    def chance(kind: str, line: int) -> float | None:
-        found = lines[line] if line < len(lines) else None
+    def chance(kind: str, found: float | None) -> float | None:
         return None if found is None else round(confidence(calibrator, kind, found), 4)
 
     def places(surface: str) -> tuple[Occurrence, ...]:
-        return tuple(Occurrence(begin + b, begin + e, window[b:e]) for b, e in occurrences(window, surface))
+        here = tuple(Occurrence(begin + b, begin + e, window[b:e]) for b, e in occurrences(window, surface))
+        elsewhere = abbreviations and not here
+        return tuple(Occurrence(b, e, text[b:e]) for b, e in occurrences(text, surface)) if elsewhere else here
 
     entities: dict[tuple[str, str], list[GroundedEntity]] = {}
-    for entity, line in zip(parsed.extraction.entities, parsed.entity_lines, strict=True):
-        one = GroundedEntity(entity.type, entity.text, places(entity.text), chance("entity", line))
+    for entity, found in listed.entities:
+        one = GroundedEntity(entity.type, entity.text, places(entity.text), chance("entity", found))
         entities.setdefault((entity.type, fold(entity.text)), []).append(one)
     kinds: dict[str, str] = {}
     for kind, surface in entities:
@@ -141,14 +147,14 @@ def ground(
         return Argument(surface, kinds.get(fold(surface)), places(surface))
 
     relations = [
-        GroundedRelation(triple.type, argument(triple.head), argument(triple.tail), chance("relation", line))
-        for triple, line in zip(parsed.extraction.relations, parsed.relation_lines, strict=True)
+        GroundedRelation(triple.type, argument(triple.head), argument(triple.tail), chance("relation", found))
+        for triple, found in listed.relations
     ]
-    found = tuple(
+    distinct = tuple(
         GroundedEntity(kind, same[0].text, tuple(sorted(_places(same))), _best(same))
         for (kind, _), same in entities.items()
     )
-    return Grounded(found, _distinct(relations), len(parsed.malformed))
+    return Grounded(distinct, _distinct(relations), len(parsed.malformed))
 
 
 def merge(text: str, parts: Sequence[Grounded]) -> Grounded:

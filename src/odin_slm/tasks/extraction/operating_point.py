@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from odin_slm.core.folding import fold
 from odin_slm.tasks.extraction.calibration import confidence, fit_kind, key_of
-from odin_slm.tasks.extraction.format import Extraction, parse, render
+from odin_slm.tasks.extraction.format import Listed, parse
 from odin_slm.tasks.extraction.metrics import KINDS
 from odin_slm.tasks.extraction.schema import MEDICAL, Types
 from odin_slm.tasks.operating_point import KEY, VERSION, point_of, required_precision
@@ -85,28 +85,20 @@ def kept(
     thresholds = point_of(calibrator).get("threshold") or {}
     if not any(thresholds.values()):
         return output, tuple(lines)
-    parsed = parse(output, types)
-    found = parsed.extraction
+    listed = Listed.of(parse(output, types), lines)
 
-    def sure(kind: str, line: int) -> bool:
-        chance = lines[line] if line < len(lines) else None
+    def sure(kind: str, chance: float | None) -> bool:
         return chance is None or confidence(calibrator, kind, chance) >= thresholds[kind]
 
-    entities = [pair for pair in zip(found.entities, parsed.entity_lines, strict=True) if sure("entity", pair[1])]
+    entities = tuple(pair for pair in listed.entities if sure("entity", pair[1]))
     names = {fold(entity.text) for entity, _ in entities}
-    relations = [
-        (relation, line)
-        for relation, line in zip(found.relations, parsed.relation_lines, strict=True)
-        if sure("relation", line) and {fold(relation.head), fold(relation.tail)} <= names
-    ]
-    if len(entities) == len(found.entities) and len(relations) == len(found.relations):
-        return output, tuple(lines)
-    left = Extraction(tuple(entity for entity, _ in entities), tuple(relation for relation, _ in relations))
-    chances: list[float | None] = [None]
-    for items in (entities, relations):
-        chances += [lines[line] if line < len(lines) else None for _, line in items] or [None]
-        chances += [None, None]  # the blank line and the header before the relations
-    return render(left), tuple(chances[:-2])
+    relations = tuple(
+        (relation, chance)
+        for relation, chance in listed.relations
+        if sure("relation", chance) and {fold(relation.head), fold(relation.tail)} <= names
+    )
+    left = Listed(entities, relations)
+    return (output, tuple(lines)) if left == listed else left.output()
 
 
 class Item(NamedTuple):

@@ -13,9 +13,12 @@ from odin_slm.core.folding import fold
 from odin_slm.core.record import Record
 from odin_slm.tasks.base import Check, Metric, Rows, Task
 from odin_slm.tasks.extraction import pairs
+from odin_slm.tasks.extraction.abbreviations import KEY as ABBREVIATIONS
+from odin_slm.tasks.extraction.abbreviations import completed
 from odin_slm.tasks.extraction.format import (
     Entity,
     Extraction,
+    Listed,
     RelationTriple,
     instruction_for,
     parse,
@@ -57,6 +60,7 @@ class ExtractionTask(Task):
         chosen_source: Source whose types a request without one asks for; empty for the widest.
         metrics: Rules to score by beside ``exact``; None for all of them.
         judge: How a model's relations are found; None as it lists them. It is the model's, and no option.
+        abbreviations: Whether outputs are completed with the other forms of abbreviated names. It is the model's, too.
     """
 
     name: ClassVar[str] = "extraction"
@@ -74,6 +78,7 @@ class ExtractionTask(Task):
     chosen_source: str = ""
     metrics: tuple[str, ...] | None = None
     judge: pairs.Judge | None = field(default=None, compare=False)
+    abbreviations: bool = field(default=False, compare=False)
 
     def __hash__(self) -> int:
         return hash((self.types, tuple(self.schemas.items()), self.chosen_source, self.metrics))
@@ -301,12 +306,15 @@ class ExtractionTask(Task):
         return ExtractionGrammar(text, schema, self.types, biases, self.judge)
 
     def kept(
-        self, output: str, lines: Sequence[float | None], calibrator: Mapping[str, Any] | None
+        self, text: str, output: str, lines: Sequence[float | None], calibrator: Mapping[str, Any] | None
     ) -> tuple[str, tuple[float | None, ...]]:
-        """See :func:`odin_slm.tasks.extraction.operating_point.kept`."""
+        """See :func:`odin_slm.tasks.extraction.operating_point.kept`; with both forms of abbreviated names."""
         from odin_slm.tasks.extraction.operating_point import kept
 
-        return kept(output, lines, calibrator, self.types)
+        output, left = kept(output, lines, calibrator, self.types)
+        listed = Listed.of(parse(output, self.types), left)
+        both = completed(text, listed) if self.abbreviations else listed
+        return (output, left) if both == listed else both.output()
 
     @property
     def judges(self) -> bool:
@@ -314,9 +322,15 @@ class ExtractionTask(Task):
         return self.judge is not None
 
     def with_calibrator(self, calibrator: Mapping[str, Any] | None) -> ExtractionTask:
-        """See :meth:`Task.with_calibrator`: pairs are judged where the calibrator says so."""
+        """See :meth:`Task.with_calibrator`: pairs are judged, and names completed, where the calibrator says so."""
         judge = pairs.Judge.of(calibrator)
-        return replace(self, judge=judge if judge and judge.mode != "list" else None)
+        names = bool((calibrator or {}).get(ABBREVIATIONS))
+        return replace(self, judge=judge if judge and judge.mode != "list" else None, abbreviations=names)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """See :attr:`Task.reading`."""
+        return {ABBREVIATIONS: True} if self.abbreviations else {}
 
     def to_calibrate(self, relations: str = "list") -> ExtractionTask:
         """See :meth:`Task.to_calibrate`: outputs stay as the model lists them, and pairs are weighed beside."""
@@ -333,7 +347,7 @@ class ExtractionTask(Task):
         calibrator: Mapping[str, Any] | None = None,
     ) -> Grounded:
         """See :meth:`Task.read`."""
-        return ground(text, output, begin, end, lines, calibrator, self.types)
+        return ground(text, output, begin, end, lines, calibrator, self.types, self.abbreviations)
 
     def merge(self, text: str, readings: Sequence[Grounded]) -> Grounded:
         """See :meth:`Task.merge`."""
@@ -432,7 +446,13 @@ class ExtractionTask(Task):
         return exploration(explored, method, objective, self.types)
 
     def fit_calibration(
-        self, predictions: Rows, method: str, objective: str | None = None, relations: str = "list"
+        self,
+        predictions: Rows,
+        method: str,
+        objective: str | None = None,
+        relations: str = "list",
+        *,
+        abbreviations: bool = False,
     ) -> dict[str, Any]:
         """See ``fit`` of :mod:`odin_slm.tasks.extraction.calibration`, or of ``operating_point`` for an objective.
 
@@ -440,13 +460,14 @@ class ExtractionTask(Task):
         """
         from odin_slm.tasks.extraction import calibration, operating_point
 
+        said = {ABBREVIATIONS: True} if abbreviations else {}
         if relations != "list":
             found = pairs.fit(predictions, relations, self.types)
             rows = [pairs.with_judged(row, found, self.types) for row in predictions]
-            return {**calibration.fit(rows, method, self.types), pairs.KEY: found}
+            return {**calibration.fit(rows, method, self.types), pairs.KEY: found, **said}
         if objective is None:
-            return calibration.fit(predictions, method, self.types)
-        return operating_point.fit(predictions, method, objective, self.types)
+            return {**calibration.fit(predictions, method, self.types), **said}
+        return {**operating_point.fit(predictions, method, objective, self.types), **said}
 
     def with_confidence(self, row: dict[str, Any], calibrator: Mapping[str, Any] | None) -> dict[str, Any]:
         """See :meth:`Task.with_confidence`."""
@@ -553,10 +574,8 @@ class ExtractionTask(Task):
 
     def _whole(self, document: Mapping[str, Any]) -> Grounded:
         """Return what the windows of a document say together."""
-        text = document["text"]
-        return self.merge(
-            text, [self.read(text, w["output"], begin=w["begin"], end=w["end"]) for w in document["windows"]]
-        )
+        text, read = document["text"], replace(self, abbreviations=document.get(ABBREVIATIONS, False)).read
+        return self.merge(text, [read(text, w["output"], begin=w["begin"], end=w["end"]) for w in document["windows"]])
 
     def _as_example(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """Return a document as one row of a predictions file."""

@@ -78,7 +78,8 @@ def test_the_ray_job_has_the_fields_of_kuberay_and_pods_of_the_kubernetes_api() 
     }
     assert job["spec"]["submissionMode"] in ("K8sJobMode", "HTTPMode", "InteractiveMode")
     cluster = job["spec"]["rayClusterSpec"]
-    assert set(cluster) == {"rayVersion", "headGroupSpec", "workerGroupSpecs"}
+    assert set(cluster) == {"rayVersion", "authOptions", "headGroupSpec", "workerGroupSpecs"}
+    assert cluster["authOptions"] == {"mode": "token"}
     assert f"ray=={cluster['rayVersion']}\n" in (ROOT / "requirements/constraints.txt").read_text()
     head, (workers,) = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
     assert set(head) == {"rayStartParams", "template"}

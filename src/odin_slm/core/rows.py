@@ -12,6 +12,8 @@ from typing import Any, BinaryIO, Generic, TypeVar, overload
 
 import numpy
 
+from odin_slm.core.json_text import loads
+
 Row = TypeVar("Row")
 Numbers = numpy.ndarray[Any, numpy.dtype[numpy.int64]]
 
@@ -130,4 +132,4 @@ def stored(rows: Iterable[Row]) -> Rows[Row]:
     ends = numpy.fromiter(accumulate(stream.write(json.dumps(row).encode()) for row in rows), numpy.int64)
     stream.flush()
     begins = numpy.concatenate([numpy.zeros(1, numpy.int64), ends[:-1]]) if len(ends) else ends
-    return Rows(stream, begins, ends, lambda line, _: json.loads(line))
+    return Rows(stream, begins, ends, lambda line, _: loads(line))

@@ -9,10 +9,12 @@ names are read letter by letter.
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -72,8 +74,12 @@ class TextEncoder:
             yield from (len(self.encode(parts)) for parts in texts)
             return
         wholes = ["".join(text for text, _ in parts) for parts in texts]
-        found = self._tokenizer.encode_batch_fast(wholes, add_special_tokens=False)
-        for parts, encoding in zip(texts, found, strict=True):
+        cores = os.cpu_count() or 1
+        with ThreadPoolExecutor(cores) as pool:  # the library's own threads do not survive a fork
+            encode = partial(self._tokenizer.encode_batch_fast, add_special_tokens=False)
+            found = list(pool.map(encode, (wholes[begin::cores] for begin in range(cores))))
+        for number, parts in enumerate(texts):
+            encoding = found[number % cores][number // cores]
             yield len(encoding) if self._is_right(encoding.ids, parts) else len(self._spelled(parts))
 
     def _is_right(self, ids: Sequence[int], parts: Sequence[Part]) -> bool:

@@ -20,6 +20,7 @@ from odin_slm.corpora import PARSERS, ade, bc5cdr, biored
 from odin_slm.corpora.iob import parse_iob
 from odin_slm.datasets.sources.document_files import read_file
 from odin_slm.datasets.sources.texts import decode
+from odin_slm.datasets.storage import LocalFolder
 
 OUTCOMES = {
     "read": "all of it is read",
@@ -259,7 +260,7 @@ def matrix() -> Iterator[list[str]]:
 def _document_outcome(folder: Path, reader: str, content: bytes, *, gz: bool) -> str:
     file = folder / f"a{SUFFIXES[reader]}{'.gz' if gz else ''}"
     file.write_bytes(content)
-    errors = [document.error for document in read_file(file, file.name, "text", "id")]
+    errors = [document.error for stored in LocalFolder(file).files() for document in read_file(stored, "text", "id")]
     if not any(errors):
         return "read"
     if all(errors):

@@ -66,12 +66,40 @@ def test_manifests_hold_what_operators_expect() -> None:
     assert selector <= by_kind["Deployment"]["spec"]["template"]["metadata"]["labels"].items()
 
 
+def test_the_ray_job_has_the_fields_of_kuberay_and_pods_of_the_kubernetes_api() -> None:
+    """Fields by ray-operator/apis/ray/v1/{rayjob,raycluster}_types.go of ray-project/kuberay (Apache-2.0)."""
+    import kubernetes_validate
+
+    job = yaml.safe_load((DEPLOY / "kubernetes/ray-extraction.yml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    assert set(job["spec"]) <= {
+        *("entrypoint", "submissionMode", "backoffLimit", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished"),
+        "rayClusterSpec",
+    }
+    assert job["spec"]["submissionMode"] in ("K8sJobMode", "HTTPMode", "InteractiveMode")
+    cluster = job["spec"]["rayClusterSpec"]
+    assert set(cluster) == {"rayVersion", "authOptions", "headGroupSpec", "workerGroupSpecs"}
+    assert cluster["authOptions"] == {"mode": "token"}
+    assert f"ray=={cluster['rayVersion']}\n" in (ROOT / "requirements/constraints.txt").read_text()
+    head, (workers,) = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
+    assert set(head) == {"rayStartParams", "template"}
+    assert set(workers) - set(head) == {"groupName", "replicas", "minReplicas", "maxReplicas"}
+    for group in (head, workers):
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values())
+        template = group["template"]
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x", **template["metadata"]}}
+        pod["spec"] = template["spec"]
+        kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
+        (container,) = template["spec"]["containers"]
+        assert ("envFrom" in container) == (group is head), "only the head needs the storage's key"
+
+
 def test_the_containers_options_are_settings_and_its_sources_exist() -> None:
     text = (DEPLOY / "Dockerfile").read_text() + (DEPLOY / "compose.yml").read_text()
     variables = set(re.findall(r"ODIN_SLM_([A-Z_]+)", text)) - {"HOME", "API_KEYS"}
     assert {name.lower() for name in variables} <= set(ServingSettings.model_fields)
     dockerfile = (DEPLOY / "Dockerfile").read_text()
-    assert len(re.findall(r"^USER 10001$", dockerfile, re.MULTILINE)) == 2
+    assert len(re.findall(r"^USER 10001$", dockerfile, re.MULTILINE)) == 3
     for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE):
         assert all((ROOT / source).exists() for source in sources.split())
 

@@ -43,6 +43,10 @@ class MissingInputError(OdinError):
     """A file or folder that a run needs is not there."""
 
 
+class StorageError(OdinError):
+    """A storage cannot be reached, or does not let this user in."""
+
+
 class FetchError(OdinError):
     """A corpus file cannot be fetched, or is not what its publisher published."""
 

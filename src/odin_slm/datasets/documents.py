@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from kedro.io import AbstractDataset
+
 from odin_slm.core.document import GivenDocument
 from odin_slm.core.errors import MissingInputError
-from odin_slm.core.files import new_file, write_text
 from odin_slm.core.hashing import canonical_json, canonical_jsonl
-from odin_slm.datasets import PathDataset, ReadOnlyDataset
+from odin_slm.datasets import ReadOnlyDataset
 from odin_slm.datasets.sources.document_files import FORMS, form_of, read_file
+from odin_slm.datasets.storage import LocalFolder, StoreFolder, folder_at, is_address
 
 Read = Callable[[str, str], Iterator[GivenDocument]]
 Shards = Callable[[Collection[str]], Iterator[dict[str, Any]]]
 _NAMED = 10
+_AT_ONCE = 16
 _log = logging.getLogger(__name__)
 
 
 class DocumentsDataset(ReadOnlyDataset[Read | None]):
-    """A file of documents, or a folder of such files, read record by record.
+    """A file of documents, or a folder of such files, read record by record; on this machine or in an object store.
 
     The form goes by the suffix: ``.jsonl``/``.ndjson`` (one object a line), ``.csv``/``.tsv`` (with a header),
     ``.parquet``, ``.txt`` (one document a file), ``.xml`` (PubMed citations,
@@ -32,7 +37,7 @@ class DocumentsDataset(ReadOnlyDataset[Read | None]):
     twice).
 
     Args:
-        source: Holds ``path``: the file or folder, or None where the user names none.
+        source: Holds ``path``: the file or folder, or the address of one, or None where the user names none.
         optional: Whether None is loaded then.
     """
 
@@ -41,7 +46,8 @@ class DocumentsDataset(ReadOnlyDataset[Read | None]):
     def __init__(
         self, *, source: dict[str, str | None], optional: bool = False, metadata: dict[str, Any] | None = None
     ) -> None:
-        self._path = Path(source["path"]).absolute() if source["path"] else None  # workers of Ray start elsewhere
+        place = source["path"]
+        self._place = place if not place or is_address(place) else str(Path(place).absolute())
         self._optional = optional
         self.metadata = metadata
 
@@ -51,113 +57,128 @@ class DocumentsDataset(ReadOnlyDataset[Read | None]):
         A record that cannot be read comes with its error in place of its text.
 
         Raises:
-            MissingInputError: Nothing is named, or there is no file of a known form.
+            MissingInputError: Nothing is named, or there is no file of a known form, or no client for the address.
+            StorageError: The object store cannot be reached, or does not let this user in.
         """
         fix = f"Name a file or folder with --params documents=FILE_OR_DIR; known forms: {', '.join(FORMS)}."
-        if self._path is None and self._optional:
+        if not self._place and self._optional:
             return None
-        if self._path is None:
+        if not self._place:
             raise MissingInputError("no documents are named.", where="documents", fix=fix)
-        if self._path.is_dir():
-            root = self._path
-            files = [f for f in sorted(root.rglob("*")) if f.is_file() and form_of(f) and not _hidden(f, root)]
-        else:
-            root = self._path.parent
-            files = [self._path] if self._path.is_file() and form_of(self._path) else []
+        files = [file for file in folder_at(self._place).files() if form_of(file.name) and not _hidden(file.name)]
         if not files:
-            raise MissingInputError("there is no file of documents.", where=str(self._path), fix=fix)
+            raise MissingInputError("there is no file of documents.", where=self._place, fix=fix)
 
         def read(text_field: str, id_field: str) -> Iterator[GivenDocument]:
             for file in files:
-                yield from read_file(file, file.relative_to(root).as_posix(), text_field, id_field)
+                yield from read_file(file, text_field, id_field)
 
         return read
 
     def _exists(self) -> bool:
-        return self._path is not None and self._path.exists()
+        return bool(self._place) and (is_address(str(self._place)) or Path(str(self._place)).exists())
 
     def _describe(self) -> dict[str, Any]:
-        return {"path": str(self._path) if self._path else None}
+        return {"path": self._place}
 
 
-class ExtractionShardsDataset(PathDataset[Shards, list[Path]]):
+class ExtractionShardsDataset(AbstractDataset[Shards, list[str]]):
     """A folder of Parquet shards, written one by one as they are made, and ``manifest.json``, written at the end.
 
     A save is lazy: it asks for the shards that an earlier attempt has not left there. A shard's failed documents stand
     beside it in ``NAME.failed.jsonl``. The manifest says which shards are the job's; writing it removes those of other
     jobs.
+
+    Args:
+        filepath: The folder, on this machine or in an object store.
+        metadata: For hooks and Kedro-Viz.
     """
 
-    def load(self) -> list[Path]:
-        """Return the shards' files, in order."""
-        return _shards(self._filepath)
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._place = filepath.rstrip("/")
+        self.metadata = metadata
+
+    def load(self) -> list[str]:
+        """Return the shards' places, in order."""
+        return [f"{self._place}/{name}" for name in sorted(self._shards())]
 
     def save(self, data: Shards) -> None:
         """Write what is not there; see :func:`odin_slm.pipelines.extraction.nodes.extract_documents`.
 
         Raises:
             MissingInputError: The job has read nothing; manifest and reasons are written.
+            StorageError: The object store cannot be reached, or does not let this user in.
         """
-        self._filepath.mkdir(parents=True, exist_ok=True)
-        for part in data(frozenset(file.stem for file in _shards(self._filepath))):
+        for part in data(frozenset(name.removesuffix(".parquet") for name in self._shards())):
             self._write(part)
 
     def _write(self, data: dict[str, Any]) -> None:
         if "manifest" in data:
             self._finish(data["manifest"])
             return
-        failed = self._filepath / f"{data['name']}.failed.jsonl"
+        folder = folder_at(self._place)
         if data["failed"]:
-            write_text(failed, canonical_jsonl(data["failed"]))
-        _write_parquet(self._filepath / f"{data['name']}.parquet", data["rows"])  # last: it says that the shard is done
+            folder.write(_failed(data["name"]), canonical_jsonl(data["failed"]).encode())
+        folder.write(f"{data['name']}.parquet", _parquet(data["rows"]))  # last: it says that the shard is done
 
     def _finish(self, manifest: dict[str, Any]) -> None:
         import pyarrow.parquet
 
-        names = manifest["shards"]
-        for file in self._filepath.glob("shard-*"):
-            if file.name.split(".")[0] not in set(names):
-                file.unlink()
-        shards = []
-        for name in names:
-            failed = self._filepath / f"{name}.failed.jsonl"
-            shards.append(
-                {
-                    "name": name,
-                    "rows": pyarrow.parquet.read_metadata(self._filepath / f"{name}.parquet").num_rows,
-                    "failed": failed.read_text(encoding="utf-8").count("\n") if failed.is_file() else 0,
-                }
-            )
+        folder, names = folder_at(self._place), manifest["shards"]
+        there = folder.names()
+        for name in {name for name in there if name.startswith("shard-")}:
+            if name.split(".")[0] not in set(names):
+                folder.remove(name)
+
+        def described(name: str) -> dict[str, Any]:
+            failed = len(_lines(folder, _failed(name))) if _failed(name) in there else 0
+            with folder.open(f"{name}.parquet") as shard:
+                rows = pyarrow.parquet.read_metadata(shard).num_rows
+            return {"name": name, "rows": rows, "failed": failed}
+
+        with ThreadPoolExecutor(_AT_ONCE) as pool:  # an object store answers many as fast as one
+            shards = list(pool.map(described, names))
         totals = {key: sum(shard[key] for shard in shards) for key in ("rows", "failed")}
-        write_text(self._filepath / "manifest.json", canonical_json({**manifest, **totals, "shards": shards}))
+        folder.write("manifest.json", canonical_json({**manifest, **totals, "shards": shards}).encode())
         if not totals["failed"]:
             return
-        aside = self._set_aside(names, totals["failed"])
+        aside = _set_aside(folder, [shard["name"] for shard in shards if shard["failed"]], totals["failed"])
         if not totals["rows"]:
             raise MissingInputError(
                 f"no document could be read. {aside}",
-                where=str(self._filepath),
+                where=self._place,
                 fix="Mend the documents, or name others with --params documents=FILE_OR_DIR.",
             )
         _log.warning("%d documents were read. %s", totals["rows"], aside)
 
-    def _set_aside(self, names: list[str], count: int) -> str:
-        """Say how many documents were set aside, with the reasons of the first ones."""
-        files = (self._filepath / f"{name}.failed.jsonl" for name in names)
-        failed = (json.loads(line) for file in files if file.is_file() for line in file.open(encoding="utf-8"))
-        reasons = [f"{one['id']}: {one['error']}" for one in islice(failed, _NAMED)]
-        more = [f"and {count - _NAMED} more, in shard-*.failed.jsonl."] if count > _NAMED else []
-        return "\n".join([f"{count} were set aside:", *reasons, *more])
+    def _shards(self) -> list[str]:
+        return [n for n in folder_at(self._place).names() if n.startswith("shard-") and n.endswith(".parquet")]
 
     def _exists(self) -> bool:
-        return bool(_shards(self._filepath))
+        return bool(self._shards())
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": self._place}
 
 
-def _shards(folder: Path) -> list[Path]:
-    return sorted(folder.glob("shard-*.parquet"))
+def _failed(shard: str) -> str:
+    return f"{shard}.failed.jsonl"
 
 
-def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+def _set_aside(folder: LocalFolder | StoreFolder, shards: Iterable[str], count: int) -> str:
+    """Say how many documents were set aside, with the reasons of the first ones."""
+    failed = (json.loads(line) for name in shards for line in _lines(folder, _failed(name)))
+    reasons = [f"{one['id']}: {one['error']}" for one in islice(failed, _NAMED)]
+    more = [f"and {count - _NAMED} more, in shard-*.failed.jsonl."] if count > _NAMED else []
+    return "\n".join([f"{count} were set aside:", *reasons, *more])
+
+
+def _lines(folder: LocalFolder | StoreFolder, name: str) -> list[bytes]:
+    with folder.open(name) as stream:
+        return stream.read().splitlines()
+
+
+def _parquet(rows: list[dict[str, Any]]) -> bytes:
     import pyarrow
     import pyarrow.parquet
 
@@ -177,9 +198,10 @@ def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
         **{"constrained": flag, "schema": text, "model": text, "prompt": text},
     }
     table = pyarrow.Table.from_pylist(rows, pyarrow.schema(columns))
-    with new_file(path) as new:
-        pyarrow.parquet.write_table(table, new, compression="zstd")
+    written = io.BytesIO()
+    pyarrow.parquet.write_table(table, written, compression="zstd")
+    return written.getvalue()
 
 
-def _hidden(file: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(root).parts)
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))

@@ -1,34 +1,28 @@
-"""Documents cut into shards, and the shards read here or by Ray on several cores, machines or GPUs.
+"""Documents cut into shards, and the shards read here; :mod:`odin_slm.inference.batch_ray` has a cluster read them.
 
 Both engines read a shard by the same code, one thread to a batch, so that a shard holds the same bytes whoever read it,
-on however many cores. Ray (https://docs.ray.io/en/latest/data/data.html) streams: one task reads the documents, an
-actor per core or GPU holds the model, and no more than a few shards are under way at a time.
+on however many cores.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import os
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from typing import Any
 
 from odin_slm.config.parameters import ExtractionParams
 from odin_slm.core.document import GivenDocument
-from odin_slm.core.errors import BackendError, OdinError
+from odin_slm.core.errors import OdinError
 from odin_slm.core.record import render_prompt
 from odin_slm.inference.reading import DocumentExtraction, Reader, instruction_of
 from odin_slm.inference.served_model import ServedModel
 
 _LAYOUT = 1
 """Changes with the columns of a shard, so that no job goes on with shards of another layout."""
-_IN_STORE = 256 * 2**20
-"""Bytes of documents and results that Ray holds between its tasks; it reads no further until some are gone."""
 
 Read = Callable[[str, str], Iterator[GivenDocument]]
 """Iterates over the documents, given the names of the fields that hold text and id."""
@@ -173,155 +167,3 @@ def extract_here(
         done += len(shard.documents)
         yield shard.name, result
         on_progress(done, total)
-
-
-# Ray
-
-
-def extract_with_ray(
-    job: Job, read: Read, total: int, finished: Collection[str], on_progress: OnProgress
-) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    """Read the shards on all cores or GPUs of a Ray cluster; see :func:`extract_here`. They come as they end.
-
-    The cluster is that of ``RAY_ADDRESS``, else one on this machine that ends with the job. A worker that dies is
-    replaced and its shard is read again.
-
-    Raises:
-        BackendError: Ray is not installed, its cluster cannot be reached, or its workers fail.
-        OdinError: What a worker says of the model or the texts.
-    """
-    with _cluster() as ray:
-        from ray.data import ActorPoolStrategy, DataContext, ExecutionResources, read_datasource
-
-        resources = ray.cluster_resources()
-        gpus = int(resources.get("GPU", 0))
-        room = gpus or max(int(resources.get("CPU", 1)), 1)
-        shards = max(-(-total // job.params.shard_size), 1)
-        workers = min(job.params.workers or room, room, shards)  # more than there is room for would be waited for
-        context = DataContext.get_current().copy()
-        context.target_max_block_size = 1  # a shard is a block of its own: what is handed from task to task
-        context.enable_progress_bars = context.print_on_execution_start = False
-        context.execution_options.resource_limits = ExecutionResources.for_limits(object_store_memory=_IN_STORE)
-        with DataContext.current(context):
-            here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}  # where the documents are
-            source = _source(job, read, finished)
-            stream = read_datasource(source, num_cpus=0, override_num_blocks=1, label_selector=here).map_batches(
-                _Worker,
-                fn_constructor_args=(job,),
-                batch_size=1,
-                batch_format="pyarrow",
-                compute=ActorPoolStrategy(size=workers),
-                num_cpus=0 if gpus else 1,
-                num_gpus=1 if gpus else 0,
-            )
-            done = 0
-            for row in stream.iter_rows():
-                given = json.loads(row["result"])
-                if given and "fault" in given:
-                    raise _fault(*given["fault"])
-                done += row["count"]
-                yield row["name"], given and given["result"]
-                on_progress(done, total)
-
-
-@contextmanager
-def _cluster() -> Iterator[Any]:
-    """Yield ``ray`` with its cluster: the one that is there, or one that ends with the job.
-
-    Raises:
-        BackendError: Ray is not installed, does not start, or fails on the way.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read on import: nobody is told that Ray is used
-    try:
-        import pyarrow  # noqa: F401
-        import ray
-        from ray.exceptions import RayError
-    except ImportError as error:
-        raise BackendError(
-            f"Ray cannot be imported ({error}).",
-            where="extraction.engine",
-            fix='Set extraction.engine=local, or pip install -c requirements/constraints.txt -e ".[ray]"',
-        ) from None
-    fix = "Run again: shards that are written are kept. Check the cluster of RAY_ADDRESS and the memory for "
-    fix += "extraction.workers models, or set extraction.engine=local."
-    mine = not ray.is_initialized()
-    if mine:
-        try:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        except Exception as error:  # Ray raises its own, ConnectionError, ValueError and plain Exception
-            ray.shutdown()
-            raise BackendError(f"Ray does not start ({error}).", where="extraction.engine", fix=fix) from None
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    try:
-        yield ray
-    except RayError as error:
-        reason = str(error).strip().split("\n")[-1]
-        raise BackendError(
-            f"Ray fails ({type(error).__name__}: {reason}).", where="extraction.engine", fix=fix
-        ) from None
-    finally:
-        if mine:
-            ray.shutdown()
-
-
-class _Worker:
-    """A process of Ray with the model."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._reader: Reader | None = None
-
-    def __call__(self, table: Any) -> Any:
-        import pyarrow
-
-        shard = table.to_pylist()[0]
-        result: dict[str, Any] | None = None
-        if shard["documents"] is not None:
-            documents = [GivenDocument(**values) for values in json.loads(shard["documents"])]
-            try:
-                self._reader = self._reader or _alone(self._job.reader)
-                result = {"result": self._job.extract(self._reader, documents)}
-            except OdinError as error:
-                result = {"fault": [type(error).__name__, error.what, error.where, error.fix]}
-        row = {"name": shard["name"], "count": shard["count"], "result": json.dumps(result)}
-        return pyarrow.Table.from_pylist([row])
-
-
-def _source(job: Job, read: Read, finished: Collection[str]) -> Any:
-    """Return a data source of one task, which reads the documents shard by shard."""
-    import pyarrow
-    from ray.data import Datasource, ReadTask
-    from ray.data.block import BlockMetadata
-
-    layout = pyarrow.schema({"name": pyarrow.string(), "count": pyarrow.int64(), "documents": pyarrow.string()})
-
-    def tables() -> Iterator[Any]:
-        for shard in job.shards(read):
-            left = None if shard.name in finished else json.dumps([asdict(document) for document in shard.documents])
-            row = {"name": shard.name, "count": len(shard.documents), "documents": left}
-            yield pyarrow.Table.from_pylist([row], layout)
-
-    class Documents(Datasource):
-        def estimate_inmemory_data_size(self) -> int | None:
-            return None
-
-        def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
-            unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-            return [ReadTask(tables, unknown)]
-
-    return Documents()
-
-
-def _alone(load: Callable[[], Reader]) -> Reader:
-    """Load a model for one core; Ray has a worker for each."""
-    import torch
-
-    torch.set_num_threads(1)
-    return load()
-
-
-def _fault(kind: str, what: str, where: str, fix: str) -> OdinError:
-    from odin_slm.core import errors
-
-    found: OdinError = getattr(errors, kind)(what, where=where, fix=fix)
-    return found

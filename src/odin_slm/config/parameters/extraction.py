@@ -15,7 +15,7 @@ class ExtractionParams(Parameters):
     engine: Literal["local", "ray"] = "local"
     """Who reads: this process, or Ray on the cores, machines or GPUs of a cluster."""
     workers: int = Field(default=0, ge=0)
-    """Workers of Ray, each with the model in memory, at most; 0: one per GPU, or per core where there is none."""
+    """Workers of Ray, each with the model in memory; 0: one per GPU, or per core, of the machines that are there."""
     schema_name: str = Field(default="", alias="schema")
     """Types to look for: all of them, or what one corpus annotates; empty: what the model asks by default."""
     constrained: bool = True

@@ -16,8 +16,10 @@ from typing import IO, Any
 
 from odin_slm.core import json_text
 from odin_slm.core.document import GivenDocument
+from odin_slm.core.errors import StorageError
 from odin_slm.corpora.pubmed import citations
 from odin_slm.datasets.sources.texts import wide_encoding
+from odin_slm.datasets.storage import StoredFile
 
 _Record = tuple[str | None, str, str | None]  # id, text, error
 _CELL = 2**31 - 1
@@ -25,9 +27,9 @@ _LARGEST = 32 * 2**20
 """Bytes that one record may take, unpacked: a megabyte of .gz may hold a text of a gigabyte."""
 
 
-def form_of(file: Path) -> str | None:
+def form_of(name: str) -> str | None:
     """Return the suffix that says how a file is read, without ``.gz``; None where it is of no known form."""
-    name = file.name.lower()
+    name = name.lower()
     suffix = Path(name.removesuffix(".gz")).suffix
     return suffix if suffix in FORMS and not (suffix == ".parquet" and name.endswith(".gz")) else None
 
@@ -51,20 +53,22 @@ class _Bounded(io.RawIOBase):
         return len(found)
 
 
-def read_file(file: Path, source: str, text_field: str, id_field: str) -> Iterator[GivenDocument]:
+def read_file(file: StoredFile, text_field: str, id_field: str) -> Iterator[GivenDocument]:
     """Iterate over the documents of a file, in constant memory.
 
     Args:
-        file: The file.
-        source: Its name in what is yielded.
+        file: The file; its name stands in what is yielded.
         text_field: Field or column that holds the text.
         id_field: Field or column that holds the id.
 
     Yields:
         A document per record, with its error in place of the text where it cannot be read. A file without any, or one
         that cannot be read on, ends with one that says so.
+
+    Raises:
+        StorageError: The storage fails: what is behind that would be lost, and may be there the next time.
     """
-    number, source = 0, _encodable(source)
+    number, source = 0, _encodable(file.name)
     fault = "there is no document in this file."
     try:
         for name, text, error in _records(file, text_field, id_field):
@@ -77,6 +81,8 @@ def read_file(file: Path, source: str, text_field: str, id_field: str) -> Iterat
             yield GivenDocument(name, source, number, text if error is None else "", error and _encodable(error))
         if number:
             return
+    except StorageError:
+        raise
     except Exception as error:  # parsers of five formats; whatever they raise costs the rest of this file, not the job
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         ours = type(error) is ValueError  # a parser's own are of a class of their own
@@ -84,11 +90,11 @@ def read_file(file: Path, source: str, text_field: str, id_field: str) -> Iterat
     yield GivenDocument(f"{source}:{number + 1}", source, number + 1, "", _encodable(fault))
 
 
-def _records(file: Path, text_field: str, id_field: str) -> Iterator[_Record]:
+def _records(file: StoredFile, text_field: str, id_field: str) -> Iterator[_Record]:
     """Iterate over the records of a file in any form; see :func:`read_file` for what goes wrong."""
-    form = form_of(file) or ""
-    opened: Any = gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb")  # noqa: SIM115
-    with opened:
+    form = form_of(file.name) or ""
+    with file.open() as stored:
+        opened: Any = gzip.open(stored) if file.name.lower().endswith(".gz") else stored  # noqa: SIM115
         if form == ".parquet":
             yield from _parquet(opened, text_field, id_field)
             return

@@ -36,7 +36,8 @@ def extract_documents(
 def _shards(
     documents: Documents, model: ServedModel, params: ExtractionParams, finished: Collection[str]
 ) -> Iterator[dict[str, Any]]:
-    from odin_slm.inference.batch import Job, extract_here, extract_with_ray
+    from odin_slm.inference.batch import Job, extract_here
+    from odin_slm.inference.batch_ray import extract_with_ray
     from odin_slm.inference.generation import progress
 
     job = Job(model, params)

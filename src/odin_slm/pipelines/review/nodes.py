@@ -79,7 +79,8 @@ def predict_candidates(
     Raises:
         ExtractionError: The model was taught a task without entities, or can read none of them.
     """
-    from odin_slm.inference.batch import Job, extract_here, extract_with_ray
+    from odin_slm.inference.batch import Job, extract_here
+    from odin_slm.inference.batch_ray import extract_with_ray
     from odin_slm.inference.generation import progress
 
     if "entities" not in extraction_model.task.options():

@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/generation.py [PROMPTS] [--model DIR] [--adapter DIR] [--corpora DIR] [--rounds N]
     … --batched     only what goes 32 at once: transformers free, the engine free and constrained
+    … --constrained only the engine, 32 at once, constrained: no ratio, but many more prompts in the same time
 
 Writes the outputs of test prompts (default 128) in turns: by ``generate()`` of transformers, one prompt at a time, free
 and constrained by the same grammar (a logits processor), and 32 at once, padded on the left; by this project's engine
@@ -141,7 +142,8 @@ def report(wall: dict[str, float], busy: dict[str, float], texts: dict[str, list
     """Print speeds, ratios and how many outputs are equal."""
     for name in wall:
         print(f"{name:45} {1 / wall[name]:6.2f} examples/s {1000 * busy[name]:6.0f} ms of processor time each")
-    print(f"{'':45} {'time':>8} {'processor time':>16}")
+    if len(wall) > 1:
+        print(f"{'':45} {'time':>8} {'processor time':>16}")
     for title, one, other in (
         ("free, against transformers one at a time", LIBRARY, FREE),
         ("free, against transformers batched", LIBRARY_BATCHED, FREE),
@@ -178,6 +180,7 @@ def main() -> None:
     parser.add_argument("--corpora", type=Path, help="folder with ade/")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batched", action="store_true", help="leave out what goes one at a time")
+    parser.add_argument("--constrained", action="store_true", help="leave out all but the engine's constrained batches")
     options = parser.parse_args()
     base = resolve_base_model(options.model, root=ROOT)
     rows = records(options.prompts // EVERY * EVERY, base, options.corpora)
@@ -208,7 +211,9 @@ def main() -> None:
         FREE: lambda: engine(prompts, BATCH),
         CONSTRAINED: lambda: engine(prompts, BATCH, grammars),
     }
-    if options.batched:
+    if options.constrained:
+        ways = {CONSTRAINED: ways[CONSTRAINED]}
+    elif options.batched:
         ways = {name: ways[name] for name in (LIBRARY_BATCHED, FREE, CONSTRAINED)}
     wall, busy, texts = measure(ways, options.rounds)
     tokens = sum(map(len, generator.tokenizer(texts[CONSTRAINED])["input_ids"])) / len(rows)

@@ -249,7 +249,7 @@ class _Reader(JsonValues):
         text.relations.append(GivenRelation(kind, ends[0], ends[1], self.where))
 
     def _concept(self, infons: Mapping[str, Any], key: str, label: str) -> str:
-        """Return a relation's concept: an id, or what PubTator 3 says of one, ``Chemical|MESH:D1`` in XML."""
+        """Return a relation's concept: an id, or that in what PubTator 3 says of one (``Chemical|MESH:D1`` as text)."""
         if isinstance(infons.get(key), dict):
             return self.string(infons[key], "identifier", label)
         return self.string(infons, key, label).rpartition("|")[2]

@@ -135,3 +135,12 @@ def test_a_file_that_cuts_and_pads_does_neither_here(tiny_base: Path, tmp_path: 
     file.write_text(json.dumps(state))
     count = token_counter(BaseModel("base", tmp_path / "base"))
     assert min(count(["aspirin and nausea after aspirin", "<|endoftext|> and <|pad|> and aspirin"])) > 6
+
+
+@pytest.mark.parametrize("count", [1, 127, 128, 1500])
+def test_many_texts_are_counted_in_their_order_on_every_core(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    base = BaseModel("odin-nano", EMBEDDED)
+    texts = [f"{TEXTS[number % len(TEXTS)]} {'cough ' * (number % 7)}" for number in range(count)]
+    encoder = text_encoder(load_tokenizer(base))
+    assert token_counter(base)(texts) == [len(encoder.encode([(text, "text")])) for text in texts]

@@ -27,6 +27,8 @@ Part = tuple[str, Kind]
 _MARKER = re.compile(r"\s*(<.*\w.*>|\[.*\w.*\]|#+ .*\w.*)\s*", re.DOTALL)
 _AT_ONCE = 1024
 """Texts encoded at once: the ids of 100,000 would take gigabytes."""
+_SHARE = 64
+"""Texts that are worth a thread."""
 
 
 def is_control(token: Any) -> bool:
@@ -74,10 +76,13 @@ class TextEncoder:
             yield from (len(self.encode(parts)) for parts in texts)
             return
         wholes = ["".join(text for text, _ in parts) for parts in texts]
-        cores = os.cpu_count() or 1
-        with ThreadPoolExecutor(cores) as pool:  # the library's own threads do not survive a fork
-            encode = partial(self._tokenizer.encode_batch_fast, add_special_tokens=False)
-            found = list(pool.map(encode, (wholes[begin::cores] for begin in range(cores))))
+        encode = partial(self._tokenizer.encode_batch_fast, add_special_tokens=False)
+        cores = min(os.cpu_count() or 1, len(texts) // _SHARE)
+        if cores > 1:
+            with ThreadPoolExecutor(cores) as pool:  # the library's own threads do not survive a fork
+                found = list(pool.map(encode, (wholes[begin::cores] for begin in range(cores))))
+        else:
+            cores, found = 1, [encode(wholes)]
         for number, parts in enumerate(texts):
             encoding = found[number % cores][number // cores]
             yield len(encoding) if self._is_right(encoding.ids, parts) else len(self._spelled(parts))

@@ -43,7 +43,7 @@ from odin_slm.inference.generation import Generator, attach, generate
 from odin_slm.models.base_model import BaseModel, load_model, resolve_base_model
 from odin_slm.models.tokens import output_budget, prompt_ids
 from odin_slm.pipelines.ingestion.nodes import write_records
-from odin_slm.tasks import Grammar
+from odin_slm.tasks.grammar import Grammar
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH = 32

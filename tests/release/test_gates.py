@@ -27,7 +27,7 @@ from odin_slm.release.gates import (
     require_open,
     thresholds,
 )
-from odin_slm.tasks import Metric
+from odin_slm.tasks.metric import Metric
 from tasks.another.first_word import FirstWordTask
 
 REASON = "A smoke test of the pipeline, not for use"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from odin_slm.tasks import Metric
 from odin_slm.tasks.criteria import holm, improvements
+from odin_slm.tasks.metric import Metric
 
 MORE = Metric("more", "more is better", ("more",))
 LESS = Metric("less", "less is better", ("less",), higher_is_better=False)

@@ -16,8 +16,8 @@ from odin_slm.core.record import Record
 from odin_slm.core.redaction import text_problems
 from odin_slm.core.rows import Joined
 from odin_slm.dataprep.cleaning import input_digest
-from odin_slm.tasks import Check as Rule
 from odin_slm.tasks import Task
+from odin_slm.tasks.check import Check as Rule
 
 WEIGHTS = {"critical": 3.0, "high": 2.0, "medium": 1.0}
 GRADES = ((95.0, "A"), (85.0, "B"), (70.0, "C"), (50.0, "D"), (0.0, "F"))
@@ -232,8 +232,11 @@ def _labels(splits: Mapping[str, Sequence[Record]], task: Task) -> Check:
         for record in records:
             sources.add(record["source"])
             found[name].update(*task.labels(record["output"]).values())
-    expected = sorted({label for source in sources for label in task.expected_labels(source)})
-    lacking = [f"{name}: {label}" for name in splits for label in expected if splits[name] and label not in found[name]]
+    expected: set[str] = set()
+    for source in sources.intersection(task.sources):
+        expected.update(*task.describe_source(source).values())
+    labels = sorted(expected)
+    lacking = [f"{name}: {label}" for name in splits for label in labels if splits[name] and label not in found[name]]
     total = max(1, len(expected) * len(splits))
     fix = "Add documents or move the ratios."
     return Check("every label occurs in every split", "high", tuple(lacking), total, 0.0, fix)

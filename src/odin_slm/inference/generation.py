@@ -29,7 +29,7 @@ from odin_slm.inference.resume_log import ResumeLog, describe
 from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer, standing_alone
 from odin_slm.models.tokens import end_tokens, line_break_counter, prompt_ids
 from odin_slm.models.tying import settle, untie
-from odin_slm.tasks import Grammar
+from odin_slm.tasks.grammar import Grammar
 
 if TYPE_CHECKING:
     import numpy

@@ -16,7 +16,9 @@ from odin_slm.core.sentences import windows
 from odin_slm.inference.generation import Generation, Generator
 from odin_slm.models.base_model import BaseModel
 from odin_slm.models.text_encoder import prompt_of, text_encoder
-from odin_slm.tasks import Grammar, Reading, Task
+from odin_slm.tasks import Task
+from odin_slm.tasks.base import Reading
+from odin_slm.tasks.grammar import Grammar
 from odin_slm.tasks.operating_point import point_of
 
 DEFAULTS: dict[str, int] = {"max_new_tokens": 256, "batch_size": 32, "window_tokens": 320, "overlap": 1}

@@ -31,7 +31,7 @@ from odin_slm.inference.generation import Generation, check_config, line_scores,
 from odin_slm.models.base_model import BaseModel, context_of, load_tokenizer, standing_alone
 from odin_slm.models.tokenizer_probe import probe_tokenizer
 from odin_slm.models.tokens import completion_ids, line_break_counter
-from odin_slm.tasks import Grammar
+from odin_slm.tasks.grammar import Grammar
 
 _log = logging.getLogger(__name__)
 UNBIASED = (

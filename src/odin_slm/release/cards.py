@@ -165,7 +165,7 @@ def _model_front_matter(facts: ModelFacts, parts: CardParts) -> str:
         base_model_relation="finetune" if facts.whole else "adapter",
         datasets=[facts.dataset_repo] if facts.dataset_repo else None,
         metrics=list(dict.fromkeys(figure.type for figure in parts.results.figures)) if parts.results else None,
-        tags=[*facts.task.domain, *facts.task.tags, *([] if facts.whole else ["lora"])],
+        tags=[*facts.task.tags, *([] if facts.whole else ["lora"])],
         model_name=facts.name if facts.results else None,
         eval_results=_eval_results(facts, facts.results, parts) if facts.results else None,
         **({OVERRIDDEN: dict(facts.overridden)} if facts.overridden else {}),

@@ -14,7 +14,8 @@ from typing import Any
 from odin_slm.core.errors import ReleaseError
 from odin_slm.release.checks import leak_counts
 from odin_slm.release.facts import DataReports, ModelEvidence
-from odin_slm.tasks import Metric, Task
+from odin_slm.tasks import Task
+from odin_slm.tasks.metric import Metric
 
 
 @dataclass(frozen=True)

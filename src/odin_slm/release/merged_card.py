@@ -33,7 +33,7 @@ def merged_card(facts: MergedFacts, report: Mapping[str, Any]) -> str:
         pipeline_tag="text-generation",
         base_model=facts.base.id,
         base_model_relation="finetune",
-        tags=[*facts.task.domain, *facts.task.tags],
+        tags=[*facts.task.tags],
     ).to_yaml()
     return fill("merged_card.md.j2", facts=facts, report=report, front_matter=front_matter)
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from odin_slm.release.checks import leak_counts
-from odin_slm.tasks import Metric
+from odin_slm.tasks.metric import Metric
 
 _PLACES = {
     "report": "report",

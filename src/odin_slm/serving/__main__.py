@@ -115,7 +115,8 @@ def _engine(settings: ServingSettings, model: Any, tokenizer: Any, context: int 
     """Return the engine that the settings name; see :mod:`odin_slm.serving.engine` for what each is there for."""
     sizes = {"queue_size": settings.queue_size, "max_new_tokens": settings.max_new_tokens}
     if settings.engine == "vllm":
-        if model.task.judges:
+        grammar = model.task.grammar(model.task.shared_instruction, model.task.example)
+        if grammar is not None and grammar.judges:
             raise ServingError(
                 "its calibrator asks for judged pairs, which vLLM does not do.",
                 where=f"model {model.source}",

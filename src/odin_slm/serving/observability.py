@@ -18,7 +18,7 @@ from pythonjsonlogger.json import JsonFormatter
 
 from odin_slm.inference.generation import Generation
 from odin_slm.inference.served_model import ServedModel
-from odin_slm.tasks import Reading
+from odin_slm.tasks.base import Reading
 
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 """Id of the request that is being answered."""

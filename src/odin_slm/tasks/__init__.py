@@ -17,7 +17,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from odin_slm.tasks.base import Check, Ending, Grammar, Judgement, Metric, Reading, Rows, Step, Task
+from odin_slm.tasks.base import Task
 
 _GROUP = "odin_slm.tasks"
 
@@ -56,17 +56,4 @@ def load(values: Mapping[str, Any], sources: Mapping[str, Any] | None = None) ->
     return task_class(values["name"]).from_options(values.get("options", {}), sources)
 
 
-__all__ = [
-    "Check",
-    "Ending",
-    "Grammar",
-    "Judgement",
-    "Metric",
-    "Reading",
-    "Rows",
-    "Step",
-    "Task",
-    "load",
-    "task_class",
-    "task_names",
-]
+__all__ = ["Task", "load", "task_class", "task_names"]

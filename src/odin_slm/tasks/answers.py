@@ -16,8 +16,10 @@ from odin_slm.core.document import Document
 from odin_slm.core.errors import PredictionsError
 from odin_slm.core.folding import fold
 from odin_slm.core.record import Record
-from odin_slm.tasks.base import Metric, Rows, Task
-from odin_slm.tasks.rows import not_comparable, test_set_of, training_set_of
+from odin_slm.tasks.base import Task
+from odin_slm.tasks.criteria import improvements
+from odin_slm.tasks.metric import Metric
+from odin_slm.tasks.rows import Rows, not_comparable, test_set_of, training_set_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -206,15 +208,25 @@ class AnswerTask(Task):
         bars = []
         for title, scores in (("base", results.get("base")), ("fine-tuned", results)):
             if scores:
-                values = [metric.value(scores) for metric in self.measures]
-                ends = [scores["intervals"][metric.name] for metric in self.measures]
-                whiskers = {
-                    "symmetric": False,
-                    "array": [high - value for value, (_, high) in zip(values, ends, strict=True)],
-                    "arrayminus": [value - low for value, (low, _) in zip(values, ends, strict=True)],
-                }
+                values, below, above = self._with_whiskers(scores)
+                whiskers = {"symmetric": False, "array": above, "arrayminus": below}
                 bars.append(Bar(name=title, x=[m.title for m in self.measures], y=values, error_y=whiskers))
         return {"headline": Figure(bars, {"title": f"{self.title}, n = {results['test_set']['examples']}"})}
+
+    def overview(self, results: Mapping[str, Any], training_state: Mapping[str, Any] | None) -> Any:
+        """See :meth:`Task.overview`: the same figures."""
+        from matplotlib.figure import Figure as Page
+
+        page = Page(figsize=(6.4, 3.6), layout="constrained")
+        page.suptitle(f"{results['experiment']}: {results['decoding']} decoding, n = {results['test_set']['examples']}")
+        axes = page.subplots()
+        for label, scores in (("base", results.get("base")), ("fine-tuned", results)):
+            if scores:
+                titles = [metric.title for metric in self.measures]
+                values, below, above = self._with_whiskers(scores)
+                axes.errorbar(titles, values, yerr=[below, above], fmt="o", capsize=4, label=label)
+        axes.legend()
+        return page
 
     def report(
         self,
@@ -237,7 +249,7 @@ class AnswerTask(Task):
             f"<h1>{html.escape(title)}</h1><p>{html.escape(described)}</p>"
             + table(["", *(metric.title for metric in self.measures)], rows)
             + f"<p>{html.escape(decided)}</p><h2>Fine-tuned against base</h2>"
-            + _criteria_table(self.criteria(results, significance=SIGNIFICANCE))
+            + _criteria_table(improvements(results, self.measures, significance=SIGNIFICANCE))
             + self.details(results)
             + f"<h2>Wrong answers ({len(wrong):,})</h2>"
             + table(["id", "input", "expected", "found"], examples)
@@ -246,6 +258,13 @@ class AnswerTask(Task):
     def details(self, results: Mapping[str, Any]) -> str:
         """Return further sections of the report, as HTML."""
         return ""
+
+    def _with_whiskers(self, scores: Mapping[str, Any]) -> tuple[list[float], list[float], list[float]]:
+        """Return the figures, and how far their intervals reach below and above them."""
+        values = [metric.value(scores) for metric in self.measures]
+        ends = [scores["intervals"][metric.name] for metric in self.measures]
+        below = [value - low for value, (low, _) in zip(values, ends, strict=True)]
+        return values, below, [high - value for value, (_, high) in zip(values, ends, strict=True)]
 
     def _scores(self, rows: Rows, *, resamples: int, seed: int) -> dict[str, Any]:
         import numpy

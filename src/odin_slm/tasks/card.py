@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from odin_slm.core.markdown import interval, number, score, table
 
 if TYPE_CHECKING:
-    from odin_slm.tasks.base import Metric, Task
+    from odin_slm.tasks.base import Task
+    from odin_slm.tasks.metric import Metric
 
 QUALITY = {
     "parse_failure_rate": "outputs that break the format or do not end",

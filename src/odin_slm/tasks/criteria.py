@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from odin_slm.tasks.base import Metric
+from odin_slm.tasks.metric import Metric
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

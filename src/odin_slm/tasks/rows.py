@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from odin_slm.core.document import is_synthetic
 from odin_slm.core.hashing import sha256_of_json
-from odin_slm.tasks.base import Rows
+
+Rows = Sequence[Mapping[str, Any]]
+"""Rows of a predictions file: ``id``, ``input``, ``gold``, ``prediction`` (texts), provenance, and the task's own."""
 
 
 def not_comparable(predictions: Rows, others: Rows | None, name: str = "base model") -> str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from odin_slm.core.errors import MissingInputError
 from odin_slm.core.markdown import interval, score, table
-from odin_slm.tasks import Metric
+from odin_slm.tasks.metric import Metric
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from odin_slm.core.hashing import sha256_of_json
-from odin_slm.tasks import Metric, Task
+from odin_slm.tasks import Task
 from odin_slm.tasks.criteria import holm
+from odin_slm.tasks.metric import Metric
 from odin_slm.tasks.rows import not_comparable
 
 Rows = Sequence[Mapping[str, Any]]

@@ -19,7 +19,8 @@ from odin_slm.core.record import Record, full_text
 from odin_slm.models.backends import Name
 from odin_slm.models.base_model import causal_of
 from odin_slm.models.tokens import completion_ids
-from odin_slm.tasks import Metric, Task
+from odin_slm.tasks import Task
+from odin_slm.tasks.metric import Metric
 
 
 class TaskMetric:

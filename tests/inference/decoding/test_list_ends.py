@@ -14,10 +14,10 @@ from odin_slm.inference.decoding.constraint import Constraint, Vocabulary
 from odin_slm.inference.generation import Generation, Generator, generate
 from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer
 from odin_slm.models.tokens import completion_ids
-from odin_slm.tasks.base import Ending
 from odin_slm.tasks.extraction.format import instruction_for, parse
 from odin_slm.tasks.extraction.grammar import ExtractionGrammar
 from odin_slm.tasks.extraction.schema import MEDICAL, SCHEMAS, Schema
+from odin_slm.tasks.grammar import Ending
 
 ADE = instruction_for(SCHEMAS["ade"])
 TEXTS = [

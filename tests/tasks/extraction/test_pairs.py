@@ -87,8 +87,8 @@ def test_lists_stay_as_they_are_while_a_calibrator_is_fitted() -> None:
     judgement = grammar.judged(OUTPUT, LINES, [math.log(0.2)] * 5)
     assert (judgement.text, judgement.lines) == (OUTPUT, LINES)
     assert len(judgement.weighed) == 4
-    assert not ExtractionTask().to_calibrate("list").judges
-    assert not ExtractionTask().with_calibrator({"records": 3}).judges
+    assert ExtractionTask().to_calibrate("list").judge is None
+    assert ExtractionTask().with_calibrator({"records": 3}).judge is None
 
 
 def test_pairs_alone_need_no_list() -> None:
@@ -160,7 +160,7 @@ def test_without_enough_relations_the_list_stays() -> None:
     fitted = pairs.fit(rows(3), "both")
     assert fitted["mode"] == "list"
     assert f"fewer than {pairs.FEWEST}" in fitted["why"]
-    assert not ExtractionTask().with_calibrator({"pairs": fitted}).judges
+    assert ExtractionTask().with_calibrator({"pairs": fitted}).judge is None
     calibrator = ExtractionTask().fit_calibration(rows(3), "isotonic", relations="both")
     assert calibrator["pairs"] == fitted
 

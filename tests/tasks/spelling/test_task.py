@@ -12,6 +12,7 @@ from odin_slm.core.errors import LeakageError
 from odin_slm.core.record import Record
 from odin_slm.pipelines.combination.nodes import check_leakage
 from odin_slm.tasks import load
+from odin_slm.tasks.criteria import improvements
 from odin_slm.tasks.spelling.questions import TESTED, question
 from odin_slm.tasks.spelling.task import SpellingTask
 
@@ -150,7 +151,7 @@ def test_the_report_says_what_is_shown_and_by_which_words() -> None:
         assert words in page
     assert "&lt;b&gt;7&lt;/b&gt;" in page
     assert "95 % intervals over words" in page
-    criteria = {found["metric"]: found for found in TASK.criteria(results, significance=0.05)}
+    criteria = {found["metric"]: found for found in improvements(results, TASK.measures, significance=0.05)}
     assert criteria["levenshtein_distance"]["improvement"] == 1.0, "less is better, so the fall is a gain"
     assert criteria["letter_count_accuracy"]["met"] is False
 

@@ -10,7 +10,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from odin_slm.inference.decoding.constraint import Constraint, Vocabulary
 from odin_slm.models.tokens import end_tokens, prompt_ids
-from odin_slm.tasks import Grammar
+from odin_slm.tasks.grammar import Grammar
 
 
 def constrained_generate(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from odin_slm.inference.decoding.list_ends import ListEnds
 from odin_slm.models.tokenizer_probe import probe_tokenizer
-from odin_slm.tasks.base import Grammar
+from odin_slm.tasks.grammar import Grammar
 from odin_slm.tasks.lark import check_matcher, literal, make_matcher
 
 if TYPE_CHECKING:

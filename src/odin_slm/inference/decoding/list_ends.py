@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from odin_slm.inference.decoding.constraint import Vocabulary
-    from odin_slm.tasks import Ending, Grammar
+    from odin_slm.tasks.grammar import Ending, Grammar
 
 
 class ListEnds:

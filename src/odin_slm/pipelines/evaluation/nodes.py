@@ -15,6 +15,7 @@ from odin_slm.core.runtime_environment import one_at_a_time
 from odin_slm.models.base_model import BaseModel, trained_weights
 from odin_slm.release.provenance import is_of, other_splits
 from odin_slm.tasks import Task
+from odin_slm.tasks.criteria import improvements
 from odin_slm.tasks.operating_point import KEY
 from odin_slm.tasks.rows import documents_of, test_set_of
 from odin_slm.tracking.promotion import Champion, judge, rescored
@@ -450,16 +451,16 @@ def conclude_evaluation(
     Args:
         evaluation_results: See :meth:`odin_slm.tasks.Task.score`.
         training_state: How the adapter was trained; None where that is not known.
-        task: Its criteria.
+        task: Its figures.
         params: The significance level.
 
     Returns:
         ``experiment``; ``configuration``: task, base, training's hyperparameters, evaluation; ``results``: test set and
-        figures with intervals of ``base`` and ``fine_tuned``; ``criteria`` (:meth:`odin_slm.tasks.Task.criteria`) and
+        figures with intervals of ``base`` and ``fine_tuned``; ``criteria`` (:mod:`odin_slm.tasks.criteria`) and
         how many of them are ``met``.
     """
     what, training = task.task(), training_state or {}
-    criteria = what.criteria(evaluation_results, significance=params.significance)
+    criteria = improvements(evaluation_results, what.measures, significance=params.significance)
     scored = {"base": evaluation_results.get("base"), "fine_tuned": evaluation_results}
     return {
         "experiment": params.experiment,

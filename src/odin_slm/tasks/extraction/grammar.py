@@ -18,7 +18,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from odin_slm.core.folding import fold
-from odin_slm.tasks.base import Ending, Judgement, Step
 from odin_slm.tasks.extraction import pairs
 from odin_slm.tasks.extraction.format import (
     ENTITIES_HEADER,
@@ -30,6 +29,7 @@ from odin_slm.tasks.extraction.format import (
     render,
 )
 from odin_slm.tasks.extraction.schema import MEDICAL, Schema, Types
+from odin_slm.tasks.grammar import Ending, Judgement, Step
 from odin_slm.tasks.lark import accepts, literal
 
 _CHUNK = re.compile(r"\s+|\w+|[^\w\s]")
@@ -40,7 +40,7 @@ _REPEATS = 3
 
 @dataclass(frozen=True, slots=True)
 class ExtractionGrammar:
-    """What an output may say; see :class:`odin_slm.tasks.base.Grammar`.
+    """What an output may say; see :class:`odin_slm.tasks.grammar.Grammar`.
 
     Attributes:
         text: The input; every entity is a span of it.
@@ -91,7 +91,7 @@ class ExtractionGrammar:
         return None
 
     def ending(self, text: str) -> Ending | None:
-        """Return how the list ends that a text writes; see :meth:`odin_slm.tasks.base.Grammar.ending`."""
+        """Return how the list ends that a text writes; see :meth:`odin_slm.tasks.grammar.Grammar.ending`."""
         section, blank, rest = text.partition("\n\n")
         header, written = (RELATIONS_HEADER, rest) if blank else (ENTITIES_HEADER, section)
         if self.end_bias is None or not written.startswith(f"{header}\n"):
@@ -116,15 +116,15 @@ class ExtractionGrammar:
 
     @property
     def judges(self) -> bool:
-        """See :attr:`odin_slm.tasks.base.Grammar.judges`."""
+        """See :attr:`odin_slm.tasks.grammar.Grammar.judges`."""
         return self.judge is not None
 
     def alternatives(self, output: str) -> list[str]:
-        """See :meth:`odin_slm.tasks.base.Grammar.alternatives`: for every legal pair the output that lists it alone."""
+        """Return for every legal pair the output that lists it alone."""
         return pairs.outputs(self._entities(output), found) if (found := self.legal_pairs(output)) else []
 
     def judged(self, output: str, lines: Sequence[float | None], log_shares: Sequence[float]) -> Judgement:
-        """See :meth:`odin_slm.tasks.base.Grammar.judged` and :func:`odin_slm.tasks.extraction.pairs.judged`."""
+        """See :meth:`odin_slm.tasks.grammar.Grammar.judged` and :func:`odin_slm.tasks.extraction.pairs.judged`."""
         found = self.legal_pairs(output)
         scores = pairs.scores(found, log_shares)
         weighed = tuple((pairs.line_of(pair), score) for pair, score in zip(found, scores, strict=True))

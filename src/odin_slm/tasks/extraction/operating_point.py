@@ -22,7 +22,7 @@ from odin_slm.tasks.operating_point import KEY, VERSION, point_of, required_prec
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from odin_slm.tasks.base import Rows
+    from odin_slm.tasks.rows import Rows
 
 BIASES = tuple(number / 2 for number in range(-8, 9))
 """The biases that are tried; the lowest is how records are read."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from odin_slm.core.document import Document
 from odin_slm.core.folding import fold
 from odin_slm.core.record import Record
-from odin_slm.tasks.base import Check, Metric, Rows, Task
+from odin_slm.tasks.base import Task
+from odin_slm.tasks.check import Check
 from odin_slm.tasks.extraction import pairs
 from odin_slm.tasks.extraction.abbreviations import KEY as ABBREVIATIONS
 from odin_slm.tasks.extraction.abbreviations import completed
@@ -38,7 +39,9 @@ from odin_slm.tasks.extraction.schema import (
     SourceOptions,
     Types,
 )
+from odin_slm.tasks.metric import Metric
 from odin_slm.tasks.operating_point import point_of
+from odin_slm.tasks.rows import Rows
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -65,7 +68,7 @@ class ExtractionTask(Task):
 
     name: ClassVar[str] = "extraction"
     title: ClassVar[str] = "entity and relation extraction"
-    tags: ClassVar[tuple[str, ...]] = ("named-entity-recognition", "relation-extraction")
+    tags: ClassVar[tuple[str, ...]] = ("biomedical", "medical", "named-entity-recognition", "relation-extraction")
     headline: ClassVar[tuple[Metric, ...]] = (
         Metric("entity_f1_micro", "entity F1", ("entity_metrics", "micro", "f1")),
         Metric("relation_f1_micro", "relation F1", ("relation_metrics", "micro", "f1")),
@@ -150,7 +153,7 @@ class ExtractionTask(Task):
         if self.chosen_source:
             return self.chosen_source
         natural = [name for name in self.schemas if name != "synthetic"] or list(self.schemas)
-        return max(natural, key=lambda name: len(self.labels_of(name)), default=ALL)
+        return max(natural, key=lambda name: sum(map(len, self.describe_source(name).values())), default=ALL)
 
     @property
     def shared_instruction(self) -> str:
@@ -205,14 +208,6 @@ class ExtractionTask(Task):
             "entities": {(kind, fold(text)) for kind, text in entities},
             "triples": {(fold(head), kind, fold(tail)) for head, kind, tail in relations},
         }
-
-    def labels_of(self, source: str) -> tuple[str, ...]:
-        """Return the types that a source annotates."""
-        return (*self.schemas[source].entities, *self.schemas[source].relations)
-
-    def expected_labels(self, source: str) -> tuple[str, ...]:
-        """See :meth:`Task.expected_labels`."""
-        return self.labels_of(source) if source in self.schemas else ()
 
     def checks(self) -> Iterable[Check]:
         """See :meth:`Task.checks`."""
@@ -315,11 +310,6 @@ class ExtractionTask(Task):
         listed = Listed.of(parse(output, self.types), left)
         both = completed(text, listed) if self.abbreviations else listed
         return (output, left) if both == listed else both.output()
-
-    @property
-    def judges(self) -> bool:
-        """See :attr:`Task.judges`."""
-        return self.judge is not None
 
     def with_calibrator(self, calibrator: Mapping[str, Any] | None) -> ExtractionTask:
         """See :meth:`Task.with_calibrator`: pairs are judged, and names completed, where the calibrator says so."""

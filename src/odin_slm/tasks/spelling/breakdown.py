@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from odin_slm.tasks.answers import AnswerTask, table
-from odin_slm.tasks.base import Metric, Rows
+from odin_slm.tasks.metric import Metric
+from odin_slm.tasks.rows import Rows
 from odin_slm.tasks.spelling.questions import kind_and_word
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from odin_slm.core.document import Document
 from odin_slm.core.record import Record
 from odin_slm.tasks.answers import AnswerTask
-from odin_slm.tasks.base import Metric, Rows
 from odin_slm.tasks.card import CardParts
+from odin_slm.tasks.metric import Metric
+from odin_slm.tasks.rows import Rows
 from odin_slm.tasks.spelling import metrics
 from odin_slm.tasks.spelling.breakdown import breakdown, details
 from odin_slm.tasks.spelling.card import spelling_card
@@ -64,7 +65,6 @@ class SpellingTask(AnswerTask):
     name: ClassVar[str] = "spelling"
     title: ClassVar[str] = "spelling, letter counts and letter positions"
     tags: ClassVar[tuple[str, ...]] = ("spelling",)
-    domain: ClassVar[tuple[str, ...]] = ()
     unit: ClassVar[str] = "word"
     headline: ClassVar[tuple[Metric, ...]] = (COUNT,)
     example: ClassVar[str] = question("count", " strawberry").text

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from odin_slm.core.markdown import code, interval, number, score, table
-from odin_slm.tasks.base import Metric
 from odin_slm.tasks.card import (
     INTERVALS,
     CardParts,
@@ -22,6 +21,7 @@ from odin_slm.tasks.card import (
 )
 from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, render
 from odin_slm.tasks.extraction.schema import MEDICAL, Types
+from odin_slm.tasks.metric import Metric
 
 if TYPE_CHECKING:
     from odin_slm.tasks.extraction.task import ExtractionTask

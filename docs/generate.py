@@ -114,7 +114,8 @@ def catalog() -> str:
             )
             readers = sorted({node for dataset, nodes in read.items() if pattern.fullmatch(dataset) for node in nodes})
             kind = str(entry["type"]).rsplit(".", 1)[-1]
-            place = str(entry.get("filepath") or entry.get("path") or "").replace("/demo/", "/<experiment>/")
+            place = next((v for k in ("filepath", "path", "source") if isinstance(v := entry.get(k), str)), "")
+            place = place.replace("/demo/", "/<experiment>/")
             place = place.removeprefix(f"{ROOT.as_posix()}/")
             words = [_prose(comment)] if comment else []
             words += [f"`{place}`"] if place else []
@@ -123,6 +124,17 @@ def catalog() -> str:
         title = file.stem.removeprefix("catalog_")
         pages.append(f"## {title}\n\n{_comment(_opening_comment(file))}\n\n{_table(header, rows)}")
     return "\n\n".join(pages)
+
+
+def dataset_classes() -> str:
+    """The catalog's own classes; the first sentence of each says what no class of a library does."""
+    entries = _configured("base")["catalog"].values()
+    kinds = {one["type"] for entry in entries for one in (entry, entry.get("dataset") or entry)}
+    rows = []
+    for kind in sorted(kind for kind in kinds if kind.startswith("odin_slm.")):
+        module, _, name = kind.rpartition(".")
+        rows.append([f"`{name}`", _first_sentence(getattr(importlib.import_module(module), name))])
+    return _table(["class", ""], rows)
 
 
 def pipelines() -> str:
@@ -287,6 +299,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
         own_corpora,
         environments,
         catalog,
+        dataset_classes,
         pipelines,
         command_line,
         make_targets,

@@ -9,7 +9,7 @@ import pytest
 
 from odin_slm.core.errors import PredictionsError
 from odin_slm.core.rows import Joined, Mapped, Rows, chosen, stored
-from odin_slm.datasets.json_files import JSONLinesDataset, RecordsDataset, StoredJSONLinesDataset
+from odin_slm.datasets.json_files import JSONLinesDataset, RecordsDataset
 
 ROWS = [{"id": f"r{number}", "text": f"Sjögren {number}\u2028\n", "n": number} for number in range(50)]
 
@@ -17,7 +17,8 @@ ROWS = [{"id": f"r{number}", "text": f"Sjögren {number}\u2028\n", "n": number} 
 def kept(kind: str, folder: Path) -> Any:
     if kind == "stored":
         return stored(iter(ROWS))
-    dataset = {"json": RecordsDataset, "jsonl": StoredJSONLinesDataset}[kind](filepath=str(folder / "rows"))
+    file = str(folder / "rows")
+    dataset = RecordsDataset(filepath=file) if kind == "json" else JSONLinesDataset(filepath=file, lazy=True)
     dataset.save(ROWS)
     return dataset.load()
 
@@ -62,7 +63,7 @@ def test_records_that_are_not_in_canonical_form_are_a_list(text: str, tmp_path: 
 
 def test_a_damaged_row_is_named_when_it_is_read(tmp_path: Path) -> None:
     (tmp_path / "rows").write_text('{"a": 1}\n{"a": \n', encoding="utf-8")
-    rows = StoredJSONLinesDataset(filepath=str(tmp_path / "rows")).load()
+    rows = JSONLinesDataset(filepath=str(tmp_path / "rows"), lazy=True).load()
     assert rows[0] == {"a": 1}
     with pytest.raises(PredictionsError, match=r"rows:2: expected one JSON object .* Make it again"):
         list(rows)

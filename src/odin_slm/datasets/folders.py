@@ -43,7 +43,7 @@ class FolderDataset(PathDataset[None, Path], ReadOnlyDataset[Path]):
 
 
 class TextFolderDataset(PathDataset[None, dict[str, str]], ReadOnlyDataset[dict[str, str]]):
-    """Every ``*.txt`` and ``*.tsv`` file of a folder, by name."""
+    """Every ``*.txt`` and ``*.tsv`` file of a folder, by name; one that is not UTF-8 is named, with its line."""
 
     REFUSAL = "the texts for pretraining are read-only."
 

@@ -99,7 +99,17 @@ class GivenRecordsDataset(GivenDataset[list[dict[str, Any]] | None]):
 
 
 class JSONLinesDataset(PathDataset[Iterable[dict[str, Any]], Sequence[dict[str, Any]]]):
-    """One JSON object a line."""
+    """One JSON object a line, written whole or not at all.
+
+    Args:
+        filepath: The file.
+        lazy: Whether each is read when it is asked for; a broken line is found only then.
+        metadata: For hooks and Kedro-Viz.
+    """
+
+    def __init__(self, *, filepath: str, lazy: bool = False, metadata: dict[str, Any] | None = None) -> None:
+        super().__init__(filepath=filepath, metadata=metadata)
+        self._lazy = lazy
 
     def load(self) -> Sequence[dict[str, Any]]:
         """Return the rows.
@@ -109,7 +119,11 @@ class JSONLinesDataset(PathDataset[Iterable[dict[str, Any]], Sequence[dict[str, 
             PredictionsError: A line is not a JSON object.
         """
         _require(self._filepath)
-        with self._filepath.open("rb") as stream:
+        stream = self._filepath.open("rb")
+        if self._lazy:
+            ends = numpy.fromiter(accumulate(map(len, stream)), numpy.int64)
+            return Rows(stream, numpy.concatenate([[0], ends[:-1]])[: len(ends)], ends, self._row)
+        with stream:
             return [self._row(line, number) for number, line in enumerate(stream)]
 
     def save(self, data: Iterable[dict[str, Any]]) -> None:
@@ -122,21 +136,6 @@ class JSONLinesDataset(PathDataset[Iterable[dict[str, Any]], Sequence[dict[str, 
 
     def _row(self, line: bytes, number: int) -> dict[str, Any]:
         return _object(line, f"{self._filepath}:{number + 1}")
-
-
-class StoredJSONLinesDataset(JSONLinesDataset):
-    """One JSON object a line, each read when it is asked for; a broken line is found only then."""
-
-    def load(self) -> Sequence[dict[str, Any]]:
-        """Return the rows.
-
-        Raises:
-            MissingInputError: There is no such file.
-        """
-        _require(self._filepath)
-        stream = self._filepath.open("rb")
-        ends = numpy.fromiter(accumulate(map(len, stream)), numpy.int64)
-        return Rows(stream, numpy.concatenate([[0], ends[:-1]])[: len(ends)], ends, self._row)
 
 
 def _canonical_places(stream: BinaryIO) -> tuple[Numbers, Numbers] | None:

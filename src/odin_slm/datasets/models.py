@@ -15,7 +15,7 @@ from kedro_datasets._typing import JSONPreview
 
 from odin_slm.core.errors import BaseModelError, MissingInputError
 from odin_slm.core.files import new_folder, replace_folder
-from odin_slm.datasets import PathDataset, ReadOnlyDataset
+from odin_slm.datasets import ReadOnlyDataset
 from odin_slm.inference.served_model import ServedModel, resolve_model
 from odin_slm.models.base_model import BaseModel, check_folder, is_whole, resolve_base_model
 from odin_slm.models.sources.gguf_source import SUFFIX, base_of_gguf, only_gguf
@@ -105,23 +105,6 @@ def check_hub_base(base: BaseModel) -> str | None:
         if check.verdict == "warning":
             _log.warning("%s: %s: %s. %s", base.source, check.name, check.found, check.fix)
     return None
-
-
-class BaseFolderDataset(PathDataset[Path, Path]):
-    """A base model's folder by itself: what pretraining hands to its test and its card."""
-
-    def load(self) -> Path:
-        """Return the folder, after checking it."""
-        check_folder(self._filepath)
-        return self._filepath
-
-    def save(self, data: Path) -> None:
-        """Copy the folder."""
-        check_folder(data)
-        replace_folder(self._filepath, data)
-
-    def _exists(self) -> bool:
-        return (self._filepath / "config.json").is_file()
 
 
 class AdapterDataset(AbstractDataset[Path, Path]):

@@ -33,28 +33,21 @@ from odin_slm.release.merging import MergeRequest, export
 _BINARY = frozenset({".safetensors", ".parquet", ".model"})
 
 
-class _OfKind(PathDataset[Any, Any]):
-    """What a release of one kind becomes.
+class ReleaseDataset(PathDataset[Any, Any]):
+    """A folder that holds exactly the files of a release, checked before it replaces the one before; values are paths.
+
+    A save fills a temporary folder beside the target, writes ``SHA256SUMS``, checks the result with
+    :func:`check_release` and only then takes the target's place, so that a refused release leaves the old one alone.
 
     Args:
-        filepath: The folder or file.
+        filepath: The folder.
         kind: ``model`` or ``dataset``: which files it may hold and how they are checked.
+        metadata: For hooks and Kedro-Viz.
     """
 
     def __init__(self, *, filepath: str, kind: ReleaseKind, metadata: dict[str, Any] | None = None) -> None:
         super().__init__(filepath=filepath, metadata=metadata)
         self._kind = kind
-
-    def _describe(self) -> dict[str, Any]:
-        return {**super()._describe(), "kind": self._kind}
-
-
-class ReleaseDataset(_OfKind):
-    """A folder that holds exactly the files of a release; values are paths.
-
-    A save fills a temporary folder beside the target, writes ``SHA256SUMS``, checks the result with
-    :func:`check_release` and only then takes the target's place, so that a refused release leaves the old one alone.
-    """
 
     def load(self) -> Path:
         """Return the folder.
@@ -126,11 +119,20 @@ class MergedModelDataset(PathDataset[MergeRequest, dict[str, Any]]):
         return JSONPreview(canonical_json(self.load()))
 
 
-class ReleaseCheckDataset(_OfKind, CanonicalJSONDataset):
+class ReleaseCheckDataset(CanonicalJSONDataset):
     """A dry run: a save checks a release as if it were staged, and keeps no more than the list of its files.
 
     A load returns ``kind`` and ``files`` (name -> sha256) of the release that was checked.
+
+    Args:
+        filepath: The list.
+        kind: See :class:`ReleaseDataset`.
+        metadata: For hooks and Kedro-Viz.
     """
+
+    def __init__(self, *, filepath: str, kind: ReleaseKind, metadata: dict[str, Any] | None = None) -> None:
+        super().__init__(filepath=filepath, metadata=metadata)
+        self._kind = kind
 
     def save(self, data: dict[str, bytes | Path]) -> None:
         """Check a release.
@@ -142,7 +144,7 @@ class ReleaseCheckDataset(_OfKind, CanonicalJSONDataset):
         self._filepath.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".dry-run-", dir=self._filepath.parent) as scratch:
             hashes = _fill(Path(scratch), data, self._kind)
-        CanonicalJSONDataset.save(self, {"kind": self._kind, "files": hashes})
+        super().save({"kind": self._kind, "files": hashes})
 
 
 def check_release(folder: Path, kind: ReleaseKind) -> None:

@@ -17,7 +17,7 @@ from odin_slm.tracking.past_runs import past_runs, track_past_runs, tracked_runs
 
 
 class ExperimentFoldersDataset(GivenDataset[list[ExperimentFolder]]):
-    """The experiments in a folder, one folder each."""
+    """The experiments in a folder, one folder each: their files as texts, and the digest of the weights; read only."""
 
     REFUSAL = "experiments from before are read-only."
 
@@ -42,7 +42,7 @@ class ExperimentFoldersDataset(GivenDataset[list[ExperimentFolder]]):
 
 
 class PastRunsDataset(AbstractDataset[list[PastRun], dict[str, dict[str, str]]]):
-    """Runs from before in the tracking store; see :mod:`odin_slm.tracking.past_runs`.
+    """Runs from before in the tracking store, each tracked once; see :mod:`odin_slm.tracking.past_runs`.
 
     Args:
         experiment: Name of the MLflow experiment.

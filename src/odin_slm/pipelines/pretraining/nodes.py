@@ -10,6 +10,7 @@ from odin_slm.core.document import Document
 from odin_slm.core.hashing import canonical_json
 from odin_slm.core.tracker import tracker
 from odin_slm.corpora.iob import parse_iob
+from odin_slm.models.base_model import BaseModel
 from odin_slm.pretraining.curriculum import Sources
 
 
@@ -25,7 +26,7 @@ def train_base(
     pretraining_texts: dict[str, str],
     pretraining_work: Path,
     params: PretrainingParams,
-) -> tuple[Path, dict[str, Any]]:
+) -> tuple[dict[str, Path | str], dict[str, Any]]:
     """Train tokenizer and model from scratch; a run that was stopped resumes from its checkpoint.
 
     Args:
@@ -35,7 +36,8 @@ def train_base(
         params: Architecture, schedule, curriculum.
 
     Returns:
-        Folder of the finished base, and the state of training: history, tokens, seconds, device, sizes of the sources.
+        File name -> file of the finished base; and the state of training: history, tokens, seconds, device, sizes of
+        the sources.
     """
     from odin_slm.pretraining.tokenizer import train_tokenizer
     from odin_slm.pretraining.trainer import pretrain
@@ -56,11 +58,11 @@ def train_base(
         "files": sorted(pretraining_texts),
     }
     state["parameters_of_run"] = params.model_dump(mode="json")
-    return pretraining_work / "base", state
+    return _files(pretraining_work / "base"), state
 
 
 def test_base(
-    pretrained_base: Path,
+    pretrained_base: BaseModel,
     pretraining_documents: list[dict[str, Any]],
     pretraining_texts: dict[str, str],
     params: PretrainingParams,
@@ -70,18 +72,16 @@ def test_base(
     Returns:
         What :func:`odin_slm.pretraining.probes.probe_base` measured, exercise by exercise.
     """
-    from odin_slm.models.base_model import BaseModel
     from odin_slm.pretraining.probes import probe_base
 
     _, held_out = _sources(pretraining_documents, pretraining_texts, params)
     kinds = dict.fromkeys(("copy_one", "copy_glued"), params.copy_probes)
     kinds |= dict.fromkeys(("copy_spans", "gold", "notes"), params.probes)
-    base = BaseModel(pretrained_base.name, pretrained_base)
-    return probe_base(base, held_out, kinds=kinds, seed=params.schedule.seed)
+    return probe_base(pretrained_base, held_out, kinds=kinds, seed=params.schedule.seed)
 
 
 def assemble_base(
-    pretrained_base: Path,
+    pretrained_base: BaseModel,
     pretraining_documents: list[dict[str, Any]],
     pretraining_state: dict[str, Any],
     base_evaluation: dict[str, Any],
@@ -94,12 +94,16 @@ def assemble_base(
     """
     from odin_slm.pretraining.base_card import base_card
 
-    files: dict[str, Path | str] = {file.name: file for file in sorted(pretrained_base.iterdir())}
+    files = _files(Path(pretrained_base.location))
     files["README.md"] = base_card(pretraining_state, base_evaluation, experiment=params.experiment)
     files["pretraining.json"] = canonical_json({"state": pretraining_state, "evaluation": base_evaluation})
     identifiers = sorted(document["id"] for document in pretraining_documents)
     files["training_documents.json"] = json.dumps(identifiers, indent=0) + "\n"
     return files
+
+
+def _files(folder: Path) -> dict[str, Path | str]:
+    return {file.name: file for file in sorted(folder.iterdir())}
 
 
 def _sources(

@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from kedro.io import DataCatalog, DatasetError, MemoryDataset
 from kedro.runner import SequentialRunner
 
@@ -17,6 +18,8 @@ from odin_slm.datasets import corpus_files
 from odin_slm.datasets.corpus_files import CorpusFilesDataset, SampleDataset
 from odin_slm.pipelines.ingestion.nodes import parse_corpus
 from odin_slm.pipelines.sample import create_pipeline
+
+CATALOG = Path(__file__).parents[2] / "conf/base/catalog_ingestion.yml"
 
 
 def refusal(dataset: CorpusFilesDataset) -> tuple[Exception, str]:
@@ -40,7 +43,8 @@ def folder(tmp_path: Path, sample: dict[str, dict[str, str]]) -> Path:
 def dataset(folder: Path, corpus: str) -> CorpusFilesDataset:
     files = {"ade": [*ade.FILES], "bc5cdr": [*bc5cdr.FILES.values()], "biored": ["BIORED.zip"]}[corpus]
     members = [*biored.BIOC_MEMBERS] if corpus == "biored" else None
-    return CorpusFilesDataset(filepath=str(folder / corpus), files=files, members=members)
+    sources = yaml.safe_load(CATALOG.read_text(encoding="utf-8"))[f"{corpus}_raw"]["sources"]
+    return CorpusFilesDataset(filepath=str(folder / corpus), files=files, members=members, sources=sources)
 
 
 @pytest.mark.parametrize("corpus", ["ade", "bc5cdr", "biored"])

@@ -25,16 +25,6 @@ from odin_slm.datasets.sources.texts import decode
 MAX_MEMBER_BYTES = 512 * 1024 * 1024
 """A zip member may not unpack to more: the largest of the real corpora has 3 MB."""
 
-_ORIGINS = {
-    "DRUG-AE.rel": "GitHub trunghlt/AdverseDrugReaction, folder ADE-Corpus-V2",
-    "DRUG-DOSE.rel": "GitHub trunghlt/AdverseDrugReaction, folder ADE-Corpus-V2",
-    "ADE-NEG.txt": "GitHub trunghlt/AdverseDrugReaction, folder ADE-Corpus-V2",
-    "CDR_TrainingSet.PubTator.txt": "CDR_Data.zip of the Hugging Face dataset repository bigbio/bc5cdr",
-    "CDR_DevelopmentSet.PubTator.txt": "CDR_Data.zip of the Hugging Face dataset repository bigbio/bc5cdr",
-    "CDR_TestSet.PubTator.txt": "CDR_Data.zip of the Hugging Face dataset repository bigbio/bc5cdr",
-    "BIORED.zip": "https://ftp.ncbi.nlm.nih.gov/pub/lu/BioRED/BIORED.zip",
-}
-
 _ZIPPED = {"biored": "BIORED.zip"}
 """Folder of the sample -> the zip that its publisher puts the files into."""
 
@@ -83,7 +73,7 @@ class RawCorpus(Mapping[str, str]):
 
 
 class CorpusFilesDataset(ReadOnlyDataset[RawCorpus]):
-    """The files of one corpus in their publisher's format, as texts; read-only.
+    """The files of one corpus in their publisher's format, as texts, fetched where that is asked for; read-only.
 
     Args:
         filepath: Folder of the corpus, which has its name.
@@ -134,11 +124,11 @@ class CorpusFilesDataset(ReadOnlyDataset[RawCorpus]):
             missing = []
         if missing:
             found = f"missing {', '.join(missing)}" if self._folder.is_dir() else "no such folder"
-            origin = _ORIGINS.get(missing[0])
+            origins = ", ".join(dict.fromkeys(self._sources[name].url for name in missing if name in self._sources))
             raise MissingInputError(
                 f"{found}; expected it to hold {', '.join(self._files)}.",
                 where=str(self._folder),
-                fix=(f"Get them from {origin} and put them there" if origin else "Put them there")
+                fix=(f"Get them from {origins} and put them there" if origins else "Put them there")
                 + (", let `--params fetch=true` get them" if self._sources else "")
                 + ", or point `--params corpora=DIR` at the folder that holds ade/, bc5cdr/ and biored/.",
             )
@@ -151,6 +141,7 @@ class CorpusFilesDataset(ReadOnlyDataset[RawCorpus]):
 
     def _unpack(self, name: str, content: bytes) -> dict[str, bytes]:
         where = str(self._folder / name)
+        again = f"Get {name} from {self._sources[name].url if name in self._sources else 'its publisher'} again."
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 members = [info.filename for info in archive.infolist() if not info.is_dir()]
@@ -160,14 +151,14 @@ class CorpusFilesDataset(ReadOnlyDataset[RawCorpus]):
                     raise MissingInputError(
                         f"no member {', '.join(missing)}; found {', '.join(members[:12]) or 'none'}.",
                         where=where,
-                        fix=f"Get {name} from {_ORIGINS.get(name, 'its publisher')} again.",
+                        fix=again,
                     )
                 return {member: _read_member(archive, member, where) for member in chosen}
         except _ZIP_ERRORS as error:
             raise CorpusFormatError(
                 f"no readable zip ({type(error).__name__}: {error}).",
                 where=where,
-                fix=f"Get {name} from {_ORIGINS.get(name, 'its publisher')} again.",
+                fix=again,
             ) from None
 
     def _exists(self) -> bool:

@@ -101,7 +101,8 @@ def parse(
     candidates, negative_counts = _negative_candidates(files[NEGATIVES_FILE], positives, faults)
     faults.stop()
     quota = min(round(negative_ratio * len(positives)), len(candidates))
-    chosen = {d.id for d in sorted(candidates, key=lambda d: (_draw(seed, d.text), d.id))[:quota]}
+    drawn = sorted(candidates, key=lambda d: (hashlib.sha256(f"{seed}\n{d.text}".encode()).hexdigest(), d.id))
+    chosen = {d.id for d in drawn[:quota]}
     negatives = [document for document in candidates if document.id in chosen]
 
     documents = [*positives, *negatives]
@@ -268,10 +269,6 @@ def _negative_candidates(text: str, positives: list[Document], faults: Faults) -
 
 def _normalised(sentence: str) -> str:
     return " ".join(sentence.casefold().split())
-
-
-def _draw(seed: int, sentence: str) -> str:
-    return hashlib.sha256(f"{seed}\n{sentence}".encode()).hexdigest()
 
 
 CORPUS = Corpus("ade", SCHEMAS["ade"], parse)

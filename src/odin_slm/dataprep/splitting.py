@@ -89,7 +89,7 @@ def assign_splits(
     names: dict[int, str] = {}
     official: dict[int, int] = {}
     for group, document in zip(groups, documents, strict=True):
-        names[group] = min(names.get(group, document.pmid), document.pmid, key=_pmid_order)
+        names[group] = min(names.get(group, document.pmid), document.pmid, key=lambda pmid: (len(pmid), pmid))
         if document.split is not None:
             official[group] = min(official.get(group, len(SPLITS)), _OFFICIAL_ORDER.index(document.split))
     placed = {
@@ -348,19 +348,11 @@ def _by_pmid(documents: Sequence[Document]) -> dict[str, list[str]]:
 
 
 def _hashed_split(group: str, seed: int, validation_ratio: float, test_ratio: float) -> str:
-    position = int(_digest(seed, group)[:12], 16) / 16**12
+    position = int(hashlib.sha256(f"{seed}:{group}".encode()).hexdigest()[:12], 16) / 16**12
     train, validation, test = SPLITS
     if position < test_ratio:
         return test
     return validation if position < test_ratio + validation_ratio else train
-
-
-def _digest(seed: int, key: str) -> str:
-    return hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()
-
-
-def _pmid_order(pmid: str) -> tuple[int, str]:
-    return len(pmid), pmid
 
 
 def _rows_of_a_band(threshold: float) -> int:

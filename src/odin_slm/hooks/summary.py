@@ -42,7 +42,8 @@ class SummaryHook:
     def after_node_run(self, node: Any) -> None:
         """Count the time since the last node, reading and writing included, for the node's pipeline."""
         now = time.perf_counter()
-        self._seconds[_stage(node)] += now - self._started
+        stage = next((stage for stage in _STAGES if stage in node.tags), "other")
+        self._seconds[stage] += now - self._started
         self._started = now
 
     @hook_impl
@@ -88,7 +89,3 @@ def hub_places(publication: Mapping[str, Any]) -> dict[str, str]:
             seen = "private" if found["private"] else "public"
             places[f"hub_{kind}"] = f"{found['repo_id']} at {found['revision'][:12]}, {seen}, verified"
     return places
-
-
-def _stage(node: Any) -> str:
-    return next((stage for stage in _STAGES if stage in node.tags), "other")

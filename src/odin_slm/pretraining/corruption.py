@@ -94,7 +94,7 @@ def _mixed_in(
                 looping
                 and written
                 and (last := items[-rng.choice((1, 1, 2, 3)) :])
-                and not _any_in(last, correct[place:])
+                and not any(item in correct[place:] for item in last)
             ):
                 inserted = last
             inserted = inserted * rng.choice((1, 1, 2, 3, 6) if looping else (1, 1, 2, 3, 4))
@@ -102,10 +102,6 @@ def _mixed_in(
             items += inserted
         items += correct[place : place + 1]
     return items, false
-
-
-def _any_in(items: Sequence[_Item], others: Sequence[_Item]) -> bool:
-    return any(item in others for item in items)
 
 
 def _cut_off(name: str, rng: random.Random) -> str:

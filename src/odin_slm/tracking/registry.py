@@ -1,10 +1,9 @@
 """The model registry in MLflow: versions that load and predict, and a champion that has earned its alias.
 
 A version is a packaged model (:mod:`odin_slm.inference.packaged_model`) with the project's code and pinned
-requirements, so
-that ``mlflow.pyfunc.load_model("models:/NAME@champion")`` works on a machine without this project. Two aliases move:
-``challenger`` marks the newest version that is not the champion, ``champion`` the one to use. Everything that ever
-happened to ``champion`` is kept as tags of the registered model, one per event, in order.
+requirements, so that ``mlflow.pyfunc.load_model("models:/NAME@champion")`` works on a machine without this project.
+Two aliases move: ``challenger`` marks the newest version that is not the champion, ``champion`` the one to use.
+Everything that ever happened to ``champion`` is kept as tags of the registered model, one per event, in order.
 
 Who becomes champion is decided and written under a lock, so that of several promotions each meets the champion that
 the one before it left. The lock is a file beside a SQLite store; for a tracking server it holds for the processes of

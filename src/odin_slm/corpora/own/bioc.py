@@ -80,10 +80,6 @@ def _from_xml(name: str, text: str) -> Placed:
         raise fault(f"no usable XML ({type(error).__name__}); expected a BioC collection", f"{name}:1") from None
     if root.tag != "collection":
         raise fault(f"found <{root.tag[:40]}>; expected a BioC <collection>", f"{name}:{root.get(_LINE)}")
-    return _collection(root)
-
-
-def _collection(root: Element) -> Placed:
     return _node(root, documents=[_document(one) for one in root.iterfind("document")])
 
 

@@ -99,12 +99,12 @@ def render_report(
     )
     environment.filters.update(
         score=score,
-        percent=_percent,
+        percent="{:.1%}".format,
         interval=interval,
         number=_number,
-        signed=_signed,
+        signed="{:+.3f}".format,
         p_value=_p_value,
-        percents=_percents,
+        percents=lambda bounds: f"[{bounds[0]:.1%}, {bounds[1]:.1%}]",
     )
     return environment.get_template("report.html.j2").render(
         results=results,
@@ -321,18 +321,6 @@ def _limitations(results: Mapping[str, Any]) -> Iterator[str]:
 
 def _data_uri(svg: str) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode('utf-8')).decode('ascii')}"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}"
-
-
-def _percent(value: float) -> str:
-    return f"{value:.1%}"
-
-
-def _percents(bounds: Sequence[float]) -> str:
-    return f"[{bounds[0]:.1%}, {bounds[1]:.1%}]"
 
 
 def _p_value(value: float) -> str:

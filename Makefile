@@ -105,7 +105,7 @@ $(UNSLOTH)/.with-unsloth: pyproject.toml requirements/constraints.txt requiremen
 	@echo "Installing the pinned versions into $(UNSLOTH) (minutes the first time) ..."
 	@test -x $(UNSLOTH)/bin/python || $(PYTHON) -m venv $(UNSLOTH)
 	@$(UNSLOTH)/bin/python requirements/install.py nf4
-	@$(UNSLOTH)/bin/python -m pip install --quiet -c requirements/constraints.txt pytest pytest-timeout
+	@$(UNSLOTH)/bin/python -m pip install --quiet -c requirements/constraints.txt hypothesis pytest pytest-timeout
 	@$(UNSLOTH)/bin/python -m pip install --quiet --no-deps -r requirements/unsloth-cpu.txt
 	@touch $@
 	@echo "Installed."

@@ -1,4 +1,4 @@
-"""Benchmarks that are more than a clock: the one that needs a GPU, and the one that damages the readers' files."""
+"""Benchmarks that are more than a clock: of a GPU, of damaged files, of baselines."""
 
 import importlib.util
 import json
@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from conftest import ROOT
+from odin_slm.core.record import Record
 from odin_slm.models.backends import cuda
+from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, parse, render
 from own_corpora_files import LAYOUTS
 from training.test_training import records
 
@@ -79,3 +81,41 @@ def test_every_reader_is_fuzzed_and_a_failure_is_found(fuzzed_readers: dict[str,
     fuzz = benchmark("fuzz")
     found = fuzz.fuzz("txt", fuzz.Reader(fuzzed_readers["txt"].files, fuzzed_readers["txt"].large, fails), 2, seed=3)
     assert [failure.split(": ")[1] for failure in found["failures"]] == ["UnicodeError"] * 2
+
+
+def abstract(number: int, text: str, drugs: list[str], symptom: str, cause: str) -> Record:
+    """A record of some drugs and a symptom, which one of them causes."""
+    entities = (*(Entity("Drug", drug) for drug in drugs), Entity("Symptom", symptom))
+    output = render(Extraction(entities, (RelationTriple(cause, "causes", symptom),)))
+    given = {"instruction": "", "input": text, "output": output, "source": "ade"}
+    return Record(**given, id=f"ade-{number}", document_id=f"ade-{number}")
+
+
+def test_the_baselines_know_what_training_marks_and_relates() -> None:
+    baselines = benchmark("baselines")
+    train = [
+        abstract(1, "Aspirin gave him nausea. He took folate.", ["Aspirin", "folate"], "nausea", "Aspirin"),
+        abstract(2, "Folate was given. The aspirin led to rash.", ["Folate", "aspirin"], "rash", "aspirin"),
+    ]
+    rules = baselines.rules_of(train)
+    assert rules == [("Drug", "causes", "Symptom", True)], "of all pairs, half are wrong"
+    find = baselines.dictionary(train)
+    new = abstract(3, "Folate was stopped. ASPIRIN, not aspirins, caused a rash.", ["ASPIRIN"], "rash", "ASPIRIN")
+    row = baselines.row_of(new, find(new), rules)
+    found = parse(row["prediction"]).extraction
+    assert found.entities == (Entity("Drug", "Folate"), Entity("Drug", "ASPIRIN"), Entity("Symptom", "rash"))
+    assert found.relations == (RelationTriple("ASPIRIN", "causes", "rash"),)
+    everywhere = baselines.row_of(new, find(new), [("Drug", "causes", "Symptom", False)])
+    assert len(parse(everywhere["prediction"]).extraction.relations) == 2
+    lines = list(baselines.measured("dictionary", [row]))
+    assert [line.split()[1] for line in lines] == ["all", "with"]
+    assert "100.0" in lines[0]
+
+
+def test_a_word_that_training_seldom_marks_is_in_no_dictionary() -> None:
+    baselines = benchmark("baselines")
+    marked = abstract(1, "Pain after aspirin.", ["aspirin"], "Pain", "aspirin")
+    nothing = {"output": render(Extraction()), "instruction": "", "source": "ade", "document_id": "ade-2"}
+    unmarked = [Record(**nothing, input="No pain, and pain no more.", id=f"ade-{number}") for number in (2, 3)]
+    find = baselines.dictionary([marked, *unmarked])
+    assert [kind for *_, kind in find(marked)] == ["Drug"]

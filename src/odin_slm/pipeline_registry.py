@@ -26,8 +26,8 @@ def register_pipelines() -> dict[str, Pipeline]:
 
     ``__default__`` goes from the raw corpora to a staged release. ``pretraining`` (it makes the embedded base) and
     ``sample`` (it writes the embedded corpora) make what the repository ships, ``extraction`` reads documents with a
-    model, ``review`` chooses documents to correct, ``sweep`` compares trainings, ``backfill`` and ``comparison`` work
-    on the tracking store; these run by name only.
+    model, ``review`` chooses documents to correct, ``sweep`` compares trainings, ``join_training`` lends a machine to
+    the training of another, ``backfill`` and ``comparison`` work on the tracking store; these run by name only.
     """
     stages = {
         "ingestion": ingestion.create_pipeline(),
@@ -42,6 +42,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "backfill": backfill.create_pipeline(),
         "comparison": comparison.create_pipeline(),
         "extraction": extraction.create_pipeline(),
+        "join_training": training.create_join_pipeline(),
         "pretraining": pretraining.create_pipeline(),
         "review": review.create_pipeline(),
         "sample": sample.create_pipeline(),

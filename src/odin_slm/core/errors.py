@@ -6,6 +6,7 @@ the command line shows its text without a traceback.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -26,6 +27,10 @@ class OdinError(Exception):
         self.where = where
         self.fix = fix
         super().__init__(what, where, fix)
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the error as plain values, for another process; :func:`error_of` makes it an error again."""
+        return {"kind": type(self).__name__, "what": self.what, "where": self.where, "fix": self.fix}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(type(self), where=self.where, fix=self.fix), (self.what,)  # another process may raise it
@@ -91,6 +96,10 @@ class BackendError(OdinError):
     """A training backend cannot run on this machine."""
 
 
+class MachineLostError(OdinError):
+    """A machine of a training on several no longer answers."""
+
+
 class DeviceMemoryError(OdinError):
     """A job does not fit into the memory of the machine or its accelerator."""
 
@@ -129,6 +138,12 @@ class HubError(OdinError):
 
 class HubUnreachableError(HubError):
     """The Hub gives no answer at all."""
+
+
+def error_of(told: Mapping[str, str]) -> OdinError:
+    """Return the error that :meth:`OdinError.to_dict` describes."""
+    kind: type[OdinError] = globals()[told["kind"]]
+    return kind(told["what"], where=told["where"], fix=told["fix"])
 
 
 def required(value: T | None, name: str) -> T:

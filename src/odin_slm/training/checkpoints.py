@@ -23,7 +23,8 @@ NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
 _ASIDE = "incomplete-"
 _CHECKPOINT_FILES = ("optimizer.pt", "scheduler.pt", "trainer_state.json")
 """Files that a run needs to resume from a checkpoint, after its weights; the Trainer writes them in this order."""
-_OPERATIONAL = {"resume", "oom", "launcher", "num_processes", "accelerate_config", "generation_samples", "report_to"}
+_OPERATIONAL = {"resume", "oom", "launcher", "num_processes", "accelerate_config", "machine_rank"}
+_OPERATIONAL |= {"generation_samples", "report_to"}
 """Parameters that do not affect the result. Batch size and accumulation affect it only by their product."""
 _COUNTED_APART = {"from_adapter"}
 """Paths that stand for a file, whose hash is among the rows."""
@@ -50,14 +51,38 @@ def noted_split(work: Path) -> dict[str, int]:
 
     A run that had to halve its batch resumes with the halved batch.
     """
-    try:
-        split: dict[str, int] = json.loads((work / "job.json").read_text(encoding="utf-8"))["split"]
-    except (OSError, ValueError, KeyError):
-        return {}
+    split: dict[str, int] = _note(work).get("split", {})
     return split if newest(work) else {}
 
 
-def prepare(work: Path, digest: str, split: Mapping[str, int], *, resume: bool) -> None:
+def shared_out(work: Path, params: TrainingParams, processes: int) -> TrainingParams:
+    """Return the parameters with which another number of processes resumes a run: its steps keep their examples.
+
+    Args:
+        work: Folder of the run.
+        params: Parameters with the batch size and the accumulation that :func:`noted_split` returns.
+        processes: How many processes there are now.
+
+    Raises:
+        BackendError: They cannot share the examples of a step evenly.
+    """
+    before: int = _note(work).get("processes", processes)
+    if before == processes or not params.resume or not newest(work):
+        return params
+    examples = int(params.batch_size) * params.gradient_accumulation_steps * before
+    share, rest = divmod(examples, processes)
+    if rest:
+        raise BackendError(
+            f"a step of this run has {examples} examples, which {processes} processes cannot share evenly.",
+            where="training.resume",
+            fix=f"Resume with a number of processes that divides {examples}; training.resume=false starts again.",
+        )
+    batch = next(size for size in range(min(int(params.batch_size), share), 0, -1) if share % size == 0)
+    logger.info("%d processes go on, each with %d x %d examples a step.", processes, share // batch, batch)
+    return params.model_copy(update={"batch_size": batch, "gradient_accumulation_steps": share // batch})
+
+
+def prepare(work: Path, digest: str, split: Mapping[str, int], processes: int = 1, *, resume: bool) -> None:
     """Empty the folder for a new run, or, to resume one, set its incomplete checkpoints aside.
 
     What somebody laid beside the checkpoints, as a ``checkpoint-best``, stays.
@@ -66,6 +91,7 @@ def prepare(work: Path, digest: str, split: Mapping[str, int], *, resume: bool) 
         work: Folder of the run.
         digest: What :func:`digest_of` returns.
         split: Batch size and accumulation, for :func:`noted_split`.
+        processes: Their number, for :func:`shared_out`.
         resume: Whether to keep the checkpoints.
 
     Raises:
@@ -90,7 +116,7 @@ def prepare(work: Path, digest: str, split: Mapping[str, int], *, resume: bool) 
     if resume:
         logger.info("There is no checkpoint to resume from; training starts from the beginning.")
     _empty(work)
-    note.write_text(json.dumps({"job": digest, "split": dict(split)}), encoding="utf-8")
+    note.write_text(json.dumps({"job": digest, "split": dict(split), "processes": processes}), encoding="utf-8")
 
 
 def rotate(work: Path, limit: int, kept: Collection[str]) -> None:
@@ -115,6 +141,15 @@ def newest(work: Path) -> Path | None:
 def step_of(checkpoint: Path) -> int:
     """Return the optimizer step after which a checkpoint was saved."""
     return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def _note(work: Path) -> dict[str, Any]:
+    """Return what a run noted about itself; nothing where there is none."""
+    try:
+        note: dict[str, Any] = json.loads((work / "job.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return note
 
 
 def _checkpoints(work: Path) -> list[Path]:

@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,19 @@ from odin_slm.config.parameters import TrainingParams
 from odin_slm.core.errors import BackendError, DeviceMemoryError
 from odin_slm.core.record import Record
 from odin_slm.models import backends, preflight
-from odin_slm.models.base_model import BaseModel, causal_of, load_tokenizer
+from odin_slm.models.base_model import BaseModel, causal_of, load_tokenizer, model_digest
 from odin_slm.tasks import Task
 from odin_slm.training import checkpoints
 from odin_slm.training.callbacks import Progress, callbacks
 from odin_slm.training.collation import Collator, check_mask, dataset_of, tokenise
 from odin_slm.training.cpu_step import cpu_step_of, with_cpu_step
 from odin_slm.training.initial_adapter import describe_initial, load_initial
+from odin_slm.training.last_batches import without_repeats
 from odin_slm.training.launcher import launch
+from odin_slm.training.machines import agree, machines_of
 from odin_slm.training.packing import capacity_of, packs, with_packing
 from odin_slm.training.task_metric import TaskMetric, with_task_metric
+from odin_slm.training.work_folders import keep_on_each_machine, same_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +78,8 @@ def train_lora(
     run = launch if params.launcher == "accelerate" or backends.needs_process(backend) else train_here
     if params.resume:
         params = params.model_copy(update=checkpoints.noted_split(work))
+    if run is train_here:
+        params = checkpoints.shared_out(work, params, 1)
     if params.batch_size == "auto":
         job = preflight.check(base, params).job
         params = params.model_copy(
@@ -83,7 +89,7 @@ def train_lora(
         try:
             return run(base, train, validation, work, params, on_log, backend, task)
         except DeviceMemoryError as error:
-            if params.oom == "fail" or int(params.batch_size) % 2:
+            if params.oom == "fail" or int(params.batch_size) % 2 or machines_of(params):
                 raise
             half = int(params.batch_size) // 2
             accumulation = params.gradient_accumulation_steps * 2
@@ -204,16 +210,31 @@ def _sampled(validation: Sequence[Record], params: TrainingParams) -> list[Recor
 def _resume_point(
     work: Path, base: BaseModel, params: TrainingParams, arguments: Any, rows: list[Any], processes: int
 ) -> Path | None:
-    """Prepare the folder, in the first process; return the checkpoint to resume from, if there is one."""
-    if arguments.process_index == 0:
-        digest = checkpoints.digest_of(base, params, rows, processes)
+    """Prepare the folder, in one process that has it; return the checkpoint to resume from, if there is one."""
+    several = int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1
+    digest = checkpoints.digest_of(base, params, rows, processes) if several or arguments.should_save else ""
+    if several:
+        agree(_found_here(base, params, digest))
+        keep_on_each_machine(work, arguments)
+    if arguments.should_save:
         split = {key: getattr(params, key) for key in ("batch_size", "gradient_accumulation_steps")}
-        checkpoints.prepare(work, digest, split, resume=params.resume)
+        checkpoints.prepare(work, digest, split, processes, resume=params.resume)
     arguments.distributed_state.wait_for_everyone()
-    checkpoint = checkpoints.newest(work)
+    checkpoint = same_checkpoint(work, arguments) if several else checkpoints.newest(work)
     if checkpoint:
         logger.info("Resuming from %s.", checkpoint.name)
     return checkpoint
+
+
+def _found_here(base: BaseModel, params: TrainingParams, digest: str) -> dict[str, str]:
+    """Return what has to be equal on all machines and each finds by itself: where it is set -> what it is here."""
+    packages = ("torch", "transformers", "trl", "peft", "accelerate")
+    return {
+        "packages": ", ".join(f"{name} {version(name)}" for name in packages),
+        "base_model": f"{base.source}, {base.revision or ''} {model_digest(base)[:23]}",
+        "training.precision": backends.precision(params),
+        "training.from_adapter": f"a job with the digest {digest[:16]}",  # of all else, only this is each machine's own
+    }
 
 
 def _fit(
@@ -240,6 +261,8 @@ def _fit(
     try:
         trainer_class = with_cpu_step(SFTTrainer, step)
         packing = step is None and packs(model, train_rows, params, backend)
+        if processes > 1:
+            trainer_class = without_repeats(trainer_class)
         if packing:
             trainer_class = with_packing(trainer_class, capacity_of(model, params, backend), backend)
         trainer = with_task_metric(trainer_class, metric)(

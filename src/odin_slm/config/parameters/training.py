@@ -112,9 +112,11 @@ class TrainingParams(Parameters):
     launcher: Literal["none", "accelerate"] = "none"
     """Train in this process, or in several that accelerate launches, one for each CUDA device: DDP by default."""
     num_processes: int | None = Field(default=None, ge=1)
-    """Processes to launch; None is one for each CUDA device, or what accelerate_config says."""
+    """Processes to launch, on all machines together; None: one for each CUDA device, or what accelerate_config says."""
     accelerate_config: Path | None = None
     """accelerate's own configuration file, for FSDP2, DeepSpeed or several machines."""
+    machine_rank: int | None = Field(default=None, ge=0)
+    """Number of this machine among several, counted from 0, in place of the one in accelerate_config."""
     seed: int = 42
     """Seed of adapter weights, data order and dropout."""
     neftune_noise_alpha: float | None = Field(default=None, gt=0.0)
@@ -145,6 +147,8 @@ class TrainingParams(Parameters):
     def _launcher_options_are_read(self) -> TrainingParams:
         if self.launcher == "none" and (self.num_processes or self.accelerate_config):
             raise ValueError("num_processes and accelerate_config need launcher: accelerate.")
+        if self.machine_rank is not None and not self.accelerate_config:
+            raise ValueError("machine_rank needs accelerate_config, which names the machines.")
         return self
 
     @model_validator(mode="after")

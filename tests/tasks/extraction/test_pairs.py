@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from odin_slm.core.record import Record
 from odin_slm.tasks.extraction import pairs
 from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, instruction_for, parse, render
 from odin_slm.tasks.extraction.pairs import Judge
@@ -174,3 +175,72 @@ def test_confidences_are_calibrated_on_judged_pairs() -> None:
     assert calibrator["relation"]["extractions"] == accepted
     assert task.with_calibrator(calibrator).judge == Judge.of(calibrator)
     assert MEDICAL.relations[0] in calibrator["pairs"]["thresholds"]
+
+
+def record(relations: tuple[RelationTriple, ...]) -> Record:
+    """A record with four legal pairs."""
+    output = render(Extraction(ENTITIES, relations))
+    text = "aspirin, Codeine, rash and gout"
+    return Record(instruction=BC5CDR, input=text, output=output, id="a", source="bc5cdr", document_id="a")
+
+
+def asked(example: Record) -> list[tuple[str, str]]:
+    """The pairs that an example asks about, with the answers, which are all that carries loss."""
+    begin, heading, lines = example["output"].partition(f"\n\n{pairs.PAIRS_HEADER}\n")
+    assert heading
+    assert parse(f"{begin}\n\n### Relations:\nNone").extraction.entities == ENTITIES
+    found = [tuple(line.rsplit(":", 1)) for line in lines.split("\n")]
+    assert [example["output"][slice(*ends)] for ends in example["learned"]] == [answer for _, answer in found]
+    return [(pair, answer.strip()) for pair, answer in found]
+
+
+def test_an_exercise_asks_about_every_pair_and_says_which_are_listed() -> None:
+    (example,) = ExtractionTask(judged_pairs=8).exercises(record((LISTED,)), lambda one: True, 1)
+    assert sorted(asked(example)) == [
+        ("Codeine --[causes]--> gout", "no"),
+        ("Codeine --[causes]--> rash", "no"),
+        ("aspirin --[causes]--> gout", "no"),
+        ("aspirin --[causes]--> rash", "yes"),
+    ]
+    orders = {
+        tuple(asked(ExtractionTask(judged_pairs=8).exercises(record((LISTED,)), lambda one: True, seed)[0]))
+        for seed in range(9)
+    }
+    assert len(orders) > 1
+    assert {key: value for key, value in example.items() if key not in ("output", "learned")} == {
+        key: value for key, value in record((LISTED,)).items() if key != "output"
+    }
+
+
+def test_of_many_pairs_at_most_half_are_related_and_fewer_are_asked_where_they_do_not_fit() -> None:
+    three = (LISTED, RelationTriple("aspirin", "causes", "gout"), RelationTriple("Codeine", "causes", "gout"))
+    (example,) = ExtractionTask(judged_pairs=2).exercises(record(three), lambda one: True, 1)
+    assert sorted(answer for _, answer in asked(example)) == ["no", "yes"]
+    (whole,) = ExtractionTask(judged_pairs=8).exercises(record(three), lambda one: True, 1)
+    limit = len(whole["output"]) - 1
+    (short,) = ExtractionTask(judged_pairs=8).exercises(record(three), lambda one: len(one["output"]) <= limit, 1)
+    assert 0 < len(asked(short)) < len(asked(whole)) == 4
+    assert ExtractionTask(judged_pairs=8).exercises(record(three), lambda one: False, 1) == []
+
+
+def test_there_is_no_exercise_without_an_unrelated_pair() -> None:
+    every = tuple(RelationTriple(d, "causes", e) for d in ("aspirin", "Codeine") for e in ("rash", "gout"))
+    assert ExtractionTask(judged_pairs=8).exercises(record(every), lambda one: True, 1) == []
+    assert ExtractionTask().exercises(record((LISTED,)), lambda one: True, 1) == []
+
+
+def test_a_model_that_was_taught_is_asked_for_yes_or_no() -> None:
+    task = ExtractionTask(judged_pairs=8)
+    grammar = task.to_calibrate("pairs").grammar(BC5CDR, "aspirin, Codeine, rash and gout")
+    outputs = grammar.alternatives(OUTPUT)
+    begin = OUTPUT.partition("### Relations:")[0] + f"{pairs.PAIRS_HEADER}\n"
+    assert outputs[:2] == [f"{begin}aspirin --[causes]--> rash: yes", f"{begin}aspirin --[causes]--> rash: no"]
+    assert len(outputs) == 8
+    example = task.exercises(record((LISTED,)), lambda one: True, 1)[0]["output"]
+    assert any(example.startswith(output) for output in outputs)  # asked as it was taught
+    shares = [math.log(share / 4) for share in (0.9, 0.1, 0.2, 0.8, 0.5, 0.5, 1e-300, 1.0)]
+    weighed = dict(grammar.judged(OUTPUT, LINES, shares).weighed)
+    assert [math.exp(score) for score in weighed.values()] == pytest.approx([0.9, 0.2, 0.5, 0.0])
+    again = ExtractionTask.from_options(task.options())
+    assert again == task
+    assert again.judged_pairs == 8

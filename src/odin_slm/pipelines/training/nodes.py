@@ -80,16 +80,27 @@ def train_adapter(
                 where=split,
                 fix="Set combination.validation_ratio above 0, or add documents, and run kedro run --pipelines data.",
             )
-    tokens = sum(record_counter(base_model)(train))
+    task = load(training_preflight["task"])
+    lengths = record_counter(base_model)
+
+    def fits(record: Record) -> bool:
+        return lengths([record])[0] <= params.max_seq_length
+
+    exercises = [one for record in train for one in task.exercises(record, fits, params.seed)]
+    if exercises:
+        logger.info("%d training records, and %d exercises made of them.", len(train), len(exercises))
+    examples = [*train, *exercises]
+    tokens = sum(lengths(examples))
     if params.batch_size == "auto":
         job = training_preflight["job"]
         batch = {"batch_size": job["batch_size"], "gradient_accumulation_steps": job["accumulation"]}
         params = params.model_copy(update=batch)
     on_log = with_throughput(tokens, tracker().log_metrics)
-    task = load(training_preflight["task"])
-    adapter, state = train_lora(base_model, train, val, training_work, params, on_log, task)
+    adapter, state = train_lora(base_model, examples, val, training_work, params, on_log, task)
     return adapter, {
         **state,
+        "train_records": len(train),
+        **({"exercises": len(exercises)} if exercises else {}),
         "data": splits_learned(train, val),
         "adapter_sha256": sha256_of(trained_weights(adapter)),
         "base_conversion": provenance_of(base_model.path) if base_model.path else None,

@@ -113,7 +113,7 @@ class Task(Calibrated, ABC):
         return {**record, "input": clean(record["input"]), "output": clean(record["output"])}
 
     def exercises(self, record: Record, fits: Callable[[Record], bool], seed: int) -> list[Record]:
-        """Return what else training teaches of a record, beside its output, as far as ``fits`` says it is short enough."""
+        """Return what else a training record teaches, beside its output; ``fits`` tells whether it is short enough."""
         return []
 
     def labels(self, output: str) -> dict[str, list[str]]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from odin_slm.core.record import Record
+from odin_slm.config.parameters import TrainingParams
+from odin_slm.core.record import Record, render_prompt
+from odin_slm.models.base_model import BaseModel
 from odin_slm.tasks.extraction import pairs
 from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, instruction_for, parse, render
 from odin_slm.tasks.extraction.pairs import Judge
@@ -244,3 +247,32 @@ def test_a_model_that_was_taught_is_asked_for_yes_or_no() -> None:
     again = ExtractionTask.from_options(task.options())
     assert again == task
     assert again.judged_pairs == 8
+
+
+def test_training_teaches_a_model_to_judge(tiny_base: Path, tmp_path: Path) -> None:
+    from odin_slm.inference.decoding.scoring import log_shares
+    from odin_slm.inference.generation import Generator
+    from odin_slm.models.tokens import prompt_ids
+    from odin_slm.pipelines.training.nodes import train_adapter
+
+    def told(number: int) -> Record:
+        listed = (Entity("Drug", "aspirin"), Entity("Drug", "codeine"), Entity("Symptom", "nausea"))
+        output = render(Extraction(listed, (RelationTriple("aspirin", "causes", "nausea"),)))
+        text, name = f"{number}: aspirin, not codeine, gave nausea.", str(number)
+        instruction = instruction_for(SCHEMAS["ade"])
+        return Record(instruction=instruction, input=text, output=output, id=name, source="ade", document_id=name)
+
+    task, base = ExtractionTask(judged_pairs=4), BaseModel("tiny", tiny_base)
+    train, val = [told(n) for n in range(16)], [told(n) for n in range(90, 93)]
+    params = TrainingParams(
+        method="full", max_seq_length=400, epochs=40, batch_size=8, evaluations=1, learning_rate=0.01
+    )  # of random weights an adapter learns next to nothing
+    adapter, state = train_adapter(base, {"task": task.to_dict()}, train, val, tmp_path / "work", params)
+    assert (state["train_records"], state["exercises"], state["validation_records"]) == (16, 16, 3)
+    generator = Generator(base, adapter)
+    grammar = task.to_calibrate("pairs").grammar(val[0]["instruction"], val[0]["input"])
+    prompt = prompt_ids(generator.tokenizer, render_prompt(val[0]["instruction"], val[0]["input"]))
+    shares = log_shares(generator, prompt, grammar.alternatives(val[0]["output"]))
+    weighed = dict(grammar.judged(val[0]["output"], (), shares).weighed)
+    assert weighed["aspirin --[causes]--> nausea"] > math.log(0.8)
+    assert weighed["codeine --[causes]--> nausea"] < math.log(0.2)

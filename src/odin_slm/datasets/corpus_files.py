@@ -47,12 +47,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 class RawCorpus(Mapping[str, str]):
-    """File name -> text of a corpus; the files are read once, when the first text is asked for.
-
-    Args:
-        name: The corpus.
-        read: Reads the files.
-    """
+    """File name -> text of a corpus; the files are read once, when the first text is asked for."""
 
     def __init__(self, name: str, read: Callable[[], dict[str, str]]) -> None:
         self.name = name
@@ -81,7 +76,7 @@ class CorpusFilesDataset(ReadOnlyDataset[RawCorpus]):
         members: Members to read from the zip; all of them where it is None.
         sources: File name -> where it is published: ``url``, ``sha256``, and ``member`` for a file in a zip.
         fetch: Whether files that are missing are fetched from there; otherwise nothing here uses the network.
-        metadata: For Kedro's users; unused.
+        metadata: For Kedro-Viz.
     """
 
     REFUSAL = "an original corpus is read-only."

@@ -19,9 +19,6 @@ class FiguresDataset(AbstractDataset["Mapping[str, Figure]", "dict[str, Figure]"
 
     Which figures there are is the task's, so that the catalog cannot list them; a partitioned dataset would take every
     JSON file of the folder for a figure, and has no preview.
-
-    Args:
-        path: The folder.
     """
 
     def __init__(self, *, path: str, metadata: dict[str, Any] | None = None) -> None:

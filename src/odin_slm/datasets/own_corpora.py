@@ -71,7 +71,7 @@ class OwnCorporaDataset(ReadOnlyDataset[dict[str, RawOwnCorpus]]):
     Args:
         corpora: Name -> block, see :class:`odin_slm.corpora.own.block.OwnCorpus`.
         root: The project's folder.
-        metadata: For Kedro's users; unused.
+        metadata: For Kedro-Viz.
     """
 
     REFUSAL = "annotated files are read-only."

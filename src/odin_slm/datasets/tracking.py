@@ -27,8 +27,8 @@ class ExperimentFoldersDataset(GivenDataset[list[ExperimentFolder]]):
         Raises:
             MissingInputError: No folder is named, it is not there, or there is no folder in it.
         """
-        folder = Path(self._path) if self._path else None
-        found = sorted(f for f in folder.iterdir() if f.is_dir() and f.name[0] != ".") if self._exists() else []  # type: ignore[union-attr]
+        place = Path(self._path or "")
+        found = sorted(f for f in place.iterdir() if f.is_dir() and f.name[0] != ".") if self._exists() else []
         if not found:
             raise MissingInputError(
                 "there is no folder of experiments.",
@@ -38,7 +38,7 @@ class ExperimentFoldersDataset(GivenDataset[list[ExperimentFolder]]):
         return [_read(experiment) for experiment in found]
 
     def _exists(self) -> bool:
-        return bool(self._path) and Path(str(self._path)).is_dir()
+        return bool(self._path and Path(self._path).is_dir())
 
 
 class PastRunsDataset(AbstractDataset[list[PastRun], dict[str, dict[str, str]]]):
@@ -67,11 +67,7 @@ class PastRunsDataset(AbstractDataset[list[PastRun], dict[str, dict[str, str]]])
 
 
 class TrackedRunsDataset(ReadOnlyDataset[list[dict[str, Any]]]):
-    """The runs of an MLflow experiment, read only.
-
-    Args:
-        experiment: Its name.
-    """
+    """The runs of an MLflow experiment, read only."""
 
     REFUSAL = "runs are tracked by running."
 

@@ -55,10 +55,6 @@ def _serve(**values: Any) -> None:
 def serve(settings: ServingSettings, keys: ApiKeys) -> None:
     """Load the model, then answer requests until SIGTERM or SIGINT; accepted requests are finished.
 
-    Args:
-        settings: Settings.
-        keys: API keys.
-
     Raises:
         OdinError: The model cannot be loaded, or the port cannot be opened.
     """

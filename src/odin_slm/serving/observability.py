@@ -137,10 +137,6 @@ def trace(app: Any, environment: Mapping[str, str]) -> bool:
     ``OTEL_EXPORTER_OTLP_ENDPOINT``, ``OTEL_SERVICE_NAME``, ``OTEL_RESOURCE_ATTRIBUTES``, ``OTEL_TRACES_SAMPLER``, and
     ``OTEL_SDK_DISABLED=true`` to switch it off. Spans hold method, route and status, never a body.
 
-    Args:
-        app: The application.
-        environment: Environment variables.
-
     Returns:
         Whether tracing is on.
     """

@@ -1,11 +1,12 @@
 """Relations judged pair by pair against relations as the model lists them, with the same entities.
 
     .venv/bin/kedro run --env smollm2-135m --pipelines data,training --params corpora=DIR
-    .venv/bin/python benchmarks/pairs.py --work FOLDER [--documents 80]
+    .venv/bin/python benchmarks/pairs.py --work FOLDER [--documents 80] [--adapter DIR]
 
 Reads as many validation documents of BC5CDR and of BioRED under the grammar, as lists, and then has every legal pair of
 the listed entities weighed in one pass. On one half of the documents it fits the thresholds, for each score that is
-tried, and judges the other half by them. The test set is not read.
+tried, and judges the other half by them. An adapter that was taught to judge (``judged_pairs`` in its ``task.json``) is
+asked for yes or no. The test set is not read.
 
 Prints for each score and mode micro F1 of relations with its 95 % interval over documents, and the paired difference
 from the lists; then the tokens that pairs cost. With ``--timed 16`` it prints instead what so many of the records take
@@ -26,6 +27,7 @@ from typing import Any
 
 from odin_slm.config.parameters import EvaluationParams, TaskParams
 from odin_slm.models.base_model import BaseModel
+from odin_slm.tasks import load
 from odin_slm.tasks.extraction import pairs
 from odin_slm.tasks.extraction.format import RelationTriple
 from odin_slm.tasks.extraction.metrics import micro
@@ -59,6 +61,11 @@ SCORES: dict[str, Callable[..., list[float]]] = {
 """What the log-probability of a line is compared with."""
 
 
+def taught(found: Sequence[RelationTriple], log_shares: Sequence[float]) -> list[float]:
+    """Return the score of a model that was taught to judge."""
+    return pairs.answers(log_shares)
+
+
 def main() -> None:
     """Read, weigh, fit, judge and print."""
     parser = argparse.ArgumentParser(description="Judged pairs against lists of relations.")
@@ -74,13 +81,15 @@ def main() -> None:
         raise SystemExit(f"There is no data in {options.data} yet; the head of this file says how to make it.")
     logging.basicConfig(level=logging.INFO)
     options.work.mkdir(parents=True, exist_ok=True)
+    said = options.adapter / "task.json"
+    options.task = load(json.loads(said.read_text(encoding="utf-8"))) if said.is_file() else ExtractionTask()
     records = sampled(json.loads((options.data / "val.json").read_text(encoding="utf-8")), options.documents)
     rows = listed(records, options)
     if options.timed:
         measure(random.Random(2).sample(records, options.timed), options)
         return
     weighed = weigh(records, rows, options)
-    compare(records, rows, weighed)
+    compare(records, rows, weighed, options.task)
     count(records, rows, options)
 
 
@@ -116,7 +125,7 @@ def measure(records: list[dict[str, Any]], options: argparse.Namespace) -> None:
     generator = Generator(base, options.adapter)
     prompts = [render_prompt(record["instruction"], record["input"]) for record in records]
     for mode in ("list", *pairs.MODES):  # the first round warms up
-        task = ExtractionTask().with_calibrator({pairs.KEY: {"mode": mode, "thresholds": {}}})
+        task = options.task.with_calibrator({pairs.KEY: {"mode": mode, "thresholds": {}}})
         grammars = [task.grammar(record["instruction"], record["input"]) for record in records]
         begin, busy = time.perf_counter(), time.process_time()
         asked: dict[str, Any] = {"batch_size": 32, "max_new_tokens": 320, "grammars": grammars}
@@ -138,7 +147,7 @@ def count(records: list[dict[str, Any]], rows: list[dict[str, Any]], options: ar
     read = 0.0
     for record, row in zip(records, rows, strict=True):
         tree = TokenTree()
-        for output in grammar_of(record).alternatives(row["prediction"]):
+        for output in grammar_of(record, options.task).alternatives(row["prediction"]):
             tree.add(completion_ids(tokenizer, output))
         if forks := tree.forks:  # all up to the first fork has been read, but for its last token
             nodes = {node for fork in forks for node in tree.path(fork)}
@@ -168,7 +177,7 @@ def weigh(
         for record, row in left:
             if time.monotonic() - begin > options.minutes * 60:
                 break
-            outputs = grammar_of(record).alternatives(row["prediction"])
+            outputs = grammar_of(record, options.task).alternatives(row["prediction"])
             prompt = prompt_ids(generator.tokenizer, render_prompt(record["instruction"], record["input"]))
             shares = log_shares(generator, prompt, outputs)
             done[record["id"]] = {"id": record["id"], "shares": shares}
@@ -177,28 +186,32 @@ def weigh(
     return done
 
 
-def grammar_of(record: dict[str, Any]) -> Any:
+def grammar_of(record: dict[str, Any], task: ExtractionTask) -> Any:
     """Return a record's grammar, which weighs and changes nothing."""
-    return ExtractionTask().to_calibrate("both").grammar(record["instruction"], record["input"])
+    return task.to_calibrate("both").grammar(record["instruction"], record["input"])
 
 
-def compare(records: list[dict[str, Any]], rows: list[dict[str, Any]], weighed: dict[str, dict[str, Any]]) -> None:
+def compare(
+    records: list[dict[str, Any]],
+    rows: list[dict[str, Any]],
+    weighed: dict[str, dict[str, Any]],
+    task: ExtractionTask,
+) -> None:
     """Fit each score on one half of the documents, judge the other, and print."""
     known = [pair for pair in zip(records, rows, strict=True) if pair[0]["id"] in weighed]
     records, rows = [record for record, _ in known], [row for _, row in known]
     names = sorted({row["document_id"] for row in rows})
     random.Random(1).shuffle(names)
     half = set(names[: len(names) // 2])
-    task = ExtractionTask()
     lists = [row for row in rows if row["document_id"] not in half]
     counts = [f"{sum(row['source'] == source for row in rows)} of {source}" for source in SOURCES]
     print(f"records: {', '.join(counts)}; {len(half)} documents to fit on, {len(names) - len(half)} to judge")
     print(f"{'score: the line as a share':28}{'mode':8}{'fitted on':>10}   {'relation F1':22}minus the list")
     print(f"{'':28}{'list':18}   {figures(task, lists, lists)}")
-    for title, score in SCORES.items():
+    for title, score in ({"yes against no": taught} if task.judged_pairs else SCORES).items():
         scored = []
         for record, row in zip(records, rows, strict=True):
-            found = grammar_of(record).legal_pairs(row["prediction"])
+            found = grammar_of(record, task).legal_pairs(row["prediction"])
             scores = score(found, weighed[record["id"]]["shares"])
             scored.append({**row, "pairs": found, "scores": scores} | {"weighed": lines(found, scores)})
         for mode in ("pairs", "both"):

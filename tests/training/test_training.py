@@ -64,6 +64,20 @@ def test_labels_cover_the_completion_and_eos_and_nothing_else(base: BaseModel) -
     check_mask(tokenizer, records(3), rows)
 
 
+def test_of_an_exercise_the_answers_alone_are_labelled(base: BaseModel) -> None:
+    tokenizer = load_tokenizer(base)
+    output = "### Pairs:\naspirin --[causes]--> nausea: yes\ncodeine --[causes]--> nausea: no"
+    learned = [[output.index(answer), output.index(answer) + len(answer)] for answer in (" yes", " no")]
+    exercise = Record({**records(1)[0], "output": output, "learned": learned})
+    (row,) = tokenise(tokenizer, [exercise], 400)
+    labelled = [place for place, label in enumerate(row["labels"]) if label != IGNORED]
+    assert tokenizer.decode([row["input_ids"][place] for place in labelled]) == " yes no"
+    assert [row["labels"][place] for place in labelled] == [row["input_ids"][place] for place in labelled]
+    check_mask(tokenizer, [exercise], [row])
+    with pytest.raises(BackendError, match=r"ade-0: a token reaches across the end of 's\\nco'"):
+        tokenise(tokenizer, [Record({**exercise, "learned": [[learned[0][1] - 1, learned[0][1] + 3]]})], 400)
+
+
 def test_a_wrong_mask_stops_the_run(base: BaseModel) -> None:
     tokenizer = load_tokenizer(base)
     rows = tokenise(tokenizer, records(1), 400)

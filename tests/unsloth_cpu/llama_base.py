@@ -22,18 +22,22 @@ SHAPE_8B = {
     },
 }
 """``config.json`` of Llama 3.1 8B."""
+CUT = {
+    **{"hidden_size": 256, "intermediate_size": 896, "num_hidden_layers": 2},
+    **{"num_attention_heads": 8, "num_key_value_heads": 2},
+}
+"""1/16 as wide, 2 of 32 layers."""
 
 
 def make_llama(folder: Path, *, in_4_bits: bool) -> Path:
-    """Save the cut-down base, 1/16 as wide, 2 of 32 layers: in NF4, as ``-bnb-4bit`` repositories are, or bfloat16."""
+    """Save the cut-down base: in NF4, as ``-bnb-4bit`` repositories are, or bfloat16."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
     folder.mkdir(parents=True)
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "data/06_models/odin-nano")
-    cut = {"hidden_size": 256, "intermediate_size": 896, "num_hidden_layers": 2, "num_attention_heads": 8}
     ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    config = LlamaConfig(**(SHAPE_8B | cut | {"num_key_value_heads": 2, "vocab_size": len(tokenizer)} | ids))
+    config = LlamaConfig(**(SHAPE_8B | CUT | {"vocab_size": len(tokenizer)} | ids))
     torch.manual_seed(0)
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

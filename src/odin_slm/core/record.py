@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 SPLITS = ("train", "validation", "test")
 """Names of the splits inside the code; files are called ``train``, ``val`` and ``test``."""
@@ -19,6 +19,9 @@ class Record(TypedDict):
     id: str
     source: str
     document_id: str
+    learned: NotRequired[list[list[int]]]
+    """First character and the one after the last of each part of ``output`` that carries loss in training; without
+    it, all of it does. Only what :meth:`odin_slm.tasks.base.Task.exercises` makes has it, and no file."""
 
 
 def render_prompt(instruction: str, text: str) -> str:

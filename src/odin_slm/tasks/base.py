@@ -112,6 +112,10 @@ class Task(Calibrated, ABC):
         """Return a record whose texts went through ``clean``; the record itself where that would break it."""
         return {**record, "input": clean(record["input"]), "output": clean(record["output"])}
 
+    def exercises(self, record: Record, fits: Callable[[Record], bool], seed: int) -> list[Record]:
+        """Return what else a training record teaches, beside its output; ``fits`` tells whether it is short enough."""
+        return []
+
     def labels(self, output: str) -> dict[str, list[str]]:
         """Return, by kind, the labels in an output; statistics count them."""
         return {}

@@ -14,9 +14,12 @@ IGNORED = -100
 
 
 def tokenise(tokenizer: Any, records: Sequence[Record], max_seq_length: int) -> list[dict[str, list[int]]]:
-    """Return ``input_ids`` and ``labels`` of each record; only the completion and EOS are labelled.
+    """Return ``input_ids`` and ``labels`` of each record.
+
+    Only the completion and EOS are labelled; of a record with ``learned``, only these parts of the completion.
 
     Raises:
+        BackendError: A token reaches across the end of a part that is learned.
         RecordTooLongError: Some records are longer than ``max_seq_length``; the message names them.
     """
     rows, long = [], []
@@ -25,7 +28,8 @@ def tokenise(tokenizer: Any, records: Sequence[Record], max_seq_length: int) -> 
         before, after = prompt_ids(tokenizer, prompt), completion_ids(tokenizer, completion)
         if len(before) + len(after) > max_seq_length:
             long.append(record["id"])
-        rows.append({"input_ids": before + after, "labels": [IGNORED] * len(before) + after})
+        labels = _learned(tokenizer, record, after) if "learned" in record else after
+        rows.append({"input_ids": before + after, "labels": [IGNORED] * len(before) + labels})
     if long:
         raise RecordTooLongError(
             f"{len(long)} of {len(records)} records exceed {max_seq_length} tokens: {', '.join(long[:5])}.",
@@ -33,6 +37,21 @@ def tokenise(tokenizer: Any, records: Sequence[Record], max_seq_length: int) -> 
             fix="Raise it, or lower ingestion.max_tokens and run kedro run --pipelines data.",
         )
     return rows
+
+
+def _learned(tokenizer: Any, record: Record, ids: list[int]) -> list[int]:
+    """Return the labels of a completion of which only some parts carry loss."""
+    labels = [IGNORED] * len(ids)
+    for ends in record["learned"]:
+        begin, end = (completion_ids(tokenizer, record["output"][:place])[:-1] for place in ends)
+        if ids[: len(end)] != end or end[: len(begin)] != begin:
+            raise BackendError(
+                f"a token reaches across the end of {record['output'][slice(*ends)]!r}.",
+                where=f"record {record['id']}",
+                fix="Leave out what the task asks beside its records, or choose another base.",
+            )
+        labels[len(begin) : len(end)] = end[len(begin) :]
+    return labels
 
 
 def check_mask(tokenizer: Any, records: Sequence[Record], rows: Sequence[dict[str, list[int]]]) -> None:
@@ -44,7 +63,9 @@ def check_mask(tokenizer: Any, records: Sequence[Record], rows: Sequence[dict[st
     for record, row in list(zip(records, rows, strict=True))[:256]:
         labelled = [label for label in row["labels"] if label != IGNORED]
         text = tokenizer.decode(labelled, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        if text != record["output"] + tokenizer.eos_token:
+        learned = record.get("learned")
+        expected = "".join(record["output"][slice(*ends)] for ends in learned) if learned else None
+        if text != (expected or record["output"] + tokenizer.eos_token):
             raise BackendError(
                 f"the labelled tokens decode to {text[:80]!r}, not to the output and {tokenizer.eos_token}.",
                 where=f"record {record['id']}",

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import math
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from odin_slm.config.parameters import TrainingParams
+from odin_slm.core.record import Record, render_prompt
+from odin_slm.models.base_model import BaseModel
 from odin_slm.tasks.extraction import pairs
 from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, instruction_for, parse, render
 from odin_slm.tasks.extraction.pairs import Judge
@@ -174,3 +178,101 @@ def test_confidences_are_calibrated_on_judged_pairs() -> None:
     assert calibrator["relation"]["extractions"] == accepted
     assert task.with_calibrator(calibrator).judge == Judge.of(calibrator)
     assert MEDICAL.relations[0] in calibrator["pairs"]["thresholds"]
+
+
+def record(relations: tuple[RelationTriple, ...]) -> Record:
+    """A record with four legal pairs."""
+    output = render(Extraction(ENTITIES, relations))
+    text = "aspirin, Codeine, rash and gout"
+    return Record(instruction=BC5CDR, input=text, output=output, id="a", source="bc5cdr", document_id="a")
+
+
+def asked(example: Record) -> list[tuple[str, str]]:
+    """The pairs that an example asks about, with the answers, which are all that carries loss."""
+    begin, heading, lines = example["output"].partition(f"\n\n{pairs.PAIRS_HEADER}\n")
+    assert heading
+    assert parse(f"{begin}\n\n### Relations:\nNone").extraction.entities == ENTITIES
+    found = [tuple(line.rsplit(":", 1)) for line in lines.split("\n")]
+    assert [example["output"][slice(*ends)] for ends in example["learned"]] == [answer for _, answer in found]
+    return [(pair, answer.strip()) for pair, answer in found]
+
+
+def test_an_exercise_asks_about_every_pair_and_says_which_are_listed() -> None:
+    (example,) = ExtractionTask(judged_pairs=8).exercises(record((LISTED,)), lambda one: True, 1)
+    assert sorted(asked(example)) == [
+        ("Codeine --[causes]--> gout", "no"),
+        ("Codeine --[causes]--> rash", "no"),
+        ("aspirin --[causes]--> gout", "no"),
+        ("aspirin --[causes]--> rash", "yes"),
+    ]
+    orders = {
+        tuple(asked(ExtractionTask(judged_pairs=8).exercises(record((LISTED,)), lambda one: True, seed)[0]))
+        for seed in range(9)
+    }
+    assert len(orders) > 1
+    assert {key: value for key, value in example.items() if key not in ("output", "learned")} == {
+        key: value for key, value in record((LISTED,)).items() if key != "output"
+    }
+
+
+def test_of_many_pairs_at_most_half_are_related_and_fewer_are_asked_where_they_do_not_fit() -> None:
+    three = (LISTED, RelationTriple("aspirin", "causes", "gout"), RelationTriple("Codeine", "causes", "gout"))
+    (example,) = ExtractionTask(judged_pairs=2).exercises(record(three), lambda one: True, 1)
+    assert sorted(answer for _, answer in asked(example)) == ["no", "yes"]
+    (whole,) = ExtractionTask(judged_pairs=8).exercises(record(three), lambda one: True, 1)
+    limit = len(whole["output"]) - 1
+    (short,) = ExtractionTask(judged_pairs=8).exercises(record(three), lambda one: len(one["output"]) <= limit, 1)
+    assert 0 < len(asked(short)) < len(asked(whole)) == 4
+    assert ExtractionTask(judged_pairs=8).exercises(record(three), lambda one: False, 1) == []
+
+
+def test_there_is_no_exercise_without_an_unrelated_pair() -> None:
+    every = tuple(RelationTriple(d, "causes", e) for d in ("aspirin", "Codeine") for e in ("rash", "gout"))
+    assert ExtractionTask(judged_pairs=8).exercises(record(every), lambda one: True, 1) == []
+    assert ExtractionTask().exercises(record((LISTED,)), lambda one: True, 1) == []
+
+
+def test_a_model_that_was_taught_is_asked_for_yes_or_no() -> None:
+    task = ExtractionTask(judged_pairs=8)
+    grammar = task.to_calibrate("pairs").grammar(BC5CDR, "aspirin, Codeine, rash and gout")
+    outputs = grammar.alternatives(OUTPUT)
+    begin = OUTPUT.partition("### Relations:")[0] + f"{pairs.PAIRS_HEADER}\n"
+    assert outputs[:2] == [f"{begin}aspirin --[causes]--> rash: yes", f"{begin}aspirin --[causes]--> rash: no"]
+    assert len(outputs) == 8
+    example = task.exercises(record((LISTED,)), lambda one: True, 1)[0]["output"]
+    assert any(example.startswith(output) for output in outputs)  # asked as it was taught
+    shares = [math.log(share / 4) for share in (0.9, 0.1, 0.2, 0.8, 0.5, 0.5, 1e-300, 1.0)]
+    weighed = dict(grammar.judged(OUTPUT, LINES, shares).weighed)
+    assert [math.exp(score) for score in weighed.values()] == pytest.approx([0.9, 0.2, 0.5, 0.0])
+    again = ExtractionTask.from_options(task.options())
+    assert again == task
+    assert again.judged_pairs == 8
+
+
+def test_training_teaches_a_model_to_judge(tiny_base: Path, tmp_path: Path) -> None:
+    from odin_slm.inference.decoding.scoring import log_shares
+    from odin_slm.inference.generation import Generator
+    from odin_slm.models.tokens import prompt_ids
+    from odin_slm.pipelines.training.nodes import train_adapter
+
+    def told(number: int) -> Record:
+        listed = (Entity("Drug", "aspirin"), Entity("Drug", "codeine"), Entity("Symptom", "nausea"))
+        output = render(Extraction(listed, (RelationTriple("aspirin", "causes", "nausea"),)))
+        text, name = f"{number}: aspirin, not codeine, gave nausea.", str(number)
+        instruction = instruction_for(SCHEMAS["ade"])
+        return Record(instruction=instruction, input=text, output=output, id=name, source="ade", document_id=name)
+
+    task, base = ExtractionTask(judged_pairs=4), BaseModel("tiny", tiny_base)
+    train, val = [told(n) for n in range(16)], [told(n) for n in range(90, 93)]
+    params = TrainingParams(
+        method="full", max_seq_length=400, epochs=40, batch_size=8, evaluations=1, learning_rate=0.01
+    )  # of random weights an adapter learns next to nothing
+    adapter, state = train_adapter(base, {"task": task.to_dict()}, train, val, tmp_path / "work", params)
+    assert (state["train_records"], state["exercises"], state["validation_records"]) == (16, 16, 3)
+    generator = Generator(base, adapter)
+    grammar = task.to_calibrate("pairs").grammar(val[0]["instruction"], val[0]["input"])
+    prompt = prompt_ids(generator.tokenizer, render_prompt(val[0]["instruction"], val[0]["input"]))
+    shares = log_shares(generator, prompt, grammar.alternatives(val[0]["output"]))
+    weighed = dict(grammar.judged(val[0]["output"], (), shares).weighed)
+    assert weighed["aspirin --[causes]--> nausea"] > math.log(0.8)
+    assert weighed["codeine --[causes]--> nausea"] < math.log(0.2)

@@ -12,8 +12,9 @@ from odin_slm.core.runtime_environment import one_at_a_time
 from odin_slm.core.tracker import tracker
 from odin_slm.models.base_model import BaseModel, trained_weights
 from odin_slm.models.sources.conversion import provenance_of
+from odin_slm.models.tokens import RecordCounter, record_counter
 from odin_slm.release.provenance import splits_learned
-from odin_slm.tasks import load
+from odin_slm.tasks import Task, load
 
 logger = logging.getLogger(__name__)
 
@@ -62,14 +63,13 @@ def train_adapter(
 
     Returns:
         Folder of the adapter, or of the whole model, and its tokenizer; the state of training: history, best step,
-        time, tokens, settings, what the base was converted from (``base_conversion``; None for one that was not), and
-        the sha256 of the splits (``data``) and of the trained weights (``adapter_sha256``), which tell later what
-        belongs together.
+        time, tokens, settings, ``exercises`` (how many the task made of the records), what the base was converted from
+        (``base_conversion``; None for one that was not), and the sha256 of the splits (``data``) and of the trained
+        weights (``adapter_sha256``), which tell later what belongs together.
 
     Raises:
         MissingInputError: A split is absent or empty.
     """
-    from odin_slm.models.tokens import record_counter
     from odin_slm.training.callbacks import with_throughput
     from odin_slm.training.lora import train_lora
 
@@ -80,20 +80,36 @@ def train_adapter(
                 where=split,
                 fix="Set combination.validation_ratio above 0, or add documents, and run kedro run --pipelines data.",
             )
-    tokens = sum(record_counter(base_model)(train))
+    task = load(training_preflight["task"])
+    lengths = record_counter(base_model)
+    examples = [*train, *_exercises(task, train, lengths, params)]
+    tokens = sum(lengths(examples))
     if params.batch_size == "auto":
         job = training_preflight["job"]
         batch = {"batch_size": job["batch_size"], "gradient_accumulation_steps": job["accumulation"]}
         params = params.model_copy(update=batch)
     on_log = with_throughput(tokens, tracker().log_metrics)
-    task = load(training_preflight["task"])
-    adapter, state = train_lora(base_model, train, val, training_work, params, on_log, task)
+    adapter, state = train_lora(base_model, examples, val, training_work, params, on_log, task)
     return adapter, {
         **state,
+        "train_records": len(train),
+        "exercises": len(examples) - len(train),
         "data": splits_learned(train, val),
         "adapter_sha256": sha256_of(trained_weights(adapter)),
         "base_conversion": provenance_of(base_model.path) if base_model.path else None,
     }
+
+
+def _exercises(task: Task, train: list[Record], lengths: RecordCounter, params: TrainingParams) -> list[Record]:
+    """Return what the task makes of training records, to be learned beside them."""
+
+    def fits(record: Record) -> bool:
+        return lengths([record])[0] <= params.max_seq_length
+
+    exercises = [one for record in train for one in task.exercises(record, fits, params.seed)]
+    if exercises:
+        logger.info("%d training records, and %d exercises made of them.", len(train), len(exercises))
+    return exercises
 
 
 @one_at_a_time

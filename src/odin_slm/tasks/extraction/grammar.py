@@ -49,6 +49,7 @@ class ExtractionGrammar:
         end_bias: What is added to the log-odds of ending the list of entities, and of relations, against going on;
             None leaves decoding as it is.
         judge: How relations are found after the output is written; None where nothing is judged.
+        taught: Whether the model was taught to judge pairs, and is asked for yes or no.
     """
 
     text: str
@@ -56,6 +57,7 @@ class ExtractionGrammar:
     types: Types = MEDICAL
     end_bias: tuple[float, float] | None = None
     judge: pairs.Judge | None = None
+    taught: bool = False
 
     @property
     def biased(self) -> bool:
@@ -120,13 +122,14 @@ class ExtractionGrammar:
         return self.judge is not None
 
     def alternatives(self, output: str) -> list[str]:
-        """Return for every legal pair the output that lists it alone."""
-        return pairs.outputs(self._entities(output), found) if (found := self.legal_pairs(output)) else []
+        """Return for every legal pair the output that lists it alone, or both answers of a model taught to judge."""
+        weighed = pairs.questions if self.taught else pairs.outputs
+        return weighed(self._entities(output), found) if (found := self.legal_pairs(output)) else []
 
     def judged(self, output: str, lines: Sequence[float | None], log_shares: Sequence[float]) -> Judgement:
         """See :meth:`odin_slm.tasks.grammar.Grammar.judged` and :func:`odin_slm.tasks.extraction.pairs.judged`."""
         found = self.legal_pairs(output)
-        scores = pairs.scores(found, log_shares)
+        scores = pairs.answers(log_shares) if self.taught else pairs.scores(found, log_shares)
         weighed = tuple((pairs.line_of(pair), score) for pair, score in zip(found, scores, strict=True))
         judge = self.judge or pairs.Judge()
         return Judgement(*pairs.judged(output, lines, found, scores, judge, self.types), weighed)

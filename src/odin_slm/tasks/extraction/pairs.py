@@ -1,19 +1,22 @@
 """Relations judged pair by pair, after the entities that an output lists.
 
 A list of relations ends where the model ends it. Here every pair of listed entities that may be related is asked for
-instead: how likely is its line the first one of the list, compared with all other lines and with ``None``? A model
-that was trained on lists can say so as it is. What counts as related is a threshold per relation type, fitted on
+instead. A model that was trained on lists alone is asked how likely the pair's line is the first one of the list,
+compared with the other lines of its head and with ``None``. A model that was taught to judge (:func:`exercise`) is
+asked for ``yes`` or ``no`` behind the pair. What counts as related is a threshold per relation type, fitted on
 validation records for the F1 of relations, and stored under ``pairs`` in the calibrator.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from odin_slm.core.folding import fold
+from odin_slm.core.record import Record
 from odin_slm.tasks.extraction.format import (
     NOTHING,
     RELATIONS_HEADER,
@@ -31,7 +34,10 @@ MODES = ("list", "pairs", "both")
 """As the model lists them; judged pairs in their place; listed relations and judged pairs."""
 FEWEST = 20
 """Gold relations among the judged pairs, below which no threshold is fitted."""
+PAIRS_HEADER = "### Pairs:"
+"""What stands in the place of the list's heading where pairs are asked about; no output that is kept holds it."""
 _HEADING = f"\n\n{RELATIONS_HEADER}\n"
+_YES, _NO = " yes", " no"
 _ROUNDS = 10
 
 Key = tuple[str, ...]
@@ -80,6 +86,76 @@ def candidates(triples: Iterable[tuple[Sequence[str], str, Sequence[str]]]) -> l
 def outputs(entities: Sequence[Entity], pairs: Sequence[RelationTriple]) -> list[str]:
     """Return what is weighed: for every pair the output that lists it alone, and last the one without relations."""
     return [render(Extraction(tuple(entities), relations)) for relations in (*((pair,) for pair in pairs), ())]
+
+
+def questions(entities: Sequence[Entity], pairs: Sequence[RelationTriple]) -> list[str]:
+    """Return what is weighed of a model that was taught to judge: for every pair its line with yes, and with no."""
+    begin = _begin(entities)
+    return [f"{begin}{line_of(pair)}:{answer}" for pair in pairs for answer in (_YES, _NO)]
+
+
+def answers(log_shares: Sequence[float]) -> list[float]:
+    """Return the score of every pair: the log-probability of yes, given that the answer is yes or no.
+
+    Args:
+        log_shares: Log-probability of every output of :func:`questions` among them.
+    """
+    both = zip(log_shares[::2], log_shares[1::2], strict=True)
+    return [-math.log1p(math.exp(min(no - yes, 700.0))) if yes > -math.inf else -math.inf for yes, no in both]
+
+
+def exercise(
+    record: Record,
+    entities: Sequence[Entity],
+    related: Sequence[RelationTriple],
+    pairs: Sequence[RelationTriple],
+    most: int,
+    seed: int,
+    fits: Callable[[Record], bool],
+) -> Record | None:
+    """Return a training example that asks whether pairs of a record's entities are related.
+
+    There is none where all pairs are: such a record says nothing of what an unrelated pair is like. Of more pairs than
+    ``most`` at most half are related ones, and the others unrelated ones, drawn at random. Fewer are asked about where
+    the example is too long. Their order is random, so that it says nothing. Only the answers carry loss: what a model
+    lists, and how it goes on after the entities, stays as the records teach it.
+
+    Args:
+        record: The record.
+        entities: The entities that it lists.
+        related: The relations that it lists.
+        pairs: All pairs that may be related.
+        most: Pairs to ask about, at most.
+        seed: Seed of the choice, together with the record's id.
+        fits: Whether an example is short enough.
+
+    Returns:
+        The example; None where there is none to ask, or none that fits.
+    """
+    draw = random.Random(f"{seed}/{record['id']}")
+    known = {one.key for one in related}
+    right = draw.sample(found := [pair for pair in pairs if pair.key in known], len(found))
+    wrong = draw.sample(found := [pair for pair in pairs if pair.key not in known], len(found))
+    while wrong and most:
+        few = right[: max(most // 2, most - len(wrong))]
+        asked = few + wrong[: most - len(few)]
+        draw.shuffle(asked)
+        output, learned = _begin(entities), []
+        for pair in asked:
+            output += f"{line_of(pair)}:"
+            answer = _YES if pair.key in known else _NO
+            learned.append([len(output), len(output) + len(answer)])
+            output += f"{answer}\n"
+        example = Record({**record, "output": output.rstrip("\n"), "learned": learned})
+        if asked and fits(example):
+            return example
+        most = min(most, len(asked)) // 2
+    return None
+
+
+def _begin(entities: Sequence[Entity]) -> str:
+    listed = render(Extraction(tuple(entities))).partition(_HEADING)[0]
+    return f"{listed}\n\n{PAIRS_HEADER}\n"
 
 
 def scores(pairs: Sequence[RelationTriple], log_shares: Sequence[float]) -> list[float]:

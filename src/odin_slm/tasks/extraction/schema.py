@@ -116,6 +116,9 @@ class ExtractionOptions(BaseModel):
     """Rules to score by beside exact, of odin_slm.tasks.extraction.metrics.rules; null: all of them."""
     default_source: str = ""
     """Source whose types are asked for where a request names none; empty: the one that annotates the most types."""
+    judged_pairs: int = Field(default=0, ge=0, le=64)
+    """Pairs of entities that training asks about, yes or no, of each record, at most; 0: none. See
+    evaluation.relations."""
 
     @model_validator(mode="before")
     @classmethod

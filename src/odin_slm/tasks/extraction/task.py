@@ -62,6 +62,7 @@ class ExtractionTask(Task):
         schemas: Source -> what it annotates.
         chosen_source: Source whose types a request without one asks for; empty for the widest.
         metrics: Rules to score by beside ``exact``; None for all of them.
+        judged_pairs: Pairs of a record that training asks about, at most; 0 where models are not taught to judge.
         judge: How a model's relations are found; None as it lists them. It is the model's, and no option.
         abbreviations: Whether outputs are completed with the other forms of abbreviated names. It is the model's, too.
     """
@@ -80,6 +81,7 @@ class ExtractionTask(Task):
     schemas: Mapping[str, Schema] = field(default_factory=lambda: SCHEMAS)
     chosen_source: str = ""
     metrics: tuple[str, ...] | None = None
+    judged_pairs: int = 0
     judge: pairs.Judge | None = field(default=None, compare=False)
     abbreviations: bool = field(default=False, compare=False)
 
@@ -114,7 +116,7 @@ class ExtractionTask(Task):
             for name in given.metrics:
                 if name not in rules:
                     raise ValueError(f"metrics: there is no rule {name!r}; there are {', '.join(rules)}.")
-        return cls(types, MappingProxyType(schemas), given.default_source, given.metrics)
+        return cls(types, MappingProxyType(schemas), given.default_source, given.metrics, given.judged_pairs)
 
     def options(self) -> dict[str, Any]:
         """See :meth:`Task.options`."""
@@ -131,6 +133,7 @@ class ExtractionTask(Task):
             },
             metrics=self.metrics,
             default_source=self.chosen_source,
+            judged_pairs=self.judged_pairs,
         ).model_dump(mode="json")
 
     # Data
@@ -195,6 +198,15 @@ class ExtractionTask(Task):
     def windows(self, document: Document, fits: Callable[[Document], bool], *, characters: int) -> Iterator[Document]:
         """See :meth:`Task.windows`: cut at sentence ends."""
         return window(document, fits, characters=characters)
+
+    def exercises(self, record: Record, fits: Callable[[Record], bool], seed: int) -> list[Record]:
+        """See :meth:`Task.exercises`: pairs of its entities to judge, see :func:`.pairs.exercise`."""
+        if not self.judged_pairs:
+            return []
+        listed = parse(record["output"], self.types).extraction
+        legal = self.grammar(record["instruction"], record["input"]).legal_pairs(record["output"])
+        made = pairs.exercise(record, listed.entities, listed.relations, legal, self.judged_pairs, seed, fits)
+        return [made] if made else []
 
     def labels(self, output: str) -> dict[str, list[str]]:
         """See :meth:`Task.labels`."""
@@ -298,7 +310,7 @@ class ExtractionTask(Task):
         if point.get("alone") == "entity":  # as entities are explored
             schema = Schema(schema.entities, ())
         biases = (bias["entity"], bias["relation"]) if bias else None
-        return ExtractionGrammar(text, schema, self.types, biases, self.judge)
+        return ExtractionGrammar(text, schema, self.types, biases, self.judge, taught=self.judged_pairs > 0)
 
     def kept(
         self, text: str, output: str, lines: Sequence[float | None], calibrator: Mapping[str, Any] | None

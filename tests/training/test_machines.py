@@ -18,12 +18,13 @@ import pytest
 
 from conftest import ROOT
 from odin_slm.config.parameters import LoraParams, TrainingParams
-from odin_slm.core.errors import BackendError, MachineLostError, OdinError, RecordTooLongError
+from odin_slm.core.errors import BackendError, MachineLostError, OdinError, RecordTooLongError, error_of
 from odin_slm.models.base_model import BaseModel
 from odin_slm.training import checkpoints
 from odin_slm.training.launcher import join, launch
 from odin_slm.training.lora import train_lora
 from odin_slm.training.machines import Link, Machines, machines_of
+from odin_slm.training.work_folders import place_below
 from training.test_checkpoints import whole
 from training.test_training import Killed, records
 
@@ -321,6 +322,20 @@ def test_a_number_of_processes_that_does_not_divide_a_step_is_refused(tmp_path: 
     with pytest.raises(BackendError, match="8 examples, which 3 processes cannot share evenly") as caught:
         checkpoints.shared_out(tmp_path, PARAMS.model_copy(update={"resume": True}), 3)
     assert "divides 8" in caught.value.fix
+
+
+def test_another_machine_writes_nothing_outside_the_checkpoints(tmp_path: Path) -> None:
+    assert place_below(tmp_path, "checkpoint-4/optimizer.pt") == tmp_path.resolve() / "checkpoint-4/optimizer.pt"
+    for name in ("../elsewhere", "/etc/elsewhere", "checkpoint-4/../../elsewhere"):
+        with pytest.raises(BackendError, match="lies outside"):
+            place_below(tmp_path, name)
+
+
+def test_another_process_can_tell_of_errors_alone() -> None:
+    lost = MachineLostError("machine 1 is lost.", where="training", fix="Go on.")
+    assert type(error_of(lost.to_dict())) is MachineLostError
+    assert error_of(lost.to_dict()).to_dict() == lost.to_dict()
+    assert type(error_of({**lost.to_dict(), "kind": "partial"})) is OdinError
 
 
 def prepared(work: Path) -> None:

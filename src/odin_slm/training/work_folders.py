@@ -69,7 +69,7 @@ def same_checkpoint(work: Path, arguments: Any) -> Path | None:
         lacking = arguments.should_save and own != folder
         for name, begin, data in _sent(folder, steps.index(newest), arguments.process_index):
             if lacking:
-                file = folder.parent / name
+                file = place_below(folder.parent, name)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with file.open("ab" if begin else "wb") as stream:
                     stream.write(data)
@@ -77,6 +77,22 @@ def same_checkpoint(work: Path, arguments: Any) -> Path | None:
             _relocate(folder)
         arguments.distributed_state.wait_for_everyone()
     return folder
+
+
+def place_below(folder: Path, name: str) -> Path:
+    """Return where a file that another machine sends belongs.
+
+    Raises:
+        BackendError: It would lie outside the folder.
+    """
+    file = (folder / name).resolve()
+    if not file.is_relative_to(folder.resolve()):
+        raise BackendError(
+            f"another machine sends the file {name!r}, which lies outside.",
+            where=str(folder),
+            fix="Let only machines that you trust join, in a network of their own.",
+        )
+    return file
 
 
 def _sent(folder: Path, keeper: int, process: int) -> Iterator[tuple[str, int, bytes]]:

@@ -1,5 +1,5 @@
 """Base and records to a LoRA adapter."""
 
-from odin_slm.pipelines.training.pipeline import create_join_pipeline, create_pipeline
+from odin_slm.pipelines.training.pipeline import create_pipeline
 
-__all__ = ["create_join_pipeline", "create_pipeline"]
+__all__ = ["create_pipeline"]

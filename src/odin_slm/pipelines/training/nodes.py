@@ -112,23 +112,6 @@ def _exercises(task: Task, train: list[Record], lengths: RecordCounter, params: 
     return exercises
 
 
-@one_at_a_time
-def lend_processes(base_model: BaseModel, training_work: Path, params: TrainingParams) -> None:
-    """Lend this machine to a training that another one runs; return when it is over.
-
-    Args:
-        base_model: The base, as on the first machine.
-        training_work: Folder for checkpoints.
-        params: Which machines there are, and which one this is; all else the first machine decides.
-
-    Raises:
-        MachineLostError: A machine no longer answers.
-    """
-    from odin_slm.training.launcher import join
-
-    join(base_model, training_work, params)
-
-
 def describe_task(
     adapter: Path, training_state: dict[str, Any] | None, train: list[Record], task: TaskParams
 ) -> dict[str, Any]:

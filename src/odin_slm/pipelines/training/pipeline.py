@@ -2,7 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from odin_slm.pipelines.training.nodes import check_training, describe_task, lend_processes, train_adapter
+from odin_slm.pipelines.training.nodes import check_training, describe_task, train_adapter
 
 
 def create_pipeline() -> Pipeline:
@@ -29,19 +29,4 @@ def create_pipeline() -> Pipeline:
             ),
         ],
         tags=["training"],
-    )
-
-
-def create_join_pipeline() -> Pipeline:
-    """Return join_training: the base, and a folder for checkpoints -> nothing; the first machine has the result."""
-    return Pipeline(
-        [
-            Node(
-                func=lend_processes,
-                inputs=["base_model", "training_work", "params:training"],
-                outputs=None,
-                name="lend_processes",
-            ),
-        ],
-        tags=["join_training"],
     )

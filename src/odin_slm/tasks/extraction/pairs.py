@@ -116,8 +116,8 @@ def exercise(
     """Return a training example that asks whether pairs of a record's entities are related.
 
     There is none where all pairs are: such a record says nothing of what an unrelated pair is like. Of more pairs than
-    ``most`` at most half are related ones, and the others unrelated ones, drawn at random. Fewer are asked about where
-    the example is too long. Their order is random, so that it says nothing. Only the answers carry loss: what a model
+    ``most``, half are related ones, where there are enough of either, drawn at random. Fewer are asked about where the
+    example is too long. Their order is random, so that it says nothing. Only the answers carry loss: what a model
     lists, and how it goes on after the entities, stays as the records teach it.
 
     Args:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from conftest import ROOT
+from odin_slm.core.document import Document
 from odin_slm.core.errors import CorpusFormatError, MissingInputError
 from odin_slm.corpora.words import LIST, VOCABULARY, parse
+from odin_slm.dataprep.splitting import near_duplicates
 from odin_slm.datasets.corpus_files import VocabularyDataset
+from odin_slm.tasks.spelling.questions import MADE
 from odin_slm.tasks.spelling.stem import stem
 
 LISTED = (ROOT / "data/01_raw/words" / LIST).read_text(encoding="utf-8")
@@ -62,6 +67,72 @@ def test_validation_and_test_have_nothing_of_the_vocabulary() -> None:
     assert len({document.pmid for document in held_out}) == len(held_out), "no two share a stem"
     assert all(5 <= len(word) <= 12 and word.isascii() and word.islower() for word in words)
     assert parsed.report["dropped"]["in the vocabulary, or alike"] > 0
+
+
+SYLLABLES = [a + b + c for a in "bdfgklmnprst" for b in "aeou" for c in ("", "n", "rt")]
+SPACED = [f" {syllable}ol" for syllable in SYLLABLES]
+MANY = {VOCABULARY: "".join(f"{token}\n" for token in (*SPACED, *SYLLABLES, " conglomeration")), LIST: LISTED}
+
+
+def joined(files: dict[str, str], count: int, **options: int) -> list[Document]:
+    return [d for d in parse(files, joined=count, **options).documents if d.id.endswith(MADE)]
+
+
+def test_joined_words_are_all_that_the_tokens_make() -> None:
+    files = {VOCABULARY: " straw\nberry\nno\n", LIST: "meadow\n"}
+    options = {"validation": 0, "test": 1}
+    texts = {d.text for d in joined(files, 8, **options)}
+    parts = (" straw", "berry", "no")
+    two = {a + b for a in parts for b in parts[1:]}
+    three = {a + b + c for a in parts for b in parts[1:] for c in parts[1:]}
+    assert texts <= two | three
+    assert all(5 <= len(text.strip()) <= 14 for text in texts)
+    assert len({text.strip() for text in texts}) == 8
+    assert {d.text for d in joined(files, 1, **options)} <= two | three
+    with pytest.raises(
+        CorpusFormatError, match=r"make \d+ words .* expected 500.*words\.joined=\d+"
+    ):
+        parse(files, joined=500, **options)
+    with pytest.raises(CorpusFormatError, match="make 0 words"):
+        parse({**files, VOCABULARY: " straw\n"}, joined=1, **options)
+
+
+def test_joined_words_take_every_token_about_equally_often() -> None:
+    made = joined(MANY, 2000)
+    assert len({d.text.strip() for d in made}) == len(made) == 2000
+    heads = Counter(next(t for t in sorted(SPACED, key=len) if d.text.startswith(t)) for d in made if d.text[0] == " ")
+    assert set(heads) == set(SPACED)
+    assert max(heads.values()) <= 2 * min(heads.values())
+    assert not [d.text for d in made if "conglomeration" in d.text], "it leaves no room for another"
+    assert any(not d.text.startswith(" ") for d in made)
+    assert all(re.fullmatch(" ?[a-z]{5,14}", d.text) for d in made)
+
+
+def test_joined_words_change_no_other_word_and_are_drawn_with_the_seed() -> None:
+    plain, more = parse(MANY).documents, parse(MANY, joined=300).documents
+    assert [d for d in more if not d.id.endswith(MADE)] == plain
+    assert len(more) == len(plain) + 300
+    assert joined(MANY, 300) == joined(MANY, 300)
+    assert joined(MANY, 300) != joined(MANY, 300, seed=7)
+
+
+def test_a_joined_word_is_unlike_all_words_of_validation_and_test() -> None:
+    # two syllables of three make a word of the list: most joined words hold one, or most of one
+    syllables = ["me", "ado", "pi", "geon", "har", "bour", "zu", "xok"]
+    listed = "meadow\npigeon\nharbours\n"
+    vocabulary = "".join(f"{space}{syllable}\n" for syllable in syllables for space in ("", " "))
+    parsed = parse({VOCABULARY: vocabulary, LIST: listed}, validation=1, test=2, joined=200)
+    held_out = [d.text.strip() for d in parsed.documents if d.split != "train"]
+    made = [d.text.strip() for d in parsed.documents if d.id.endswith(MADE)]
+    assert sorted(held_out) == ["harbours", "meadow", "pigeon"]
+    assert len(made) == 200
+    assert not [w for w in made if re.search("meado|eadow|pigeo|igeon|harbou|arbour|rbours", w)]
+    assert any("pigeo" in a + b for a in syllables for b in syllables), "such words could be made"
+    assert not {stem(w) for w in made} & {stem(w) for w in held_out}
+    assert parsed.report["dropped"]["joined: like a word of validation or test"] > 0
+    texts = [*held_out, *made]
+    sides = [0] * len(held_out) + [1] * len(made)
+    assert not list(near_duplicates(texts, texts, threshold=0.7, seed=1, sides=sides))
 
 
 def test_the_vocabulary_is_the_bases_own(tiny_base: Path) -> None:

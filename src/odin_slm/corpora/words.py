@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from heapq import heapify, heapreplace
 from typing import Annotated
 
 from pydantic import Field
@@ -16,6 +18,7 @@ from pydantic import Field
 from odin_slm.core.document import Document
 from odin_slm.core.errors import CorpusFormatError
 from odin_slm.corpora.parsed import Corpus, ParsedCorpus, corpus_report, numbered_lines, require_files
+from odin_slm.tasks.spelling.questions import MADE
 from odin_slm.tasks.spelling.stem import stem
 
 LIST, VOCABULARY = "american-english", "vocabulary.txt"
@@ -24,6 +27,11 @@ _TOKEN = re.compile(" ?[a-z]{2,}")
 _COVERED = 2 / 3
 """Share of a word from which another that begins or ends it makes the two alike (`govern`, `government`)."""
 _LEAST = 4
+_LONGEST_JOINED = 14
+_ROOM = 5
+"""Letters that must be left for a third token; with fewer, the same few short ones would stand in most words."""
+_TRIES = 20
+"""Words that are tried for each joined one, before the vocabulary is too small for so many."""
 
 
 def parse(
@@ -33,6 +41,7 @@ def parse(
     test: Annotated[int, Field(ge=0)] = 400,
     shortest: Annotated[int, Field(ge=3)] = 5,
     longest: Annotated[int, Field(le=12)] = 12,
+    joined: Annotated[int, Field(ge=0)] = 0,
     seed: int = 42,
 ) -> ParsedCorpus:
     """Make a document of each word; its text begins with a space where its token does.
@@ -46,11 +55,13 @@ def parse(
         test: Words of the list for the test.
         shortest: Least letters of a word of the list.
         longest: Most letters of one.
+        joined: So many training words more, each made of two or three training tokens (``straw`` and ``ation``), of
+            ``shortest`` to 14 letters, and unlike all words of validation and test.
         seed: Seed of what is drawn.
 
     Raises:
         MissingInputError: A file is missing.
-        CorpusFormatError: The list has too few words that the vocabulary does not know.
+        CorpusFormatError: The list has too few words that the vocabulary does not know, or the tokens make too few.
     """
     require_files(files, (VOCABULARY, LIST), "words")
     tokens = [line for _, line in numbered_lines(VOCABULARY, files[VOCABULARY])]
@@ -67,19 +78,24 @@ def parse(
             where=LIST,
             fix="Ask for fewer (ingestion.options.words), or name a longer list: --params words=DIR, for DIR/words/.",
         )
+    held_out = distinct[: validation + test]
+    made, left_out = _joined(learned[:train], joined, known, held_out, shortest, seed) if joined else ([], {})
     documents = [
         *(_document(token, "train") for token in learned[:train]),
-        *(_document(f" {word}", "validation") for word in distinct[:validation]),
-        *(_document(f" {word}", "test") for word in distinct[validation : validation + test]),
+        *(_document(word, "train", MADE) for word in made),
+        *(_document(f" {word}", "validation") for word in held_out[:validation]),
+        *(_document(f" {word}", "test") for word in held_out[validation:]),
     ]
     dropped = {"in the vocabulary, or alike": len(fitting) - len(unseen), "same stem": len(unseen) - len(distinct)}
+    dropped |= left_out
     return ParsedCorpus(documents, corpus_report("words", documents, dropped=dropped, duplicates={}, inputs=files))
 
 
-def _document(text: str, split: str) -> Document:
+def _document(text: str, split: str, suffix: str = "") -> Document:
     word = text.strip()
+    name = f"words-{word}" + ("" if text.startswith(" ") else "-inside") + suffix
     # the stem stands where abstracts have their PubMed id: documents that share it lie in one split
-    return Document(f"words-{word}" + ("" if text.startswith(" ") else "-inside"), text, "words", stem(word), split)
+    return Document(name, text, "words", stem(word), split)
 
 
 def _unlike(words: Iterable[str], known: set[str]) -> list[str]:
@@ -100,6 +116,74 @@ def _ends(word: str) -> set[str]:
     """Return beginnings and ends that make up more than two thirds of a word."""
     least = max(_LEAST, int(len(word) * _COVERED) + 1)
     return {part for size in range(least, len(word)) for part in (word[:size], word[-size:])}
+
+
+class _Walk:
+    """Tokens in random order, round after round; of those that fit, one comes that has been used least."""
+
+    def __init__(self, tokens: Iterable[str], drawn: random.Random) -> None:
+        self._drawn = drawn
+        self._heaps: dict[int, list[tuple[int, float, str]]] = {}
+        for token in tokens:
+            self._heaps.setdefault(len(token.strip()), []).append((0, drawn.random(), token))
+        for heap in self._heaps.values():
+            heapify(heap)
+
+    def next(self, room: int) -> str:
+        """Return a token of so many letters or fewer; there is one."""
+        heap = min((heap for letters, heap in self._heaps.items() if letters <= room), key=lambda heap: heap[0])
+        uses, _, token = heap[0]
+        heapreplace(heap, (uses + 1, self._drawn.random(), token))
+        return token
+
+
+def _joined(
+    tokens: Sequence[str], count: int, known: set[str], held_out: Sequence[str], shortest: int, seed: int
+) -> tuple[list[str], dict[str, int]]:
+    """Make words of two or three tokens, all but the first without a space; and tell how many were not taken, and why.
+
+    Tokens take turns, at the head of a word and behind it, so that each is used about equally often at either place.
+    """
+    drawn = random.Random(f"{seed}-joined")
+    inside = [token for token in tokens if not token.startswith(" ")]
+    least = min(map(len, inside), default=_LONGEST_JOINED)
+    firsts = [token for token in tokens if len(token.strip()) + least <= _LONGEST_JOINED]
+    heads, others = _Walk(firsts, drawn), _Walk(inside, drawn)
+    stems, pieces = set(map(stem, held_out)), {piece for word in held_out for piece in _pieces(word)}
+    lengths = set(map(len, pieces))
+    made: dict[str, str] = {}
+    dropped: Counter[str] = Counter()
+    for _ in range(count * _TRIES if firsts and inside else 0):
+        if len(made) == count:
+            break
+        text = heads.next(_LONGEST_JOINED - least)
+        text += others.next(_LONGEST_JOINED - len(text.strip()))
+        room = _LONGEST_JOINED - len(text.strip())
+        if room >= max(least, _ROOM) and drawn.random() < 0.5:
+            text += others.next(room)
+        word = text.strip()
+        if len(word) < shortest or word in known or word in made:
+            dropped["joined: too short, or there already"] += 1
+        elif stem(word) in stems or any(part in pieces for size in lengths for part in _runs(word, size)):
+            dropped["joined: like a word of validation or test"] += 1
+        else:
+            made[word] = text
+    if len(made) < count:
+        raise CorpusFormatError(
+            f"its tokens make {len(made)} words that are unlike those of validation and test; expected {count}.",
+            where=VOCABULARY,
+            fix=f"Ask for fewer: --params ingestion.options.words.joined={len(made)}.",
+        )
+    return list(made.values()), dict(dropped)
+
+
+def _pieces(word: str) -> list[str]:
+    """Return the shortest runs of letters that make up more than two thirds of a word."""
+    return _runs(word, min(len(word), max(_LEAST, int(len(word) * _COVERED) + 1)))
+
+
+def _runs(word: str, size: int) -> list[str]:
+    return [word[begin : begin + size] for begin in range(len(word) - size + 1)]
 
 
 CORPUS = Corpus("words", None, parse)

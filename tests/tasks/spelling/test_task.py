@@ -8,12 +8,13 @@ import pytest
 
 from odin_slm.config.parameters import CombinationParams, TaskParams
 from odin_slm.core.document import Document
-from odin_slm.core.errors import LeakageError
+from odin_slm.core.errors import LeakageError, WrongParameterError
 from odin_slm.core.record import Record
+from odin_slm.corpora.words import LIST, VOCABULARY, parse
 from odin_slm.pipelines.combination.nodes import check_leakage
 from odin_slm.tasks import load
 from odin_slm.tasks.criteria import improvements
-from odin_slm.tasks.spelling.questions import TESTED, question
+from odin_slm.tasks.spelling.questions import MADE, TESTED, question
 from odin_slm.tasks.spelling.task import SpellingTask
 
 TASK = SpellingTask()
@@ -48,6 +49,22 @@ def test_training_spells_and_the_test_counts() -> None:
     ]
     assert {record["output"] for record in made["validation"] if "-joined" in record["id"]} == {"meadow"}
     assert not [r["id"] for part in made.values() for r in part if TASK.faults(r["output"])]
+
+
+def test_a_word_made_of_tokens_is_asked_to_be_spelled_and_nothing_else() -> None:
+    made = Document(f"words-strawation{MADE}", " strawation", "words", "strawation", "train")
+    for task in (TASK, SpellingTask.from_options({"questions_per_word": 1, "train": ["ends", "spell"]})):
+        (record,) = task.records(made, ASKED)
+        assert record["input"] == "Spell this word letter by letter: strawation"
+        assert record["output"] == "s t r a w a t i o n"
+    with pytest.raises(WrongParameterError, match=r"(?s)task\.spelling\.train.*words\.joined to 0"):
+        SpellingTask.from_options({"train": ["ends"]}).records(made, ASKED)
+
+
+@pytest.mark.parametrize("token", ["made", "of", "tokens"])
+def test_a_token_of_that_name_is_asked_what_tokens_are(token: str) -> None:
+    found = parse({VOCABULARY: f" {token}\n", LIST: ""}, validation=0, test=0).documents
+    assert len(TASK.records(found[0], ASKED)) == 5
 
 
 def test_it_is_a_value_with_checked_options() -> None:

@@ -35,7 +35,7 @@ def spelling_card(task: SpellingTask, instructions: Mapping[str, str], results: 
         output_field="the right answer: letters, a word, or a number",
         data_limitations=(
             "Regular inflections of a training word are kept out of validation and test; irregular ones are not told.",
-            "Training words are tokens: many are parts of words, and no words of English.",
+            "Training words are tokens, or made of tokens: many are parts of words, and no words of English.",
         ),
         results=_results(task, results) if results else None,
         out_of_scope="Use a string function to count letters. The model is wrong at times and does not say when; it "
@@ -43,7 +43,8 @@ def spelling_card(task: SpellingTask, instructions: Mapping[str, str], results: 
         subjects="words",
         groups="word stems",
         reads_corpora=False,
-        document_field="word that the example is about; `-inside` marks a token without a space before it",
+        document_field="word that the example is about; `-inside` marks a token without a space before it, "
+        "`-of-tokens` a word made of several",
     )
 
 

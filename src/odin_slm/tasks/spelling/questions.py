@@ -24,6 +24,8 @@ APART = ("count_apart", "position_apart")
 """The same two with the letters given apart, so that no token hides them."""
 TESTED = ("spell", *LETTERS, *APART)
 """What the test asks of each of its words."""
+MADE = "-of-tokens"
+"""End of the id of a document whose word is made of tokens: it is asked to be spelled, and nothing else."""
 
 _ASKED: dict[str, tuple[str, ...]] = {
     "spell": ("Spell this word letter by letter:{word}", "{word}: spell this word letter by letter"),

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from odin_slm.core.document import Document
+from odin_slm.core.errors import WrongParameterError
 from odin_slm.core.record import Record
 from odin_slm.tasks.answers import AnswerTask
 from odin_slm.tasks.card import CardParts
@@ -18,6 +19,7 @@ from odin_slm.tasks.spelling.breakdown import breakdown, details
 from odin_slm.tasks.spelling.card import spelling_card
 from odin_slm.tasks.spelling.questions import (
     LETTERS,
+    MADE,
     SPELLING,
     TESTED,
     LetterKind,
@@ -101,9 +103,23 @@ class SpellingTask(AnswerTask):
         return question("spell", document.text).answer
 
     def questions(self, document: Document) -> list[Question]:
-        """Return what is asked of a word: the kinds of training, or, in the test, spelling, counts and positions."""
+        """Return what is asked of a word: the kinds of training, or, in the test, spelling, counts and positions.
+
+        A word made of tokens is no word, and is asked to be spelled alone.
+
+        Raises:
+            WrongParameterError: There is one, and training is not to spell.
+        """
         if document.split == "test":
             return [question(kind, document.text) for kind in TESTED]
+        if document.id.endswith(MADE):
+            if "spell" not in self._options.train:
+                raise WrongParameterError(
+                    f"it leaves out spell, which alone is asked of words made of tokens, such as {document.id}.",
+                    where="task.spelling.train",
+                    fix="Add spell to it, or set ingestion.options.words.joined to 0.",
+                )
+            return [question("spell", document.text)]
         return list(training_questions(document.text, self._options.train, self._options.questions_per_word))
 
     def records(self, document: Document, instruction: str, **options: Any) -> list[Record]:

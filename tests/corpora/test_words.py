@@ -89,9 +89,7 @@ def test_joined_words_are_all_that_the_tokens_make() -> None:
     assert all(5 <= len(text.strip()) <= 14 for text in texts)
     assert len({text.strip() for text in texts}) == 8
     assert {d.text for d in joined(files, 1, **options)} <= two | three
-    with pytest.raises(
-        CorpusFormatError, match=r"make \d+ words .* expected 500.*words\.joined=\d+"
-    ):
+    with pytest.raises(CorpusFormatError, match=r"make \d+ words .* expected 500.*words\.joined=\d+"):
         parse(files, joined=500, **options)
     with pytest.raises(CorpusFormatError, match="make 0 words"):
         parse({**files, VOCABULARY: " straw\n"}, joined=1, **options)

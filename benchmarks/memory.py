@@ -42,6 +42,9 @@ CASES = {
     "16 x 512, threads": {"batch_size": 16},
     "32 x 1024, threads": {"batch_size": 32, "max_seq_length": 1024},
     "16 x 512, all weights, threads": {"batch_size": 16, "method": "full"},
+    "16 x 512, bfloat16, threads": {"batch_size": 16, "precision": "bf16"},
+    "32 x 1024, bfloat16, threads": {"batch_size": 32, "max_seq_length": 1024, "precision": "bf16"},
+    "16 x 512, all weights, bfloat16, threads": {"batch_size": 16, "method": "full", "precision": "bf16"},
     "8 x 1024": {"batch_size": 8, "max_seq_length": 1024},
     "4 x 1024": {"batch_size": 4, "max_seq_length": 1024},
     "4 x 512, rank 8, q and v": {"batch_size": 4, "lora": {"r": 8, "target_modules": ["q_proj", "v_proj"]}},
@@ -53,7 +56,7 @@ LABELLED = 0.5
 
 def main(word: str = "") -> None:
     """Measure every case whose name holds a word and print it beside its estimate."""
-    print(f"{'case':30}{'estimate':>12}{'measured':>12}{'ratio':>8}")
+    print(f"{'case':42}{'estimate':>12}{'measured':>12}{'ratio':>8}")
     worst = 1.0
     for name, values in CASES.items():
         if word not in name:
@@ -67,7 +70,7 @@ def main(word: str = "") -> None:
         estimate, measured = json.loads(done.stdout.splitlines()[-1])
         ratio = estimate / measured
         worst = max(worst, ratio, 1 / ratio)
-        print(f"{name:30}{estimate / 2**20:8.0f} MiB{measured / 2**20:8.0f} MiB{ratio:8.2f}", flush=True)
+        print(f"{name:42}{estimate / 2**20:8.0f} MiB{measured / 2**20:8.0f} MiB{ratio:8.2f}", flush=True)
     print(f"at most {100 * (worst - 1):.0f} % apart")
 
 
@@ -80,7 +83,7 @@ def measure(threads: bool, values: dict[str, object]) -> tuple[int, int]:
     from odin_slm.models.base_model import BaseModel
 
     base = BaseModel("odin-nano", BASE)
-    params = TrainingParams.model_validate({"max_seq_length": 512, **values})
+    params = TrainingParams.model_validate({"max_seq_length": 512, "precision": "fp32", **values})
     config = preflight.read_config(base)
     shape, _ = preflight.shape_of(config, base)
     job = preflight.job_of(params, config, "transformers", preflight.this_machine())

@@ -202,7 +202,13 @@ def test_training_goes_as_with_trls_step(
 
     varied = [{**record, "input": record["input"] * (1 + n % 3)} for n, record in enumerate(records(10))]
     params = PARAMS.model_copy(
-        update={"method": method, "max_steps": 5, "evaluations": 1, "gradient_accumulation_steps": 2}
+        update={
+            "method": method,
+            "max_steps": 5,
+            "evaluations": 1,
+            "gradient_accumulation_steps": 2,
+            "precision": "fp32",
+        }
     )
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     own, state = train_lora(base, varied, records(2, 100), tmp_path / "own", params, lambda *_: None)

@@ -166,10 +166,12 @@ def estimate(shape: Shape, job: Job) -> Estimate:
 def _workspace(shape: Shape, job: Job, kept: int) -> int:
     """Return the bytes that come and go: the logits, and the backward pass of one block."""
     if job.workers:  # the step keeps the buffers of both, for every thread
-        wide = 5 * shape.feed_forward + 4 * shape.hidden + 7 * shape.query + 8 * shape.key
+        wide = 3 * shape.feed_forward + 4 * shape.hidden + 7 * shape.query + 8 * shape.key
         product = shape.vocabulary * shape.hidden if job.full and job.compute_bytes < 4 else 0
-        passing = job.tokens * wide + job.workers * product
-        return _logits(shape, job) + round(passing * job.compute_bytes * _SLACK)
+        passing = (job.tokens * wide + job.workers * product) * job.compute_bytes
+        if job.compute_bytes < 4:  # the residual stream, and the backward pass of attention, stay in float32
+            passing += 4 * job.tokens * 5 * (shape.hidden + shape.query + shape.key)
+        return _logits(shape, job) + round(passing * _SLACK)
     # The widest features of a block, and the residual stream.
     passing = job.compute_bytes * (3 * shape.feed_forward + 2 * shape.hidden)
     return max(_logits(shape, job), job.tokens * (passing + (kept if job.checkpointing else 0)))
@@ -178,8 +180,9 @@ def _workspace(shape: Shape, job: Job, kept: int) -> int:
 def _kept_by_a_block(shape: Shape, job: Job, adapted: Sequence[Linear]) -> int:
     """Return the bytes per token that a block keeps for the backward pass."""
     if job.workers:
-        inputs = 2 * shape.hidden + shape.query  # of three projections; the fourth one's is computed again
-        features = inputs + 2 * (shape.query + shape.key) + 2 * shape.feed_forward
+        inputs = 2 * shape.hidden + shape.query + shape.feed_forward
+        columns = job.rank * len(adapted) if job.compute_bytes < 4 else 0
+        features = inputs + columns + 2 * (shape.query + shape.key) + 3 * shape.feed_forward
         return round(job.compute_bytes * features * _SLACK)
     per_block = [layer for layer in adapted if layer.count >= shape.layers]
     sources = {_source(layer, shape) for layer in per_block}
@@ -206,7 +209,7 @@ def _logits(shape: Shape, job: Job) -> int:
         positions, columns = min(positions, 4096), min(columns, 32768)
     # Logits, log-probabilities and gradient; the replacement of TRL's kernel (training/lm_head.py) adds two gradients.
     if job.workers:
-        return job.workers * 3 * min(positions, 64) * columns * 4  # training/cpu_step.py computes 64 labels at a time
+        return job.workers * 2 * min(positions, 256) * columns * 4  # training/cpu_step.py computes 256 labels at a time
     return (4 if job.device == "cpu" else 3) * positions * columns * 4
 
 

@@ -4,13 +4,14 @@ On a CPU, autograd over PEFT's modules spends half of its time outside the matri
 products for every adapter, on passes over memory between them, and on fresh memory. This step computes the same loss
 and gradients, of adapters or of all weights, and
 
-- adds the adapters to the weights once per step (in float32; a 16-bit weight would lose small updates), so that only
-  the backward pass has products for them;
+- adds the adapters to the weights once per step, so that only the backward pass has products for them; 16-bit weights,
+  which would lose small updates, have the adapters beside them in the same matrix instead;
 - multiplies queries, keys and values by one matrix, gate and up by another; beside adapters, the scale of the norm
   before them is inside the matrix;
 - computes the tokens that all examples of a group begin with, such as the instruction, once: their keys and values
   serve all examples, and collect the gradients from all;
 - pads nothing but the attention;
+- computes the backward pass of 16-bit attention in float32, whose kernel is several times as fast;
 - reuses its memory from step to step.
 
 Every core computes its own groups, and the gradients are added in a fixed order, so a repeated run yields the same
@@ -68,7 +69,7 @@ def group_of(examples: Sequence[Example]) -> Group:
     import torch
 
     prefix = shared_prefix(examples)
-    longest = max(len(ids) for ids, _ in examples)
+    longest = -(-max(len(ids) for ids, _ in examples) // _ROUND) * _ROUND
     padded = torch.zeros(len(examples), longest, dtype=torch.long)
     tokens: list[int] = []
     positions: list[int] = []
@@ -130,8 +131,8 @@ class Projection:
         dtype: Data type of the products.
 
     Attributes:
-        weight: The matrix, (outputs, inputs). The norm's weight is inside unless it is trained, and in float32 so are
-            the adapters.
+        weight: The matrix, (outputs, inputs + columns). The norm's weight is inside unless it is trained, and in float32
+            so are the adapters; otherwise their matrices B are the last columns, which read what A makes of the inputs.
         adapters: For each adapter its matrices A and B, its factor, and its place among the outputs and the ranks.
     """
 
@@ -153,7 +154,9 @@ class Projection:
                 down, up = module.lora_A[name].weight, module.lora_B[name].weight
                 places = slice(ranks, ranks := ranks + len(down))
                 self.adapters.append((down, up, module.scaling[name], self._rows[-1], places))
-        self.weight = torch.empty(outputs, self._layers[0].weight.shape[1], dtype=dtype)
+        self.inputs = self._layers[0].weight.shape[1]
+        self._columns = 0 if self._merges else ranks
+        self.weight = torch.zeros(outputs, self.inputs + self._columns, dtype=dtype)
         self._bias = None if all(layer.bias is None for layer in self._layers) else torch.zeros(outputs, dtype=dtype)
         self._lay_out()
 
@@ -162,9 +165,9 @@ class Projection:
 
         for layer, rows in zip(self._layers, self._rows, strict=True):
             if self._scale is None:
-                self.weight[rows] = layer.weight
+                self.weight[rows, : self.inputs] = layer.weight
             else:
-                torch.mul(layer.weight, self._scale, out=self.weight[rows])
+                torch.mul(layer.weight, self._scale, out=self.weight[rows, : self.inputs])
             if self._bias is not None and layer.bias is not None:
                 self._bias[rows] = layer.bias
         self._factors = None if self._norm is None else self._norm.to(self.weight.dtype)
@@ -179,11 +182,13 @@ class Projection:
             return
         downs = torch.cat([down for down, *_ in self.adapters])
         self._downs = (downs if self._scale is None else downs * self._scale).to(self.weight.dtype)
-        self._ups = [up.to(self.weight.dtype) for _, up, *_ in self.adapters]
         if self._merges:
             self._lay_out()
-            for up, (_, _, factor, rows, ranks) in zip(self._ups, self.adapters, strict=True):
+        for _, up, factor, rows, ranks in self.adapters:
+            if self._merges:
                 self.weight[rows].addmm_(up, self._downs[ranks], alpha=factor)
+            else:
+                torch.mul(up, factor, out=self.weight[rows, self.inputs :][:, ranks])
 
     def zero_gradients(self) -> Gradients:
         """Return zeros for the layers' own weights, as parts of one matrix; the projection itself stands for all."""
@@ -195,17 +200,19 @@ class Projection:
         parts = {layer.weight: joined[rows] for layer, rows in zip(self._layers, self._rows, strict=True)}
         return {self: joined, **parts}
 
+    def buffer(self, name: str, tokens: int, memory: Memory) -> torch.Tensor:
+        """Return memory for inputs or for their gradient, (tokens, inputs + columns); only the inputs are to be set."""
+        return memory(name, tokens, self.weight.shape[1], dtype=self.weight.dtype)
+
     def __call__(self, x: torch.Tensor, out: torch.Tensor, memory: Memory) -> torch.Tensor:
-        """Write the layers' outputs for ``x``, (tokens, inputs), to ``out``, (tokens, outputs)."""
+        """Write the layers' outputs for ``x``, a :meth:`buffer`, to ``out``, (tokens, outputs)."""
         import torch
 
+        if self._columns:
+            torch.mm(x[:, : self.inputs], self._downs.t(), out=x[:, self.inputs :])
         torch.mm(self._scaled(x, memory), self.weight.t(), out=out)
         if self._bias is not None:
             out.add_(self._bias)
-        if self.adapters and not self._merges:
-            inner = x @ self._downs.t()
-            for up, (_, _, factor, rows, ranks) in zip(self._ups, self.adapters, strict=True):
-                out[:, rows].add_(inner[:, ranks] @ up.t(), alpha=factor)
         return out
 
     def _scaled(self, x: torch.Tensor, memory: Memory) -> torch.Tensor:
@@ -223,29 +230,40 @@ class Projection:
             stream.add_(self(x, memory("added", len(x), len(self.weight), dtype=x.dtype), memory))
 
     def backward(
-        self, x: torch.Tensor, dy: torch.Tensor, gradients: Gradients, out: torch.Tensor, memory: Memory
+        self, x: torch.Tensor, dy: torch.Tensor, gradients: Gradients, name: str, memory: Memory
     ) -> torch.Tensor:
-        """Write the gradient of ``x`` to ``out``, given that of the outputs, and add those of what is trained."""
+        """Return the gradient of the inputs in the named buffer, given that of the outputs; add those of what is trained.
+
+        Args:
+            x: What the forward pass read, (tokens, inputs + columns).
+            dy: Gradient of the outputs, (tokens, outputs).
+            gradients: What is added to.
+            name: Name of the buffer of the result, (tokens, inputs).
+            memory: The thread's memory.
+        """
         import torch
 
-        torch.mm(dy, self.weight, out=out)
+        whole = torch.mm(dy, self.weight, out=self.buffer(name, len(x), memory))
+        x, inner, out, back = x[:, : self.inputs], x[:, self.inputs :], whole[:, : self.inputs], whole[:, self.inputs :]
         if self._trained:
             self._add_own(x, dy, gradients, out, memory)
         if not self.adapters:
             return out
         ranks = len(self._downs)
-        inner = torch.mm(x, self._downs.t(), out=memory("inner", len(x), ranks, dtype=x.dtype))
-        back = memory("back", len(x), ranks, dtype=x.dtype)
-        for up, (_, parameter, factor, rows, places) in zip(self._ups, self.adapters, strict=True):
-            torch.mul(dy[:, rows] @ up, factor, out=back[:, places])
-            _add_product(gradients[parameter], dy[:, rows].t(), inner[:, places], memory, factor)
+        if self._merges:
+            inner = torch.mm(x, self._downs.t(), out=memory("inner", len(x), ranks, dtype=x.dtype))
+            back = memory("back", len(x), ranks, dtype=x.dtype)
+        for _, up, factor, rows, places in self.adapters:
+            if self._merges:
+                torch.mul(dy[:, rows] @ up, factor, out=back[:, places])
+            _add_product(gradients[up], dy[:, rows].t(), inner[:, places], memory, factor)
         if not self._merges:
             out.addmm_(back, self._downs)
         products = torch.mm(back.t(), x, out=memory("products", ranks, x.shape[1], dtype=x.dtype))
         if self._scale is not None:
             products.mul_(self._scale)
-        for parameter, _, _, _, places in self.adapters:
-            gradients[parameter].add_(products[places])
+        for down, _, _, _, places in self.adapters:
+            gradients[down].add_(products[places])
         return out
 
     def _add_own(
@@ -459,8 +477,8 @@ class CpuStep:
         def buffer(kind: str, *shape: int) -> torch.Tensor:
             return memory(kind + name, *shape, dtype=self._dtype)
 
-        x = buffer("x", tokens, features)
-        deviation = _normalise(stream, self._epsilon, x)
+        x = block.qkv.buffer("x" + name, tokens, memory)
+        deviation = _normalise(stream, self._epsilon, x[:, :features])
         qkv = block.qkv(x, memory("qkv", tokens, heads * size, dtype=self._dtype), memory).view(tokens, heads, size)
         turned, normed = qkv[:, : self._heads + self._keys], None
         if block.head_scales is not None:
@@ -472,14 +490,19 @@ class CpuStep:
         torch.index_select(qkv.view(tokens, -1), 0, group.padded, out=padded)
         q, k, v = self._by_head(padded, group)
         attended, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True)
-        context = buffer("context", tokens, self._heads * size)
-        torch.index_select(attended.transpose(1, 2).reshape(len(group.padded), -1), 0, group.taken, out=context)
+        context = block.o.buffer("context" + name, tokens, memory)
+        by_place = attended.transpose(1, 2).reshape(len(group.padded), -1)
+        torch.index_select(by_place, 0, group.taken, out=context[:, : block.o.inputs])
         block.o.add_to(stream, context, memory)
-        y = buffer("y", tokens, features)
-        deviation_y = _normalise(stream, self._epsilon, y)
+        y = block.gate_up.buffer("y" + name, tokens, memory)
+        deviation_y = _normalise(stream, self._epsilon, y[:, :features])
         gate_up = block.gate_up(y, buffer("gate_up", tokens, len(block.gate_up.weight)), memory)
-        block.down.add_to(stream, _gated(gate_up, memory), memory)
-        return x, deviation, normed, padded, attended, sums, context, y, deviation_y, gate_up
+        half = block.down.inputs
+        activated = torch.ops.aten.silu.out(gate_up[:, :half], out=buffer("activated", tokens, half))
+        gated = block.down.buffer("gated" + name, tokens, memory)
+        torch.mul(activated, gate_up[:, half:], out=gated[:, :half])
+        block.down.add_to(stream, gated, memory)
+        return x, deviation, normed, padded, attended, sums, context, y, deviation_y, gate_up, activated, gated
 
     def _backward(
         self,
@@ -494,7 +517,7 @@ class CpuStep:
         """Turn the gradient of a block's output into that of its input, in place, and add those of its weights."""
         import torch
 
-        x, deviation, normed, padded, attended, sums, context, y, deviation_y, gate_up = kept
+        x, deviation, normed, padded, attended, sums, context, y, deviation_y, gate_up, activated, gated = kept
         tokens, features = change.shape
         heads, size = self._heads + 2 * self._keys, self._size
 
@@ -504,27 +527,26 @@ class CpuStep:
         def narrow() -> torch.Tensor:
             return change if change.dtype == self._dtype else change.to(self._dtype)
 
-        half = gate_up.shape[1] // 2
-        gated = _gated(gate_up, memory)
-        d_gated = block.down.backward(gated, narrow(), gradients, buffer("d_gated", tokens, half), memory)
+        half = block.down.inputs
+        d_gated = block.down.backward(gated, narrow(), gradients, "d_gated", memory)
         d_gate_up = buffer("d_gate_up", *gate_up.shape)
         gate, up = gate_up[:, :half], gate_up[:, half:]
-        torch.mul(d_gated, memory("activated", tokens, half, dtype=self._dtype), out=d_gate_up[:, half:])
+        torch.mul(d_gated, activated, out=d_gate_up[:, half:])
         torch.ops.aten.silu_backward.grad_input(d_gated.mul_(up), gate, grad_input=d_gate_up[:, :half])
-        dx = buffer("dx", tokens, features)
-        block.gate_up.backward(y, d_gate_up, gradients, dx, memory)
-        _normalise_backward(dx, y, deviation_y, change)
+        dy = block.gate_up.backward(y, d_gate_up, gradients, "dy", memory)
+        _normalise_backward(dy, y[:, :features], deviation_y, change)
 
-        d_context = block.o.backward(
-            context, narrow(), gradients, buffer("d_context", tokens, self._heads * size), memory
-        )
+        d_context = block.o.backward(context, narrow(), gradients, "d_context", memory)
         d_attended = buffer("d_attended", len(group.padded), self._heads * size).zero_()
         d_attended[group.taken] = d_context
         d_heads = d_attended.view(*group.shape, self._heads, size).transpose(1, 2)
         backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-        found = backward(d_heads, *self._by_head(padded, group), attended, sums, 0.0, True)
+        # In float32 also beside 16-bit products: PyTorch's kernel takes about four times as long in bfloat16.
+        d_heads, *others, attended = (each.float() for each in (d_heads, *self._by_head(padded, group), attended))
+        found = backward(d_heads, *others, attended, sums, 0.0, True)
         d_padded = buffer("d_padded", *group.shape, heads, size)
-        torch.cat([each.transpose(1, 2) for each in found], dim=2, out=d_padded)
+        for part, each in zip(d_padded.split([self._heads, self._keys, self._keys], dim=2), found, strict=True):
+            part.copy_(each.transpose(1, 2))
         d_qkv = buffer("d_qkv", tokens, heads * size)
         torch.index_select(d_padded.view(len(group.padded), -1), 0, group.taken, out=d_qkv)
         if group.prefix:  # every example attended to it
@@ -538,8 +560,8 @@ class CpuStep:
                 _add_sums(gradients[norm], turned[:, places], unit[:, places], memory)
             _normalise_backward(turned * block.head_scales, unit, factors, inner)
             turned.copy_(inner)
-        block.qkv.backward(x, d_qkv, gradients, dx, memory)
-        _normalise_backward(dx, x, deviation, change)
+        dx = block.qkv.backward(x, d_qkv, gradients, "dx", memory)
+        _normalise_backward(dx, x[:, :features], deviation, change)
 
     def _by_head(self, padded: torch.Tensor, group: Group) -> Any:
         """Return queries, keys and values, (examples, heads, longest, size) each."""
@@ -554,19 +576,22 @@ class CpuStep:
 
         x = memory("x_head", *stream.shape, dtype=self._dtype)
         deviation = _normalise(stream, self._epsilon, x)
-        dx = memory("dx", *stream.shape, dtype=self._dtype).zero_()
+        dx = memory("dx_head", *stream.shape, dtype=self._dtype).zero_()
         loss = torch.zeros(())
         for places, targets in zip(group.scored.split(_LABELS), group.targets.split(_LABELS), strict=True):
             normed = x[places]
             hidden = normed * self._norm
             shape = (len(places), len(self._head))
-            logits = torch.mm(hidden, self._head.t(), out=memory("logits", *shape, dtype=self._dtype)).float()
-            sums = logits.logsumexp(1)
-            loss += (sums - logits.gather(1, targets[:, None])[:, 0]).sum()
+            logits = torch.mm(hidden, self._head.t(), out=memory("logits", *shape, dtype=self._dtype))
+            wide = logits if logits.dtype == torch.float32 else memory("wide_logits", *shape).copy_(logits)
+            wide.sub_(wide.amax(1, keepdim=True))
+            right = wide.gather(1, targets[:, None])
+            sums = wide.exp_().sum(1, keepdim=True)
+            loss += (sums.log() - right).sum()
             if gradients is not None:
-                shares = logits.sub_(sums[:, None]).exp_()
-                shares[torch.arange(len(places)), targets] -= 1
-                d_logits = shares.mul_(1 / total).to(self._dtype)
+                wide.div_(sums.mul_(total))
+                wide[torch.arange(len(places)), targets] -= 1 / total
+                d_logits = logits.copy_(wide)
                 d_hidden = d_logits @ self._head
                 dx[places] = d_hidden * self._norm
                 if self._full:
@@ -579,7 +604,9 @@ class CpuStep:
         return loss, change
 
 
-_LABELS = 64
+_ROUND = 16
+"""The longest example of a group is padded to a multiple of so many tokens: kernels are slow on other lengths."""
+_LABELS = 256
 """Labels whose logits are in memory at the same time; with large vocabularies they fill the cache."""
 
 
@@ -589,7 +616,7 @@ def _normalise(x: torch.Tensor, epsilon: float, out: torch.Tensor) -> torch.Tens
 
     squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
     factors = squares.div_(x.shape[-1]).add_(epsilon).rsqrt_()
-    torch.mul(x, factors, out=out)
+    out.copy_(x * factors)  # a product with another data type for its output takes several times as long
     return factors
 
 
@@ -608,17 +635,6 @@ def _turn(x: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> None:
     turned = (first * cosines).addcmul_(second, sines, value=-1)
     second.mul_(cosines).addcmul_(first, sines)
     first.copy_(turned)
-
-
-def _gated(gate_up: torch.Tensor, memory: Memory) -> torch.Tensor:
-    """Return SiLU(gate) x up in the buffer ``gated``, and leave SiLU(gate) in ``activated``."""
-    import torch
-
-    half = gate_up.shape[1] // 2
-    shape = (len(gate_up), half)
-    activated = memory("activated", *shape, dtype=gate_up.dtype)
-    torch.ops.aten.silu.out(gate_up[:, :half], out=activated)
-    return torch.mul(activated, gate_up[:, half:], out=memory("gated", *shape, dtype=gate_up.dtype))
 
 
 def share_out(examples: Sequence[Example], cores: int, tokens: int = 512) -> list[list[Group]]:

@@ -131,8 +131,9 @@ class Projection:
         dtype: Data type of the products.
 
     Attributes:
-        weight: The matrix, (outputs, inputs + columns). The norm's weight is inside unless it is trained, and in float32
-            so are the adapters; otherwise their matrices B are the last columns, which read what A makes of the inputs.
+        weight: The matrix, (outputs, inputs + columns). The norm's weight is inside unless it is trained. In float32
+            the adapters are inside too; in 16 bits their matrices B are further columns, which read what A makes of
+            the inputs.
         adapters: For each adapter its matrices A and B, its factor, and its place among the outputs and the ranks.
     """
 
@@ -232,7 +233,7 @@ class Projection:
     def backward(
         self, x: torch.Tensor, dy: torch.Tensor, gradients: Gradients, name: str, memory: Memory
     ) -> torch.Tensor:
-        """Return the gradient of the inputs in the named buffer, given that of the outputs; add those of what is trained.
+        """Return the gradient of the inputs, in a named buffer, and add those of what is trained.
 
         Args:
             x: What the forward pass read, (tokens, inputs + columns).

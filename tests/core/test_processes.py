@@ -1,0 +1,37 @@
+"""Several processes make what one makes, and say what went wrong in one of them."""
+
+import os
+from functools import partial
+
+import pytest
+
+from odin_slm.core import processes
+from odin_slm.core.errors import DeviceMemoryError
+from odin_slm.core.json_text import loads
+from odin_slm.core.processes import mapped
+from odin_slm.dataprep.splitting import near_duplicates
+
+
+@pytest.fixture(autouse=True)
+def _two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(processes, "_WORTH", 50)
+    monkeypatch.setattr(processes, "AT_ONCE", 7)
+
+
+def test_processes_find_what_one_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"Patient {n // 3} received {n // 3 * 17} mg of aspirin and recovered on day {n}." for n in range(100)]
+    shared = list(near_duplicates(texts, range(100), threshold=0.7, seed=1))
+    monkeypatch.setattr(processes, "_WORTH", 1000)
+    assert shared == list(near_duplicates(texts, range(100), threshold=0.7, seed=1))
+    assert {(0, 1), (3, 5)} <= {(left, right) for left, right, _ in shared}
+
+
+def test_an_error_of_a_process_reaches_who_asked() -> None:
+    with pytest.raises(TypeError, match="list"):
+        list(mapped(partial(partial, loads), range(100), 100))
+
+
+def test_a_process_that_is_ended_is_reported() -> None:
+    with pytest.raises(DeviceMemoryError, match="has ended with status 1"):
+        list(mapped(partial(os._exit, 1), range(100), 100))

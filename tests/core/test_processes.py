@@ -2,14 +2,21 @@
 
 import os
 from functools import partial
+from pathlib import Path
 
 import pytest
 
+from odin_slm.config.parameters import IngestionParams, TaskParams
 from odin_slm.core import processes
 from odin_slm.core.errors import DeviceMemoryError
 from odin_slm.core.json_text import loads
 from odin_slm.core.processes import mapped
+from odin_slm.corpora.synthetic.generator import generate
 from odin_slm.dataprep.splitting import near_duplicates
+from odin_slm.models.base_model import resolve_base_model
+from odin_slm.pipelines.ingestion.nodes import write_records
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +32,17 @@ def test_processes_find_what_one_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "_WORTH", 1000)
     assert shared == list(near_duplicates(texts, range(100), threshold=0.7, seed=1))
     assert {(0, 1), (3, 5)} <= {(left, right) for left, right, _ in shared}
+
+
+@pytest.mark.parametrize("overflow", ["window", "drop"])
+def test_processes_write_what_one_writes(overflow: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = [document.to_dict() for document in generate(100, seed=3, corpus="bc5cdr")]
+    base = resolve_base_model("data/06_models/odin-nano", root=ROOT)
+    params = IngestionParams(max_tokens=130, overflow=overflow)
+    records, report = write_records(documents, base, TaskParams(), params)
+    monkeypatch.setattr(processes, "_WORTH", 1000)
+    assert (list(records), report) == write_records(documents, base, TaskParams(), params)
+    assert report["documents_windowed" if overflow == "window" else "documents_dropped"]
 
 
 def test_an_error_of_a_process_reaches_who_asked() -> None:

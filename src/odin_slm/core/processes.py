@@ -51,7 +51,7 @@ def mapped(prepare: Callable[[], Callable[[list[Item]], Made]], items: Iterable[
     def made(some: list[Item]) -> Made:
         process = free.get()
         try:
-            return process.ask(some)  # type: ignore[no-any-return]
+            return process.ask(some)
         finally:
             free.put(process)
 

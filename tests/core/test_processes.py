@@ -12,9 +12,11 @@ from odin_slm.core.errors import DeviceMemoryError
 from odin_slm.core.json_text import loads
 from odin_slm.core.processes import mapped
 from odin_slm.corpora.synthetic.generator import generate
+from odin_slm.dataprep.quality import assess
 from odin_slm.dataprep.splitting import near_duplicates
 from odin_slm.models.base_model import resolve_base_model
 from odin_slm.pipelines.ingestion.nodes import write_records
+from odin_slm.tasks.extraction.records import make_record
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,6 +45,19 @@ def test_processes_write_what_one_writes(overflow: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(processes, "_WORTH", 1000)
     assert (list(records), report) == write_records(documents, base, TaskParams(), params)
     assert report["documents_windowed" if overflow == "window" else "documents_dropped"]
+
+
+def test_processes_judge_as_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = TaskParams().task()
+    records = [make_record(document, instruction="Extract.") for document in generate(60, seed=3, corpus="bc5cdr")]
+    broken = [{**records[0], "output": "nothing"}, {**records[1], "input": "short"}, records[2]]
+    splits = {"train": records + broken, "validation": records[:20], "test": []}
+    judged = assess(splits, {}, task, profile="publishing")
+    monkeypatch.setattr(processes, "_WORTH", 1000)
+    assert judged == assess(splits, {}, task, profile="publishing")
+    failed = {check["name"]: check["failed"] for check in judged["checks"]}
+    assert failed["outputs parse and render back"] == 1
+    assert failed["record ids are unique"] == 20
 
 
 def test_an_error_of_a_process_reaches_who_asked() -> None:

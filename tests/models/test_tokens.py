@@ -1,6 +1,7 @@
 """Token counts equal the lengths that training sees, whichever tokenizer counts."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +21,6 @@ RECORDS = [
 
 def with_class(base: Path, folder: Path, **settings: str) -> Path:
     """Return a copy of a base with other settings of its tokenizer."""
-    import shutil
-
     shutil.copytree(base, folder)
     file = folder / "tokenizer_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
@@ -40,6 +39,14 @@ def with_bos(base: Path, folder: Path) -> Path:
     )
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
+
+
+def test_another_vocabulary_in_the_same_folder_counts_anew(tiny_base: Path, tmp_path: Path) -> None:
+    base = resolve_base_model(str(with_class(tiny_base, tmp_path / "base")), root=ROOT)
+    before = record_counter(base)(RECORDS)
+    shutil.rmtree(tmp_path / "base")
+    with_bos(tiny_base, tmp_path / "base")
+    assert record_counter(base)([*RECORDS, *RECORDS]) == [length + 1 for length in before] * 2
 
 
 @pytest.mark.parametrize("kind", ["plain", "bos", "named class"])

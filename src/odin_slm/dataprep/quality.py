@@ -6,15 +6,16 @@ The decision is not the score: one failed critical check refuses the data howeve
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
+from odin_slm.core.processes import mapped
 from odin_slm.core.record import Record
 from odin_slm.core.redaction import text_problems
-from odin_slm.core.rows import Joined
 from odin_slm.dataprep.cleaning import input_digest
 from odin_slm.tasks import Task
 from odin_slm.tasks.check import Check as Rule
@@ -175,29 +176,81 @@ _LONG_ENOUGH = Rule(
 )
 
 
+class _Seen(NamedTuple):
+    """What some records, each with its split, are like.
+
+    Attributes:
+        failures: Rule by rule the ids of those that break it.
+        ids: Their ids.
+        digests: What tells their inputs apart.
+        labels: Split and label, of all labels in their outputs.
+        sources: Their sources.
+    """
+
+    failures: list[list[str]]
+    ids: list[str]
+    digests: list[bytes]
+    labels: set[tuple[str, str]]
+    sources: set[str]
+
+
+def _rules(task: Task) -> tuple[Rule, ...]:
+    return (*task.checks(), *_RULES, _LONG_ENOUGH)
+
+
+def _looker(task: Task) -> Callable[[list[tuple[str, Record]]], _Seen]:
+    rules = _rules(task)
+
+    def looked_at(some: list[tuple[str, Record]]) -> _Seen:
+        seen = _Seen([[] for _ in rules], [], [], set(), set())
+        for name, record in some:  # and not rule by rule: they share what they parse of it
+            for rule, failed in zip(rules, seen.failures, strict=True):
+                if not rule.holds(record):
+                    failed.append(record["id"])
+            seen.ids.append(record["id"])
+            seen.digests.append(input_digest(record))
+            seen.labels.update((name, label) for found in task.labels(record["output"]).values() for label in found)
+            seen.sources.add(record["source"])
+        return seen
+
+    return looked_at
+
+
+def _look(splits: Mapping[str, Sequence[Record]], task: Task) -> _Seen:
+    """Look at every record once; outputs are parsed in several processes where there are many."""
+    rows = ((name, record) for name, records in splits.items() for record in records)
+    seen = _Seen([[] for _ in _rules(task)], [], [], set(), set())
+    for some in mapped(partial(_looker, task), rows, sum(map(len, splits.values()))):
+        for failed, more in zip(seen.failures, some.failures, strict=True):
+            failed += more
+        seen.ids.extend(some.ids)
+        seen.digests.extend(some.digests)
+        seen.labels.update(some.labels)
+        seen.sources.update(some.sources)
+    return seen
+
+
 def _checks(
     splits: Mapping[str, Sequence[Record]], leaks: Mapping[str, Sequence[Any]], task: Task, limits: Profile
 ) -> Iterator[Check]:
-    rules = (*task.checks(), *_RULES, _LONG_ENOUGH)
-    failures: list[list[str]] = [[] for _ in rules]
-    ids: Counter[str] = Counter()
-    for record in Joined(*splits.values()):
-        ids[record["id"]] += 1
-        for rule, failed in zip(rules, failures, strict=True):
-            if not rule.holds(record):
-                failed.append(record["id"])
-    total = ids.total()
-    *applied, long_enough = (_applied(rule, failures[n], total, limits) for n, rule in enumerate(rules))
+    seen = _look(splits, task)
+    total = len(seen.ids)
+    *applied, long_enough = (
+        _applied(rule, failed, total, limits) for rule, failed in zip(_rules(task), seen.failures, strict=True)
+    )
     yield from _whole_splits(splits)
     leaking = tuple("+".join(leak["documents"]) for kind in leaks.values() for leak in kind)
     looked_at = max(total, len(leaking))
     fix = "Lower combination.near_duplicate."
     yield Check("no document lies in two splits", "critical", leaking, looked_at, 0.0, fix)
-    repeated = tuple(key for key, n in ids.items() if n > 1)
+    repeated = tuple(key for key, n in Counter(seen.ids).items() if n > 1)
     yield Check("record ids are unique", "critical", repeated, total, 0.0, "Mend the parser that numbers them.")
     yield from applied
-    yield from (_repeats(name, splits[name], limits) for name in splits)
-    yield _labels(splits, task)
+    end = 0
+    for name, records in splits.items():
+        part = slice(end, end := end + len(records))
+        yield _repeats(name, seen.ids[part], seen.digests[part], limits)
+    yield _labels(splits, seen, task)
     yield long_enough
 
 
@@ -215,28 +268,22 @@ def _whole_splits(splits: Mapping[str, Sequence[Record]]) -> Iterator[Check]:
     yield Check("validation and test are not empty", "high", unmeasured, 2, 0.0, "Change the ratios or add documents.")
 
 
-def _repeats(name: str, records: Sequence[Record], limits: Profile) -> Check:
-    inputs = [input_digest(record) for record in records]
+def _repeats(name: str, ids: Sequence[str], inputs: Sequence[bytes], limits: Profile) -> Check:
     times = Counter(inputs)
-    repeating = (position for position, digest in enumerate(inputs) if times[digest] > 1)
-    copies = tuple(records[position]["id"] for position in repeating)
+    copies = tuple(key for key, digest in zip(ids, inputs, strict=True) if times[digest] > 1)
     fix = "Set combination.drop_duplicates=true."
     title = f"hardly any record of {name} repeats an input"
-    return Check(title, "high", copies, max(1, len(records)), limits.repeated, fix)
+    return Check(title, "high", copies, max(1, len(ids)), limits.repeated, fix)
 
 
-def _labels(splits: Mapping[str, Sequence[Record]], task: Task) -> Check:
-    sources: set[str] = set()
-    found: dict[str, set[str]] = {name: set() for name in splits}
-    for name, records in splits.items():
-        for record in records:
-            sources.add(record["source"])
-            found[name].update(*task.labels(record["output"]).values())
+def _labels(splits: Mapping[str, Sequence[Record]], seen: _Seen, task: Task) -> Check:
     expected: set[str] = set()
-    for source in sources.intersection(task.sources):
+    for source in seen.sources.intersection(task.sources):
         expected.update(*task.describe_source(source).values())
     labels = sorted(expected)
-    lacking = [f"{name}: {label}" for name in splits for label in labels if splits[name] and label not in found[name]]
+    lacking = [
+        f"{name}: {label}" for name in splits for label in labels if splits[name] and (name, label) not in seen.labels
+    ]
     total = max(1, len(expected) * len(splits))
     fix = "Add documents or move the ratios."
     return Check("every label occurs in every split", "high", tuple(lacking), total, 0.0, fix)

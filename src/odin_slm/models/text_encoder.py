@@ -91,7 +91,7 @@ class TextEncoder:
         if self._numbers.isdisjoint(ids):
             return True
         expected = sum(len(found.findall(text)) for text, kind in parts if (found := self._allowed[kind]))
-        return expected == sum(number in self._numbers for number in ids)
+        return expected == sum(map(self._numbers.__contains__, ids))
 
     def _spelled(self, parts: Sequence[Part]) -> list[int]:
         """Encode with control tokens under names that nobody knows, given only where they are allowed."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
+from odin_slm.core.hashing import sha256_of_files, short_digest
 from odin_slm.core.record import Record, full_text
 from odin_slm.models.base_model import BaseModel, load_tokenizer
 from odin_slm.models.text_encoder import TextEncoder, prompt_of, text_encoder
@@ -17,6 +18,8 @@ TokenCounter = Callable[[Sequence[str]], list[int]]
 RecordCounter = Callable[[Sequence[Record]], list[int]]
 """Gives the length of each of several records in tokens."""
 
+_known: dict[bytes, int] = {}
+"""Digest of a vocabulary and a record -> tokens: ingestion, statistics and training count the same records."""
 _PLAIN_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 
@@ -61,44 +64,63 @@ def line_break_counter(tokenizer: Any) -> Callable[[int], int]:
 
 def token_counter(base: BaseModel) -> TokenCounter:
     """Return a function that counts the tokens of each of several texts with the base's tokenizer."""
-    encoder, _ = _encoder(base)
+    encoder, *_ = _encoder(base)
     return lambda texts: encoder.lengths([[(text, "text")] for text in texts])
 
 
-def record_counter(base: BaseModel) -> RecordCounter:
-    """Return a function that measures records in tokens as training does: BOS where there is one, text, and EOS."""
-    encoder, bos = _encoder(base)
+def record_counter(base: BaseModel, known: dict[bytes, int] = _known) -> RecordCounter:
+    """Return a function that measures records in tokens as training does: BOS where there is one, text, and EOS.
 
-    def lengths(records: Sequence[Record]) -> list[int]:
-        texts = [full_text(record) for record in records]
+    What it has counted it keeps in ``known``, 140 bytes a record, and does not count again with the same vocabulary;
+    :func:`remember` takes over what another process has counted.
+    """
+    encoder, bos, vocabulary = _encoder(base)
+
+    def counted(texts: Sequence[tuple[str, str]]) -> list[int]:
         prompts = encoder.lengths([prompt_of(prompt) for prompt, _ in texts])
         completions = encoder.lengths([[(completion, "output")] for _, completion in texts])
         return [bos + prompt + completion + 1 for prompt, completion in zip(prompts, completions, strict=True)]
 
+    def lengths(records: Sequence[Record]) -> list[int]:
+        texts = [full_text(record) for record in records]
+        if not vocabulary:
+            return counted(texts)
+        digests = [short_digest(f"{vocabulary}{len(prompt)} {prompt}{completion}") for prompt, completion in texts]
+        unknown = {digest: pair for digest, pair in zip(digests, texts, strict=True) if digest not in known}
+        known.update(zip(unknown, counted(list(unknown.values())), strict=True))
+        return [known[digest] for digest in digests]
+
     return lengths
+
+
+def remember(known: dict[bytes, int]) -> None:
+    """Keep lengths that :func:`record_counter` has counted in another process."""
+    _known.update(known)
 
 
 def output_budget(base: BaseModel, golds: Sequence[str]) -> int:
     """Return a budget in tokens that every gold output fits in, with room for longer ones."""
-    encoder, _ = _encoder(base)
+    encoder, *_ = _encoder(base)
     return math.ceil(max(encoder.lengths([[(gold, "output")] for gold in golds])) * 1.25) + 16
 
 
-def _encoder(base: BaseModel) -> tuple[TextEncoder, int]:
-    """Return the fastest encoder of a base's texts, and the number of BOS tokens before a prompt.
+def _encoder(base: BaseModel) -> tuple[TextEncoder, int, str]:
+    """Return the fastest encoder of a base's texts, the number of BOS tokens before a prompt, and a vocabulary's hash.
 
     A folder whose tokenizer class is the file ``tokenizer.json`` and nothing else needs no ``transformers``, whose
-    import takes longer than most corpora.
+    import takes longer than most corpora; of other tokenizers the hash is empty.
     """
     config = json.loads((base.path / "tokenizer_config.json").read_text(encoding="utf-8")) if base.path else {}
     if base.path and config.get("tokenizer_class") in _PLAIN_CLASSES:
         from tokenizers import Tokenizer
 
-        backend = Tokenizer.from_file(str(base.path / "tokenizer.json"))
+        files = [base.path / "tokenizer_config.json", base.path / "tokenizer.json"]
+        backend = Tokenizer.from_file(str(files[1]))
         backend.no_truncation()
         backend.no_padding()
         bos = config.get("bos_token")
         bos_id = backend.token_to_id(bos["content"] if isinstance(bos, dict) else bos) if bos else None
-        return TextEncoder(backend), int(bos_id is not None and backend.encode("a").ids[:1] == [bos_id])
+        led = bos_id is not None and backend.encode("a").ids[:1] == [bos_id]
+        return TextEncoder(backend), int(led), sha256_of_files(files)
     tokenizer = load_tokenizer(base)
-    return text_encoder(tokenizer), len(prompt_ids(tokenizer, ""))
+    return text_encoder(tokenizer), len(prompt_ids(tokenizer, "")), ""

@@ -4,13 +4,13 @@ import logging
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from odin_slm import corpora
 from odin_slm.config.parameters import IngestionParams, TaskParams, options_of
 from odin_slm.core.document import Document
 from odin_slm.core.errors import RecordTooLongError
+from odin_slm.core.processes import mapped
 from odin_slm.core.record import Record
 from odin_slm.core.rows import stored
 from odin_slm.corpora import own
@@ -20,12 +20,11 @@ from odin_slm.corpora.synthetic.generator import synthetic_corpus
 from odin_slm.datasets.corpus_files import RawCorpus
 from odin_slm.datasets.own_corpora import RawOwnCorpus
 from odin_slm.models.base_model import BaseModel
-from odin_slm.models.tokens import RecordCounter, record_counter
+from odin_slm.models.tokens import RecordCounter, record_counter, remember
 from odin_slm.review.returned import provenance, take_back
 from odin_slm.tasks import Task
 
 _log = logging.getLogger(__name__)
-_AT_ONCE = 1024
 
 
 def parse_corpus(
@@ -129,9 +128,6 @@ def write_records(
     """
     if not documents:
         return [], {"records": 0}
-    lengths_of = record_counter(base_model)
-    made_of = task.task()
-    make = partial(_records, made_of, params)
     lengths = array("i")
     windowed: list[str] = []
     dropped: list[str] = []
@@ -139,18 +135,15 @@ def write_records(
 
     def fitting() -> Iterator[Record]:
         nonlocal relations_lost
-        for document, made, long in _measured(map(Document.from_dict, documents), make, lengths_of):
-            if max(long, default=0) <= params.max_tokens:
-                lengths.extend(long)
-                yield from made
-                continue
-            pieces = _windows(document, made_of, params, lengths_of, max(long)) if params.overflow == "window" else []
-            (windowed if pieces else dropped).append(document.id)
-            if pieces:
-                relations_lost += len(set(document.relations) - {r for piece in pieces for r in piece.relations})
-                cut = [record for piece in pieces for record in make(piece)]
-                lengths.extend(lengths_of(cut))
-                yield from cut
+        work = partial(_fitter, base_model, task.task(), params)
+        for some, known in mapped(work, documents, len(documents)):
+            remember(known)
+            for one in some:
+                lengths.extend(one.lengths)
+                windowed.extend(one.windowed)
+                dropped.extend(one.dropped)
+                relations_lost += one.relations_lost
+                yield from one.records
 
     records = stored(fitting())
     return records, {
@@ -165,16 +158,47 @@ def write_records(
     }
 
 
-def _measured(
-    documents: Iterable[Document], make: Callable[[Document], list[Record]], lengths_of: RecordCounter
-) -> Iterator[tuple[Document, list[Record], list[int]]]:
-    """Yield every document with its records and their lengths, which are counted many at once."""
-    left = iter(documents)
-    while some := list(islice(left, _AT_ONCE)):
-        whole = [make(document) for document in some]
+class _Fitted(NamedTuple):
+    """The records of a document, their lengths in tokens, and its id where it was windowed or dropped."""
+
+    records: list[Record]
+    lengths: list[int]
+    windowed: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    relations_lost: int = 0
+
+
+def _fitter(
+    base_model: BaseModel, task: Task, params: IngestionParams
+) -> Callable[[list[dict[str, Any]]], tuple[list[_Fitted], dict[bytes, int]]]:
+    """Return a function from documents to their records that fit, and the lengths that it has counted for them."""
+    known: dict[bytes, int] = {}
+    lengths_of = record_counter(base_model, known)
+    make = partial(_records, task, params)
+
+    def fitted(document: Document, made: list[Record], long: list[int]) -> _Fitted:
+        if max(long, default=0) <= params.max_tokens:
+            return _Fitted(made, long)
+        pieces = _windows(document, task, params, lengths_of, max(long)) if params.overflow == "window" else []
+        if not pieces:
+            return _Fitted([], [], dropped=(document.id,))
+        lost = set(document.relations) - {relation for piece in pieces for relation in piece.relations}
+        cut = [record for piece in pieces for record in make(piece)]
+        return _Fitted(cut, lengths_of(cut), windowed=(document.id,), relations_lost=len(lost))
+
+    def work(some: list[dict[str, Any]]) -> tuple[list[_Fitted], dict[bytes, int]]:
+        documents = [Document.from_dict(values) for values in some]
+        whole = [make(document) for document in documents]
         counted = iter(lengths_of([record for made in whole for record in made]))
-        for document, made in zip(some, whole, strict=True):
-            yield document, made, [next(counted) for _ in made]
+        found = [
+            fitted(document, made, [next(counted) for _ in made])
+            for document, made in zip(documents, whole, strict=True)
+        ]
+        counts = dict(known)
+        known.clear()
+        return found, counts
+
+    return work
 
 
 def _records(task: Task, params: IngestionParams, document: Document) -> list[Record]:

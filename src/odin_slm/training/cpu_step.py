@@ -11,7 +11,7 @@ and gradients, of adapters or of all weights, and
 - computes the tokens that all examples of a group begin with, such as the instruction, once: their keys and values
   serve all examples, and collect the gradients from all;
 - pads nothing but the attention;
-- computes the backward pass of 16-bit attention in float32, whose kernel is several times as fast;
+- computes the backward pass of 16-bit attention in float32, whose kernel is faster, most of all for short examples;
 - reuses its memory from step to step.
 
 Every core computes its own groups, and the gradients are added in a fixed order, so a repeated run yields the same
@@ -542,7 +542,7 @@ class CpuStep:
         d_attended[group.taken] = d_context
         d_heads = d_attended.view(*group.shape, self._heads, size).transpose(1, 2)
         backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-        # In float32 also beside 16-bit products: PyTorch's kernel takes about four times as long in bfloat16.
+        # In float32 also beside 16-bit products: PyTorch's kernel is slower in bfloat16, most of all for short examples.
         d_heads, *others, attended = (each.float() for each in (d_heads, *self._by_head(padded, group), attended))
         found = backward(d_heads, *others, attended, sums, 0.0, True)
         d_padded = buffer("d_padded", *group.shape, heads, size)
@@ -617,7 +617,7 @@ def _normalise(x: torch.Tensor, epsilon: float, out: torch.Tensor) -> torch.Tens
 
     squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
     factors = squares.div_(x.shape[-1]).add_(epsilon).rsqrt_()
-    out.copy_(x * factors)  # a product with another data type for its output takes several times as long
+    out.copy_(x * factors)  # slower: a product whose output has another data type and gaps between its rows
     return factors
 
 

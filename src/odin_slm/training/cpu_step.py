@@ -617,7 +617,7 @@ def _normalise(x: torch.Tensor, epsilon: float, out: torch.Tensor) -> torch.Tens
 
     squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
     factors = squares.div_(x.shape[-1]).add_(epsilon).rsqrt_()
-    out.copy_(x * factors)  # slower: a product whose output has another data type and gaps between its rows
+    out.copy_(x * factors)  # a product whose output has another data type, and gaps between its rows, takes longer
     return factors
 
 

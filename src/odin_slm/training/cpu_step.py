@@ -542,7 +542,7 @@ class CpuStep:
         d_attended[group.taken] = d_context
         d_heads = d_attended.view(*group.shape, self._heads, size).transpose(1, 2)
         backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-        # In float32 also beside 16-bit products: PyTorch's kernel is slower in bfloat16, most of all for short examples.
+        # In float32 beside 16-bit products, too: PyTorch's kernel is slower in bfloat16, above all for short examples.
         d_heads, *others, attended = (each.float() for each in (d_heads, *self._by_head(padded, group), attended))
         found = backward(d_heads, *others, attended, sums, 0.0, True)
         d_padded = buffer("d_padded", *group.shape, heads, size)

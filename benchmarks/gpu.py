@@ -172,6 +172,7 @@ def _train_as_before(model: Any, records: Any, params: Any, work: Path, tick: An
             lr_scheduler_type=params.scheduler,
             optim=params.optimizer,
             bf16=backends.precision(params) == "bf16",
+            use_cpu=not backends.cuda(),
             max_length=params.max_seq_length,
             packing=False,
             padding_free=False,

@@ -10,15 +10,18 @@ A short run goes before, for what the libraries load and keep themselves. MALLOC
 freed blocks back at once; without it, it keeps about as many again, which the preflight leaves room for. On a machine
 with CUDA the peak of the allocator is reported instead. Measured on two CPU cores, in MiB:
 
-    case                          estimate  measured  ratio
-    16 x 512, threads                  197       188   1.05
-    32 x 1024, threads                 318       306   1.04
-    16 x 512, all weights, threads     272       264   1.03
-    8 x 1024                          1560      1515   1.03
-    4 x 1024                           803       779   1.03
-    4 x 512, rank 8, q and v           332       321   1.03
-    4 x 512, checkpointing             138       140   0.98
-    4 x 512, packed                    400       389   1.03
+    case                                      estimate  measured  ratio
+    16 x 512, threads                              240       224   1.07
+    32 x 1024, threads                             392       371   1.06
+    16 x 512, all weights, threads                 315       302   1.04
+    16 x 512, bfloat16, threads                    177       197   0.90
+    32 x 1024, bfloat16, threads                   273       288   0.95
+    16 x 512, all weights, bfloat16, threads       255       258   0.99
+    8 x 1024                                      1560      1522   1.03
+    4 x 1024                                       803       784   1.02
+    4 x 512, rank 8, q and v                       332       325   1.02
+    4 x 512, checkpointing                         138       144   0.96
+    4 x 512, packed                                400       393   1.02
 """
 
 from __future__ import annotations

@@ -55,6 +55,7 @@ def read_documents(
     if not task.scores_documents:
         return []
     asked = {record["source"]: record["instruction"] for record in records}
+    max_new_tokens = task.output_tokens(max_new_tokens, window_tokens)
     budget = TokenBudget(
         load_tokenizer(base), context_of(base), max_new_tokens, window_tokens, all_instructions(task, asked)
     )

@@ -280,6 +280,7 @@ class Reader:
         loaded: Generator | None = None,
     ) -> None:
         self._generator = loaded or Generator(base, adapter)
+        max_new_tokens = task.output_tokens(max_new_tokens, window_tokens)
         self._calibrator = calibrator
         self._task = task
         self._instruction = instruction_of(task, instructions, source)

@@ -217,7 +217,8 @@ def _asked_again(merged: BaseModel, rows: Sequence[Mapping[str, Any]], job: Merg
     task = job.facts.task.with_calibrator(reference.calibrator) if rows[0]["decoding"] == "constrained" else None
     budget = reference.max_new_tokens
     if budget == "auto":
-        budget = output_budget(job.base, [record["output"] for record in reference.records])
+        written = job.facts.task.written
+        budget = output_budget(job.base, [written(one["input"], one["output"]) for one in reference.records])
     outputs = ask(
         merged,
         None,

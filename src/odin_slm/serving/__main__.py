@@ -97,6 +97,8 @@ def build(settings: ServingSettings, keys: ApiKeys, model: Any) -> Any:
     from odin_slm.serving.app import make_app
     from odin_slm.serving.observability import Metrics
 
+    most = model.task.output_tokens(settings.max_new_tokens, settings.window_tokens)
+    settings = settings.model_copy(update={"max_new_tokens": most})
     metrics = Metrics(model, settings.queue_size)
     tokenizer, context = load_tokenizer(model.base), context_of(model.base)
     engine = _engine(settings, model, tokenizer, context, metrics)

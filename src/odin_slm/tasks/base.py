@@ -112,6 +112,14 @@ class Task(Calibrated, ABC):
         """Return a record whose texts went through ``clean``; the record itself where that would break it."""
         return {**record, "input": clean(record["input"]), "output": clean(record["output"])}
 
+    def written(self, text: str, output: str) -> str:
+        """Return the output of a record as a model is to write it, where that is otherwise than records have it."""
+        return output
+
+    def taught(self, record: Record) -> Record:
+        """Return a record as a model learns it."""
+        return Record({**record, "output": self.written(record["input"], record["output"])})
+
     def exercises(self, record: Record, fits: Callable[[Record], bool], seed: int) -> list[Record]:
         """Return what else a training record teaches, beside its output; ``fits`` tells whether it is short enough."""
         return []
@@ -140,6 +148,10 @@ class Task(Calibrated, ABC):
     def grammar(self, instruction: str, text: str, point: Mapping[str, Any] = MappingProxyType({})) -> Grammar | None:
         """Return what holds an output to its text, at an operating point; None where outputs are always free."""
         return None
+
+    def output_tokens(self, most: int, window_tokens: int) -> int:
+        """Return the budget of an output in tokens, where ``most`` are set for a text of ``window_tokens``, at most."""
+        return most
 
     @abstractmethod
     def read(

@@ -53,7 +53,7 @@ def rescore(
     model = champion.model()
     budget = max_new_tokens
     if budget == "auto":
-        budget = output_budget(model.base, [row["gold"] for row in predictions])
+        budget = output_budget(model.base, [model.task.written(row["input"], row["gold"]) for row in predictions])
     with progress("Generating, champion", len(predictions)) as on_progress:
         outputs = ask(
             model.base,

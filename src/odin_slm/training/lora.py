@@ -137,7 +137,7 @@ def train_here(
     tokenizer = load_tokenizer(base)
     chosen_by = params.metric_for_best_model
     metric = TaskMetric(task, validation, tokenizer, params, backend) if task and chosen_by == "task" else None
-    validation = _sampled(validation, params)
+    validation = [task.taught(one) if task else one for one in _sampled(validation, params)]
     train_rows = tokenise(tokenizer, train, params.max_seq_length)
     validation_rows = tokenise(tokenizer, validation, params.max_seq_length)
     check_mask(tokenizer, train, train_rows)

@@ -44,7 +44,7 @@ class TaskMetric:
         self.metric: Metric = task.headline[0]
         count = min(params.task_metric_samples, len(validation))
         self.records = random.Random(params.seed).sample(list(validation), count)
-        longest = max(len(completion_ids(tokenizer, record["output"])) for record in self.records)
+        longest = max(len(completion_ids(tokenizer, task.taught(record)["output"])) for record in self.records)
         self._budget = math.ceil(longest * 1.25) + 16
         self._task, self._tokenizer, self._batch_size = task, tokenizer, int(params.batch_size) * 2
         self._backend = backend

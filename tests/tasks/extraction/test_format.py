@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from odin_slm.core.record import render_prompt
-from odin_slm.tasks.extraction import format as prompt
 from odin_slm.tasks.extraction.format import (
     Entity,
     Extraction,
@@ -15,9 +14,11 @@ from odin_slm.tasks.extraction.format import (
     item_places,
     locate,
     parse,
+    read,
     render,
 )
 from odin_slm.tasks.extraction.schema import ENTITY_TYPES, RELATION_TYPES, SCHEMAS
+from odin_slm.tasks.extraction.tagged import unescape
 
 # everything that the format itself is made of, and what breaks line-based parsers
 _PIECES = ["[Drug] ", " --[causes]--> ", "--[", "]-->", "1. ", "\\", "\\n", "\n", "\r", "None", "### Entities:"]
@@ -40,7 +41,7 @@ def test_what_is_rendered_is_read_back(extraction: Extraction) -> None:
 @given(extractions)
 def test_the_names_of_an_output_are_where_it_says(extraction: Extraction) -> None:
     output = render(extraction)
-    found = [[prompt._unescape(output[begin:end]) for begin, end in names] for _, names in item_places(output)]
+    found = [[unescape(output[begin:end]) for begin, end in names] for _, names in item_places(output)]
     assert found == [[e.text] for e in extraction.entities] + [[r.head, r.tail] for r in extraction.relations]
     assert [output[begin:end] for (begin, end), _ in item_places(output)] == [
         line for line in output.split("\n") if line[:1].isdigit()
@@ -65,7 +66,7 @@ def test_what_is_read_at_once_is_what_is_read_line_by_line(output: str) -> None:
     parsed = parse(output)
     entities = [(entity.type, entity.text) for entity in parsed.extraction.entities]
     relations = [(triple.head, triple.type, triple.tail) for triple in parsed.extraction.relations]
-    assert prompt.read(output) == (entities, relations, list(parsed.malformed))
+    assert read(output) == (entities, relations, list(parsed.malformed))
 
 
 def test_the_format_is_the_documented_one() -> None:

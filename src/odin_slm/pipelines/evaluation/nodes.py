@@ -1,5 +1,6 @@
 """Nodes of the evaluation pipeline."""
 
+import json
 import logging
 import random
 from collections import Counter
@@ -522,9 +523,10 @@ def _predict(
     from odin_slm.inference.reading import Question, ask
     from odin_slm.models.tokens import output_budget, token_counter
 
+    require_same_form(adapter, task, test_data[:1])
     budget = params.max_new_tokens  # auto is of all records, the same for any sample
     if budget == "auto":
-        budget = output_budget(base_model, [record["output"] for record in test_data])
+        budget = output_budget(base_model, [task.written(record["input"], record["output"]) for record in test_data])
     records = _sample(test_data, params)
     decodings = ("constrained", "free") if params.decoding == "both" else (params.decoding,)
     if not any(task.grammar(record["instruction"], record["input"]) for record in records):
@@ -561,6 +563,29 @@ def _predict(
             row["explored"] = [{name: getattr(outputs[index], name) for name in ("text", "lines", "ends")}]
         rows.append(row)
     return rows
+
+
+def require_same_form(adapter: Path | None, task: Task, records: Sequence[Mapping[str, Any]]) -> None:
+    """Check that an adapter was taught to write its outputs as the experiment has it.
+
+    Raises:
+        WrongParameterError: Its ``task.json`` says that it was taught to write some of these records otherwise.
+    """
+    from odin_slm.inference.served_model import TASK, task_of
+
+    if adapter is None or not (adapter / TASK).is_file():
+        return
+    taught = task_of(adapter)
+    if taught.name == task.name and any(
+        taught.written(one["input"], one["output"]) != task.written(one["input"], one["output"]) for one in records
+    ):
+        here, there = task.options(), taught.options()
+        other = {name: value for name, value in there.items() if here.get(name) != value}
+        raise WrongParameterError(
+            f"the adapter was taught to write otherwise: its {TASK} has {json.dumps(other)}.",
+            where="task.options",
+            fix="Set them as there, or name an adapter of this experiment.",
+        )
 
 
 def _parsed(task: Task, text: str, output: Any) -> dict[str, Any]:

@@ -184,12 +184,12 @@ def _fitter(
             return _Fitted([], [], dropped=(document.id,))
         lost = set(document.relations) - {relation for piece in pieces for relation in piece.relations}
         cut = [record for piece in pieces for record in make(piece)]
-        return _Fitted(cut, lengths_of(cut), windowed=(document.id,), relations_lost=len(lost))
+        return _Fitted(cut, lengths_of(list(map(task.taught, cut))), windowed=(document.id,), relations_lost=len(lost))
 
     def work(some: list[dict[str, Any]]) -> tuple[list[_Fitted], dict[bytes, int]]:
         documents = [Document.from_dict(values) for values in some]
         whole = [make(document) for document in documents]
-        counted = iter(lengths_of([record for made in whole for record in made]))
+        counted = iter(lengths_of([task.taught(record) for made in whole for record in made]))
         found = [
             fitted(document, made, [next(counted) for _ in made])
             for document, made in zip(documents, whole, strict=True)
@@ -219,7 +219,7 @@ def _windows(
     document: Document, task: Task, params: IngestionParams, lengths_of: RecordCounter, length: int
 ) -> list[Document]:
     def fits(piece: Document) -> bool:
-        return max(lengths_of(_records(task, params, piece)), default=0) <= params.max_tokens
+        return max(lengths_of(list(map(task.taught, _records(task, params, piece)))), default=0) <= params.max_tokens
 
     try:
         return list(task.windows(document, fits, characters=len(document.text) * params.max_tokens // length))

@@ -82,7 +82,8 @@ def train_adapter(
             )
     task = load(training_preflight["task"])
     lengths = record_counter(base_model)
-    examples = [*train, *_exercises(task, train, lengths, params)]
+    taught = [task.taught(record) for record in train]
+    examples = [*taught, *_exercises(task, train, lengths, params)]
     tokens = sum(lengths(examples))
     if params.batch_size == "auto":
         job = training_preflight["job"]

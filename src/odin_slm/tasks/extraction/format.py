@@ -11,6 +11,7 @@ An output text lists entities, then relations::
 
 An empty list is the line ``None``. ``parse(render(x)) == x`` holds for every extraction: a backslash, a line break
 and the arrow's own characters are escaped where a mention contains them (``\\``, ``\n``, ``\r``, ``--\[``).
+Outputs in the forms of :mod:`odin_slm.tasks.extraction.tagged` are read by the same functions.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from odin_slm.core.folding import fold, folded, folded_name
+from odin_slm.tasks.extraction import tagged
 from odin_slm.tasks.extraction.schema import MEDICAL, Schema, Types
+from odin_slm.tasks.extraction.tagged import NOTHING, escape, unescape
 
 ENTITIES_HEADER = "### Entities:"
 RELATIONS_HEADER = "### Relations:"
-NOTHING = "None"
 
 # A line ends at a line feed and nowhere else.
 _ANY_ENTITY = re.compile(r"^[0-9]+\. \[[^]]*\] (.+)$", re.MULTILINE)
@@ -33,7 +35,6 @@ _ANY_RELATION = re.compile(r"^[0-9]+\. (.+?) --\[[^]]*\]--> (.+)$", re.MULTILINE
 _START = f"{ENTITIES_HEADER}\n"
 _MIDDLE = f"\n\n{RELATIONS_HEADER}\n"
 _NO_ENTITIES = _START + NOTHING
-_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +146,9 @@ def schema_in(instruction: str, types: Types = MEDICAL) -> Schema:
 
 def render(extraction: Extraction) -> str:
     """Return the output text of an extraction, without a final line break."""
-    entities = [f"{n}. [{e.type}] {_escape(e.text)}" for n, e in enumerate(extraction.entities, start=1)]
+    entities = [f"{n}. [{e.type}] {escape(e.text)}" for n, e in enumerate(extraction.entities, start=1)]
     relations = [
-        f"{n}. {_escape(r.head)} --[{r.type}]--> {_escape(r.tail)}" for n, r in enumerate(extraction.relations, start=1)
+        f"{n}. {escape(r.head)} --[{r.type}]--> {escape(r.tail)}" for n, r in enumerate(extraction.relations, start=1)
     ]
     return "\n".join([ENTITIES_HEADER, *(entities or [NOTHING]), "", RELATIONS_HEADER, *(relations or [NOTHING])])
 
@@ -187,6 +188,8 @@ def _read(
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str, str]], list[str], Sequence[int], Sequence[int]]:
     """Return entities, relations, malformed lines, and the numbers of the lines of entities and relations."""
     output = output.rstrip("\n")
+    if output.startswith(tagged.HEADERS):
+        return _read_tagged(output, types)
     an_entity, a_relation = _patterns(types)
     head, found, tail = output.partition(_MIDDLE)
     if found and head.startswith(_START):
@@ -226,6 +229,21 @@ def _read(
     return *_unescaped(entities, relations), malformed, entity_lines, relation_lines
 
 
+def _read_tagged(
+    output: str, types: Types
+) -> tuple[list[tuple[str, str]], list[tuple[str, str, str]], list[str], Sequence[int], Sequence[int]]:
+    """Return the same of an output in another form: its relations are read as those of a list without entities."""
+    section, found, rest = output.partition(_MIDDLE)
+    entities, entity_lines, malformed = tagged.read(section, types.entities)
+    if not found:
+        header = section.split("\n", 1)[0]
+        return entities, [], [*malformed, f"<headers: {header}>"], entity_lines, []
+    before = f"{_NO_ENTITIES}{_MIDDLE}"
+    _, relations, more, _, lines = _read(before + rest, types)
+    moved = section.count("\n") - _NO_ENTITIES.count("\n")
+    return entities, relations, [*malformed, *more], entity_lines, [line + moved for line in lines]
+
+
 @lru_cache(maxsize=16)
 def _patterns(types: Types) -> tuple[re.Pattern[str], re.Pattern[str]]:
     """Return the patterns of an entity's and of a relation's line."""
@@ -240,8 +258,8 @@ def _unescaped(
     entities: list[tuple[str, str]], relations: list[tuple[str, str, str]]
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str, str]]]:
     return (
-        [(kind, _unescape(text)) for kind, text in entities],
-        [(_unescape(head), kind, _unescape(tail)) for head, kind, tail in relations],
+        [(kind, unescape(text)) for kind, text in entities],
+        [(unescape(head), kind, unescape(tail)) for head, kind, tail in relations],
     )
 
 
@@ -259,13 +277,3 @@ def locate(text: str, surface: str) -> list[tuple[int, int]]:
             return whole
         inside = inside or [(begin, end) for begin, end, _ in found]
     return inside
-
-
-def _escape(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("--[", "--\\[")
-
-
-def _unescape(text: str) -> str:
-    if "\\" not in text:
-        return text
-    return _ESCAPED.sub(lambda match: {"n": "\n", "r": "\r"}.get(match[1], match[1]), text)

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from odin_slm.core.folding import fold
-from odin_slm.tasks.extraction import pairs
+from odin_slm.tasks.extraction import pairs, tagged
 from odin_slm.tasks.extraction.format import (
     ENTITIES_HEADER,
     NOTHING,
@@ -28,7 +28,9 @@ from odin_slm.tasks.extraction.format import (
     parse,
     render,
 )
+from odin_slm.tasks.extraction.records import written
 from odin_slm.tasks.extraction.schema import MEDICAL, Schema, Types
+from odin_slm.tasks.extraction.tagged import escape
 from odin_slm.tasks.grammar import Ending, Judgement, Step
 from odin_slm.tasks.lark import accepts, literal
 
@@ -50,6 +52,7 @@ class ExtractionGrammar:
             None leaves decoding as it is.
         judge: How relations are found after the output is written; None where nothing is judged.
         taught: Whether the model was taught to judge pairs, and is asked for yes or no.
+        form: One of :data:`.tagged.FORMS`; nothing is biased or judged in another than ``list``.
     """
 
     text: str
@@ -58,6 +61,7 @@ class ExtractionGrammar:
     end_bias: tuple[float, float] | None = None
     judge: pairs.Judge | None = None
     taught: bool = False
+    form: str = "list"
 
     @property
     def biased(self) -> bool:
@@ -66,18 +70,22 @@ class ExtractionGrammar:
 
     def lark(self) -> str:
         """Return the first phase: all of the output up to the first relation."""
-        header, heading = literal(f"{ENTITIES_HEADER}\n"), literal(f"\n{RELATIONS_HEADER}\n")
+        if self.form == "inline":
+            return tagged.inline_lark(self.text, self.schema.entities, f"\n\n{RELATIONS_HEADER}\n")
+        begin = tagged.MENTIONS_HEADER if self.form == "numbered" else ENTITIES_HEADER
+        header, heading = literal(f"{begin}\n"), literal(f"\n{RELATIONS_HEADER}\n")
         nothing = literal(f"{NOTHING}\n")
         chunks = _CHUNK.findall(_NEEDS_ESCAPE.sub("\n", self.text))
         if not any(chunk.strip() for chunk in chunks):
             return f"start: {header} {nothing} {heading}\n"
         types = _any_of(f"[{name}] " for name in self.schema.entities)
+        number = ' " #" /[1-9][0-9]{0,2}/' if self.form == "numbered" else ""
         return (
             f"start: {header} entities {heading}\n"
             f"entities: {nothing} | ENTITY+\n"
             f"SPAN: %regex {json.dumps({'substring_chunks': chunks})}\n"
             r"NAME: SPAN & /[^\s](.*[^\s])?/"
-            f'\nENTITY: {_NUMBER} {types} NAME "\\n"\n'
+            f'\nENTITY: {_NUMBER} {types} NAME{number} "\\n"\n'
         )
 
     def step(self, phase: int, text: str) -> Step | None:
@@ -88,7 +96,7 @@ class ExtractionGrammar:
         if blank:
             entities = () if self.judge and self.judge.mode == "pairs" else self._entities(section)
             return Step(lark=self.relations(entities, begun))
-        if text.endswith("\n") and _in_circles(text):
+        if self.form == "list" and text.endswith("\n") and _in_circles(text):
             return Step(forced=f"\n{RELATIONS_HEADER}\n")
         return None
 
@@ -108,7 +116,16 @@ class ExtractionGrammar:
         return render(parse(text[: text.rfind("\n") + 1], self.types).extraction)
 
     def accepts(self, output: str) -> bool:
-        """Tell whether an output, for example a record's gold, can be written under the grammar."""
+        """Tell whether an output, for example a record's gold, can be written under the grammar.
+
+        A list is first written in the grammar's own form, which has to lose nothing of it.
+        """
+        if self.form != "list" and not output.startswith(tagged.HEADERS):
+            listed = parse(output, self.types).extraction
+            output = written(self.text, listed, self.form, self.types)
+            found = parse(output, self.types).extraction
+            if any(set(found.keys(kind)) != set(listed.keys(kind)) for kind in ("entity", "relation")):
+                return False
         section, blank, relations = output.partition("\n\n")
         heading = f"{RELATIONS_HEADER}\n"
         if not blank or not relations.startswith(heading):
@@ -154,7 +171,7 @@ class ExtractionGrammar:
         if not triples:
             return f"{start}relations: {literal(NOTHING)}\n"
         alternatives = " | ".join(
-            f"({_any_of(heads)} {literal(f' --[{relation}]--> ')} {_any_of(tails)})"
+            f"({_any_of(map(escape, heads))} {literal(f' --[{relation}]--> ')} {_any_of(map(escape, tails))})"
             for heads, relation, tails in triples
         )
         return (

@@ -11,12 +11,9 @@ from odin_slm.core.errors import RecordTooLongError
 from odin_slm.core.folding import fold
 from odin_slm.core.record import Record
 from odin_slm.core.sentences import pack, sentence_spans
-from odin_slm.tasks.extraction.format import (
-    Entity,
-    Extraction,
-    RelationTriple,
-    render,
-)
+from odin_slm.tasks.extraction import tagged
+from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, parse, render
+from odin_slm.tasks.extraction.grounding import occurrences
 from odin_slm.tasks.extraction.schema import MEDICAL, Types
 
 _WINDOW = re.compile(r"#w[0-9]+$")
@@ -76,6 +73,29 @@ def make_record(
         source=document.source,
         document_id=_WINDOW.sub("", document.id),
     )
+
+
+def written(text: str, extraction: Extraction, form: str, types: Types = MEDICAL) -> str:
+    """Return an extraction as a model writes it in one of :data:`.tagged.FORMS`.
+
+    Forms with places hold every occurrence of an entity's name (:func:`.grounding.occurrences`), annotated or not, as
+    a list does not say which are. An entity that only stands within a longer one, or within a word, cannot be written,
+    and neither can its relations.
+    """
+    if form == "list":
+        return render(extraction)
+    found = [(*span, entity.type) for entity in extraction.entities for span in occurrences(text, entity.text)]
+    section = (tagged.inline if form == "inline" else tagged.numbered)(text, tagged.apart(found, text))
+    listed: dict[str, list[Entity]] = {}
+    for entity in parse(section, types).extraction.entities:
+        listed.setdefault(fold(entity.text), []).append(entity)
+    pairs = ((listed.get(fold(r.head), []), r.type, listed.get(fold(r.tail), [])) for r in extraction.relations)
+    relations = tuple(
+        RelationTriple(heads[0].text, kind, tails[0].text)
+        for heads, kind, tails in pairs
+        if any((head.type, tail.type) in types.legal[kind] for head in heads for tail in tails)
+    )
+    return section + render(Extraction(relations=relations)).removeprefix(render(Extraction()).partition("\n\n")[0])
 
 
 def window(document: Document, fits: Callable[[Document], bool], *, characters: int = 0) -> Iterator[Document]:

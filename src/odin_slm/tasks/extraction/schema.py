@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from odin_slm.core.names import SourceName
+from odin_slm.tasks.extraction.tagged import Form
 
 Name = Annotated[str, StringConstraints(pattern=r"^[^\W\d][\w-]*$", max_length=40)]
 """Name of a type: one word, as it stands between brackets in an output."""
@@ -116,6 +117,9 @@ class ExtractionOptions(BaseModel):
     """Rules to score by beside exact, of odin_slm.tasks.extraction.metrics.rules; null: all of them."""
     default_source: str = ""
     """Source whose types are asked for where a request names none; empty: the one that annotates the most types."""
+    form: Form = "list"
+    """How models write an output: list (entities, then relations), inline (the text with tags in it, then relations) or
+    numbered (every occurrence of an entity, then relations). Records are lists in every form."""
     judged_pairs: int = Field(default=0, ge=0, le=64)
     """Pairs of entities that training asks about, yes or no, of each record, at most; 0: none. See
     evaluation.relations."""
@@ -129,6 +133,12 @@ class ExtractionOptions(BaseModel):
             if not {"Symptom", "Disease"} <= known:
                 return {**values, "synonyms": {}}
         return values
+
+    @model_validator(mode="after")
+    def _form_can_be_judged(self) -> ExtractionOptions:
+        if self.judged_pairs and self.form != "list":
+            raise ValueError(f"judged_pairs: pairs are judged behind lists of entities; form is {self.form}.")
+        return self
 
     @model_validator(mode="after")
     def _types_are_known(self) -> ExtractionOptions:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from odin_slm.core.document import Document
+from odin_slm.core.errors import WrongParameterError
 from odin_slm.core.folding import fold
 from odin_slm.core.record import Record
 from odin_slm.tasks.base import Task
@@ -29,7 +30,7 @@ from odin_slm.tasks.extraction.format import (
 )
 from odin_slm.tasks.extraction.grammar import ExtractionGrammar
 from odin_slm.tasks.extraction.grounding import Grounded, ground, merge
-from odin_slm.tasks.extraction.records import extraction_of, make_record, window
+from odin_slm.tasks.extraction.records import extraction_of, make_record, window, written
 from odin_slm.tasks.extraction.schema import (
     MEDICAL,
     SCHEMAS,
@@ -39,6 +40,7 @@ from odin_slm.tasks.extraction.schema import (
     SourceOptions,
     Types,
 )
+from odin_slm.tasks.extraction.tagged import HEADERS, Form
 from odin_slm.tasks.metric import Metric
 from odin_slm.tasks.operating_point import point_of
 from odin_slm.tasks.rows import Rows
@@ -63,6 +65,7 @@ class ExtractionTask(Task):
         chosen_source: Source whose types a request without one asks for; empty for the widest.
         metrics: Rules to score by beside ``exact``; None for all of them.
         judged_pairs: Pairs of a record that training asks about, at most; 0 where models are not taught to judge.
+        form: How models write an output, one of :data:`.tagged.FORMS`; records are lists.
         judge: How a model's relations are found; None as it lists them. It is the model's, and no option.
         abbreviations: Whether outputs are completed with the other forms of abbreviated names. It is the model's, too.
     """
@@ -82,6 +85,7 @@ class ExtractionTask(Task):
     chosen_source: str = ""
     metrics: tuple[str, ...] | None = None
     judged_pairs: int = 0
+    form: Form = "list"
     judge: pairs.Judge | None = field(default=None, compare=False)
     abbreviations: bool = field(default=False, compare=False)
 
@@ -116,7 +120,8 @@ class ExtractionTask(Task):
             for name in given.metrics:
                 if name not in rules:
                     raise ValueError(f"metrics: there is no rule {name!r}; there are {', '.join(rules)}.")
-        return cls(types, MappingProxyType(schemas), given.default_source, given.metrics, given.judged_pairs)
+        chosen = given.default_source, given.metrics, given.judged_pairs, given.form
+        return cls(types, MappingProxyType(schemas), *chosen)
 
     def options(self) -> dict[str, Any]:
         """See :meth:`Task.options`."""
@@ -134,6 +139,7 @@ class ExtractionTask(Task):
             metrics=self.metrics,
             default_source=self.chosen_source,
             judged_pairs=self.judged_pairs,
+            form=self.form,
         ).model_dump(mode="json")
 
     # Data
@@ -198,6 +204,12 @@ class ExtractionTask(Task):
     def windows(self, document: Document, fits: Callable[[Document], bool], *, characters: int) -> Iterator[Document]:
         """See :meth:`Task.windows`: cut at sentence ends."""
         return window(document, fits, characters=characters)
+
+    def written(self, text: str, output: str) -> str:
+        """See :meth:`Task.written`: the list in the task's form."""
+        if self.form == "list" or output.startswith(HEADERS):
+            return output
+        return written(text, parse(output, self.types).extraction, self.form, self.types)
 
     def exercises(self, record: Record, fits: Callable[[Record], bool], seed: int) -> list[Record]:
         """See :meth:`Task.exercises`: pairs of its entities to judge, see :func:`.pairs.exercise`."""
@@ -310,7 +322,11 @@ class ExtractionTask(Task):
         if point.get("alone") == "entity":  # as entities are explored
             schema = Schema(schema.entities, ())
         biases = (bias["entity"], bias["relation"]) if bias else None
-        return ExtractionGrammar(text, schema, self.types, biases, self.judge, taught=self.judged_pairs > 0)
+        return ExtractionGrammar(text, schema, self.types, biases, self.judge, self.judged_pairs > 0, self.form)
+
+    def output_tokens(self, most: int, window_tokens: int) -> int:
+        """See :meth:`Task.output_tokens`: an output with tags holds its text, too."""
+        return most + window_tokens if self.form == "inline" else most
 
     def kept(
         self, text: str, output: str, lines: Sequence[float | None], calibrator: Mapping[str, Any] | None
@@ -336,6 +352,12 @@ class ExtractionTask(Task):
 
     def to_calibrate(self, relations: str = "list") -> ExtractionTask:
         """See :meth:`Task.to_calibrate`: outputs stay as the model lists them, and pairs are weighed beside."""
+        if relations != "list" and self.form != "list":
+            raise WrongParameterError(
+                f"pairs are judged behind lists of entities, and this model writes the form {self.form}.",
+                where="evaluation.relations",
+                fix="Set it to list.",
+            )
         return replace(self, judge=None if relations == "list" else pairs.Judge())
 
     def read(
@@ -445,6 +467,12 @@ class ExtractionTask(Task):
         """See :func:`odin_slm.tasks.extraction.operating_point.exploration`."""
         from odin_slm.tasks.extraction.operating_point import exploration
 
+        if objective is not None and self.form != "list":
+            raise WrongParameterError(
+                f"an operating point moves the ends of lists, and this model writes the form {self.form}.",
+                where="evaluation.operating_point",
+                fix="Set it to null.",
+            )
         return exploration(explored, method, objective, self.types)
 
     def fit_calibration(

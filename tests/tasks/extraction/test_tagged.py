@@ -1,0 +1,209 @@
+"""Outputs with places: what is written is read back, the grammar holds it to its text, and lists stay what they are."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from odin_slm.core.errors import WrongParameterError
+from odin_slm.core.folding import fold
+from odin_slm.core.record import Record
+from odin_slm.pipelines.evaluation.nodes import require_same_form
+from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, parse, render
+from odin_slm.tasks.extraction.records import written
+from odin_slm.tasks.extraction.tagged import FORMS, apart, inline
+from odin_slm.tasks.extraction.task import ExtractionTask
+
+PLACED = [form for form in FORMS if form != "list"]
+TEXT = "Cough and rash [grade 2] developed after enalapril.\nEnalapril was stopped; the rash went."
+FOUND = Extraction(
+    (Entity("Symptom", "Cough"), Entity("Symptom", "rash"), Entity("Drug", "enalapril")),
+    (RelationTriple("enalapril", "causes", "rash"),),
+)
+INLINE = (
+    "### Text:\n[Symptom]Cough\n and[Symptom] rash\n \\[grade 2] developed after[Drug] enalapril\n"
+    ".[Drug]\\nEnalapril\n was stopped; the[Symptom] rash\n went.\n\n"
+    "### Relations:\n1. enalapril --[causes]--> rash"
+)
+NUMBERED = (
+    "### Mentions:\n1. [Symptom] Cough #1\n2. [Symptom] rash #1\n3. [Drug] enalapril #1\n4. [Drug] Enalapril #2\n"
+    "5. [Symptom] rash #2\n\n### Relations:\n1. enalapril --[causes]--> rash"
+)
+_WORDS = ["rash", "Rash", "β-blocker", "10", "#1", "[Drug]"]
+_SIGNS = [" ", "\n", "\r", "[", "]", "\\", "\\n", "--[", "/", "-"]
+texts = st.lists(st.sampled_from(_WORDS + _SIGNS), min_size=1, max_size=12).map("".join).filter(str.strip)
+
+
+@st.composite
+def annotated(draw: Any) -> tuple[str, Extraction]:
+    """A text, and entities that stand in it from word to word, some related."""
+    text = draw(texts)
+    words = [match.span() for match in re.finditer(r"\w+|[^\w\s]", text)]
+    ends = st.tuples(st.integers(0, len(words) - 1), st.integers(0, 2))
+    spans = [(words[a][0], words[min(a + more, len(words) - 1)][1]) for a, more in draw(st.lists(ends, max_size=4))]
+    entities: dict[Any, Entity] = {}
+    for number, (begin, end) in enumerate(spans):
+        entity = Entity("Drug" if number % 2 else "Symptom", text[begin:end])
+        entities.setdefault((entity.type, fold(entity.text)), entity)
+    drugs, symptoms = ([e.text for e in entities.values() if e.type == kind] for kind in ("Drug", "Symptom"))
+    return text, Extraction(
+        tuple(entities.values()),
+        tuple(RelationTriple(d, "causes", s) for d in drugs for s in symptoms if fold(d) != fold(s)),
+    )
+
+
+def task(form: str) -> ExtractionTask:
+    """The task in a form."""
+    return ExtractionTask.from_options({"form": form})
+
+
+@pytest.mark.parametrize(("form", "output"), [("inline", INLINE), ("numbered", NUMBERED)])
+def test_a_form_says_where_entities_stand_and_is_read_as_the_list_is(form: str, output: str) -> None:
+    assert task(form).written(TEXT, render(FOUND)) == output
+    found = parse(output)
+    assert found.well_formed
+    assert found.extraction == FOUND
+    lines = output.split("\n")
+    assert [FOUND.entities[0].text in lines[found.entity_lines[0]], lines[found.relation_lines[0]]] == [
+        True,
+        "1. enalapril --[causes]--> rash",
+    ]
+
+
+@pytest.mark.parametrize("form", PLACED)
+@settings(max_examples=40, deadline=None)
+@given(values=annotated())
+def test_what_is_written_is_read_back_and_can_be_written_under_the_grammar(
+    form: str, values: tuple[str, Extraction]
+) -> None:
+    text, listed = values
+    output = written(text, listed, form)
+    found = parse(output)
+    assert found.well_formed
+    for kind in ("entity", "relation"):  # what lies within something longer is lost; nothing comes to it
+        assert set(found.extraction.keys(kind)) <= set(listed.keys(kind))
+    grammar = task(form).grammar("everything", text)
+    escaped = form == "numbered" and any(sign in text for sign in ("\\", "\n", "\r", "--["))  # as lists: no such spans
+    assert grammar.accepts(output) or escaped
+    lost = any(set(found.extraction.keys(kind)) != set(listed.keys(kind)) for kind in ("entity", "relation"))
+    assert not (lost and grammar.accepts(render(listed)))
+
+
+@given(values=annotated())
+def test_the_text_can_be_taken_from_an_output_with_tags(values: tuple[str, Extraction]) -> None:
+    text, listed = values
+    body = written(text, listed, "inline").partition("\n\n### Relations:\n")[0].removeprefix("### Text:\n")
+    plain = re.sub(r"(?<!\\)((?:\\\\)*)\[(?:Drug|Symptom)\]", r"\1", body.replace("\n", ""))
+    assert re.sub(r"\\(.)", lambda sign: {"n": "\n", "r": "\r"}.get(sign[1], sign[1]), plain) == text.rstrip()
+
+
+@given(st.lists(st.sampled_from([*INLINE.split("\n"), *NUMBERED.split("\n"), "x", "1. [Gene] a #1"])).map("\n".join))
+def test_any_text_is_read_without_an_error(text: str) -> None:
+    for header in ("### Text:\n", "### Mentions:\n"):
+        parse(header + text)
+
+
+@pytest.mark.parametrize(
+    ("output", "faults"),
+    [
+        (INLINE.replace("[Symptom]Cough", "[Cause]Cough"), ("[Cause]Cough",)),
+        (INLINE.replace("[Drug] enalapril\n.", "[Drug] enalapril.\n."), ()),  # the tag closes later: another entity
+        (INLINE.partition("\n\n")[0], ("<headers: ### Text:>",)),
+        (INLINE.replace(" went.", "\n went."), ("",)),
+        (NUMBERED.replace(" #1\n2.", "\n2."), ("1. [Symptom] Cough",)),
+        (NUMBERED + " or", ()),
+        (NUMBERED.replace("1. enalapril --", "1. enalapril -"), ("1. enalapril -[causes]--> rash",)),
+    ],
+)
+def test_what_breaks_the_form_is_named_and_costs_itself_alone(output: str, faults: tuple[str, ...]) -> None:
+    assert parse(output).malformed == faults
+
+
+def test_of_places_that_overlap_the_longer_one_is_kept() -> None:
+    text = "renal failure and failure"
+    places = [(6, 13, "Symptom"), (0, 13, "Disease"), (18, 25, "Symptom"), (1, 4, "Drug"), (17, 25, "Drug")]
+    assert apart(places, text) == [(0, 13, "Disease"), (18, 25, "Symptom")]
+    assert inline(text, apart(places, text)) == "### Text:\n[Disease]renal failure\n and[Symptom] failure"
+
+
+@pytest.mark.parametrize("form", PLACED)
+def test_the_grammar_ends_a_text_that_ends_with_an_entity(form: str) -> None:
+    text = "after enalapril"
+    listed = Extraction((Entity("Drug", "enalapril"),))
+    grammar = task(form).grammar("everything", text)
+    output = written(text, listed, form)
+    section = output.partition("\n\n")[0]
+    assert grammar.accepts(output)
+    assert grammar.accepts(render(listed))
+    assert not grammar.accepts(output.replace("enalapril", "enalaprilat"))
+    assert not grammar.accepts(output.replace("[Drug]", "[Gene]"))
+    step = grammar.step(0, f"{section}\n\n")
+    assert step is not None
+    assert "None" in step.lark  # nothing can be related
+    assert grammar.complete(f"{section}\n") == render(listed)
+
+
+def test_text_with_tags_holds_the_whole_text_and_nothing_else() -> None:
+    grammar = task("inline").grammar("everything", "rash after enalapril.")
+    whole = "### Text:\n{}\n\n### Relations:\nNone"
+    for body, right in {
+        "rash after enalapril.": True,
+        "rash after[Drug] enalapril\n.": True,
+        "rash after[Drug] enalapril.": True,
+        "rash after[Drug] enalapril": False,
+        "rash after [Drug]enalapril\n.": False,  # the tag stands before the white space
+        "rash after enalapril\n.": False,  # nothing was opened
+        "[Symptom]rash[Drug] after\n enalapril.": False,  # one in another
+        "rash after[Drug] enala\npril.": False,  # within a word
+        "rash after enalapril. enalapril.": False,
+    }.items():
+        assert grammar.accepts(whole.format(body)) is right, body
+
+
+def test_a_record_is_taught_in_the_form_and_stays_a_list() -> None:
+    record = Record(instruction="i", input=TEXT, output=render(FOUND), id="1", source="ade", document_id="1")
+    assert task("list").taught(record) == record
+    assert task("inline").taught(record) == {**record, "output": INLINE}
+    assert task("inline").taught(task("inline").taught(record)) == {**record, "output": INLINE}
+    assert task("inline").output_tokens(256, 320) == 576
+    assert {task(form).output_tokens(256, 320) for form in ("list", "numbered")} == {256}
+
+
+def test_a_form_travels_with_the_task() -> None:
+    for form in FORMS:
+        assert ExtractionTask.from_options(task(form).options()) == task(form)
+    assert ExtractionTask.from_options({}).form == "list"
+    with pytest.raises(ValueError, match="form"):
+        task("table")
+    with pytest.raises(ValueError, match="judged_pairs: pairs are judged behind lists"):
+        ExtractionTask.from_options({"form": "inline", "judged_pairs": 4})
+
+
+@pytest.mark.parametrize(
+    ("ask", "key"),
+    [
+        (lambda one: one.to_calibrate("both"), "evaluation.relations"),
+        (lambda one: one.exploration([], "isotonic", "f1"), "evaluation.operating_point"),
+    ],
+)
+def test_what_needs_a_list_is_refused(ask: Callable[[ExtractionTask], Any], key: str) -> None:
+    with pytest.raises(WrongParameterError) as caught:
+        ask(task("inline"))
+    assert caught.value.where == key
+    assert task("inline").to_calibrate() == task("inline")
+    assert task("inline").exploration([], "isotonic", None) == {}
+
+
+def test_an_adapter_that_was_taught_another_form_is_refused(tmp_path: Path) -> None:
+    records = [{"input": TEXT, "output": render(FOUND)}]
+    require_same_form(tmp_path, task("inline"), records)  # made before folders named their task
+    (tmp_path / "task.json").write_text(json.dumps(task("inline").to_dict()), encoding="utf-8")
+    require_same_form(tmp_path, task("inline"), records)
+    require_same_form(None, task("list"), records)
+    with pytest.raises(WrongParameterError, match=r'otherwise: its task\.json has \{"form": "inline"\}'):
+        require_same_form(tmp_path, task("list"), records)

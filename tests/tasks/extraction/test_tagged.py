@@ -10,12 +10,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from odin_slm.config.parameters import TrainingParams
 from odin_slm.core.errors import WrongParameterError
 from odin_slm.core.folding import fold
 from odin_slm.core.record import Record
+from odin_slm.models.base_model import BaseModel
 from odin_slm.pipelines.evaluation.nodes import require_same_form
-from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, parse, render
+from odin_slm.tasks.extraction.format import (
+    Entity,
+    Extraction,
+    RelationTriple,
+    instruction_for,
+    parse,
+    render,
+)
 from odin_slm.tasks.extraction.records import written
+from odin_slm.tasks.extraction.schema import SCHEMAS
 from odin_slm.tasks.extraction.tagged import FORMS, apart, inline
 from odin_slm.tasks.extraction.task import ExtractionTask
 
@@ -207,3 +217,46 @@ def test_an_adapter_that_was_taught_another_form_is_refused(tmp_path: Path) -> N
     require_same_form(None, task("list"), records)
     with pytest.raises(WrongParameterError, match=r'otherwise: its task\.json has \{"form": "inline"\}'):
         require_same_form(tmp_path, task("list"), records)
+
+
+@pytest.mark.parametrize("form", PLACED)
+def test_a_model_learns_a_form_from_lists_and_is_read_in_it(form: str, tiny_base: Path, tmp_path: Path) -> None:
+    from odin_slm.inference.reading import Reader
+    from odin_slm.pipelines.training.nodes import train_adapter
+
+    def told(number: int) -> Record:
+        listed = (Entity("Drug", "aspirin"), Entity("Symptom", "nausea"))
+        output = render(Extraction(listed, (RelationTriple("aspirin", "causes", "nausea"),)))
+        name, asked = str(number), instruction_for(SCHEMAS["ade"])
+        return Record(
+            instruction=asked,
+            input=f"{number}: aspirin gave nausea.",
+            output=output,
+            id=name,
+            source="ade",
+            document_id=name,
+        )
+
+    what, base = task(form), BaseModel("tiny", tiny_base)
+    train, val = [told(n) for n in range(16)], [told(n) for n in range(90, 93)]
+    params = TrainingParams(
+        method="full",
+        max_seq_length=400,
+        epochs=26,
+        repeats={"ade": 3},
+        batch_size=8,
+        evaluations=1,
+        learning_rate=0.01,
+    )  # of random weights an adapter learns next to nothing
+    adapter, state = train_adapter(base, {"task": what.to_dict()}, train, val, tmp_path / "work", params)
+    assert (state["train_records"], state["steps"]) == (16, 16 * 3 * 26 // 8)
+    settings = {"constrained": True, "batch_size": 2, "max_new_tokens": 200, "window_tokens": 60, "overlap": 0}
+    reader = Reader(base, adapter, task=what, source="ade", **settings)
+    for record, read in zip(val, reader.extract([record["input"] for record in val]), strict=True):
+        assert not isinstance(read, Exception)
+        assert read.windows[0].output == what.written(record["input"], record["output"])
+        assert [(one.type, one.text) for one in read.reading.entities] == [("Drug", "aspirin"), ("Symptom", "nausea")]
+        assert [one.type for one in read.reading.relations] == ["causes"]
+    other = params.model_copy(update={"repeats": {"bc5cdr": 2}})
+    with pytest.raises(WrongParameterError, match="no training record is of the source 'bc5cdr'; there are ade"):
+        train_adapter(base, {"task": what.to_dict()}, train, val, tmp_path / "other", other)

@@ -53,6 +53,8 @@ class TrainingParams(Parameters):
     """Attention kernel; auto takes FlashAttention 2 where CUDA and flash-attn are there, else what the base prefers."""
     epochs: float = Field(default=3.5, gt=0.0)
     """Passes over the training split."""
+    repeats: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    """Source -> how often a pass has each of its records; once where a source is not named."""
     max_steps: int | None = Field(default=None, ge=1)
     """Stop after this many optimizer steps, whatever the epochs."""
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 16

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from odin_slm.config.parameters import TaskParams, TrainingParams
-from odin_slm.core.errors import BaseModelError, MissingInputError, required
+from odin_slm.core.errors import BaseModelError, MissingInputError, WrongParameterError, required
 from odin_slm.core.hashing import sha256_of
 from odin_slm.core.record import Record
 from odin_slm.core.runtime_environment import one_at_a_time
@@ -69,6 +69,7 @@ def train_adapter(
 
     Raises:
         MissingInputError: A split is absent or empty.
+        WrongParameterError: ``params.repeats`` names a source that no record is of.
     """
     from odin_slm.training.callbacks import with_throughput
     from odin_slm.training.lora import train_lora
@@ -82,8 +83,9 @@ def train_adapter(
             )
     task = load(training_preflight["task"])
     lengths = record_counter(base_model)
-    taught = [task.taught(record) for record in train]
-    examples = [*taught, *_exercises(task, train, lengths, params)]
+    taught = _repeated([task.taught(record) for record in train], params)
+    exercises = _exercises(task, train, lengths, params)
+    examples = [*taught, *exercises]
     tokens = sum(lengths(examples))
     if params.batch_size == "auto":
         job = training_preflight["job"]
@@ -94,11 +96,23 @@ def train_adapter(
     return adapter, {
         **state,
         "train_records": len(train),
-        "exercises": len(examples) - len(train),
+        "exercises": len(exercises),
         "data": splits_learned(train, val),
         "adapter_sha256": sha256_of(trained_weights(adapter)),
         "base_conversion": provenance_of(base_model.path) if base_model.path else None,
     }
+
+
+def _repeated(train: list[Record], params: TrainingParams) -> list[Record]:
+    """Return training records as often as a pass has them."""
+    sources = {record["source"] for record in train}
+    if unknown := sorted(params.repeats.keys() - sources):
+        raise WrongParameterError(
+            f"no training record is of the source {unknown[0]!r}; there are {', '.join(sorted(sources))}.",
+            where="training.repeats",
+            fix="Name one of them.",
+        )
+    return [record for record in train for _ in range(params.repeats.get(record["source"], 1))]
 
 
 def _exercises(task: Task, train: list[Record], lengths: RecordCounter, params: TrainingParams) -> list[Record]:

@@ -273,6 +273,39 @@ def test_forced_tokens_are_not_asked_and_change_nothing(
     assert counts[0] < counts[1], "rows for which the model was asked"
 
 
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "as in transformers"])
+def test_a_draft_changes_nothing_of_what_is_written(
+    base: BaseModel, monkeypatch: pytest.MonkeyPatch, fused: bool
+) -> None:
+    from odin_slm.inference import generation
+
+    if not fused:
+        monkeypatch.setattr("odin_slm.inference.decoding.fused_llama.fuse", lambda model: model)
+    tagging = [ExtractionGrammar(g.text, g.schema, form="inline") for g in GRAMMARS]
+    grammars = [*tagging, None, GRAMMARS[1]]  # some rows have none
+    asked = {"batch_size": 3, "max_new_tokens": 200, "grammars": grammars, "loaded": Generator(base)}
+    taken: list[int] = []
+    write_on = generation._write_on
+
+    def counted(model: Any, states: Any, rows: Any, drafts: Any, *rest: Any) -> Any:
+        unread, refused = write_on(model, states, rows, drafts, *rest)
+        taken.extend(len(draft) - count for draft, count in zip(drafts, refused, strict=True))
+        return unread, refused
+
+    monkeypatch.setattr(generation, "_write_on", counted)
+    outputs = []
+    for most in (0, 3, 8):
+        monkeypatch.setattr(generation, "_DRAFT", most)
+        taken.clear()
+        outputs.append(generate(base, None, [*PROMPTS, PROMPTS[0], PROMPTS[1]], **asked))
+        assert (max(taken) > 0) is (most > 0)
+        assert min(taken) == 0
+    for plain, *drafted in zip(*outputs, strict=True):
+        for other in drafted:
+            assert (other.text, other.tokens, other.finished) == (plain.text, plain.tokens, plain.finished)
+            assert other.lines == pytest.approx(plain.lines, abs=1e-4)
+
+
 def test_a_window_of_attention_is_not_widened_by_unused_columns(
     base: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

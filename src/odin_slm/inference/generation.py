@@ -43,6 +43,8 @@ _REFILL = 4
 """A batch is refilled when one in so many of its places is free: reading a single prompt is not worth it."""
 _QUEUE = 4
 """Batches that one thread decodes as one batch, which is refilled."""
+_DRAFT = 8
+"""Tokens of a draft, at most: more are computed in vain where the model goes another way."""
 _NARROW = 512
 """Width of hidden states up to which sharing a matrix product among threads costs more than it saves."""
 
@@ -527,9 +529,10 @@ def _decode(
     ahead = getattr(model.config, "sliding_window", None) is None  # a window is counted in columns, used or not
     cache, states, mask, positions = read(rows)
     active = list(rows)
+    drafts: list[list[int]] = [[] for _ in rows]
     while True:
-        chosen = zip(active, *_choose(model, states, active, vocabulary), strict=True)
-        unread = [_advance(row, token, chance, end_tokens, ahead) for row, token, chance in chosen]
+        unread, refused = _write_on(model, states, active, drafts, vocabulary, end_tokens, ahead)
+        mask, positions = _without(mask, positions, refused)
         gone = [place for place, tokens in enumerate(unread) if not tokens]
         for place in gone:
             if (grammar := active[place].grammar) is not None and grammar.judges:
@@ -541,22 +544,81 @@ def _decode(
             if not fresh:
                 return
             cache, states, mask, positions = read(fresh)
-            active = fresh
+            active, drafts = fresh, [[] for _ in fresh]
             continue
         if gone:
             order = cache.drop(gone)
             active, unread = [active[place] for place in order], [unread[place] for place in order]
             mask, positions = mask[order], positions[order]
-        ids, new, positions = _padded(unread, positions)
+        drafts = [row.constraint.draft(_DRAFT) if ahead and row.constraint is not None else [] for row in active]
+        ids, new, positions = _padded([known + likely for known, likely in zip(unread, drafts, strict=True)], positions)
         mask = torch.cat([cache.close_gaps(mask), new], dim=1)
-        states = _forward(model, ids, mask, positions, cache)
+        states = _forward(model, ids, mask, positions, cache, 1 + max(map(len, drafts)))
         positions = positions[:, -1:]
         if fresh:
-            active = active + fresh
+            active, drafts = active + fresh, drafts + [[] for _ in fresh]
             room = max(row.limit - len(row.written) for row in active)
             other, first, other_mask, other_positions = read(fresh)
             mask = cache.join(other, mask, other_mask, room)
+            first = torch.nn.functional.pad(first, (0, 0, states.shape[1] - 1, 0))
             states, positions = torch.cat([states, first]), torch.cat([positions, other_positions])
+
+
+def _write_on(
+    model: Any,
+    states: torch.Tensor,
+    rows: list[_Row],
+    drafts: list[list[int]],
+    vocabulary: Vocabulary | None,
+    end_tokens: frozenset[int],
+    ahead: bool,
+) -> tuple[list[list[int]], list[int]]:
+    """Write a token in every row, and more as long as they are those of its draft, which the model has read.
+
+    A draft changes nothing of what is written (Leviathan et al., 2023, for greedy decoding): it only lets the model
+    read several tokens at once, where reading its cache takes longer than computing.
+
+    Args:
+        model: The model.
+        states: After the last tokens that it has read of each row, shape (rows, longest draft + 1, …).
+        rows: The rows.
+        drafts: The tokens of each that are not written yet.
+        vocabulary: See :func:`_choose`.
+        end_tokens: See :func:`_take`.
+        ahead: See :func:`_advance`.
+
+    Returns:
+        For every row what the model has to read before it is asked again, nothing where the row is done; and how many
+        of its last tokens that were read it does not have.
+    """
+    unread: list[list[int]] = [[] for _ in rows]
+    taken = [0] * len(rows)
+    asked = list(range(len(rows)))
+    while asked:
+        last = [states.shape[1] - 1 - len(drafts[place]) + taken[place] for place in asked]
+        found = _choose(model, states[asked, last], [rows[place] for place in asked], vocabulary)
+        agreed = []
+        for place, token, chance in zip(asked, *found, strict=True):
+            new = _advance(rows[place], token, chance, end_tokens, ahead)
+            pairs = zip(new, drafts[place][taken[place] :], strict=False)
+            equal = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+            taken[place] += equal
+            unread[place] = new[equal:]
+            if new and equal == len(new):
+                agreed.append(place)
+        asked = agreed
+    return unread, [len(draft) - count for draft, count in zip(drafts, taken, strict=True)]
+
+
+def _without(mask: torch.Tensor, positions: torch.Tensor, refused: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mask and last positions of rows without so many of their last tokens."""
+    import torch
+
+    if not any(refused):
+        return mask, positions
+    counts = torch.tensor(refused, device=mask.device)[:, None]
+    columns = torch.arange(mask.shape[1], device=mask.device)
+    return mask * (columns < mask.shape[1] - counts), positions - counts
 
 
 def _padded(unread: list[list[int]], positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -597,18 +659,23 @@ def _read(
     positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, known:]
     columns = known + width + max(row.limit for row in rows)
     cache = BatchCache(model.config.num_hidden_layers, continues, columns, padding, begin)
-    states = _forward(model, ids, mask, positions, cache)[continues]
+    states = _forward(model, ids, mask, positions, cache, 1)[continues]
     return cache, states, mask[continues], positions[continues, -1:]
 
 
-def _forward(model: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
-    """Return what :func:`_choose` reads of every row: its last hidden state, or the logits of a model not fused."""
+def _forward(
+    model: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any, last: int
+) -> torch.Tensor:
+    """Return what :func:`_choose` reads of every row, shape (rows, last, …).
+
+    That is the hidden states after its last tokens, or the logits of a model that is not fused.
+    """
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
     states: torch.Tensor
     if _fused(model):
-        states = model.model(**inputs).last_hidden_state[:, -1]
+        states = model.model(**inputs).last_hidden_state[:, -last:]
     else:
-        states = model(**inputs, use_cache=True, logits_to_keep=1).logits[:, -1].float()
+        states = model(**inputs, use_cache=True, logits_to_keep=last).logits.float()
     return states
 
 

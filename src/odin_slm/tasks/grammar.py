@@ -75,6 +75,13 @@ class Grammar(Protocol):
             text: All that has been written.
         """
 
+    def likely(self, text: str) -> str:
+        """Return what probably follows a text, as a draft for the model; empty where there is none.
+
+        Args:
+            text: All that has been written.
+        """
+
     def complete(self, text: str) -> str:
         """Return an output that the token budget cut off as a whole one."""
 

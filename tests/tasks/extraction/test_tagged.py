@@ -26,7 +26,7 @@ from odin_slm.tasks.extraction.format import (
 )
 from odin_slm.tasks.extraction.records import written
 from odin_slm.tasks.extraction.schema import SCHEMAS
-from odin_slm.tasks.extraction.tagged import FORMS, apart, inline
+from odin_slm.tasks.extraction.tagged import FORMS, apart, inline, rest
 from odin_slm.tasks.extraction.task import ExtractionTask
 
 PLACED = [form for form in FORMS if form != "list"]
@@ -112,6 +112,20 @@ def test_the_text_can_be_taken_from_an_output_with_tags(values: tuple[str, Extra
     assert re.sub(r"\\(.)", lambda sign: {"n": "\n", "r": "\r"}.get(sign[1], sign[1]), plain) == text.rstrip()
 
 
+@given(values=annotated(), share=st.floats(0, 1))
+def test_what_probably_follows_is_the_rest_of_the_text(values: tuple[str, Extraction], share: float) -> None:
+    text, listed = values
+    output = written(text, listed, "inline")
+    body = output.partition("\n\n")[0]
+    cut = body[: round(len(body) * share)]
+    ended = re.sub(r"(\\.)|\n", lambda sign: sign[1] or "", body[len(cut) :])
+    expected = re.sub(r"(\\.)|\[[^]]*\]", lambda sign: sign[1] or "", ended)
+    within = re.search(r"(?<!\\)(?:\\\\)*(\\|\[[A-Za-z]*)$", cut)  # of a tag, or of an escaped sign
+    assert within or rest(text, cut) == (expected if cut.startswith("### Text:\n") else "")
+    for whole in (f"{body}\n\n", output, "### Text:", f"{body}[Dr"):
+        assert rest(text, whole) == ""
+
+
 @given(st.lists(st.sampled_from([*INLINE.split("\n"), *NUMBERED.split("\n"), "x", "1. [Gene] a #1"])).map("\n".join))
 def test_any_text_is_read_without_an_error(text: str) -> None:
     for header in ("### Text:\n", "### Mentions:\n"):
@@ -155,7 +169,8 @@ def test_the_grammar_ends_a_text_that_ends_with_an_entity(form: str) -> None:
     step = grammar.step(0, f"{section}\n\n")
     assert step is not None
     assert "None" in step.lark  # nothing can be related
-    assert grammar.complete(f"{section}\n") == render(listed)
+    for cut in (f"{section}\n", f"{section}\n 2. [D", f"{section}\n\n### Rel", f"{section}\n\n### Relations:\n1. en"):
+        assert grammar.complete(cut) == output  # the same lines, whose probabilities are known
 
 
 def test_text_with_tags_holds_the_whole_text_and_nothing_else() -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import numpy
     import torch
 
+_LONG = 8
+"""Characters of a token, as far as a draft is concerned."""
 _FEW = 8
 """The share of the vocabulary below which gathering the rows of the head is worth it, as one in so many."""
 
@@ -124,6 +126,12 @@ class Constraint:
         if not self._ahead and not self.closed:
             self._ahead = self.matcher.compute_ff_tokens()[::-1]
         return self._ahead[-1] if self._ahead else None
+
+    def draft(self, most: int) -> list[int]:
+        """Return up to so many tokens that probably follow; none where the grammar does not know."""
+        likely = "" if self.closed else self._grammar.likely(self.text)
+        tokens: list[int] = self._vocabulary.tokens.tokenize_str(likely[: most * _LONG]) if likely else []
+        return tokens[:most]
 
     def owed(self) -> float:
         """Return what a forced token has of log-probability: 0, or what :meth:`weigh` has left to the next token."""

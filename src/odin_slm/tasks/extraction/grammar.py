@@ -111,9 +111,19 @@ class ExtractionGrammar:
             return Ending("\n" if items else NOTHING, bias) if not (items and blank) else None
         return Ending("" if blank else "\n\n", bias) if last != NOTHING else None
 
+    def likely(self, text: str) -> str:
+        """Return the text that follows where it is repeated: most words begin and end no entity."""
+        return tagged.rest(self.text, text) if self.form == "inline" else ""
+
     def complete(self, text: str) -> str:
         """Return an output that the token budget cut off as a whole one: its complete lines and nothing after them."""
-        return render(parse(text[: text.rfind("\n") + 1], self.types).extraction)
+        whole = text[: text.rfind("\n") + 1]
+        if self.form == "list":
+            return render(parse(whole, self.types).extraction)
+        section, _, rest = whole.partition("\n\n")  # the lines stay where they are, as their probabilities do
+        heading = f"{RELATIONS_HEADER}\n"
+        section, relations = section.rstrip("\n"), rest.removeprefix(heading).rstrip("\n")
+        return f"{section}\n\n{heading}{relations or NOTHING}"
 
     def accepts(self, output: str) -> bool:
         """Tell whether an output, for example a record's gold, can be written under the grammar.

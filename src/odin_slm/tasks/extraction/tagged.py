@@ -42,6 +42,8 @@ Place = tuple[int, int, str]
 _UNIT = re.compile(r"\s*(\w+|[^\w\s])")
 _ESCAPED_UNIT = re.compile(r"\s*(?:\\.|\w+|[^\w\s])")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+_MARKS = re.compile(r"(\\.)|\[[^]]*\]|\n")
+_OPEN = re.compile(r"(?<!\\)(?:\\\\)*\[")
 _PLAIN = r"([^\[\\\n]|\\[nr\[\\])"
 
 
@@ -125,6 +127,20 @@ def inline_lark(text: str, types: Sequence[str], end: str) -> str:
     body = "".join(f"({tag})?{_pattern(unit)}\\n?" for unit in units).removesuffix("\\n?")
     shape = rf"({_PLAIN}*{tag}{_PLAIN}+\n)*({_PLAIN}*{tag}{_PLAIN}+|{_PLAIN}+)"
     return f"start: {header} BODY {literal(end)}\nBODY: /{body}/ & /{shape}/\n"
+
+
+def rest(text: str, written: str) -> str:
+    """Return what of a text is not written yet, as it is written without tags; nothing within a tag or behind the text.
+
+    Args:
+        text: The text.
+        written: The begin of an ``inline`` output.
+    """
+    body = written.removeprefix(f"{TEXT_HEADER}\n")
+    if body == written or "\n\n" in body:
+        return ""
+    plain = _MARKS.sub(lambda match: match[1] or "", body)
+    return "" if _OPEN.search(plain) else _escape(text[len(unescape(plain)) :].rstrip())
 
 
 def _pattern(text: str) -> str:

@@ -45,6 +45,8 @@ _QUEUE = 4
 """Batches that one thread decodes as one batch, which is refilled."""
 _DRAFT = 8
 """Tokens of a draft, at most: more are computed in vain where the model goes another way."""
+_READ_AT_ONCE = 108
+"""Tokens that a CPU reads at once in hardly more time than one, as the weights have to come from memory in any case."""
 _NARROW = 512
 """Width of hidden states up to which sharing a matrix product among threads costs more than it saves."""
 
@@ -550,7 +552,8 @@ def _decode(
             order = cache.drop(gone)
             active, unread = [active[place] for place in order], [unread[place] for place in order]
             mask, positions = mask[order], positions[order]
-        drafts = [row.constraint.draft(_DRAFT) if ahead and row.constraint is not None else [] for row in active]
+        most = _longest_draft(model, len(active)) if ahead else 0
+        drafts = [row.constraint.draft(most) if most and row.constraint is not None else [] for row in active]
         ids, new, positions = _padded([known + likely for known, likely in zip(unread, drafts, strict=True)], positions)
         mask = torch.cat([cache.close_gaps(mask), new], dim=1)
         states = _forward(model, ids, mask, positions, cache, 1 + max(map(len, drafts)))
@@ -562,6 +565,11 @@ def _decode(
             mask = cache.join(other, mask, other_mask, room)
             first = torch.nn.functional.pad(first, (0, 0, states.shape[1] - 1, 0))
             states, positions = torch.cat([states, first]), torch.cat([positions, other_positions])
+
+
+def _longest_draft(model: Any, rows: int) -> int:
+    """Return how many tokens of a draft a model reads with each row of a batch."""
+    return min(_DRAFT, _READ_AT_ONCE // rows - 1) if model.device.type == "cpu" else _DRAFT
 
 
 def _write_on(

@@ -75,6 +75,10 @@ class Grammar(Protocol):
             text: All that has been written.
         """
 
+    @property
+    def repeats(self) -> bool:
+        """Whether :meth:`likely` has anything to say."""
+
     def likely(self, text: str) -> str:
         """Return what probably follows a text, as a draft for the model; empty where there is none.
 

@@ -129,8 +129,9 @@ class Constraint:
 
     def draft(self, most: int) -> list[int]:
         """Return up to so many tokens that probably follow; none where the grammar does not know."""
-        likely = "" if self.closed else self._grammar.likely(self.text)
-        tokens: list[int] = self._vocabulary.tokens.tokenize_str(likely[: most * _LONG]) if likely else []
+        if self.closed or not self._grammar.repeats:
+            return []
+        tokens: list[int] = self._vocabulary.tokens.tokenize_str(self._grammar.likely(self.text)[: most * _LONG])
         return tokens[:most]
 
     def owed(self) -> float:

@@ -111,9 +111,14 @@ class ExtractionGrammar:
             return Ending("\n" if items else NOTHING, bias) if not (items and blank) else None
         return Ending("" if blank else "\n\n", bias) if last != NOTHING else None
 
+    @property
+    def repeats(self) -> bool:
+        """Whether outputs repeat their text."""
+        return self.form == "inline"
+
     def likely(self, text: str) -> str:
-        """Return the text that follows where it is repeated: most words begin and end no entity."""
-        return tagged.rest(self.text, text) if self.form == "inline" else ""
+        """Return the text that follows: most words begin and end no entity."""
+        return tagged.rest(self.text, text) if self.repeats else ""
 
     def complete(self, text: str) -> str:
         """Return an output that the token budget cut off as a whole one: its complete lines and nothing after them."""

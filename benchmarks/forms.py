@@ -5,7 +5,7 @@
 RECORDS is a split, such as ``data/05_model_input/smollm2-135m/val.json``; of it N records are drawn (default 160).
 Every adapter reads them held by the grammar of the form that its ``task.json`` names, and is scored by the task. The
 first one is what the others are compared with, paired by document. Each also reads the eight records whose texts are in
-the middle by length once more, one after the other, which is what a single reader waits for; ``inline`` does so with and
+the middle by length once more, one by one, which is what a single reader waits for; ``inline`` does so with and
 without drafts of the text that it repeats.
 
 With ``--work`` outputs are kept in a folder, and a run that was stopped goes on there.

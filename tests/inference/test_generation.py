@@ -292,6 +292,8 @@ def test_a_draft_changes_nothing_of_what_is_written(
         taken.extend(len(draft) - count for draft, count in zip(drafts, refused, strict=True))
         return unread, refused
 
+    lengths = [generation._longest_draft(asked["loaded"].model, rows) for rows in (1, 12, 36, 500)]
+    assert lengths == [8, 8, 2, 0]  # of one more row a CPU computes more than it saves
     monkeypatch.setattr(generation, "_write_on", counted)
     outputs = []
     for most in (0, 3, 8):

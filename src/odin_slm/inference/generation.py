@@ -569,7 +569,7 @@ def _decode(
 
 def _longest_draft(model: Any, rows: int) -> int:
     """Return how many tokens of a draft a model reads with each row of a batch."""
-    return min(_DRAFT, _READ_AT_ONCE // rows - 1) if model.device.type == "cpu" else _DRAFT
+    return max(0, min(_DRAFT, _READ_AT_ONCE // rows - 1)) if model.device.type == "cpu" else _DRAFT
 
 
 def _write_on(

@@ -553,7 +553,7 @@ def _decode(
             active, unread = [active[place] for place in order], [unread[place] for place in order]
             mask, positions = mask[order], positions[order]
         most = _longest_draft(model, len(active)) if ahead else 0
-        drafts = [row.constraint.draft(most) if most and row.constraint is not None else [] for row in active]
+        drafts = [_draft(row, most) for row in active]
         ids, new, positions = _padded([known + likely for known, likely in zip(unread, drafts, strict=True)], positions)
         mask = torch.cat([cache.close_gaps(mask), new], dim=1)
         states = _forward(model, ids, mask, positions, cache, 1 + max(map(len, drafts)))
@@ -570,6 +570,11 @@ def _decode(
 def _longest_draft(model: Any, rows: int) -> int:
     """Return how many tokens of a draft a model reads with each row of a batch."""
     return max(0, min(_DRAFT, _READ_AT_ONCE // rows - 1)) if model.device.type == "cpu" else _DRAFT
+
+
+def _draft(row: _Row, most: int) -> list[int]:
+    """Return tokens that probably follow in a row, no more than may still be written."""
+    return row.constraint.draft(min(most, row.limit - len(row.written) - 1)) if row.constraint is not None else []
 
 
 def _write_on(

@@ -129,7 +129,7 @@ class Constraint:
 
     def draft(self, most: int) -> list[int]:
         """Return up to so many tokens that probably follow; none where the grammar does not know."""
-        if self.closed or not self._grammar.repeats:
+        if most < 1 or self.closed or not self._grammar.repeats:
             return []
         tokens: list[int] = self._vocabulary.tokens.tokenize_str(self._grammar.likely(self.text)[: most * _LONG])
         return tokens[:most]

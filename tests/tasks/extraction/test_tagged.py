@@ -199,6 +199,15 @@ def test_a_record_is_taught_in_the_form_and_stays_a_list() -> None:
     assert {task(form).output_tokens(256, 320) for form in ("list", "numbered")} == {256}
 
 
+@pytest.mark.parametrize("types", [{}, {"entities": ["Gene", "Dose"], "relations": []}], ids=["shipped", "own"])
+def test_a_card_shows_the_form(types: dict[str, Any]) -> None:
+    shown = {form: ExtractionTask.from_options({"form": form, **types}).card({}, {}) for form in FORMS}
+    assert len({parts.output_form for parts in shown.values()}) == len(FORMS)
+    found = [parse(parts.example_output, ExtractionTask.from_options(types).types) for parts in shown.values()]
+    assert all(one.well_formed and one.extraction.entities for one in found)
+    assert all(one.extraction == found[0].extraction for one in found)
+
+
 def test_a_form_travels_with_the_task() -> None:
     for form in FORMS:
         assert ExtractionTask.from_options(task(form).options()) == task(form)

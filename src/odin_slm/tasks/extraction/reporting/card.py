@@ -34,6 +34,12 @@ _OUTPUT = Extraction(
     (Entity("Drug", "lisinopril"), Entity("Disease", "hypertension"), Entity("Symptom", "dry cough")),
     (RelationTriple("lisinopril", "treats", "hypertension"), RelationTriple("lisinopril", "causes", "dry cough")),
 )
+_FORMS = {
+    "list": "The output has this form; an empty list is the line `None`:",
+    "inline": "The output is the text over again, with the type of an entity in brackets before it and a line break\n"
+    "behind it, and then the relations, or the line `None`:",
+    "numbered": "The output lists every occurrence of an entity; an empty list is the line `None`:",
+}
 _QUALITY = {
     "parse_failure_rate": "outputs that break the format or do not end",
     "hallucinated_entity_rate": "entities that are not in the text",
@@ -50,14 +56,16 @@ def card_parts(
     """Return the parts of a card; see :meth:`odin_slm.tasks.base.Task.card`."""
     entities, relations = task.types.entities, task.types.relations
     table_above = " (see the table above)" if results else ""
+    shown = _OUTPUT if _is_medical(task.types) else _placeholder(task.types)
+    text = _TEXT if _is_medical(task.types) else ", ".join(entity.text for entity in shown.entities)
     return CardParts(
         does="reads an English biomedical text and writes\n"
         f"down its entities ({code(entities)}) and the relations between them ({code(relations)})",
         intended_use="Research on information extraction: drafts of annotations that a person checks, baselines, "
         "teaching, tests of pipelines.",
         example=_TEXT if _is_medical(task.types) else task.example,
-        example_output=render(_OUTPUT if _is_medical(task.types) else _placeholder(task.types)),
-        output_form="The output has this form; an empty list is the line `None`:",
+        example_output=task.written(text, render(shown)),
+        output_form=_FORMS[task.form],
         asked=_asked(task, sources, instructions),
         limitations=(
             f"Decoded freely, it may write what is not in the input{table_above}: look every entity up before\n"

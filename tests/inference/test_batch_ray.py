@@ -99,6 +99,8 @@ def join() -> Iterator[Callable[[str], None]]:
     def start(address: str) -> None:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={address}", "--block"]
         command += ["--num-cpus=1", f"--object-store-memory={STORE}"]
+        # on a busy machine a node may find the head too slow and give up, which an operator would start again
+        command = ["bash", "-c", 'until "$@"; do sleep 1; done', "join", *command]
         started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True))
 
     yield start

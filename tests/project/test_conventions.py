@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.project import pipelines, settings
 from kedro.io import DataCatalog
 from kedro.pipeline import Node, Pipeline
@@ -28,6 +27,7 @@ from kedro.validation.parameter_validator import ParameterValidator
 from kedro.validation.type_extractor import TypeExtractor
 
 from conftest import ROOT
+from odin_slm.cli.run import _read, run
 from odin_slm.config import parameters
 from odin_slm.config.loader import ProjectConfigLoader, environments
 
@@ -334,12 +334,13 @@ def test_commands_in_documents_exist(document: str, command: str) -> None:
         words = ["kedro", "run", *shlex.split(arguments[0])] if named == ["run"] and arguments else []
     if words[:2] != ["kedro", "run"]:
         return
-    options = kedro_run.make_context("run", words[2:]).params
+    options = run.make_context("run", words[2:]).params
     known = set(options["pipelines"] or ["__default__"]) - described("src/odin_slm/pipelines")
     assert known <= set(pipelines)
     nodes = {node.name for name in known for node in pipelines[name].nodes}
     assert {*options["from_nodes"], *options["to_nodes"], *options["node_names"]} <= nodes
-    loader(None if options["env"] in described("conf") else options["env"], options["params"])
+    env = None if options["env"] in described("conf") else options["env"]
+    loader(env, _read(options["params"], str(ROOT / "conf"), env))
 
 
 @pytest.mark.parametrize(

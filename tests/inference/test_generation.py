@@ -293,7 +293,7 @@ def test_a_draft_changes_nothing_of_what_is_written(
         return unread, refused
 
     lengths = [generation._longest_draft(asked["loaded"].model, rows) for rows in (1, 12, 36, 500)]
-    assert lengths == [8, 8, 2, 0]  # of one more row a CPU computes more than it saves
+    assert lengths == [8, 8, 2, 0]  # the more rows, the shorter their drafts
     monkeypatch.setattr(generation, "_write_on", counted)
     outputs = []
     for most in (0, 3, 8):

@@ -46,7 +46,7 @@ _QUEUE = 4
 _DRAFT = 8
 """Tokens of a draft, at most: more are computed in vain where the model goes another way."""
 _READ_AT_ONCE = 108
-"""Tokens that a CPU reads at once in hardly more time than one, as the weights have to come from memory in any case."""
+"""Tokens of all rows together that a CPU reads at once for a draft's sake, at most; above it, computing takes over."""
 _NARROW = 512
 """Width of hidden states up to which sharing a matrix product among threads costs more than it saves."""
 

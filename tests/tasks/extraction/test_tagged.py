@@ -139,6 +139,7 @@ def test_any_text_is_read_without_an_error(text: str) -> None:
         (INLINE.replace("[Drug] enalapril\n.", "[Drug] enalapril.\n."), ()),  # the tag closes later: another entity
         (INLINE.partition("\n\n")[0], ("<headers: ### Text:>",)),
         (INLINE.replace(" went.", "\n went."), ("",)),
+        (NUMBERED.replace("### Mentions:", "### Mentions: 5"), ("### Mentions: 5",)),
         (NUMBERED.replace(" #1\n2.", "\n2."), ("1. [Symptom] Cough",)),
         (NUMBERED + " or", ()),
         (NUMBERED.replace("1. enalapril --", "1. enalapril -"), ("1. enalapril -[causes]--> rash",)),

@@ -92,7 +92,7 @@ def read(section: str, types: tuple[str, ...]) -> tuple[list[tuple[str, str]], l
     header, *lines = section.split("\n")
     an_entity, plain = _patterns(header, types)
     found: dict[tuple[str, str], tuple[str, int]] = {}
-    malformed = []
+    malformed = [] if header in HEADERS else [header]
     for number, line in enumerate(lines, start=1):
         if match := an_entity.fullmatch(line):
             text = unescape(match["text"]).strip()

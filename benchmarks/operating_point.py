@@ -2,7 +2,8 @@
 
     .venv/bin/kedro run --env smollm2-135m --pipelines data,training --params corpora=DIR
     .venv/bin/python benchmarks/operating_point.py [--data data/05_model_input/smollm2-135m] [--sources bc5cdr biored]
-        [--adapter data/06_models/smollm2-135m/adapter] [--base DIR] [--records 160] [--objective f1] [--work FOLDER]
+        [--adapter data/06_models/smollm2-135m/adapter] [--base DIR] [--records 160] [--objective f1] [--form list]
+        [--work FOLDER]
     .venv/bin/python benchmarks/operating_point.py --predictions data/07_model_output/…/calibration_predictions.jsonl
 
 Reads validation records as the evaluation pipeline does to fit an operating point, or takes what it has read; where
@@ -37,6 +38,7 @@ from odin_slm.tasks.extraction.calibration import confidence
 from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, render
 from odin_slm.tasks.extraction.metrics import KINDS, difference, micro
 from odin_slm.tasks.extraction.operating_point import items_of
+from odin_slm.tasks.extraction.tagged import FORMS
 from odin_slm.tasks.operating_point import point_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,8 +55,9 @@ def read(given: argparse.Namespace, params: EvaluationParams) -> list[Row]:
     with tempfile.TemporaryDirectory() as scratch:
         work = given.work or Path(scratch)
         work.mkdir(parents=True, exist_ok=True)
+        task = TaskParams(name="extraction", options={"form": given.form})
         begin = time.monotonic()
-        rows = generate_calibration_predictions(base, given.adapter, chosen, work, TaskParams(), params)
+        rows = generate_calibration_predictions(base, given.adapter, chosen, work, task, params)
     print(f"{len(rows)} records read in {time.monotonic() - begin:.0f} s", flush=True)
     return rows
 
@@ -91,6 +94,7 @@ def main() -> None:
     parser.add_argument("--sources", nargs="*", default=[])
     parser.add_argument("--records", type=int, default=160)
     parser.add_argument("--objective", default="f1")
+    parser.add_argument("--form", choices=FORMS, default="list", help="form that the adapter was taught")
     parser.add_argument("--predictions", type=Path)
     parser.add_argument("--work", type=Path)
     given = parser.parse_args()

@@ -23,8 +23,8 @@ def point_of(calibrator: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """Return a calibrator's operating point; empty where it has none.
 
     Its keys are a task's own, but for ``version``. Extraction knows, each by kind (``entity``, ``relation``):
-    ``end_bias``, which is added to the log-odds of ending a list against going on; ``threshold``, the confidence below
-    which nothing is listed; ``validation``, on what both were fitted.
+    ``end_bias``, which is added to the log-odds of ending a list against going on (0 where there is no list);
+    ``threshold``, the confidence below which nothing is listed; ``validation``, on what both were fitted.
 
     Raises:
         AdapterError: A later version of this package has written it.

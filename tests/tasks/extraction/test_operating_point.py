@@ -136,6 +136,24 @@ def test_rows_that_were_read_without_a_bias_get_thresholds_alone() -> None:
     assert math.exp(-2.0) < point["threshold"]["entity"] < math.exp(-0.1)
 
 
+def test_one_reading_tells_both_where_entities_stand_in_the_text() -> None:
+    """The second relation is right but comes after an end; the third entity is wrong, and unlikely."""
+    types = ["Drug", "Symptom", "Symptom"]
+    pairs = tuple(RelationTriple("a", "causes", name) for name in "bc")
+    text = "### Text:\n[Drug]a\n gave[Symptom] b\n and[Symptom] c\n or[Symptom] d\n.\n\n### Relations:\n"
+    text += "1. a --[causes]--> b\n2. a --[causes]--> c"
+    lines = [0.0, -0.1, -0.2, -0.1, -3.0, 0.0, None, 0.0, -0.2, -0.2]
+    reading = {"text": text, "ends": [None] * 7 + [-9.0, 1.7, 9.0], "lines": lines}
+    gold = render(Extraction(tuple(map(Entity, types, "abc")), pairs))
+    point = fit([{"gold": gold, "prediction": text, "explored": [reading]} for _ in range(60)], "none", "f1")[KEY]
+    assert point["end_bias"] == {"entity": 0.0, "relation": -2.0}
+    assert math.exp(-3.0) < point["threshold"]["entity"] < math.exp(-0.2)
+    figures = point["validation"]
+    assert [one["bias"] for one in figures["entity"]["by_bias"]] == [0.0], "tags have no end that could be moved"
+    assert figures["relation"]["without"]["recall"] == 0.5
+    assert figures["entity"]["chosen"]["f1"] == figures["relation"]["chosen"]["f1"] == 1.0
+
+
 def test_an_output_loses_what_is_below_the_threshold_and_relations_of_it() -> None:
     found = Extraction(
         (Entity("Drug", "aspirin"), Entity("Symptom", "rash"), Entity("Symptom", "fever")),

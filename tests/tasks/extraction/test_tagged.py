@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -219,19 +218,27 @@ def test_a_form_travels_with_the_task() -> None:
         ExtractionTask.from_options({"form": "inline", "judged_pairs": 4})
 
 
-@pytest.mark.parametrize(
-    ("ask", "key"),
-    [
-        (lambda one: one.to_calibrate("both"), "evaluation.relations"),
-        (lambda one: one.exploration([], "isotonic", "f1"), "evaluation.operating_point"),
-    ],
-)
-def test_what_needs_a_list_is_refused(ask: Callable[[ExtractionTask], Any], key: str) -> None:
+def test_pairs_are_judged_behind_lists_alone() -> None:
     with pytest.raises(WrongParameterError) as caught:
-        ask(task("inline"))
-    assert caught.value.where == key
+        task("inline").to_calibrate("both")
+    assert caught.value.where == "evaluation.relations"
     assert task("inline").to_calibrate() == task("inline")
-    assert task("inline").exploration([], "isotonic", None) == {}
+
+
+def test_the_end_of_relations_alone_is_biased_where_entities_are_no_list() -> None:
+    for form in ("inline", "numbered"):
+        point = task(form).exploration([], "none", "f1")
+        assert point is not None
+        assert point["end_bias"]["entity"] == 0.0 > point["end_bias"]["relation"]
+        assert "alone" not in point
+        assert task(form).exploration([{"gold": "", "explored": [{}]}], "none", "f1") is None
+        assert task(form).exploration([], "isotonic", None) == {}
+        grammar = task(form).grammar("", TEXT, point)
+        written = task(form).written(TEXT, render(FOUND))
+        entities, blank, relations = written.partition("\n\n")
+        assert all(grammar.ending(entities[:end]) is None for end in range(len(entities) + 1))
+        ends = [grammar.ending(f"{entities}{blank}{relations[:end]}") for end in range(len(relations) + 1)]
+        assert {ending.bias for ending in ends if ending} == {point["end_bias"]["relation"]}
 
 
 def test_an_adapter_that_was_taught_another_form_is_refused(tmp_path: Path) -> None:

@@ -49,10 +49,10 @@ class ExtractionGrammar:
         schema: Types that the instruction names.
         types: The experiment's types, with the legal signatures.
         end_bias: What is added to the log-odds of ending the list of entities, and of relations, against going on;
-            None leaves decoding as it is.
+            None leaves decoding as it is. Entities in another form than a list are not biased.
         judge: How relations are found after the output is written; None where nothing is judged.
         taught: Whether the model was taught to judge pairs, and is asked for yes or no.
-        form: One of :data:`.tagged.FORMS`; nothing is biased or judged in another than ``list``.
+        form: One of :data:`.tagged.FORMS`; pairs are judged behind ``list`` alone.
     """
 
     text: str

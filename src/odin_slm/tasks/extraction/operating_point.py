@@ -3,6 +3,9 @@
 Both are fitted on validation records, entities first, then relations given these. A biased list is the begin of one
 that is biased less, so that records are read only twice: once for entities, once for relations, each under the lowest
 bias. What a higher bias leaves out is then known from the log-odds of ending after each line. So is every threshold.
+
+Where entities are no list but tags in the text, or a list of all mentions, only the list of relations is biased, and
+one reading tells both. Entities have a threshold in every form.
 """
 
 from __future__ import annotations
@@ -30,12 +33,19 @@ _POINTS = 40
 """Points of a curve, at most."""
 
 
-def exploration(explored: Rows, method: str, objective: str | None, types: Types = MEDICAL) -> dict[str, Any] | None:
-    """Return with which point validation records are to be read next; see :meth:`odin_slm.tasks.Task.exploration`."""
+def exploration(
+    explored: Rows, method: str, objective: str | None, types: Types = MEDICAL, *, entities_listed: bool = True
+) -> dict[str, Any] | None:
+    """Return with which point validation records are to be read next; see :meth:`odin_slm.tasks.Task.exploration`.
+
+    ``entities_listed``: whether the end of the entities can be biased, too.
+    """
     done = len(explored[0].get("explored", ())) if explored else 0
-    if objective is None or done == len(KINDS):
+    if objective is None or done == (len(KINDS) if entities_listed else 1):
         return None if explored else {}
     bias = dict.fromkeys(KINDS, BIASES[0])
+    if not entities_listed:
+        return {"version": VERSION, "end_bias": {**bias, "entity": 0.0}}
     if not done:
         return {"version": VERSION, "end_bias": bias, "alone": "entity"}
     bias["entity"] = _Fit(explored, "entity", types, method, objective).bias
@@ -148,7 +158,8 @@ class _Fit:
                 [item for item in items if {item.key[0], item.key[-1]} <= known]
                 for items, known in zip(self._items, names, strict=True)
             ]
-        self._biases = BIASES if rows and "explored" in rows[0] else (0.0,)
+        biased = any(math.isfinite(item.limit) for items in self._items for item in items)
+        self._biases = BIASES if biased else (0.0,)
         self.bias, self.threshold = 0.0, 0.0
         self.part = self._part(0.0)
         self._why: str = self.part["why"] if method != "none" else ""
@@ -262,7 +273,7 @@ def items_of(row: Mapping[str, Any], kind: str, types: Types = MEDICAL) -> list[
         return [
             Item(key_of(kind, e), e["log_probability"], math.inf) for e in entries if e["log_probability"] is not None
         ]
-    found = row["explored"][KINDS.index(kind)]
+    found = row["explored"][: KINDS.index(kind) + 1][-1]  # one reading tells both where entities are no list
     parsed = parse(found["text"], types)
     lines = parsed.entity_lines if kind == "entity" else parsed.relation_lines
     items, limit = [], math.inf

@@ -467,13 +467,7 @@ class ExtractionTask(Task):
         """See :func:`odin_slm.tasks.extraction.operating_point.exploration`."""
         from odin_slm.tasks.extraction.operating_point import exploration
 
-        if objective is not None and self.form != "list":
-            raise WrongParameterError(
-                f"an operating point moves the ends of lists, and this model writes the form {self.form}.",
-                where="evaluation.operating_point",
-                fix="Set it to null.",
-            )
-        return exploration(explored, method, objective, self.types)
+        return exploration(explored, method, objective, self.types, entities_listed=self.form == "list")
 
     def fit_calibration(
         self,

@@ -173,6 +173,19 @@ def test_the_grammar_ends_a_text_that_ends_with_an_entity(form: str) -> None:
         assert grammar.complete(cut) == output  # the same lines, whose probabilities are known
 
 
+def test_a_list_of_mentions_ends_where_it_would_go_round_or_on_for_ever() -> None:
+    grammar = task("numbered").grammar("everything", TEXT)
+    entities = NUMBERED.partition("\n\n")[0]
+    lines = entities.split("\n")
+    assert all(grammar.step(0, "\n".join(lines[:number]) + "\n") is None for number in range(1, len(lines) + 1))
+    for more in ("6. [Symptom] rash #3\n", "6. [Drug] Enalapril #2\n7. [Drug] Enalapril #2\n"):
+        step = grammar.step(0, f"{entities}\n{more}")
+        assert step is not None
+        assert step.forced == "\n### Relations:\n"
+    listed = task("list").grammar("everything", "lot #12 of enalapril")
+    assert listed.step(0, "### Entities:\n1. [Drug] lot #12\n") is None, "a name"
+
+
 def test_text_with_tags_holds_the_whole_text_and_nothing_else() -> None:
     grammar = task("inline").grammar("everything", "rash after enalapril.")
     whole = "### Text:\n{}\n\n### Relations:\nNone"

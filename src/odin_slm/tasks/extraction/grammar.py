@@ -38,6 +38,7 @@ _CHUNK = re.compile(r"\s+|\w+|[^\w\s]")
 _NEEDS_ESCAPE = re.compile(r"--\[|[\\\r\n]")
 _NUMBER = r"/[1-9][0-9]{0,2}\. /"
 _REPEATS = 3
+_MENTION = re.compile(r"\] (.+) #([0-9]+)\n\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +97,14 @@ class ExtractionGrammar:
         if blank:
             entities = () if self.judge and self.judge.mode == "pairs" else self._entities(section)
             return Step(lark=self.relations(entities, begun))
-        if self.form == "list" and text.endswith("\n") and _in_circles(text):
+        if self.form != "inline" and text.endswith("\n") and (_in_circles(text) or self._beyond(text)):
             return Step(forced=f"\n{RELATIONS_HEADER}\n")
         return None
+
+    def _beyond(self, text: str) -> bool:
+        """Tell whether the last mention is one more of its name than the text has: the count would go on for ever."""
+        match = _MENTION.search(text) if self.form == "numbered" else None
+        return bool(match) and int(match[2]) > fold(self.text).count(fold(match[1]))
 
     def ending(self, text: str) -> Ending | None:
         """Return how the list ends that a text writes; see :meth:`odin_slm.tasks.grammar.Grammar.ending`."""

@@ -484,7 +484,8 @@ def test_a_killed_generation_goes_on_where_it_stopped(
 def test_a_resume_log_of_another_job_is_not_continued(base: BaseModel, adapter: Path, tmp_path: Path) -> None:
     resume_log = tmp_path / "work.jsonl"
     write(base, resume_log=resume_log)
-    for options in ({"adapter": adapter}, {"max_new_tokens": 7}, {"grammars": GRAMMARS}, {"prompts": PROMPTS[:3]}):
+    others = {"adapter": adapter}, {"max_new_tokens": 7}, {"grammars": GRAMMARS}, {"prompts": PROMPTS[:3]}
+    for options in (*others, {"precision": "bf16"}):
         seen: list[int] = []
         fresh = write(base, **options)
         found = write(base, **options, resume_log=resume_log, on_progress=lambda done, _, seen=seen: seen.append(done))

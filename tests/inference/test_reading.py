@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from extraction_values import TASK, question
 from odin_slm.core.errors import GrammarError, OdinError, RecordTooLongError
+from odin_slm.inference import generation
 from odin_slm.inference import reading as extraction
+from odin_slm.inference.decoding import onednn_linear
 from odin_slm.inference.reading import DocumentExtraction, Reader
 from odin_slm.models.base_model import BaseModel, model_digest
 from odin_slm.tasks.extraction.format import parse
@@ -51,6 +54,31 @@ def test_a_long_document_is_read_in_windows_and_every_offset_fits(reader: Reader
 def test_what_a_document_gives_does_not_depend_on_its_neighbours(reader: Reader) -> None:
     together = reader.extract(SENTENCES[:5])
     assert [reader.extract([text])[0] for text in SENTENCES[:5]] == together
+
+
+@pytest.mark.parametrize(
+    ("precision", "faster", "expected"),
+    [
+        ("fp32", True, torch.float32),
+        ("bf16", False, torch.bfloat16),
+        ("auto", True, torch.bfloat16),
+        ("auto", False, torch.float32),
+    ],
+)
+def test_products_are_computed_in_the_precision_that_is_asked_for(
+    precision: str, faster: bool, expected: torch.dtype, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def use(model: Any, dtype: torch.dtype) -> Any:
+        seen.append(dtype)
+        return original(model, dtype)
+
+    seen: list[torch.dtype] = []
+    original = onednn_linear.use_onednn
+    monkeypatch.setattr(onednn_linear, "use_onednn", use)
+    monkeypatch.setattr(generation, "multiplies_faster_in_bf16", lambda: faster)
+    (found,) = extractor(tiny_base, precision=precision).extract(SENTENCES[:1])
+    assert isinstance(found, DocumentExtraction)
+    assert seen == [expected]
 
 
 def test_a_fault_costs_one_document(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,8 @@ from odin_slm.datasets.folders import FolderDataset
 from odin_slm.datasets.json_files import CanonicalJSONDataset, GivenRecordsDataset
 from odin_slm.datasets.models import AdapterDataset
 from odin_slm.datasets.optional import OptionalDataset
+from odin_slm.inference import generation
+from odin_slm.inference.reproducibility import choose_questions, reproduce
 from odin_slm.models.base_model import BaseModel, load_model
 from odin_slm.pipelines.evaluation import create_pipeline
 from odin_slm.pipelines.evaluation.nodes import (
@@ -190,6 +192,28 @@ def test_rows_hold_what_the_decoding_gave(base: BaseModel, adapter: Path, decodi
             assert row["malformed"] == []
             assert all(entity["offsets"] for entity in row["entities"])
             assert row["gold_reachable"]
+
+
+def test_rows_say_in_which_precision_they_were_read_and_are_reproduced_in_it(
+    base: BaseModel, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def generate(*given: Any, precision: str, **options: Any) -> Any:
+        seen.append(precision)
+        return original(*given, precision=precision, **options)
+
+    original = generation.generate
+    monkeypatch.setattr(generation, "generate", generate)
+    for precision in ("fp32", "bf16"):
+        work = tmp_path / precision
+        work.mkdir()
+        options = params(decoding="constrained", precision=precision)
+        rows = generate_predictions(base, TunedAdapter(adapter), RECORDS, work, TASK, options)
+        assert {row.get("precision", "fp32") for row in rows} == {precision}
+        questions = choose_questions(rows, RECORDS, 3)
+        assert reproduce(base, adapter, questions, TASK.task()) == [one["prediction"] for one in questions]
+    assert seen == ["fp32", "fp32", "bf16", "bf16"]
 
 
 def test_a_smaller_sample_is_part_of_a_larger_one_with_the_same_outputs(

@@ -88,6 +88,7 @@ class Job:
             source=self.source,
             constrained=params.constrained,
             batch_size=params.batch_size,
+            precision=params.precision,
             max_new_tokens=params.max_new_tokens,
             window_tokens=params.window_tokens,
             overlap=params.overlap,

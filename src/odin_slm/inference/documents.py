@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from odin_slm.config.parameters.base import Precision
 from odin_slm.inference.generation import progress
 from odin_slm.inference.reading import DEFAULTS, Question, TokenBudget, Window, all_instructions, ask
 from odin_slm.models.base_model import BaseModel, context_of, load_tokenizer
@@ -28,6 +29,7 @@ def read_documents(
     window_tokens: int = DEFAULTS["window_tokens"],
     overlap: int = DEFAULTS["overlap"],
     backend: str = "transformers",
+    precision: Precision = "fp32",
     calibrator: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Read the documents that test records come from, under the decoding of their predictions.
@@ -45,6 +47,7 @@ def read_documents(
         window_tokens: Tokens of a window's text.
         overlap: Sentences that neighbouring windows share.
         backend: ``transformers`` or ``vllm``.
+        precision: See :func:`odin_slm.inference.reading.ask`.
         calibrator: The model's, with the operating point that the predictions were made at.
 
     Returns:
@@ -69,6 +72,7 @@ def read_documents(
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
             backend=backend,
+            precision=precision,
             on_progress=on_progress,
         )
     for (_, document, begin, end), output in zip(unread, outputs, strict=True):

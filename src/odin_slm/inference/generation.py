@@ -20,12 +20,14 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from odin_slm.config.parameters.base import Precision
 from odin_slm.core import json_text
 from odin_slm.core.errors import AdapterError, RecordTooLongError
 from odin_slm.core.record import before_input
 from odin_slm.inference.decoding.constraint import Constraint, Vocabulary
 from odin_slm.inference.decoding.scoring import log_shares
 from odin_slm.inference.resume_log import ResumeLog, describe
+from odin_slm.models.backends import multiplies_faster_in_bf16
 from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer, standing_alone
 from odin_slm.models.tokens import end_tokens, line_break_counter, prompt_ids
 from odin_slm.models.tying import settle, untie
@@ -116,6 +118,7 @@ def generate(
     on_progress: Callable[[int, int], None] | None = None,
     resume_log: Path | None = None,
     loaded: Generator | None = None,
+    precision: Precision = "fp32",
 ) -> list[Generation]:
     """Write the most likely output after every prompt.
 
@@ -133,6 +136,7 @@ def generate(
         resume_log: File that outputs are written to as they end. Outputs of the same model, prompts and settings that
             it holds already are taken from it. None keeps no file.
         loaded: The same base and adapter, loaded before; None loads them for this call.
+        precision: See :class:`Generator`; of what is loaded for this call.
 
     Returns:
         One generation per prompt, in the order of the prompts.
@@ -145,10 +149,11 @@ def generate(
     """
     if not prompts:
         return []
-    generator = loaded or Generator(base, adapter)
+    generator = loaded or Generator(base, adapter, precision)
     grammars = grammars or [None] * len(prompts)
     rows = generator.rows(prompts, max_new_tokens=max_new_tokens, grammars=grammars, names=names)
-    log, done = open_resume_log(resume_log, base, adapter, prompts, max_new_tokens, grammars, "transformers")
+    way = "transformers" if precision == "fp32" else f"transformers {precision}"
+    log, done = open_resume_log(resume_log, base, adapter, prompts, max_new_tokens, grammars, way)
     kept = {generation.index for generation in done}
 
     def keep(generation: Generation) -> None:
@@ -193,17 +198,19 @@ class Generator:
     Args:
         base: The base model.
         adapter: Folder of a LoRA adapter that is merged into it; None for the base alone.
+        precision: Arithmetic of the layers' products on a CPU: ``fp32``, ``bf16``, or ``auto``, which is bf16 where the
+            processor multiplies faster in it. Outputs in bf16 differ now and then. A GPU takes bf16 where it has it.
 
     Raises:
         AdapterError: The adapter does not fit the base.
         BaseModelError: The base cannot be loaded.
     """
 
-    def __init__(self, base: BaseModel, adapter: Path | None = None) -> None:
+    def __init__(self, base: BaseModel, adapter: Path | None = None, precision: Precision = "fp32") -> None:
         import torch
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._adopt(_load(base, adapter, device), load_tokenizer(base))
+        self._adopt(_load(base, adapter, device, precision), load_tokenizer(base))
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any) -> Generator:
@@ -802,8 +809,11 @@ def line_scores(
     return tuple(round(value, 6) for value in sums[:lines]) + (None,) * (lines - len(sums))
 
 
-def _load(base: BaseModel, adapter: Path | None, device: torch.device) -> Any:
-    """Load the base, with the adapter merged into its weights; fp32 on a CPU, bf16 on a GPU."""
+def _load(base: BaseModel, adapter: Path | None, device: torch.device, precision: Precision) -> Any:
+    """Load the base, with the adapter merged into its weights; fp32 on a CPU, bf16 on a GPU.
+
+    ``precision``: of the layers' products on a CPU.
+    """
     import torch
 
     from odin_slm.inference.decoding.fused_llama import fuse
@@ -815,7 +825,10 @@ def _load(base: BaseModel, adapter: Path | None, device: torch.device) -> Any:
     if adapter is not None:
         model = settle(attach(model, base, adapter).merge_and_unload())
     model = model.to(device).eval()
-    return use_onednn(fuse(model)) if device.type == "cpu" else model
+    if device.type != "cpu":
+        return model
+    low = precision == "bf16" or (precision == "auto" and multiplies_faster_in_bf16())
+    return use_onednn(fuse(model), torch.bfloat16 if low else torch.float32)
 
 
 def attach(model: Any, base: BaseModel, adapter: Path) -> Any:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from odin_slm.config.parameters.base import Precision
 from odin_slm.core.errors import ExtractionError, GrammarError, OdinError, RecordTooLongError
 from odin_slm.core.folding import fold
 from odin_slm.core.record import render_prompt
@@ -69,6 +71,7 @@ def ask(
     batch_size: int,
     max_new_tokens: int,
     backend: str = "transformers",
+    precision: Precision = "fp32",
     on_progress: Callable[[int, int], None] | None = None,
     resume_log: Path | None = None,
 ) -> list[Generation]:
@@ -82,17 +85,21 @@ def ask(
         batch_size: Outputs decoded together.
         max_new_tokens: Budget of an output.
         backend: ``transformers`` or ``vllm``.
+        precision: See :class:`odin_slm.inference.generation.Generator`; vLLM has its own.
         on_progress: Called with (done, all).
         resume_log: File of the outputs so far; a job that was killed goes on from there.
 
     Returns:
         One output per question, in their order; see :func:`odin_slm.inference.generation.generate`.
     """
+    write: Callable[..., list[Generation]]
     if backend == "vllm":
-        from odin_slm.inference.vllm import generate
+        from odin_slm.inference.vllm import generate as write
     else:
         from odin_slm.inference.generation import generate
-    outputs = generate(
+
+        write = partial(generate, precision=precision)
+    outputs = write(
         base,
         adapter,
         [question.prompt for question in questions],
@@ -261,6 +268,7 @@ class Reader:
         calibrator: Of the adapter, with its operating point, or None; confidences are then the raw probabilities.
         instructions: Source -> instruction that the adapter was trained with, where that is known.
         loaded: The same base and adapter, loaded before; None loads them.
+        precision: Of what is loaded here; see :class:`odin_slm.inference.generation.Generator`.
     """
 
     def __init__(
@@ -278,8 +286,9 @@ class Reader:
         calibrator: Mapping[str, Any] | None = None,
         instructions: Mapping[str, str] = MappingProxyType({}),
         loaded: Generator | None = None,
+        precision: Precision = "fp32",
     ) -> None:
-        self._generator = loaded or Generator(base, adapter)
+        self._generator = loaded or Generator(base, adapter, precision)
         max_new_tokens = task.output_tokens(max_new_tokens, window_tokens)
         self._calibrator = calibrator
         self._task = task

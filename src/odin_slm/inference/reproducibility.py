@@ -22,7 +22,8 @@ def choose_questions(
             length that it had.
 
     Returns:
-        ``id``, ``instruction``, ``input``, ``decoding``, ``budget`` (tokens, end included) and ``prediction``.
+        ``id``, ``instruction``, ``input``, ``decoding``, ``budget`` (tokens, end included), ``prediction`` and
+        ``precision``.
     """
     instructions = {record["id"]: record["instruction"] for record in records}
     known = [row for row in predictions if row["id"] in instructions]
@@ -37,6 +38,7 @@ def choose_questions(
             "decoding": row["decoding"],
             "budget": row["tokens"] + (1 if row["finished"] else 0),
             "prediction": row["prediction"],
+            "precision": row.get("precision", "fp32"),
         }
         for row in rows[::-step][:number]
     ]
@@ -70,5 +72,6 @@ def reproduce(
         names=[question["id"] for question in questions],
         batch_size=len(questions),
         max_new_tokens=max(question["budget"] for question in questions),
+        precision=questions[0].get("precision", "fp32"),
     )
     return [output.text for output in outputs]

@@ -229,6 +229,7 @@ def _asked_again(merged: BaseModel, rows: Sequence[Mapping[str, Any]], job: Merg
         names=[row["id"] for row in rows],
         batch_size=reference.batch_size,
         max_new_tokens=int(budget),
+        precision=rows[0].get("precision", "fp32"),
     )
     return [
         {**row, "prediction": output.text, "finished": output.finished, "tokens": output.tokens}

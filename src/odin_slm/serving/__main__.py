@@ -137,11 +137,21 @@ def _engine(settings: ServingSettings, model: Any, tokenizer: Any, context: int 
     if _in_processes(settings, model):
         from odin_slm.serving.processes import ProcessEngine
 
-        return ProcessEngine(model.base, model.adapter, tokenizer, context, metrics, batch_wait=wait, **sizes)
+        return ProcessEngine(
+            model.base,
+            model.adapter,
+            tokenizer,
+            context,
+            metrics,
+            batch_wait=wait,
+            precision=settings.precision,
+            **sizes,
+        )
     from odin_slm.inference.generation import Generator
     from odin_slm.serving.threads import ThreadEngine
 
-    return ThreadEngine(Generator(model.base, model.adapter), metrics, batch_wait=wait, **sizes)
+    generator = Generator(model.base, model.adapter, settings.precision)
+    return ThreadEngine(generator, metrics, batch_wait=wait, **sizes)
 
 
 def _in_processes(settings: ServingSettings, model: Any) -> bool:

@@ -34,6 +34,7 @@ from odin_slm.serving.engine import EngineMetrics, QueueFullError, UnavailableEr
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
+    from odin_slm.config.parameters.base import Precision
     from odin_slm.models.base_model import BaseModel
 
 _log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class _Plan:
         batch_wait: Seconds that a batch that is not full waits for more.
         max_new_tokens: Budget of an output.
         log_level: Least severe level that it logs.
+        precision: See :class:`odin_slm.inference.generation.Generator`.
     """
 
     base: BaseModel
@@ -72,6 +74,7 @@ class _Plan:
     batch_wait: float
     max_new_tokens: int
     log_level: int
+    precision: Precision = "fp32"
 
 
 @dataclass(eq=False, slots=True)
@@ -151,6 +154,7 @@ class ProcessEngine:
         batch_wait: Seconds that a batch that is not full waits for more.
         queue_size: Prompts that may wait.
         max_new_tokens: Budget of an output.
+        precision: See :class:`odin_slm.inference.generation.Generator`.
 
     Raises:
         AdapterError: The adapter does not fit the base.
@@ -171,6 +175,7 @@ class ProcessEngine:
         batch_wait: float = 0.004,
         queue_size: int = 64,
         max_new_tokens: int = 256,
+        precision: Precision = "fp32",
     ) -> None:
         cores = available_cores()
         workers = workers or cores
@@ -182,6 +187,7 @@ class ProcessEngine:
             batch_wait,
             max_new_tokens,
             logging.getLogger().getEffectiveLevel(),
+            precision,
         )
         self._tokenizer, self._context, self._metrics = tokenizer, context, metrics
         self._queue_size = queue_size
@@ -409,7 +415,7 @@ def _decode_for(connection: Connection, plan: _Plan) -> None:
 
     torch.set_num_threads(plan.threads)
     try:
-        generator = Generator(plan.base, plan.adapter)
+        generator = Generator(plan.base, plan.adapter, plan.precision)
     except OdinError as error:
         connection.send(error)
         return

@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from odin_slm.config.parameters.base import Precision
 from odin_slm.core.errors import ServingError
 
 KEYS_VARIABLE = "ODIN_SLM_API_KEYS"
@@ -43,6 +44,8 @@ class ServingSettings(BaseModel):
     """Batches that are decoded at once; 0 takes one per core on a CPU, one on a GPU."""
     batch_size: int = Field(default=32, ge=1, le=1024)
     """Prompts decoded together, at most."""
+    precision: Precision = "fp32"
+    """Arithmetic of the layers' products on a CPU: fp32, bf16, or auto, which takes the faster. vLLM has its own."""
     batch_wait_ms: float = Field(default=4.0, ge=0.0, le=1000.0)
     """How long a batch that is not full waits for more prompts."""
     queue_size: int = Field(default=64, ge=1, le=100_000)

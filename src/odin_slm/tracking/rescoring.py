@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from odin_slm.tracking.promotion import Champion, obstacle
 
 if TYPE_CHECKING:
+    from odin_slm.config.parameters.base import Precision
     from odin_slm.inference.reading import Question
     from odin_slm.inference.served_model import ServedModel
 
@@ -21,6 +22,7 @@ def rescore(
     *,
     batch_size: int,
     max_new_tokens: int | Literal["auto"],
+    precision: Precision = "fp32",
 ) -> list[dict[str, Any]]:
     """Let a champion of other data extract from a model's test texts, with the same decoding, at its operating point.
 
@@ -32,6 +34,7 @@ def rescore(
         manifest_sha256: Hash of the manifest of the model's data.
         batch_size: Outputs decoded together.
         max_new_tokens: Budget of an output in tokens; ``auto`` as in evaluation.
+        precision: See :func:`odin_slm.inference.reading.ask`.
 
     Returns:
         For every row its texts and provenance with the champion's ``prediction``, ``finished`` and ``tokens``, and
@@ -62,6 +65,7 @@ def rescore(
             names=[row["id"] for row in predictions],
             batch_size=batch_size,
             max_new_tokens=budget,
+            precision=precision,
             on_progress=on_progress,
         )
     return [

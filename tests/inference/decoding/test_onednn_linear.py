@@ -38,6 +38,43 @@ def test_a_model_says_the_same_and_holds_its_weights_once(tiny_base: Path) -> No
     assert all(layer.weight is None for layer in layers.values())
 
 
+@needs_onednn
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_product_in_16_bits_rounds_weights_and_features_alone(bias: bool) -> None:
+    torch.manual_seed(1)
+    linear = torch.nn.Linear(48, 80, bias=bias)
+    features = torch.randn(3, 5, 48)
+    with torch.inference_mode():
+        found = OneDnnLinear(linear, dtype=torch.bfloat16)(features)
+        exact = linear(features)
+        rounded = torch.nn.functional.linear(features.bfloat16().float(), linear.weight.bfloat16().float(), linear.bias)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, rounded, rtol=1e-2, atol=1e-2)
+    assert not torch.equal(found, exact)
+
+
+@needs_onednn
+def test_a_model_in_16_bits_says_nearly_the_same_and_keeps_its_head(tiny_base: Path) -> None:
+    base = BaseModel("tiny", tiny_base)
+    plain, packed = load_model(base), use_onednn(load_model(base), torch.bfloat16)
+    ids = torch.randint(0, 512, (3, 40), generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        found, expected = packed(ids).logits, plain(ids).logits
+        torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
+        assert not torch.allclose(found, expected, rtol=1e-4, atol=1e-4), "nothing was rounded"
+        states = torch.randn(2, packed.config.hidden_size)
+        torch.testing.assert_close(packed.lm_head(states), plain.lm_head(states), rtol=1e-4, atol=1e-4)
+
+
+def test_a_processor_without_products_in_16_bits_computes_in_float32(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    model = use_onednn(load_model(BaseModel("tiny", tiny_base)), torch.bfloat16)
+    assert not any(isinstance(module, OneDnnLinear) for module in model.modules())
+    assert "no products in 16 bits" in caplog.text
+
+
 class _Other(torch.nn.Linear):
     """A layer that does more than multiply, as those of adapters do."""
 
@@ -52,6 +89,9 @@ class _Model(torch.nn.Module):
 
     def get_input_embeddings(self) -> torch.nn.Module:
         return self.embeddings
+
+    def get_output_embeddings(self) -> None:
+        return None
 
 
 @needs_onednn

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict
+
+Precision = Literal["fp32", "bf16", "auto"]
+"""Of reading on a CPU; see :class:`odin_slm.inference.generation.Generator`."""
 
 
 class Parameters(BaseModel):

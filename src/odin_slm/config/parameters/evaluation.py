@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from odin_slm.config.parameters.base import Parameters
+from odin_slm.config.parameters.base import Parameters, Precision
 from odin_slm.tasks.operating_point import required_precision
 
 
@@ -22,6 +22,11 @@ class EvaluationParams(Parameters):
     """
     batch_size: int = Field(default=32, ge=1)
     """Outputs decoded together."""
+    precision: Precision = "fp32"
+    """Arithmetic of the layers' products on a CPU; auto takes bf16 where the processor is faster in it.
+
+    In bf16 some outputs differ. A GPU takes bf16 where it has it.
+    """
     max_new_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Budget of an output in tokens; auto is 1.25 times the longest gold output of the test set, plus 16."""
     relations: Literal["list", "pairs", "both"] = "list"

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from odin_slm.config.parameters.base import Parameters
+from odin_slm.config.parameters.base import Parameters, Precision
 
 
 class ExtractionParams(Parameters):
@@ -30,6 +30,8 @@ class ExtractionParams(Parameters):
     """Documents of a shard: what a killed job loses at most, and what is in memory at once."""
     batch_size: int = Field(default=32, ge=1)
     """Windows decoded together."""
+    precision: Precision = "fp32"
+    """Arithmetic of the layers' products on a CPU; auto takes bf16 where the processor is faster in it."""
     max_new_tokens: int = Field(default=256, ge=8)
     """Budget of an output in tokens."""
     window_tokens: int = Field(default=320, ge=32)

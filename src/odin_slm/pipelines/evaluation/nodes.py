@@ -261,6 +261,7 @@ def read_whole_documents(
         task.task().with_calibrator(tuned_adapter.calibrator),
         batch_size=params.batch_size,
         backend=params.backend,
+        precision=params.precision,
         calibrator=tuned_adapter.calibrator,
     )
 
@@ -383,7 +384,11 @@ def rescore_champion(
         return []
     from odin_slm.tracking.rescoring import rescore
 
-    options: dict[str, Any] = {"batch_size": params.batch_size, "max_new_tokens": params.max_new_tokens}
+    options: dict[str, Any] = {
+        "batch_size": params.batch_size,
+        "max_new_tokens": params.max_new_tokens,
+        "precision": params.precision,
+    }
     return rescore(champion, predictions, _digest(manifest), **options)
 
 
@@ -545,6 +550,7 @@ def _predict(
             batch_size=params.batch_size,
             max_new_tokens=budget,
             backend=params.backend,
+            precision=params.precision,
             on_progress=on_progress,
             resume_log=resume_log,
         )
@@ -554,6 +560,8 @@ def _predict(
         row = {name: record[name] for name in (*_PROVENANCE, "input") if name in record}
         row |= {"gold": record["output"], "subject_tokens": lengths[index]}
         row |= {"decoding": decodings[0], **_parsed(task, record["input"], outputs[index])}
+        if params.precision != "fp32":
+            row["precision"] = params.precision
         if len(decodings) == 2:
             row["free"] = _parsed(task, record["input"], outputs[index + len(records)])
         grammar = questions[index].grammar

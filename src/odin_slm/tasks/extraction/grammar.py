@@ -104,7 +104,7 @@ class ExtractionGrammar:
     def _beyond(self, text: str) -> bool:
         """Tell whether the last mention is one more of its name than the text has: the count would go on for ever."""
         match = _MENTION.search(text) if self.form == "numbered" else None
-        return bool(match) and int(match[2]) > fold(self.text).count(fold(match[1]))
+        return match is not None and int(match[2]) > fold(self.text).count(fold(match[1]))
 
     def ending(self, text: str) -> Ending | None:
         """Return how the list ends that a text writes; see :meth:`odin_slm.tasks.grammar.Grammar.ending`."""

@@ -1,12 +1,13 @@
-"""The forms of an output (``task.options.form``) on the same records: scores, differences, and what they cost.
+"""Forms of an output (``task.options.form``) and precisions of reading: scores, differences, and what they cost.
 
-    .venv/bin/python benchmarks/forms.py RECORDS.json ADAPTER ADAPTER … [--count N] [--base DIR] [--work DIR]
+    .venv/bin/python benchmarks/forms.py RECORDS.json ADAPTER … [--precision fp32 bf16] [--count N] [--base DIR]
+        [--work DIR]
 
 RECORDS is a split, such as ``data/05_model_input/smollm2-135m/val.json``; of it N records are drawn (default 160).
-Every adapter reads them held by the grammar of the form that its ``task.json`` names, and is scored by the task. The
-first one is what the others are compared with, paired by document. Each also reads the eight records whose texts are in
-the middle by length once more, one by one, which is what a single reader waits for; ``inline`` does so with and
-without drafts of the text that it repeats.
+Every adapter reads them in every precision, held by the grammar of the form that its ``task.json`` names, and is scored
+by the task. The first one is what the others are compared with, paired by document. Each also reads the eight records
+whose texts are in the middle by length once more, one by one, which is what a single reader waits for; ``inline`` does
+so with and without drafts of the text that it repeats.
 
 With ``--work`` outputs are kept in a folder, and a run that was stopped goes on there.
 """
@@ -14,6 +15,7 @@ With ``--work`` outputs are kept in a folder, and a run that was stopped goes on
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -65,26 +67,28 @@ def one_by_one(generator: Generator, base: BaseModel, task: Task, records: list[
     return (time.perf_counter() - begun) / len(records)
 
 
-def read(base: BaseModel, adapter: Path, records: list[Record], work: Path | None) -> tuple[Task, list[dict[str, Any]]]:
+def read(
+    base: BaseModel, adapter: Path, precision: Any, records: list[Record], work: Path | None
+) -> tuple[Task, list[dict[str, Any]]]:
     """Read the records with an adapter, print what that took, and return its task and the predictions."""
-    task, generator = task_of(adapter), Generator(base, adapter)
+    task, generator = task_of(adapter), Generator(base, adapter, precision)
     form = task.options()["form"]
     begun, busy = time.perf_counter(), time.process_time()
-    log = work / f"{form}.jsonl" if work else None
-    with generation.progress(form, len(records)) as on_progress:
+    log = work / f"{adapter.name}-{precision}.jsonl" if work else None
+    with generation.progress(f"{form}, {precision}", len(records)) as on_progress:
         outputs = generate(
             *(base, None),
             batch_size=BATCH,
             loaded=generator,
+            precision=precision,
             on_progress=on_progress,
             resume_log=log,
             **asked(task, records, base),
         )
     took, busy = time.perf_counter() - begun, time.process_time() - busy
     tokens = sum(one.tokens for one in outputs) / len(records)
-    print(
-        f"{form}: {tokens:.0f} tokens a record; {took / len(records):.2f} s, {busy / len(records):.2f} s of processors"
-    )
+    each = f"{took / len(records):.2f} s, {busy / len(records):.2f} s of processors"
+    print(f"{form}, {precision}: {tokens:.0f} tokens a record; {each}", flush=True)
     some = sorted(records, key=lambda one: len(one["input"]))[(len(records) - SINGLE) // 2 :][:SINGLE]
     ways = [generation._DRAFT, NO_DRAFT] if form == "inline" else [NO_DRAFT]
     for draft in ways:
@@ -100,6 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("records", type=Path, help="a split of records")
     parser.add_argument("adapters", type=Path, nargs="+", help="folders of adapters; the first one is compared with")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], nargs="+", default=["fp32"])
     parser.add_argument("--count", type=int, default=160, help="records to draw")
     parser.add_argument("--base", default="data/06_models/smollm2-135m-instruct", help="folder of a base, or a Hub id")
     parser.add_argument("--work", type=Path, help="folder for outputs")
@@ -108,8 +113,8 @@ def main() -> None:
     every: list[Record] = json.loads(options.records.read_text("utf-8"))
     records = random.Random(42).sample(every, min(options.count, len(every)))
     first: list[dict[str, Any]] | None = None
-    for adapter in options.adapters:
-        task, rows = read(base, adapter, records, options.work)
+    for adapter, precision in itertools.product(options.adapters, options.precision):
+        task, rows = read(base, adapter, precision, records, options.work)
         results = task.score(rows, None, None, experiment="forms")
         sources = sorted({row["source"] for row in rows})
         for metric in task.headline:
@@ -118,7 +123,8 @@ def main() -> None:
             if first is not None:
                 found = task.difference(rows, first)[metric.name]
                 low, high = found["interval"]
-                line += f", {found['value']:+.3f} [{low:+.3f}, {high:+.3f}] against the first"
+                equal = sum(a["prediction"] == b["prediction"] for a, b in zip(rows, first, strict=True))
+                line += f", {found['value']:+.3f} [{low:+.3f}, {high:+.3f}] against the first ({equal} equal outputs)"
             by_source = {name: [row for row in rows if row["source"] == name] for name in sources}
             values = {name: task.headline_values(some)[metric.name] for name, some in by_source.items()}
             print(f"{line}; " + ", ".join(f"{name} {value:.3f}" for name, value in values.items()))

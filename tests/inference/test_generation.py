@@ -292,8 +292,9 @@ def test_a_draft_changes_nothing_of_what_is_written(
         taken.extend(len(draft) - count for draft, count in zip(drafts, refused, strict=True))
         return unread, refused
 
-    lengths = [generation._longest_draft(asked["loaded"].model, rows) for rows in (1, 12, 36, 500)]
+    lengths = [generation._longest_draft(rows, asked["loaded"]._at_once) for rows in (1, 12, 36, 500)]
     assert lengths == [8, 8, 2, 0]  # the more rows, the shorter their drafts
+    assert generation._longest_draft(500, None) == 8  # on a GPU
     monkeypatch.setattr(generation, "_write_on", counted)
     outputs = []
     for most in (0, 3, 8):

@@ -47,7 +47,7 @@ _QUEUE = 4
 """Batches that one thread decodes as one batch, which is refilled."""
 _DRAFT = 8
 """Tokens of a draft, at most: more are computed in vain where the model goes another way."""
-_READ_AT_ONCE = 108
+_READ_AT_ONCE = {"fp32": 108, "bf16": 256}
 """Tokens of all rows together that a CPU reads at once for a draft's sake, at most; above it, computing takes over."""
 _NARROW = 512
 """Width of hidden states up to which sharing a matrix product among threads costs more than it saves."""
@@ -210,7 +210,10 @@ class Generator:
         import torch
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._adopt(_load(base, adapter, device, precision), load_tokenizer(base))
+        if precision == "auto":
+            precision = "bf16" if device.type == "cpu" and multiplies_faster_in_bf16() else "fp32"
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self._adopt(_load(base, adapter, device, dtype), load_tokenizer(base), precision)
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any) -> Generator:
@@ -224,10 +227,11 @@ class Generator:
         generator._adopt(model, tokenizer)
         return generator
 
-    def _adopt(self, model: Any, tokenizer: Any) -> None:
+    def _adopt(self, model: Any, tokenizer: Any, precision: Precision = "fp32") -> None:
         self.tokenizer = tokenizer
         self._model = model
         self.on_cpu = model.device.type == "cpu"
+        self._at_once = _READ_AT_ONCE[precision] if self.on_cpu else None
         self._end_tokens = end_tokens(self._model, self.tokenizer)
         self._breaks = line_break_counter(self.tokenizer)
         self._narrow = self.on_cpu and getattr(self._model.config, "hidden_size", _NARROW + 1) <= _NARROW
@@ -295,7 +299,7 @@ class Generator:
         self.prepare(rows)
         vocabulary = self._words() if more is not None else self._vocabulary
         with torch.inference_mode():
-            for row in _decode(self._model, rows, self._end_tokens, self._read, vocabulary, more):
+            for row in _decode(self._model, rows, self._end_tokens, self._read, vocabulary, more, self._at_once):
                 if row.cancelled is None or not row.cancelled():
                     on_output(self._judged(row, _generation(row, self.tokenizer, self._breaks)))
 
@@ -531,8 +535,12 @@ def _decode(
     read: Callable[[list[_Row]], tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor]],
     vocabulary: Vocabulary | None,
     more: Callable[[int], list[_Row]] | None = None,
+    at_once: int | None = None,
 ) -> Iterator[_Row]:
-    """Decode one batch, with more rows whenever ``more`` has some; yield each row when it is done."""
+    """Decode one batch, with more rows whenever ``more`` has some; yield each row when it is done.
+
+    ``at_once``: tokens of all rows that are read at once with drafts, at most; None for no limit.
+    """
     import torch
 
     ahead = getattr(model.config, "sliding_window", None) is None  # a window is counted in columns, used or not
@@ -559,7 +567,7 @@ def _decode(
             order = cache.drop(gone)
             active, unread = [active[place] for place in order], [unread[place] for place in order]
             mask, positions = mask[order], positions[order]
-        most = _longest_draft(model, len(active)) if ahead else 0
+        most = _longest_draft(len(active), at_once) if ahead else 0
         drafts = [_draft(row, most) for row in active]
         ids, new, positions = _padded([known + likely for known, likely in zip(unread, drafts, strict=True)], positions)
         mask = torch.cat([cache.close_gaps(mask), new], dim=1)
@@ -574,9 +582,9 @@ def _decode(
             states, positions = torch.cat([states, first]), torch.cat([positions, other_positions])
 
 
-def _longest_draft(model: Any, rows: int) -> int:
+def _longest_draft(rows: int, at_once: int | None) -> int:
     """Return how many tokens of a draft a model reads with each row of a batch."""
-    return max(0, min(_DRAFT, _READ_AT_ONCE // rows - 1)) if model.device.type == "cpu" else _DRAFT
+    return _DRAFT if at_once is None else max(0, min(_DRAFT, at_once // rows - 1))
 
 
 def _draft(row: _Row, most: int) -> list[int]:
@@ -809,10 +817,10 @@ def line_scores(
     return tuple(round(value, 6) for value in sums[:lines]) + (None,) * (lines - len(sums))
 
 
-def _load(base: BaseModel, adapter: Path | None, device: torch.device, precision: Precision) -> Any:
+def _load(base: BaseModel, adapter: Path | None, device: torch.device, products: torch.dtype) -> Any:
     """Load the base, with the adapter merged into its weights; fp32 on a CPU, bf16 on a GPU.
 
-    ``precision``: of the layers' products on a CPU.
+    ``products``: data type of the layers' products on a CPU.
     """
     import torch
 
@@ -825,10 +833,7 @@ def _load(base: BaseModel, adapter: Path | None, device: torch.device, precision
     if adapter is not None:
         model = settle(attach(model, base, adapter).merge_and_unload())
     model = model.to(device).eval()
-    if device.type != "cpu":
-        return model
-    low = precision == "bf16" or (precision == "auto" and multiplies_faster_in_bf16())
-    return use_onednn(fuse(model), torch.bfloat16 if low else torch.float32)
+    return use_onednn(fuse(model), products) if device.type == "cpu" else model
 
 
 def attach(model: Any, base: BaseModel, adapter: Path) -> Any:

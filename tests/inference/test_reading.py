@@ -11,10 +11,10 @@ import torch
 
 from extraction_values import TASK, question
 from odin_slm.core.errors import GrammarError, OdinError, RecordTooLongError
-from odin_slm.inference import generation
 from odin_slm.inference import reading as extraction
 from odin_slm.inference.decoding import onednn_linear
 from odin_slm.inference.reading import DocumentExtraction, Reader
+from odin_slm.models import backends
 from odin_slm.models.base_model import BaseModel, model_digest
 from odin_slm.tasks.extraction.format import parse
 from odin_slm.tasks.extraction.grammar import ExtractionGrammar
@@ -75,7 +75,7 @@ def test_products_are_computed_in_the_precision_that_is_asked_for(
     seen: list[torch.dtype] = []
     original = onednn_linear.use_onednn
     monkeypatch.setattr(onednn_linear, "use_onednn", use)
-    monkeypatch.setattr(generation, "multiplies_faster_in_bf16", lambda: faster)
+    monkeypatch.setattr(backends, "multiplies_faster_in_bf16", lambda: faster)
     (found,) = extractor(tiny_base, precision=precision).extract(SENTENCES[:1])
     assert isinstance(found, DocumentExtraction)
     assert seen == [expected]

@@ -52,8 +52,7 @@ def read_documents(
 
     Returns:
         One row per document, by id: ``id``, ``source``, ``text`` (its records' inputs, joined by spaces), ``gold``
-        (its records' outputs), ``decoding``, :attr:`odin_slm.tasks.Task.reading`, and ``windows``, each with
-        ``begin``, ``end``, ``output``, ``finished`` and ``tokens``.
+        (their outputs), ``decoding``, :attr:`odin_slm.tasks.Task.reading`, and ``windows``, each of a :class:`.Window`.
     """
     if not task.scores_documents:
         return []

@@ -27,7 +27,7 @@ from odin_slm.core.record import before_input
 from odin_slm.inference.decoding.constraint import Constraint, Vocabulary
 from odin_slm.inference.decoding.scoring import log_shares
 from odin_slm.inference.resume_log import ResumeLog, describe
-from odin_slm.models.backends import multiplies_faster_in_bf16
+from odin_slm.models.backends import reading_precision
 from odin_slm.models.base_model import BaseModel, load_model, load_tokenizer, standing_alone
 from odin_slm.models.tokens import end_tokens, line_break_counter, prompt_ids
 from odin_slm.models.tying import settle, untie
@@ -135,26 +135,23 @@ def generate(
         on_progress: Called with (prompts done, prompts) whenever some are done.
         resume_log: File that outputs are written to as they end. Outputs of the same model, prompts and settings that
             it holds already are taken from it. None keeps no file.
-        loaded: The same base and adapter, loaded before; None loads them for this call.
-        precision: See :class:`Generator`; of what is loaded for this call.
+        loaded: The same base and adapter, loaded before in this precision; None loads them for this call.
+        precision: See :class:`Generator`.
 
     Returns:
         One generation per prompt, in the order of the prompts.
 
     Raises:
         RecordTooLongError: A prompt leaves no room for an output in the model's context.
-        AdapterError: The adapter does not fit the base.
-        BaseModelError: The base cannot be loaded.
-        GrammarError: llguidance cannot build a grammar.
+        AdapterError, BaseModelError, GrammarError: As :class:`Generator` does, and :meth:`Generator.write`.
     """
     if not prompts:
         return []
     generator = loaded or Generator(base, adapter, precision)
     grammars = grammars or [None] * len(prompts)
     rows = generator.rows(prompts, max_new_tokens=max_new_tokens, grammars=grammars, names=names)
-    way = "transformers" if precision == "fp32" else f"transformers {precision}"
+    way = f"transformers {reading_precision(precision)}"
     log, done = open_resume_log(resume_log, base, adapter, prompts, max_new_tokens, grammars, way)
-    kept = {generation.index for generation in done}
 
     def keep(generation: Generation) -> None:
         done.append(generation)
@@ -164,7 +161,7 @@ def generate(
             on_progress(len(done), len(prompts))
 
     try:
-        generator.write_all(rows, keep, batch_size, kept)
+        generator.write_all(rows, keep, batch_size, {generation.index for generation in done})
     finally:
         if log:
             log.end()
@@ -210,10 +207,9 @@ class Generator:
         import torch
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if precision == "auto":
-            precision = "bf16" if device.type == "cpu" and multiplies_faster_in_bf16() else "fp32"
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self._adopt(_load(base, adapter, device, dtype), load_tokenizer(base), precision)
+        found = reading_precision(precision)
+        dtype = torch.bfloat16 if found == "bf16" else torch.float32
+        self._adopt(_load(base, adapter, device, dtype), load_tokenizer(base), found)
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any) -> Generator:
@@ -227,7 +223,7 @@ class Generator:
         generator._adopt(model, tokenizer)
         return generator
 
-    def _adopt(self, model: Any, tokenizer: Any, precision: Precision = "fp32") -> None:
+    def _adopt(self, model: Any, tokenizer: Any, precision: str = "fp32") -> None:
         self.tokenizer = tokenizer
         self._model = model
         self.on_cpu = model.device.type == "cpu"

@@ -93,6 +93,17 @@ def precision(params: TrainingParams) -> str:
     return "bf16" if (torch.cuda.is_bf16_supported() if cuda() else multiplies_faster_in_bf16()) else "fp32"
 
 
+def reading_precision(asked: str) -> Literal["fp32", "bf16"]:
+    """Return the precision of the layers' products when a CPU reads texts; fp32 beside a GPU, which has its own.
+
+    Args:
+        asked: fp32, bf16, or auto: bf16 where the processor multiplies faster in it.
+    """
+    if asked == "fp32" or cuda():
+        return "fp32"
+    return "bf16" if asked == "bf16" or multiplies_faster_in_bf16() else "fp32"
+
+
 @functools.cache
 def multiplies_faster_in_bf16() -> bool:
     """Tell whether this CPU multiplies bfloat16 matrices at least 1.5 times as fast as float32 ones, by timing both.

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from odin_slm.tracking.promotion import Champion, obstacle
 
 if TYPE_CHECKING:
-    from odin_slm.config.parameters.base import Precision
     from odin_slm.inference.reading import Question
     from odin_slm.inference.served_model import ServedModel
 
@@ -22,7 +21,6 @@ def rescore(
     *,
     batch_size: int,
     max_new_tokens: int | Literal["auto"],
-    precision: Precision = "fp32",
 ) -> list[dict[str, Any]]:
     """Let a champion of other data extract from a model's test texts, with the same decoding, at its operating point.
 
@@ -34,7 +32,6 @@ def rescore(
         manifest_sha256: Hash of the manifest of the model's data.
         batch_size: Outputs decoded together.
         max_new_tokens: Budget of an output in tokens; ``auto`` as in evaluation.
-        precision: See :func:`odin_slm.inference.reading.ask`.
 
     Returns:
         For every row its texts and provenance with the champion's ``prediction``, ``finished`` and ``tokens``, and
@@ -43,8 +40,7 @@ def rescore(
 
     Raises:
         ServingError: The champion cannot be fetched.
-        AdapterError: Its adapter does not load, or does not fit its base.
-        BaseModelError: Its base cannot be loaded.
+        AdapterError, BaseModelError: Its adapter or base cannot be loaded, or they do not fit.
         RecordTooLongError: A text does not fit into its context.
     """
     if champion is None or champion.model is None or not obstacle(predictions, champion, manifest_sha256):
@@ -65,7 +61,7 @@ def rescore(
             names=[row["id"] for row in predictions],
             batch_size=batch_size,
             max_new_tokens=budget,
-            precision=precision,
+            precision=predictions[0].get("precision", "fp32") if predictions else "fp32",
             on_progress=on_progress,
         )
     return [

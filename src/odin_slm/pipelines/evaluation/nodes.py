@@ -13,6 +13,7 @@ from odin_slm.config.parameters import EvaluationParams, PromotionParams, TaskPa
 from odin_slm.core.errors import MissingInputError, PredictionsError, WrongParameterError
 from odin_slm.core.hashing import sha256_of, sha256_of_json
 from odin_slm.core.runtime_environment import one_at_a_time
+from odin_slm.models.backends import reading_precision
 from odin_slm.models.base_model import BaseModel, trained_weights
 from odin_slm.release.provenance import is_of, other_splits
 from odin_slm.tasks import Task
@@ -384,11 +385,7 @@ def rescore_champion(
         return []
     from odin_slm.tracking.rescoring import rescore
 
-    options: dict[str, Any] = {
-        "batch_size": params.batch_size,
-        "max_new_tokens": params.max_new_tokens,
-        "precision": params.precision,
-    }
+    options: dict[str, Any] = {"batch_size": params.batch_size, "max_new_tokens": params.max_new_tokens}
     return rescore(champion, predictions, _digest(manifest), **options)
 
 
@@ -554,14 +551,15 @@ def _predict(
             on_progress=on_progress,
             resume_log=resume_log,
         )
+    precision = "fp32" if params.backend == "vllm" else reading_precision(params.precision)
     lengths = token_counter(base_model)([task.subject(record) for record in records])
     rows = []
     for index, record in enumerate(records):
         row = {name: record[name] for name in (*_PROVENANCE, "input") if name in record}
         row |= {"gold": record["output"], "subject_tokens": lengths[index]}
         row |= {"decoding": decodings[0], **_parsed(task, record["input"], outputs[index])}
-        if params.precision != "fp32":
-            row["precision"] = params.precision
+        if precision != "fp32":
+            row["precision"] = precision
         if len(decodings) == 2:
             row["free"] = _parsed(task, record["input"], outputs[index + len(records)])
         grammar = questions[index].grammar

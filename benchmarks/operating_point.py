@@ -3,7 +3,7 @@
     .venv/bin/kedro run --env smollm2-135m --pipelines data,training --params corpora=DIR
     .venv/bin/python benchmarks/operating_point.py [--data data/05_model_input/smollm2-135m] [--sources bc5cdr biored]
         [--adapter data/06_models/smollm2-135m/adapter] [--base DIR] [--records 160] [--objective f1] [--form list]
-        [--work FOLDER]
+        [--precision fp32] [--work FOLDER]
     .venv/bin/python benchmarks/operating_point.py --predictions data/07_model_output/…/calibration_predictions.jsonl
 
 Reads validation records as the evaluation pipeline does to fit an operating point, or takes what it has read; where
@@ -95,6 +95,7 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=160)
     parser.add_argument("--objective", default="f1")
     parser.add_argument("--form", choices=FORMS, default="list", help="form that the adapter was taught")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--predictions", type=Path)
     parser.add_argument("--work", type=Path)
     given = parser.parse_args()
@@ -103,6 +104,7 @@ def main() -> None:
         decoding="constrained",
         calibration_samples=given.records,
         operating_point=given.objective,
+        precision=given.precision,
     )
     rows = read(given, params)
     documents = sorted({row["document_id"] for row in rows})

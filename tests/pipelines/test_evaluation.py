@@ -37,6 +37,7 @@ from odin_slm.pipelines.evaluation.nodes import (
     generate_calibration_predictions,
     generate_predictions,
     score_documents,
+    score_predictions,
     score_protocols,
     select_test_set,
 )
@@ -211,6 +212,11 @@ def test_rows_say_in_which_precision_they_were_read_and_are_reproduced_in_it(
         options = params(decoding="constrained", precision=precision)
         rows = generate_predictions(base, TunedAdapter(adapter), RECORDS, work, TASK, options)
         assert {row.get("precision", "fp32") for row in rows} == {precision}
+        results = score_predictions(rows, [], None, None, TASK, options)
+        assert results.get("precision") == (None if precision == "fp32" else precision)
+        shown = TASK.task().card({}, {}, results).results
+        assert shown is not None
+        assert ("bfloat16" in shown.text) is (precision == "bf16")
         questions = choose_questions(rows, RECORDS, 3)
         assert reproduce(base, adapter, questions, TASK.task()) == [one["prediction"] for one in questions]
     assert seen == ["fp32", "fp32", "bf16", "bf16"]

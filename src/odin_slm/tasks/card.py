@@ -141,6 +141,7 @@ def card_results(results: Mapping[str, Any], columns: Sequence[Sequence[Metric]]
         if results["decoding"] == "free"
         else f"Decoding is greedy and {results['decoding']}; **the snippet above decodes freely**."
     )
+    decoded += computed_in(results)
     return CardResults(
         headline=headline_table(results, headline),
         text=f"{INTERVALS.format(unit=unit_of(results))}\n{decoded}\n\n{scores_table(results, columns)}\n\n"
@@ -162,6 +163,12 @@ def instruction_list(instructions: Mapping[str, str]) -> str:
     """Return what is asked for each source, as a list under its sentence."""
     lines = (f"- `{source}`: {instruction}" for source, instruction in instructions.items())
     return "\n".join(("Instructions as they stand in the training data:\n", *lines))
+
+
+def computed_in(results: Mapping[str, Any]) -> str:
+    """Return a sentence on the precision of the outputs; none where it is float32."""
+    low = results.get("precision") == "bf16"
+    return " The outputs were computed on a CPU with products in\nbfloat16; in float32 a few differ." if low else ""
 
 
 def decodings(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -328,9 +328,9 @@ def score_predictions(
         params: Experiment, bootstrap.
 
     Returns:
-        See :meth:`odin_slm.tasks.Task.score`.
+        See :meth:`odin_slm.tasks.Task.score`; ``precision`` where the outputs were not computed in float32.
     """
-    return task.task().score(
+    results = task.task().score(
         predictions,
         base_predictions,
         train,
@@ -339,6 +339,8 @@ def score_predictions(
         resamples=params.bootstrap_resamples,
         seed=params.seed,
     )
+    precision = predictions[0].get("precision") if predictions else None
+    return {**results, "precision": precision} if precision else results
 
 
 def score_protocols(

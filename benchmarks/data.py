@@ -6,8 +6,8 @@ Runs the nodes from documents to records, splits, leakage proof, manifest, quali
 runner, with every dataset read and written as in ``kedro run``, on a tenth of the documents and then on all of them
 (default 100,000), each in a process of its own. The ratio of the two rates is 1 where the work is linear. Writing the
 documents by the generator, and importing the libraries, are not counted; a node's time is that of its datasets, too.
-``processor_seconds`` are those of all cores; other work on the machine changes them less. ``peak_gb`` is that of this
-process and, for every core, that of the largest of the processes that it starts: more than was ever in use at once.
+``processor_seconds`` are those of all cores; other work on the machine changes them less. ``peak_gb`` is the most that
+the process and those that it starts held at once, asked for twice a second; a page that they share counts once.
 
 Files lie in a temporary folder, or in DIR, which keeps the documents for another time; a million take 5 GB of disk.
 """
@@ -16,16 +16,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 from kedro.framework.hooks import hook_impl
 from kedro.framework.hooks.manager import _create_hook_manager
 from kedro.io import DataCatalog
@@ -81,7 +82,7 @@ def catalog_of(documents: Path) -> DataCatalog:
 
 
 def measure(documents: Path) -> dict[str, Any]:
-    """Run every node once; seconds by node, documents per second, peak memory in GB."""
+    """Run every node once; seconds by node, documents per second."""
     catalog = catalog_of(documents)
     records = ingestion.create_pipeline().only_nodes(f"{CORPUS}.write_records")
     token_counter(resolve_base_model("data/06_models/odin-nano", root=ROOT))  # its library's import is not counted
@@ -89,7 +90,7 @@ def measure(documents: Path) -> dict[str, Any]:
     times = NodeTimes()
     hooks.register(times)
     SequentialRunner().run(Pipeline([records, combination.create_pipeline()]), catalog, hooks)
-    own, workers = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    workers = resource.getrusage(resource.RUSAGE_CHILDREN)
     total, count = sum(times.seconds.values()), len(catalog.load("documents"))
     return {
         "documents": count,
@@ -98,8 +99,21 @@ def measure(documents: Path) -> dict[str, Any]:
         "total_seconds": round(total, 1),
         "processor_seconds": round(time.process_time() - before + workers.ru_utime + workers.ru_stime, 1),
         "documents_per_second": round(count / total),
-        "peak_gb": round((own.ru_maxrss + (os.cpu_count() or 1) * workers.ru_maxrss) / 1024**2, 2),
     }
+
+
+def peak_of(process: subprocess.Popen[str]) -> int:
+    """Return the most bytes that a process and its children hold until it ends, with a shared page counted once."""
+    most, root = 0, psutil.Process(process.pid)
+    while process.poll() is None:
+        held = 0
+        with suppress(psutil.NoSuchProcess):
+            for one in (root, *root.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess, FileNotFoundError):
+                    held += one.memory_full_info().pss
+        most = max(most, held)
+        time.sleep(0.5)
+    return most
 
 
 def run(count: int, work: Path) -> dict[str, Any]:
@@ -108,10 +122,14 @@ def run(count: int, work: Path) -> dict[str, Any]:
     if not documents.is_file():
         JSONLinesDataset(filepath=str(documents)).save(d.to_dict() for d in generate(count, seed=1, corpus=CORPUS))
     command = [sys.executable, __file__, "--one", str(documents)]
-    with tempfile.TemporaryDirectory(dir=work) as folder:
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=folder)
-    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return result
+    with tempfile.TemporaryDirectory(dir=work) as folder, open(f"{folder}/result", "w+", encoding="utf-8") as said:
+        process = subprocess.Popen(command, stdout=said, text=True, cwd=folder)
+        peak = peak_of(process)
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command)
+        said.seek(0)
+        result: dict[str, Any] = json.loads(said.read().strip().splitlines()[-1])
+    return {**result, "peak_gb": round(peak / 1024**3, 2)}
 
 
 def main() -> None:

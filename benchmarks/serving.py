@@ -155,8 +155,8 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def throughput(model: str, number: int = 192, turns: int = 3) -> None:
-    """Compare 32 clients at once with one after the other, in turns, on the same texts."""
+def throughput(model: str, number: int = 192, turns: int = 3, precision: str = "fp32") -> None:
+    """Compare 32 clients at once with one after the other, in turns, on the same texts; in bf16 answers may differ."""
     asked = texts(number)
     single = asked[: number // 4]
 
@@ -164,7 +164,7 @@ def throughput(model: str, number: int = 192, turns: int = 3) -> None:
         times = [one.cpu_times() for one in family(process)]
         return float(sum(one.user + one.system for one in times))
 
-    with service(model, queue_size=64) as (url, process):
+    with service(model, queue_size=64, precision=precision) as (url, process):
         ask_all(url, asked[:32], 8)  # warm
         ratios = []
         for turn in range(turns):
@@ -183,7 +183,7 @@ def throughput(model: str, number: int = 192, turns: int = 3) -> None:
                 f"CPU time an output {costs[0]:.0f} ms and {costs[1]:.0f} ms, load {os.getloadavg()[0]:.1f}",
                 flush=True,
             )
-            assert equal == len(few)
+            assert equal == len(few) or precision != "fp32"
         print(f"ratio, median of {turns}  {statistics.median(ratios):.2f}")
         waits = sorted(at_rate(url, asked[:96], rates[1] / 2))
         p95 = waits[math.ceil(0.95 * len(waits)) - 1]
@@ -334,12 +334,13 @@ def main() -> None:
     parser.add_argument("--model", default="data/06_models/odin-nano")
     parser.add_argument("--texts", type=int, default=192, help="of throughput")
     parser.add_argument("--turns", type=int, default=3, help="of throughput")
+    parser.add_argument("--precision", default="fp32", help="of throughput")
     given = parser.parse_args()
     if given.what == "fuzz":
         fuzz(given.model, given.number)
         return
     if given.what == "throughput":
-        throughput(given.model, given.texts, given.turns)
+        throughput(given.model, given.texts, given.turns, given.precision)
         return
     ways: dict[str, Callable[[str], None]] = {"start": start, "overload": overload, "offsets": offsets, "batch": batch}
     ways[given.what](given.model)

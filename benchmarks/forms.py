@@ -53,7 +53,7 @@ def asked(task: Task, records: list[Record], base: BaseModel) -> dict[str, Any]:
     return {
         "prompts": [render_prompt(one["instruction"], one["input"]) for one in records],
         "grammars": [task.grammar(one["instruction"], one["input"]) for one in records],
-        "max_new_tokens": output_budget(base, [task.written(one["input"], one["output"]) for one in records]),
+        "max_new_tokens": output_budget(base, [task.taught(one)["output"] for one in records]),
     }
 
 
@@ -90,7 +90,8 @@ def read(
     each = f"{took / len(records):.2f} s, {busy / len(records):.2f} s of processors"
     print(f"{form}, {precision}: {tokens:.0f} tokens a record; {each}", flush=True)
     some = sorted(records, key=lambda one: len(one["input"]))[(len(records) - SINGLE) // 2 :][:SINGLE]
-    ways = [generation._DRAFT, NO_DRAFT] if form == "inline" else [NO_DRAFT]
+    repeats = any(grammar and grammar.repeats for grammar in asked(task, some, base)["grammars"])
+    ways = [generation._DRAFT, NO_DRAFT] if repeats else [NO_DRAFT]
     for draft in ways:
         name = ", with drafts" if draft else ""
         print(f"  one by one{name}: {one_by_one(generator, base, task, some, draft):.2f} s a record")

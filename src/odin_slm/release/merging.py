@@ -12,10 +12,11 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from odin_slm.core.errors import BackendError, BaseModelError, MissingInputError, ReleaseError
 from odin_slm.core.hashing import canonical_json, sha256_of
+from odin_slm.core.record import Record
 from odin_slm.inference.generation import attach
 from odin_slm.inference.reading import Question, ask
 from odin_slm.models.base_model import BaseModel, load_model, standing_alone, trained_weights
@@ -217,8 +218,8 @@ def _asked_again(merged: BaseModel, rows: Sequence[Mapping[str, Any]], job: Merg
     task = job.facts.task.with_calibrator(reference.calibrator) if rows[0]["decoding"] == "constrained" else None
     budget = reference.max_new_tokens
     if budget == "auto":
-        written = job.facts.task.written
-        budget = output_budget(job.base, [written(one["input"], one["output"]) for one in reference.records])
+        taught = job.facts.task.taught
+        budget = output_budget(job.base, [taught(cast(Record, one))["output"] for one in reference.records])
     outputs = ask(
         merged,
         None,

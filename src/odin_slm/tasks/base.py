@@ -82,6 +82,11 @@ class Task(Calibrated, ABC):
         """The single instruction of ``ingestion.instruction: shared``, whatever the source."""
         return self.instruction(self.default_source)
 
+    @property
+    def needs_own_instructions(self) -> bool:
+        """Whether a model has to be told the source, as what it writes depends on it."""
+        return False
+
     def describe_source(self, source: str) -> dict[str, list[str]]:
         """Return, by kind, the labels of a source: the service shows them, and every split should hold them."""
         return {}
@@ -112,13 +117,13 @@ class Task(Calibrated, ABC):
         """Return a record whose texts went through ``clean``; the record itself where that would break it."""
         return {**record, "input": clean(record["input"]), "output": clean(record["output"])}
 
-    def written(self, text: str, output: str) -> str:
+    def written(self, instruction: str, text: str, output: str) -> str:
         """Return the output of a record as a model is to write it, where that is otherwise than records have it."""
         return output
 
     def taught(self, record: Record) -> Record:
         """Return a record as a model learns it."""
-        return Record({**record, "output": self.written(record["input"], record["output"])})
+        return Record({**record, "output": self.written(record["instruction"], record["input"], record["output"])})
 
     def exercises(self, record: Record, fits: Callable[[Record], bool], seed: int) -> list[Record]:
         """Return what else a training record teaches, beside its output; ``fits`` tells whether it is short enough."""

@@ -50,14 +50,17 @@ def rescore(
     from odin_slm.models.tokens import output_budget
 
     model = champion.model()
+    questions = [_question(model, row) for row in predictions]
     budget = max_new_tokens
     if budget == "auto":
-        budget = output_budget(model.base, [model.task.written(row["input"], row["gold"]) for row in predictions])
+        gold = ((asked, row["gold"]) for asked, row in zip(questions, predictions, strict=True))
+        written = [model.task.written(asked.instruction, asked.text, output) for asked, output in gold]
+        budget = output_budget(model.base, written)
     with progress("Generating, champion", len(predictions)) as on_progress:
         outputs = ask(
             model.base,
             model.adapter,
-            [_question(model, row) for row in predictions],
+            questions,
             names=[row["id"] for row in predictions],
             batch_size=batch_size,
             max_new_tokens=budget,

@@ -1,6 +1,7 @@
 """Outputs with places: what is written is read back, the grammar holds it to its text, and lists stay what they are."""
 
 import json
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from odin_slm.config.parameters import TrainingParams
+from odin_slm.config.parameters import IngestionParams, TaskParams, TrainingParams
 from odin_slm.core.errors import WrongParameterError
 from odin_slm.core.folding import fold
 from odin_slm.core.record import Record
+from odin_slm.corpora.synthetic.generator import generate
 from odin_slm.models.base_model import BaseModel
 from odin_slm.pipelines.evaluation.nodes import require_same_form
+from odin_slm.pipelines.ingestion.nodes import write_records
 from odin_slm.tasks.extraction.format import (
     Entity,
     Extraction,
@@ -73,7 +76,7 @@ def task(form: str) -> ExtractionTask:
 
 @pytest.mark.parametrize(("form", "output"), [("inline", INLINE), ("numbered", NUMBERED)])
 def test_a_form_says_where_entities_stand_and_is_read_as_the_list_is(form: str, output: str) -> None:
-    assert task(form).written(TEXT, render(FOUND)) == output
+    assert task(form).written("", TEXT, render(FOUND)) == output
     found = parse(output)
     assert found.well_formed
     assert found.extraction == FOUND
@@ -212,6 +215,49 @@ def test_a_record_is_taught_in_the_form_and_stays_a_list() -> None:
     assert {task(form).output_tokens(256, 320) for form in ("list", "numbered")} == {256}
 
 
+def test_sources_have_forms_of_their_own_and_their_instructions_tell() -> None:
+    mixed = ExtractionTask.from_options({"form": {"bc5cdr": "inline", "biored": "numbered"}})
+    listed, own = render(FOUND), {"ade": "list", "bc5cdr": "inline", "biored": "numbered", "synthetic": "list"}
+    assert mixed.forms == {"list": ["ade", "synthetic"], "inline": ["bc5cdr"], "numbered": ["biored"]}
+    for source, form in {**own, "all": "list"}.items():
+        asked = mixed.instruction(source)
+        grammar, output = mixed.grammar(asked, TEXT), mixed.written(asked, TEXT, listed)
+        assert output == {"list": listed, "inline": INLINE, "numbered": NUMBERED}[form]
+        assert (grammar.form, grammar.repeats) == (form, form == "inline")
+    record = Record(instruction="", input=TEXT, output=listed, id="1", source="bc5cdr", document_id="1")
+    assert mixed.taught(record) == record  # an instruction that names no types asks for all of them
+    assert mixed.taught({**record, "instruction": mixed.instruction("bc5cdr")})["output"] == INLINE
+    assert mixed.output_tokens(256, 320) == 576
+    biased = mixed.exploration([], "none", "f1")
+    assert biased is not None
+    assert biased["end_bias"]["entity"] < 0.0  # there are lists to end
+    with pytest.raises(WrongParameterError, match="writes the form inline"):
+        mixed.to_calibrate("both")
+    same = {"entities": ["Drug", "Disease"], "relations": ["causes"]}
+    for form, sources, message in (
+        ({"cdr": "inline"}, {}, "there is no source 'cdr'; there are ade, bc5cdr, biored, synthetic"),
+        ({"bc5cdr": "inline"}, {"own": same}, "bc5cdr and own ask for the same types, and need the same form"),
+        ({"bc5cdr": "inline", "own": "numbered"}, {"own": same}, "ask for the same types"),
+        ({"ade": "table"}, {}, "form"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ExtractionTask.from_options({"form": form, "sources": sources})
+    assert ExtractionTask.from_options({"form": {"bc5cdr": "inline", "own": "inline"}, "sources": {"own": same}})
+
+
+def test_a_card_says_which_source_has_which_form() -> None:
+    mixed = ExtractionTask.from_options({"form": {"bc5cdr": "inline"}})
+    parts = mixed.card({"ade": "", "bc5cdr": ""}, {})
+    assert parts.output_form.startswith("The output for `bc5cdr` is the text over again")
+    assert parts.output_form.endswith("The output for `ade` has this form; an empty list is the line `None`:")
+    assert parts.output_form.count(":") == 1
+    assert parts.example_output.startswith("### Entities:")
+    (alone, everything) = (mixed.card({"bc5cdr": ""}, {}), mixed.card({}, {}))
+    assert alone.output_form.startswith("The output is the text")
+    assert alone.example_output.startswith("### Text:")
+    assert "### Entities:" in everything.example_output
+
+
 @pytest.mark.parametrize("types", [{}, {"entities": ["Gene", "Dose"], "relations": []}], ids=["shipped", "own"])
 def test_a_card_shows_the_form(types: dict[str, Any]) -> None:
     shown = {form: ExtractionTask.from_options({"form": form, **types}).card({}, {}) for form in FORMS}
@@ -222,8 +268,10 @@ def test_a_card_shows_the_form(types: dict[str, Any]) -> None:
 
 
 def test_a_form_travels_with_the_task() -> None:
-    for form in FORMS:
-        assert ExtractionTask.from_options(task(form).options()) == task(form)
+    for form in (*FORMS, {"ade": "inline", "biored": "numbered"}):
+        made = ExtractionTask.from_options({"form": form})
+        assert ExtractionTask.from_options(json.loads(json.dumps(made.options()))) == made
+        assert pickle.loads(pickle.dumps(made)) == made
     assert ExtractionTask.from_options({}).form == "list"
     with pytest.raises(ValueError, match="form"):
         task("table")
@@ -247,7 +295,7 @@ def test_the_end_of_relations_alone_is_biased_where_entities_are_no_list() -> No
         assert task(form).exploration([{"gold": "", "explored": [{}]}], "none", "f1") is None
         assert task(form).exploration([], "isotonic", None) == {}
         grammar = task(form).grammar("", TEXT, point)
-        written = task(form).written(TEXT, render(FOUND))
+        written = task(form).written("", TEXT, render(FOUND))
         entities, blank, relations = written.partition("\n\n")
         assert all(grammar.ending(entities[:end]) is None for end in range(len(entities) + 1))
         ends = [grammar.ending(f"{entities}{blank}{relations[:end]}") for end in range(len(relations) + 1)]
@@ -255,13 +303,18 @@ def test_the_end_of_relations_alone_is_biased_where_entities_are_no_list() -> No
 
 
 def test_an_adapter_that_was_taught_another_form_is_refused(tmp_path: Path) -> None:
-    records = [{"input": TEXT, "output": render(FOUND)}]
+    records = [{"instruction": "", "input": TEXT, "output": render(FOUND)}]
     require_same_form(tmp_path, task("inline"), records)  # made before folders named their task
     (tmp_path / "task.json").write_text(json.dumps(task("inline").to_dict()), encoding="utf-8")
     require_same_form(tmp_path, task("inline"), records)
     require_same_form(None, task("list"), records)
     with pytest.raises(WrongParameterError, match=r'otherwise: its task\.json has \{"form": "inline"\}'):
         require_same_form(tmp_path, task("list"), records)
+    mixed, both = ExtractionTask.from_options({"form": {"bc5cdr": "inline"}}), {"bc5cdr", "ade"}
+    asked = [{**records[0], "instruction": mixed.instruction(source)} for source in sorted(both)]
+    require_same_form(tmp_path, mixed, asked[1:])
+    with pytest.raises(WrongParameterError, match="otherwise"):
+        require_same_form(tmp_path, mixed, asked)
 
 
 @pytest.mark.parametrize("form", PLACED)
@@ -300,9 +353,20 @@ def test_a_model_learns_a_form_from_lists_and_is_read_in_it(form: str, tiny_base
     reader = Reader(base, adapter, task=what, source="ade", **settings)
     for record, read in zip(val, reader.extract([record["input"] for record in val]), strict=True):
         assert not isinstance(read, Exception)
-        assert read.windows[0].output == what.written(record["input"], record["output"])
+        assert read.windows[0].output == what.taught(record)["output"]
         assert [(one.type, one.text) for one in read.reading.entities] == [("Drug", "aspirin"), ("Symptom", "nausea")]
         assert [one.type for one in read.reading.relations] == ["causes"]
     other = params.model_copy(update={"repeats": {"bc5cdr": 2}})
     with pytest.raises(WrongParameterError, match="no training record is of the source 'bc5cdr'; there are ade"):
         train_adapter(base, {"task": what.to_dict()}, train, val, tmp_path / "other", other)
+
+
+def test_sources_with_forms_of_their_own_need_instructions_of_their_own(tiny_base: Path) -> None:
+    documents = [document.to_dict() for document in generate(1, seed=3, corpus="ade")]
+    shared, base = IngestionParams(instruction="shared"), BaseModel("tiny", tiny_base)
+    mixed = TaskParams(options={"form": {"bc5cdr": "inline"}})
+    with pytest.raises(WrongParameterError, match="one instruction for all sources") as caught:
+        write_records(documents, base, mixed, shared)
+    assert caught.value.where == "ingestion.instruction"
+    for task_params, params in ((mixed, IngestionParams()), (TaskParams(options={"form": "inline"}), shared)):
+        assert len(write_records(documents, base, task_params, params)[0]) == 1

@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from odin_slm.config.parameters import EvaluationParams, PromotionParams, TaskParams
 from odin_slm.core.errors import MissingInputError, PredictionsError, WrongParameterError
 from odin_slm.core.hashing import sha256_of, sha256_of_json
+from odin_slm.core.record import Record
 from odin_slm.core.runtime_environment import one_at_a_time
 from odin_slm.models.backends import reading_precision
 from odin_slm.models.base_model import BaseModel, trained_weights
@@ -527,10 +528,10 @@ def _predict(
     from odin_slm.inference.reading import Question, ask
     from odin_slm.models.tokens import output_budget, token_counter
 
-    require_same_form(adapter, task, test_data[:1])
+    require_same_form(adapter, task, list({record["instruction"]: record for record in test_data}.values()))
     budget = params.max_new_tokens  # auto is of all records, the same for any sample
     if budget == "auto":
-        budget = output_budget(base_model, [task.written(record["input"], record["output"]) for record in test_data])
+        budget = output_budget(base_model, [task.taught(cast(Record, record))["output"] for record in test_data])
     records = _sample(test_data, params)
     decodings = ("constrained", "free") if params.decoding == "both" else (params.decoding,)
     if not any(task.grammar(record["instruction"], record["input"]) for record in records):
@@ -585,7 +586,7 @@ def require_same_form(adapter: Path | None, task: Task, records: Sequence[Mappin
         return
     taught = task_of(adapter)
     if taught.name == task.name and any(
-        taught.written(one["input"], one["output"]) != task.written(one["input"], one["output"]) for one in records
+        taught.taught(one)["output"] != task.taught(one)["output"] for one in cast(Sequence[Record], records)
     ):
         here, there = task.options(), taught.options()
         other = {name: value for name, value in there.items() if here.get(name) != value}

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from odin_slm import corpora
 from odin_slm.config.parameters import IngestionParams, TaskParams, options_of
 from odin_slm.core.document import Document
-from odin_slm.core.errors import RecordTooLongError
+from odin_slm.core.errors import RecordTooLongError, WrongParameterError
 from odin_slm.core.processes import mapped
 from odin_slm.core.record import Record
 from odin_slm.core.rows import stored
@@ -125,7 +125,16 @@ def write_records(
         Records in document order, and a report: lengths in tokens, how many documents were windowed, which were
         dropped (all that overflow, or those with a sentence that alone does), and how many gold relations no window
         holds.
+
+    Raises:
+        WrongParameterError: One instruction is shared by all sources, and the task needs theirs.
     """
+    if params.instruction == "shared" and task.task().needs_own_instructions:
+        raise WrongParameterError(
+            "one instruction for all sources does not tell in which form an answer is to be written.",
+            where="ingestion.instruction",
+            fix="Set it to per_schema, or task.options.form to a single form.",
+        )
     if not documents:
         return [], {"records": 0}
     lengths = array("i")

@@ -117,9 +117,10 @@ class ExtractionOptions(BaseModel):
     """Rules to score by beside exact, of odin_slm.tasks.extraction.metrics.rules; null: all of them."""
     default_source: str = ""
     """Source whose types are asked for where a request names none; empty: the one that annotates the most types."""
-    form: Form = "list"
+    form: Form | dict[SourceName, Form] = "list"
     """How models write an output: list (entities, then relations), inline (the text with tags in it, then relations) or
-    numbered (every occurrence of an entity, then relations). Records are lists in every form."""
+    numbered (every occurrence of an entity, then relations); or source -> its form, list for those not named. Records
+    are lists in every form."""
     judged_pairs: int = Field(default=0, ge=0, le=64)
     """Pairs of entities that training asks about, yes or no, of each record, at most; 0: none. See
     evaluation.relations."""
@@ -137,7 +138,7 @@ class ExtractionOptions(BaseModel):
     @model_validator(mode="after")
     def _form_can_be_judged(self) -> ExtractionOptions:
         if self.judged_pairs and self.form != "list":
-            raise ValueError(f"judged_pairs: pairs are judged behind lists of entities; form is {self.form}.")
+            raise ValueError("judged_pairs: pairs are judged behind lists of entities; form names another one.")
         return self
 
     @model_validator(mode="after")
@@ -182,6 +183,22 @@ def require_known(types: Types, schema: Schema, where: str) -> None:
         for name in named:
             if name not in known:
                 raise ValueError(f"{where}: {name!r} is no {kind} type; there are {_listed(known)}.")
+
+
+def require_tellable(form: str | Mapping[str, str], schemas: Mapping[str, Schema]) -> None:
+    """Check that forms of outputs are those of sources, and that an instruction, which names types, tells which.
+
+    Raises:
+        ValueError: A source is unknown, or another one asks for the same types in another form.
+    """
+    if isinstance(form, str):
+        return
+    for name in form:
+        if name not in schemas:
+            raise ValueError(f"form: there is no source {name!r}; there are {_listed(tuple(schemas))}.")
+        for other in schemas:
+            if schemas[other] == schemas[name] and form.get(other, "list") != form[name]:
+                raise ValueError(f"form: {name} and {other} ask for the same types, and need the same form.")
 
 
 def _listed(names: tuple[str, ...]) -> str:

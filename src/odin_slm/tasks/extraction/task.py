@@ -39,6 +39,7 @@ from odin_slm.tasks.extraction.schema import (
     Schema,
     SourceOptions,
     Types,
+    require_tellable,
 )
 from odin_slm.tasks.extraction.tagged import HEADERS, Form
 from odin_slm.tasks.metric import Metric
@@ -65,7 +66,8 @@ class ExtractionTask(Task):
         chosen_source: Source whose types a request without one asks for; empty for the widest.
         metrics: Rules to score by beside ``exact``; None for all of them.
         judged_pairs: Pairs of a record that training asks about, at most; 0 where models are not taught to judge.
-        form: How models write an output, one of :data:`.tagged.FORMS`; records are lists.
+        form: How models write an output, one of :data:`.tagged.FORMS`, or source -> its form, and ``list`` for those
+            that are not named; an instruction tells by its types. Records are lists.
         judge: How a model's relations are found; None as it lists them. It is the model's, and no option.
         abbreviations: Whether outputs are completed with the other forms of abbreviated names. It is the model's, too.
     """
@@ -85,7 +87,7 @@ class ExtractionTask(Task):
     chosen_source: str = ""
     metrics: tuple[str, ...] | None = None
     judged_pairs: int = 0
-    form: Form = "list"
+    form: Form | Mapping[str, Form] = "list"
     judge: pairs.Judge | None = field(default=None, compare=False)
     abbreviations: bool = field(default=False, compare=False)
 
@@ -120,6 +122,7 @@ class ExtractionTask(Task):
             for name in given.metrics:
                 if name not in rules:
                     raise ValueError(f"metrics: there is no rule {name!r}; there are {', '.join(rules)}.")
+        require_tellable(given.form, schemas)
         chosen = given.default_source, given.metrics, given.judged_pairs, given.form
         return cls(types, MappingProxyType(schemas), *chosen)
 
@@ -139,7 +142,7 @@ class ExtractionTask(Task):
             metrics=self.metrics,
             default_source=self.chosen_source,
             judged_pairs=self.judged_pairs,
-            form=self.form,
+            form=self.form if isinstance(self.form, str) else dict(self.form),
         ).model_dump(mode="json")
 
     # Data
@@ -168,6 +171,11 @@ class ExtractionTask(Task):
     def shared_instruction(self) -> str:
         """See :attr:`Task.shared_instruction`."""
         return instruction_for(self.types.everything)
+
+    @property
+    def needs_own_instructions(self) -> bool:
+        """See :attr:`Task.needs_own_instructions`: where sources have forms of their own."""
+        return not isinstance(self.form, str)
 
     def document_fault(self, document: Document) -> str:
         """See :meth:`Task.document_fault`: its types are those of its source, its relations have legal arguments."""
@@ -205,11 +213,27 @@ class ExtractionTask(Task):
         """See :meth:`Task.windows`: cut at sentence ends."""
         return window(document, fits, characters=characters)
 
-    def written(self, text: str, output: str) -> str:
-        """See :meth:`Task.written`: the list in the task's form."""
-        if self.form == "list" or output.startswith(HEADERS):
+    def written(self, instruction: str, text: str, output: str) -> str:
+        """See :meth:`Task.written`: the list in the form that the instruction's answers have."""
+        form = self.form_of(schema_in(instruction, self.types))
+        if form == "list" or output.startswith(HEADERS):
             return output
-        return written(text, parse(output, self.types).extraction, self.form, self.types)
+        return written(text, parse(output, self.types).extraction, form, self.types)
+
+    def form_of(self, schema: Schema) -> Form:
+        """Return the form of answers to an instruction that names a schema."""
+        if isinstance(self.form, str):
+            return self.form
+        forms: Iterable[Form] = (form for name, form in self.form.items() if self.schemas[name] == schema)
+        return next(iter(forms), "list")
+
+    @property
+    def forms(self) -> dict[Form, list[str]]:
+        """Form -> the sources whose answers have it."""
+        found: dict[Form, list[str]] = {}
+        for name, schema in (self.schemas or {ALL: self.types.everything}).items():
+            found.setdefault(self.form_of(schema), []).append(name)
+        return found
 
     def exercises(self, record: Record, fits: Callable[[Record], bool], seed: int) -> list[Record]:
         """See :meth:`Task.exercises`: pairs of its entities to judge, see :func:`.pairs.exercise`."""
@@ -319,14 +343,15 @@ class ExtractionTask(Task):
     ) -> ExtractionGrammar:
         """See :meth:`Task.grammar`; an instruction of unknown wording allows all of the task's types."""
         schema, bias = schema_in(instruction, self.types), point.get("end_bias")
+        form = self.form_of(schema)
         if point.get("alone") == "entity":  # as entities are explored
             schema = Schema(schema.entities, ())
         biases = (bias["entity"], bias["relation"]) if bias else None
-        return ExtractionGrammar(text, schema, self.types, biases, self.judge, self.judged_pairs > 0, self.form)
+        return ExtractionGrammar(text, schema, self.types, biases, self.judge, self.judged_pairs > 0, form)
 
     def output_tokens(self, most: int, window_tokens: int) -> int:
         """See :meth:`Task.output_tokens`: an output with tags holds its text, too."""
-        return most + window_tokens if self.form == "inline" else most
+        return most + window_tokens if "inline" in self.forms else most
 
     def kept(
         self, text: str, output: str, lines: Sequence[float | None], calibrator: Mapping[str, Any] | None
@@ -352,9 +377,9 @@ class ExtractionTask(Task):
 
     def to_calibrate(self, relations: str = "list") -> ExtractionTask:
         """See :meth:`Task.to_calibrate`: outputs stay as the model lists them, and pairs are weighed beside."""
-        if relations != "list" and self.form != "list":
+        if relations != "list" and (others := self.forms.keys() - {"list"}):
             raise WrongParameterError(
-                f"pairs are judged behind lists of entities, and this model writes the form {self.form}.",
+                f"pairs are judged behind lists of entities, and this model writes the form {min(others)}.",
                 where="evaluation.relations",
                 fix="Set it to list.",
             )
@@ -467,7 +492,7 @@ class ExtractionTask(Task):
         """See :func:`odin_slm.tasks.extraction.operating_point.exploration`."""
         from odin_slm.tasks.extraction.operating_point import exploration
 
-        return exploration(explored, method, objective, self.types, entities_listed=self.form == "list")
+        return exploration(explored, method, objective, self.types, entities_listed="list" in self.forms)
 
     def fit_calibration(
         self,

@@ -22,6 +22,7 @@ from odin_slm.tasks.card import (
 )
 from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, render
 from odin_slm.tasks.extraction.schema import MEDICAL, Types
+from odin_slm.tasks.extraction.tagged import Form
 from odin_slm.tasks.metric import Metric
 
 if TYPE_CHECKING:
@@ -35,11 +36,11 @@ _OUTPUT = Extraction(
     (Entity("Drug", "lisinopril"), Entity("Disease", "hypertension"), Entity("Symptom", "dry cough")),
     (RelationTriple("lisinopril", "treats", "hypertension"), RelationTriple("lisinopril", "causes", "dry cough")),
 )
-_FORMS = {
-    "list": "The output has this form; an empty list is the line `None`:",
-    "inline": "The output is the text over again, with the type of an entity in brackets before it and a line break\n"
+_FORMS: Mapping[Form, str] = {
+    "inline": "{} is the text over again, with the type of an entity in brackets before it and a line break\n"
     "behind it, and then the relations, or the line `None`:",
-    "numbered": "The output lists every occurrence of an entity; an empty list is the line `None`:",
+    "numbered": "{} lists every occurrence of an entity; an empty list is the line `None`:",
+    "list": "{} has this form; an empty list is the line `None`:",
 }
 _QUALITY = {
     "parse_failure_rate": "outputs that break the format or do not end",
@@ -59,14 +60,15 @@ def card_parts(
     table_above = " (see the table above)" if results else ""
     shown = _OUTPUT if _is_medical(task.types) else _placeholder(task.types)
     text = _TEXT if _is_medical(task.types) else ", ".join(entity.text for entity in shown.entities)
+    output_form, example_output = _output(task, sources, text, render(shown))
     return CardParts(
         does="reads an English biomedical text and writes\n"
         f"down its entities ({code(entities)}) and the relations between them ({code(relations)})",
         intended_use="Research on information extraction: drafts of annotations that a person checks, baselines, "
         "teaching, tests of pipelines.",
         example=_TEXT if _is_medical(task.types) else task.example,
-        example_output=task.written(text, render(shown)),
-        output_form=_FORMS[task.form],
+        example_output=example_output,
+        output_form=output_form,
         asked=_asked(task, sources, instructions),
         limitations=(
             f"Decoded freely, it may write what is not in the input{table_above}: look every entity up before\n"
@@ -92,6 +94,17 @@ def card_parts(
         task_ids=("named-entity-recognition",),
         results=_results(results) if results else None,
     )
+
+
+def _output(task: ExtractionTask, sources: Mapping[str, str], text: str, listed: str) -> tuple[str, str]:
+    """Return what is said of outputs, and the one that follows it, which has the form that is named last."""
+    known = set(sources) & set(task.schemas) or set(task.schemas)
+    of_sources = {form: [name for name in named if name in known] for form, named in task.forms.items()}
+    told = [form for form in _FORMS if of_sources.get(form)] or list(task.forms)
+    one = len(told) == 1
+    says = [_FORMS[form].format("The output" if one else f"The output for {code(of_sources[form])}") for form in told]
+    shown = task.written(task.instruction(task.forms[told[-1]][0]), text, listed)
+    return "\n".join([*(f"{said[:-1]}." for said in says[:-1]), says[-1]]), shown
 
 
 def _is_medical(types: Types) -> bool:

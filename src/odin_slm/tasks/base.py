@@ -129,6 +129,13 @@ class Task(Calibrated, ABC):
         """Return what else a training record teaches, beside its output; ``fits`` tells whether it is short enough."""
         return []
 
+    def renaming(self, train: Sequence[Record], share: float, seed: int) -> Callable[[Record], Record] | None:
+        """Return what puts names of training records into the place of others; None where texts hold no names.
+
+        ``share``: the chance of each name to become another one.
+        """
+        return None
+
     def labels(self, output: str) -> dict[str, list[str]]:
         """Return, by kind, the labels in an output; statistics count them."""
         return {}

@@ -55,6 +55,8 @@ class TrainingParams(Parameters):
     """Passes over the training split."""
     repeats: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     """Source -> how often a pass has each of its records; once where a source is not named."""
+    swap_names: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Chance of each name in a record's copies, all but the first of ``repeats``, to become another of its type."""
     max_steps: int | None = Field(default=None, ge=1)
     """Stop after this many optimizer steps, whatever the epochs."""
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 16
@@ -137,6 +139,12 @@ class TrainingParams(Parameters):
                 "method: full trains the weights themselves, and four bits are too few: set load_in_4bit "
                 "to false, or method to lora."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _copies_are_renamed(self) -> TrainingParams:
+        if self.swap_names and max(self.repeats.values(), default=1) < 2:
+            raise ValueError("swap_names renames copies of records: have repeats make some, as {ade: 2}.")
         return self
 
     @model_validator(mode="after")

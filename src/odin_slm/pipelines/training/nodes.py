@@ -69,7 +69,8 @@ def train_adapter(
 
     Raises:
         MissingInputError: A split is absent or empty.
-        WrongParameterError: ``params.repeats`` names a source that no record is of.
+        WrongParameterError: ``params.repeats`` names a source that no record is of, or ``params.swap_names`` asks for
+            other names where the task's texts hold none.
     """
     from odin_slm.training.callbacks import with_throughput
     from odin_slm.training.lora import train_lora
@@ -83,7 +84,7 @@ def train_adapter(
             )
     task = load(training_preflight["task"])
     lengths = record_counter(base_model)
-    taught = _repeated([task.taught(record) for record in train], params)
+    taught = [task.taught(record) for record in _repeated(train, task, lengths, params)]
     exercises = _exercises(task, train, lengths, params)
     examples = [*taught, *exercises]
     tokens = sum(lengths(examples))
@@ -103,8 +104,8 @@ def train_adapter(
     }
 
 
-def _repeated(train: list[Record], params: TrainingParams) -> list[Record]:
-    """Return training records as often as a pass has them."""
+def _repeated(train: list[Record], task: Task, lengths: RecordCounter, params: TrainingParams) -> list[Record]:
+    """Return training records as often as a pass has them, with other names in the copies where it is asked for."""
     sources = {record["source"] for record in train}
     if unknown := sorted(params.repeats.keys() - sources):
         raise WrongParameterError(
@@ -112,7 +113,25 @@ def _repeated(train: list[Record], params: TrainingParams) -> list[Record]:
             where="training.repeats",
             fix="Name one of them.",
         )
-    return [record for record in train for _ in range(params.repeats.get(record["source"], 1))]
+    copies = [(record, number) for record in train for number in range(params.repeats.get(record["source"], 1))]
+    if not params.swap_names:
+        return [record for record, _ in copies]
+    rename = task.renaming(train, params.swap_names, params.seed)
+    if rename is None:
+        raise WrongParameterError(
+            f"the texts of the task {task.name} hold no names that could be swapped.",
+            where="training.swap_names",
+            fix="Set it to 0.",
+        )
+    given = [rename(record) if number else record for record, number in copies]
+    tokens = lengths([task.taught(record) for record in given])
+    fitting = [
+        made if length <= params.max_seq_length else record
+        for made, length, (record, _) in zip(given, tokens, copies, strict=True)
+    ]
+    changed = sum(made is not record for made, (record, _) in zip(fitting, copies, strict=True))
+    logger.info("%d of %d copies have other names.", changed, len(copies) - len(train))
+    return fitting
 
 
 def _exercises(task: Task, train: list[Record], lengths: RecordCounter, params: TrainingParams) -> list[Record]:

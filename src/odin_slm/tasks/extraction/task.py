@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -31,6 +32,7 @@ from odin_slm.tasks.extraction.format import (
 from odin_slm.tasks.extraction.grammar import ExtractionGrammar
 from odin_slm.tasks.extraction.grounding import Grounded, ground, merge
 from odin_slm.tasks.extraction.records import extraction_of, make_record, window, written
+from odin_slm.tasks.extraction.renaming import names_of, renamed
 from odin_slm.tasks.extraction.schema import (
     MEDICAL,
     SCHEMAS,
@@ -243,6 +245,11 @@ class ExtractionTask(Task):
         legal = self.grammar(record["instruction"], record["input"]).legal_pairs(record["output"])
         made = pairs.exercise(record, listed.entities, listed.relations, legal, self.judged_pairs, seed, fits)
         return [made] if made else []
+
+    def renaming(self, train: Sequence[Record], share: float, seed: int) -> Callable[[Record], Record]:
+        """See :meth:`Task.renaming` and :func:`.renaming.renamed`."""
+        names, rng = names_of(train, self.types), random.Random(seed)
+        return lambda record: renamed(record, names, share, rng, self.types)
 
     def labels(self, output: str) -> dict[str, list[str]]:
         """See :meth:`Task.labels`."""

@@ -47,15 +47,10 @@ def rescore(
         return []
     from odin_slm.inference.generation import progress
     from odin_slm.inference.reading import ask
-    from odin_slm.models.tokens import output_budget
 
     model = champion.model()
     questions = [_question(model, row) for row in predictions]
-    budget = max_new_tokens
-    if budget == "auto":
-        gold = ((asked, row["gold"]) for asked, row in zip(questions, predictions, strict=True))
-        written = [model.task.written(asked.instruction, asked.text, output) for asked, output in gold]
-        budget = output_budget(model.base, written)
+    budget = _budget_for_gold(model, questions, predictions) if max_new_tokens == "auto" else max_new_tokens
     with progress("Generating, champion", len(predictions)) as on_progress:
         outputs = ask(
             model.base,
@@ -77,6 +72,13 @@ def rescore(
         }
         for row, output in zip(predictions, outputs, strict=True)
     ]
+
+
+def _budget_for_gold(model: ServedModel, questions: Sequence[Question], rows: Sequence[Mapping[str, Any]]) -> int:
+    from odin_slm.models.tokens import output_budget
+
+    pairs = zip(questions, rows, strict=True)
+    return output_budget(model.base, [model.task.written(q.instruction, q.text, row["gold"]) for q, row in pairs])
 
 
 def _question(model: ServedModel, row: Mapping[str, Any]) -> Question:

@@ -1,6 +1,6 @@
 """A dictionary and a CRF on every corpus, and their relations: what anybody has in seconds, beside a model's outputs.
 
-    .venv/bin/kedro run --env smollm2-135m --pipelines data --params corpora=DIR
+    .venv/bin/kedro run --env smollm2-135m --pipelines data --params corpora=DIR,task.options.form=list
     .venv/bin/pip install -c requirements/constraints.txt -e ".[dev,benchmark]"
     .venv/bin/python benchmarks/baselines.py [--data FOLDER] [--sources ade bc5cdr biored] [--beside predictions.jsonl]
 

@@ -2,7 +2,7 @@
 
     .venv/bin/kedro run --env smollm2-135m --pipelines data,training --params corpora=DIR
     .venv/bin/python benchmarks/operating_point.py [--data data/05_model_input/smollm2-135m] [--sources bc5cdr biored]
-        [--adapter data/06_models/smollm2-135m/adapter] [--base DIR] [--records 160] [--objective f1] [--form list]
+        [--adapter data/06_models/smollm2-135m/adapter] [--base DIR] [--records 160] [--objective f1]
         [--precision fp32] [--work FOLDER]
     .venv/bin/python benchmarks/operating_point.py --predictions data/07_model_output/…/calibration_predictions.jsonl
 
@@ -32,13 +32,13 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as settings.py does: a worker that spins steals the other's core
 
 from odin_slm.config.parameters import EvaluationParams, TaskParams
+from odin_slm.inference.served_model import task_of
 from odin_slm.models.base_model import resolve_base_model
 from odin_slm.pipelines.evaluation.nodes import fit_calibration, generate_calibration_predictions
 from odin_slm.tasks.extraction.calibration import confidence
 from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, render
 from odin_slm.tasks.extraction.metrics import KINDS, difference, micro
 from odin_slm.tasks.extraction.operating_point import items_of
-from odin_slm.tasks.extraction.tagged import FORMS
 from odin_slm.tasks.operating_point import point_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,7 +55,7 @@ def read(given: argparse.Namespace, params: EvaluationParams) -> list[Row]:
     with tempfile.TemporaryDirectory() as scratch:
         work = given.work or Path(scratch)
         work.mkdir(parents=True, exist_ok=True)
-        task = TaskParams(name="extraction", options={"form": given.form})
+        task = TaskParams(name="extraction", options={"form": task_of(given.adapter).options()["form"]})
         begin = time.monotonic()
         rows = generate_calibration_predictions(base, given.adapter, chosen, work, task, params)
     print(f"{len(rows)} records read in {time.monotonic() - begin:.0f} s", flush=True)
@@ -94,7 +94,6 @@ def main() -> None:
     parser.add_argument("--sources", nargs="*", default=[])
     parser.add_argument("--records", type=int, default=160)
     parser.add_argument("--objective", default="f1")
-    parser.add_argument("--form", choices=FORMS, default="list", help="form that the adapter was taught")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--predictions", type=Path)
     parser.add_argument("--work", type=Path)

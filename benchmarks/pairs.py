@@ -1,6 +1,6 @@
 """Relations judged pair by pair against relations as the model lists them, with the same entities.
 
-    .venv/bin/kedro run --env smollm2-135m --pipelines data,training --params corpora=DIR
+    .venv/bin/kedro run --env smollm2-135m --pipelines data,training --params corpora=DIR,task.options.form=list
     .venv/bin/python benchmarks/pairs.py --work FOLDER [--documents 80] [--adapter DIR]
 
 Reads as many validation documents of BC5CDR and of BioRED under the grammar, as lists, and then has every legal pair of

@@ -34,7 +34,7 @@ def renamed(
     """Return a record with other names, in its text and in its output.
 
     A name stays where it overlaps another one or lies within a word, and where the other name stands in the text
-    already. All occurrences of a name become the same one, with a capital where the old one begins a sentence with it.
+    already. All its occurrences become the same one, with a capital where the old one has one before small letters.
 
     Args:
         record: A record whose output is a list.

@@ -3,12 +3,15 @@
     .venv/bin/kedro run --pipelines data
     .venv/bin/python benchmarks/training.py [--records 320] [--epochs 1] [--precision auto] [--method lora]
     .venv/bin/python benchmarks/training.py --base DIR --data data/05_model_input/smollm2-135m --source ade
+    .venv/bin/python benchmarks/training.py --ways "this project" --group 512 1024 2048 [--batch 64]
 
 Three ways, one after the other, in this process:
 
 - this project: our token ids and mask, and our step (``odin_slm/training/cpu_step.py``);
 - TRL, the predecessor's settings: batches of 2, 4 for a step, gradient checkpointing, TRL's own tokenising and padding;
 - TRL, our batch: as many examples a step as ours, no checkpointing.
+
+With ``--group``, ours once for each number of tokens that a thread computes together, in place of the chosen one.
 
 Prints the tokens of the examples (prompt and completion, no padding) for each second of training, the ratio, the
 seconds that the cores computed (they tell the ways apart where others use the machine too), and the loss on validation
@@ -65,6 +68,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     parser.add_argument("--method", choices=["lora", "full"], default="lora")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--group", type=int, nargs="*", default=[])
     parser.add_argument("--ways", nargs="*", choices=list(WAYS), default=list(WAYS))
     options = parser.parse_args()
     if not (options.data / "train.json").is_file():
@@ -89,6 +94,10 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads")
     print(f"{'':34}{'seconds':>9}{'tokens/s':>10}{'speed':>8}{'core-seconds':>14}{'loss':>9}")
     ways = {name: WAYS[name] for name in options.ways}
+    for way in ways.values():
+        way["batch"] = options.batch if way["accumulation"] == 1 else way["batch"]
+    if options.group and (ours := ways.pop("this project", None)):
+        ways |= {f"this project, groups of {tokens}": ours | {"group": tokens} for tokens in options.group}
     for way in ways.values():  # what the libraries load and prepare at first
         measure(base, train[:16], rows[:16], validation[:1], tokenizer, 1, precision, options.method, **way)
     first = rate = 0.0
@@ -130,6 +139,7 @@ def measure(
     batch: int,
     accumulation: int,
     checkpointing: bool,
+    group: int | None = None,
 ) -> tuple[float, float, float]:
     """Return the seconds of training, those of all cores, and the validation loss afterwards."""
     set_seed(42)
@@ -138,6 +148,8 @@ def measure(
     )
     model = backends.with_adapter("transformers", base, params)
     step = cpu_step_of(model, params) if own else None
+    if step and group:
+        step.tokens = group
     pairs = [dict(zip(("prompt", "completion"), full_text(record), strict=True)) for record in train]
     prepared: dict[str, Any] = {"dataset_kwargs": {"skip_prepare_dataset": True}, "remove_unused_columns": False}
     with tempfile.TemporaryDirectory() as folder:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from models.test_architectures import SIZES
 from odin_slm.config.parameters import LoraParams, TrainingParams
-from odin_slm.models import backends
+from odin_slm.models import backends, memory, preflight
+from odin_slm.models.backends import with_adapter
 from odin_slm.models.base_model import BaseModel
 from odin_slm.training.collation import IGNORED
 from odin_slm.training.cpu_step import CpuStep, Example, cpu_step_of, group_of, share_out, shared_prefix
@@ -168,6 +169,7 @@ def test_every_label_is_scored_once_and_sees_its_own_example(
     targets = sorted(target for group in groups for target in group.targets.tolist())
     assert targets == sorted(n for n, (_, output) in enumerate(lengths) for _ in range(output))
     whole = [list(ids) for ids, _ in examples]
+    assert all(len(group.ids) <= tokens + 2 * max(map(len, whole)) for group in groups)
     for group in groups:
         rows = group.ids[group.padded].view(group.shape).tolist()
         found = [next(ids for ids in whole if row[: len(ids)] == ids) for row in rows]
@@ -189,8 +191,45 @@ def test_work_is_even() -> None:
     rows: list[Example] = [
         ([n] * length, [IGNORED] + [1] * (length - 1)) for n, length in enumerate([90] * 13 + [400] * 3)
     ]
-    loads = [sum(len(group.ids) for group in share) for share in share_out(rows, 2)]
+    loads = [sum(len(group.ids) for group in share) for share in share_out(rows, 2, 512)]
     assert max(loads) < 1.2 * sum(loads) / 2
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_memory_estimate_knows_how_large_groups_are(precision: str, base: BaseModel) -> None:
+    params = PARAMS.model_copy(update={"precision": precision})
+    machine = preflight.Machine("cpu", "2 CPU cores", memory.GIB, memory.GIB)
+    job = preflight.job_of(params, preflight.read_config(base), "transformers", machine)
+    step = cpu_step_of(with_adapter("transformers", base, params), params)
+    assert step is not None
+    assert step.tokens == job.group > 512
+    step.close()
+    assert memory.group_tokens(1536, 4) == 512 < memory.group_tokens(1536, 2) == 1024
+    assert memory.group_tokens(14336, 2) == 512
+
+
+def test_examples_of_one_instruction_are_computed_together() -> None:
+    """All share the system message, and two instructions are told apart only behind it, as with SmolLM2's template."""
+    system, instructions = [*range(100, 140)], ([*range(200, 240)], [*range(300, 340)])
+    rows: list[Example] = [
+        (
+            [*system, *instructions[n % 2], *range(1000 * n, 1000 * n + length), 7],
+            [IGNORED] * (80 + length) + [7],
+        )
+        for n, length in enumerate([20, 21, 22, 23, 24, 25, 26, 27] * 2, start=1)
+    ]
+    groups = [group for share in share_out(rows, 2, 512) for group in share]
+    assert {group.prefix for group in groups} == {80}
+    assert {group.shape[0] for group in groups} == {4}
+
+
+def test_examples_of_one_instruction_are_sorted_by_length() -> None:
+    rows: list[Example] = [
+        ([1, 2, 3, 100 + n, *[9] * length], [IGNORED] * (4 + length - 1) + [9])
+        for n, length in enumerate([30, 300, 120, 210] * 10)
+    ]
+    padded = sum(len(group.padded) for share in share_out(rows, 2, 512) for group in share)
+    assert padded < 1.2 * sum(len(ids) for ids, _ in rows)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

@@ -80,6 +80,7 @@ class Job:
         optimizer: Name of the optimizer.
         device: ``cuda`` or ``cpu``.
         workers: Threads of our CPU step; 0 if TRL's step computes the batch as one padded tensor.
+        group: Tokens that a thread computes together, see :func:`group_tokens`.
         labelled: Share of tokens that carry a loss.
         full: Whether all weights are trained, and there is no adapter.
         fused_attention: Whether the attention kernel never stores the attention matrix.
@@ -98,6 +99,7 @@ class Job:
     optimizer: str = "adamw_torch"
     device: str = "cpu"
     workers: int = 0
+    group: int = 512
     labelled: float = 0.5
     fused_attention: bool = True
     full: bool = False
@@ -109,7 +111,20 @@ class Job:
         if not self.workers:
             return self.batch_size * self.length
         share = self.batch_size * self.length // self.workers
-        return self.workers * min(max(self.length, min(512, share)), self.batch_size * self.length)
+        return self.workers * min(max(self.length, min(self.group, share)), self.batch_size * self.length)
+
+
+def group_tokens(feed_forward: int, compute_bytes: int) -> int:
+    """Return about how many tokens a thread of our CPU step computes together (``training/cpu_step.py``).
+
+    The fewer groups, the less often the weights are read and an operation is started; the more tokens, the more memory
+    is taken and the worse the caches serve. ``benchmarks/training.py --group`` compares numbers of them.
+
+    Args:
+        feed_forward: Features inside a feed-forward layer, the widest of a block.
+        compute_bytes: Bytes of a feature.
+    """
+    return max(512, 3 * MIB // (feed_forward * compute_bytes))
 
 
 @dataclass(frozen=True)

@@ -249,7 +249,8 @@ def job_of(params: TrainingParams, config: Any, backend: str, machine: Machine) 
         decoded_copy=params.metric_for_best_model == "task" and machine.device == "cpu" and not quantised,
     )
     if machine.device == "cpu" and backends.has_cpu_step(config, params):
-        return replace(job, workers=min(torch.get_num_threads(), batch))
+        group = memory.group_tokens(_feed_forward(config), job.compute_bytes)
+        return replace(job, workers=min(torch.get_num_threads(), batch), group=group)
     return job
 
 

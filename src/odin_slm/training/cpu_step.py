@@ -21,6 +21,7 @@ measures the speed.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 from odin_slm.config.parameters import TrainingParams
 from odin_slm.models import backends
 from odin_slm.models.base_model import causal_of
+from odin_slm.models.memory import group_tokens
 from odin_slm.training.collation import IGNORED
 
 if TYPE_CHECKING:
@@ -98,11 +100,12 @@ def shared_prefix(examples: Sequence[Example]) -> int:
     """Return the number of tokens that can be computed once for all examples; 0 for a single one."""
     if len(examples) == 1:
         return 0
-    (first, _), *others = examples
-    most = min(next((n for n, label in enumerate(each[1]) if label != IGNORED), 1) for each in examples) - 1
-    while most > 0 and any(list(ids[:most]) != list(first[:most]) for ids, _ in others):
-        most -= 1
-    return max(0, most)
+    rows = [list(ids) for ids, _ in examples]
+    least, greatest = min(rows), max(rows)  # what these begin with, all between them do
+    alike = next((n for n, (one, other) in enumerate(zip(least, greatest, strict=False)) if one != other), len(least))
+    for _, labels in examples:
+        alike = next((n - 1 for n in range(1, min(alike + 1, len(labels))) if labels[n] != IGNORED), alike)
+    return alike
 
 
 class Memory:
@@ -343,6 +346,9 @@ class CpuStep:
             that ``backends.has_cpu_step`` names.
         cores: Number of threads.
         dtype: Data type of the products; the residual stream, the loss and the gradients are float32.
+
+    Attributes:
+        tokens: About the most tokens that a thread computes together.
     """
 
     def __init__(self, model: Any, cores: int, dtype: torch.dtype) -> None:
@@ -366,6 +372,7 @@ class CpuStep:
         self._full = self._embedding.requires_grad
         self._versions: list[int] = []  # of the weights that are laid out; empty after an optimizer's step
         self._hook = register_optimizer_step_post_hook(lambda *_: self._versions.clear())  # fused ones count none
+        self.tokens = group_tokens(config.intermediate_size, dtype.itemsize)
         self._memories = [Memory() for _ in range(cores)]
         self._gradients = [self._zero_gradients() for _ in range(cores)]
         self._pool = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))
@@ -438,7 +445,7 @@ class CpuStep:
                 if self._full:
                     self._norm, self._head = (weight.detach().to(self._dtype) for weight in self._last)
             self._versions = versions
-        shares = share_out(examples, len(self._memories))
+        shares = share_out(examples, len(self._memories), self.tokens)
         losses = list(self._pool.map(work, shares, self._memories, self._gradients))
         return torch.stack(losses).sum()
 
@@ -538,13 +545,13 @@ class CpuStep:
         _normalise_backward(dy, y[:, :features], deviation_y, change)
 
         d_context = block.o.backward(context, narrow(), gradients, "d_context", memory)
-        d_attended = buffer("d_attended", len(group.padded), self._heads * size).zero_()
-        d_attended[group.taken] = d_context
-        d_heads = d_attended.view(*group.shape, self._heads, size).transpose(1, 2)
         backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
         # In float32 beside 16-bit products, too: PyTorch's kernel is slower in bfloat16, above all for short examples.
-        d_heads, *others, attended = (each.float() for each in (d_heads, *self._by_head(padded, group), attended))
-        found = backward(d_heads, *others, attended, sums, 0.0, True)
+        d_attended = memory("d_attended", len(group.padded), self._heads * size).zero_()
+        d_attended[group.taken] = d_context.float()
+        d_heads = d_attended.view(*group.shape, self._heads, size).transpose(1, 2)
+        wide = padded if padded.dtype == torch.float32 else memory("wide_padded", *padded.shape).copy_(padded)
+        found = backward(d_heads, *self._by_head(wide, group), attended.float(), sums, 0.0, True)
         d_padded = buffer("d_padded", *group.shape, heads, size)
         for part, each in zip(d_padded.split([self._heads, self._keys, self._keys], dim=2), found, strict=True):
             part.copy_(each.transpose(1, 2))
@@ -638,39 +645,66 @@ def _turn(x: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> None:
     first.copy_(turned)
 
 
-def share_out(examples: Sequence[Example], cores: int, tokens: int = 512) -> list[list[Group]]:
-    """Share the examples of a batch among cores, in groups of equal work with the same instruction and similar length.
+def share_out(examples: Sequence[Example], cores: int, tokens: int) -> list[list[Group]]:
+    """Share the examples of a batch among cores, in groups, so that all are done soon.
 
-    The largest group goes first, each to the core with the least work so far (Graham, 1969, "Bounds on multiprocessing
-    timing anomalies").
+    Several ways are compared by the work of the core that has most: groups of similar length, and of similar length
+    among the examples that also go on alike where the batch first differs, as those of one instruction do; few groups,
+    which start fewer operations, and more of them, which are shared out more evenly.
 
     Args:
         examples: The examples.
         cores: Number of cores.
-        tokens: About the most tokens of a group; a longer example forms a group by itself.
+        tokens: About the most work of a group, in tokens, its shared prefix counted once; a longer example forms a
+            group by itself.
 
     Returns:
         The groups of each core.
     """
-    total = sum(len(ids) for ids, _ in examples)
-    count = cores * math.ceil(total / (cores * tokens))
+    shared = shared_prefix(examples)
+    by_length = sorted(examples, key=lambda each: -len(each[0]))
+    by_start = sorted(by_length, key=lambda each: each[0][shared])
+    least = math.ceil((sum(_work([each], shared) for each in examples) + cores * shared) / tokens)
+    counts = range(min(least, len(examples)), min(least + 3 * cores, len(examples)) + 1)
+    ways = (_share_out(_runs(order, shared, count), cores) for order in (by_length, by_start) for count in counts)
+    _, shares = min(ways, key=lambda way: way[0])
+    return [[group_of(run) for run in share] for share in shares]
+
+
+def _runs(examples: Sequence[Example], shared: int, count: int) -> list[list[Example]]:
+    """Divide examples in their order into so many runs of about equal work, or fewer."""
+    works = [_work([each], shared) for each in examples]
     runs: dict[int, list[Example]] = {}
-    passed = 0
-    for example in sorted(examples, key=lambda each: (tuple(each[0][:_ALIKE]), -len(each[0]))):
-        length = len(example[0])
-        runs.setdefault(int((passed + length / 2) / total * count), []).append(example)
-        passed += length
-    shares: list[list[Group]] = [[] for _ in range(cores)]
-    load = [0] * cores
-    for group in sorted((group_of(run) for run in runs.values()), key=lambda group: -len(group.ids)):
+    for example, work, end in zip(examples, works, itertools.accumulate(works), strict=True):
+        runs.setdefault(int((end - work / 2) / sum(works) * count), []).append(example)
+    return list(runs.values())
+
+
+def _share_out(runs: Sequence[list[Example]], cores: int) -> tuple[float, list[list[list[Example]]]]:
+    """Give the largest run first, each to the core with the least work so far; return the most work, and the shares.
+
+    That is at most a third more than the best way (Graham, 1969, "Bounds on multiprocessing timing anomalies").
+    """
+    shares: list[list[list[Example]]] = [[] for _ in range(cores)]
+    load = [0.0] * cores
+    for work, run in sorted(((_work(run) + _START, run) for run in runs), key=lambda each: -each[0]):
         least = load.index(min(load))
-        shares[least].append(group)
-        load[least] += len(group.ids)
-    return shares
+        shares[least].append(run)
+        load[least] += work
+    return max(load), shares
 
 
-_ALIKE = 16
-"""Examples are sorted by so many first tokens, which differ between instructions."""
+def _work(run: Sequence[Example], shared: int | None = None) -> float:
+    """Return the work of a group, in tokens; without its prefix of ``shared`` tokens, if these are given."""
+    lengths = [len(ids) for ids, _ in run]
+    prefix = shared_prefix(run) * (len(run) - 1) if shared is None else shared * len(run)
+    return sum(lengths) - prefix + len(run) * max(lengths) / _ATTENTION
+
+
+_ATTENTION = 5
+"""So many places of padded examples take attention about the time, and the memory, that a token takes all layers."""
+_START = 128
+"""A group takes as long as its tokens and about so many more, most of all for reading the weights."""
 
 
 def cpu_step_of(model: Any, params: TrainingParams, processes: int = 1) -> CpuStep | None:

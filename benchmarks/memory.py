@@ -11,17 +11,19 @@ freed blocks back at once; without it, it keeps about as many again, which the p
 with CUDA the peak of the allocator is reported instead. Measured on two CPU cores, in MiB:
 
     case                                      estimate  measured  ratio
-    16 x 512, threads                              240       224   1.07
+    16 x 512, threads                              364       336   1.08
     32 x 1024, threads                             392       371   1.06
-    16 x 512, all weights, threads                 315       302   1.04
-    16 x 512, bfloat16, threads                    177       197   0.90
-    32 x 1024, bfloat16, threads                   273       288   0.95
-    16 x 512, all weights, bfloat16, threads       255       258   0.99
+    16 x 512, all weights, threads                 440       414   1.06
+    16 x 512, bfloat16, threads                    430       346   1.24
+    32 x 1024, bfloat16, threads                   430       436   0.99
+    16 x 512, all weights, bfloat16, threads       500       395   1.27
     8 x 1024                                      1560      1522   1.03
     4 x 1024                                       803       784   1.02
     4 x 512, rank 8, q and v                       332       325   1.02
     4 x 512, checkpointing                         138       144   0.96
     4 x 512, packed                                400       393   1.02
+
+The rows with 24 and 27 % too much are batches that are shared out evenly in smaller groups than there is room for.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class Job:
         optimizer: Name of the optimizer.
         device: ``cuda`` or ``cpu``.
         workers: Threads of our CPU step; 0 if TRL's step computes the batch as one padded tensor.
-        group: Tokens that a thread computes together, see :func:`group_tokens`.
+        group: Work, in tokens, that a thread does together, see :func:`group_tokens`.
         labelled: Share of tokens that carry a loss.
         full: Whether all weights are trained, and there is no adapter.
         fused_attention: Whether the attention kernel never stores the attention matrix.
@@ -111,11 +111,12 @@ class Job:
         if not self.workers:
             return self.batch_size * self.length
         share = self.batch_size * self.length // self.workers
-        return self.workers * min(max(self.length, min(self.group, share)), self.batch_size * self.length)
+        group = self.group * 5 // 6  # its attention counts as a sixth of its work
+        return self.workers * min(max(self.length, min(group, share)), self.batch_size * self.length)
 
 
 def group_tokens(feed_forward: int, compute_bytes: int) -> int:
-    """Return about how many tokens a thread of our CPU step computes together (``training/cpu_step.py``).
+    """Return about how much work a thread of our CPU step does together, in tokens (``training/cpu_step.py``).
 
     The fewer groups, the less often the weights are read and an operation is started; the more tokens, the more memory
     is taken and the worse the caches serve. ``benchmarks/training.py --group`` compares numbers of them.

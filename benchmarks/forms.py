@@ -129,6 +129,11 @@ def main() -> None:
             by_source = {name: [row for row in rows if row["source"] == name] for name in sources}
             values = {name: task.headline_values(some)[metric.name] for name, some in by_source.items()}
             print(f"{line}; " + ", ".join(f"{name} {value:.3f}" for name, value in values.items()))
+        types = results["relation_metrics"]["by_type"].items()
+        print(
+            "  relations by type: "
+            + ", ".join(f"{name} {found['f1']:.3f} of {found['support']}" for name, found in types)
+        )
         first = first or rows
 
 

@@ -185,6 +185,9 @@ def test_the_shared_prefix_ends_before_the_first_prediction() -> None:
     assert shared_prefix([one]) == 0
     assert group_of([one, two]).ids.tolist() == [1, 2, 3, 4, 5, 3, 4, 6]
     assert shared_prefix([one, ([7, 2, 3], [IGNORED, IGNORED, 3])]) == 0
+    unlabelled: Example = ([1, 2, 3], [IGNORED] * 3)
+    assert shared_prefix([unlabelled, unlabelled]) == 2
+    assert [group.shape[0] for share in share_out([unlabelled, unlabelled], 1, 512) for group in share] == [2]
 
 
 def test_work_is_even() -> None:

@@ -102,7 +102,8 @@ def shared_prefix(examples: Sequence[Example]) -> int:
         return 0
     rows = [list(ids) for ids, _ in examples]
     least, greatest = min(rows), max(rows)  # what these begin with, all between them do
-    alike = next((n for n, (one, other) in enumerate(zip(least, greatest, strict=False)) if one != other), len(least))
+    different = (n for n, (one, other) in enumerate(zip(least, greatest, strict=False)) if one != other)
+    alike = next(different, len(least) - 1)  # a token of each example is left
     for _, labels in examples:
         alike = next((n - 1 for n in range(1, min(alike + 1, len(labels))) if labels[n] != IGNORED), alike)
     return alike
@@ -348,7 +349,7 @@ class CpuStep:
         dtype: Data type of the products; the residual stream, the loss and the gradients are float32.
 
     Attributes:
-        tokens: About the most tokens that a thread computes together.
+        tokens: About the most work, in tokens, that a thread does together.
     """
 
     def __init__(self, model: Any, cores: int, dtype: torch.dtype) -> None:

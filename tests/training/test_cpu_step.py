@@ -211,12 +211,12 @@ def test_the_memory_estimate_knows_how_large_groups_are(precision: str, base: Ba
     assert memory.group_tokens(14336, 2) == 512
 
 
-def test_examples_of_one_instruction_are_computed_together() -> None:
-    """All share the system message, and two instructions are told apart only behind it, as with SmolLM2's template."""
-    system, instructions = [*range(100, 140)], ([*range(200, 240)], [*range(300, 340)])
+def test_examples_of_one_question_are_computed_together() -> None:
+    """All have the same instruction, and two kinds of question are told apart only behind it, as in spelling."""
+    instruction, questions = [*range(100, 140)], ([*range(200, 240)], [*range(300, 340)])
     rows: list[Example] = [
         (
-            [*system, *instructions[n % 2], *range(1000 * n, 1000 * n + length), 7],
+            [*instruction, *questions[n % 2], *range(1000 * n, 1000 * n + length), 7],
             [IGNORED] * (80 + length) + [7],
         )
         for n, length in enumerate([20, 21, 22, 23, 24, 25, 26, 27] * 2, start=1)

@@ -57,7 +57,7 @@ real: $(VENV)/.with-pipelines ## Run all pipelines on the corpora in CORPORA=DIR
 	@$(BIN)/kedro base fetch smollm2-135m-instruct
 	@$(BIN)/kedro run --env $(EXPERIMENT) --params corpora="$$(cd "$(CORPORA)" && pwd)" $(ARGS)
 
-test: $(VENV)/.with-dev,ray static site ## Lint, check types and floors, build the documentation, run the tests
+test: $(VENV)/.with-dev,ray static site ## Lint, check types and layers, build the documentation, run the tests
 	@echo "== pytest" && $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not alone"
 
 test-cluster: $(VENV)/.with-dev,ray ## Test Ray on four machines, which are network namespaces and need root
@@ -66,7 +66,7 @@ test-cluster: $(VENV)/.with-dev,ray ## Test Ray on four machines, which are netw
 test-unsloth: unsloth ## Test Unsloth and 4-bit training on a CPU, in .venv-unsloth
 	@echo "== pytest, Unsloth" && $(UNSLOTH)/bin/python -m pytest --durations 0 -p no:cacheprovider tests/unsloth_cpu
 
-check: $(VENV)/.with-dev static ## Lint, types, floors and the fast tests alone, in a minute
+check: $(VENV)/.with-dev static ## Lint, types, layers and the fast tests alone, in a minute
 	@echo "== pytest, fast" && $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(FAST)
 
 static: # after the environment of who asks for it
@@ -88,7 +88,7 @@ viz: $(VENV)/.with-viz ## Look at the lineage in Kedro-Viz
 ui: $(VENV)/.with-pipelines ## Look at the runs in MLflow
 	@$(BIN)/kedro mlflow ui $(ARGS)
 
-serve: $(VENV)/.with-serve ## Serve the model of the last run over HTTP, with a page to try it on
+serve: $(VENV)/.with-serve ## Serve the model of `make run` over HTTP, with a page to try it on
 	@$(BIN)/python -m odin_slm.serving --model data/06_models/demo/adapter $(ARGS)
 
 sample: $(VENV)/.with-pipelines ## Write the embedded sample corpora again

@@ -1,1 +1,1 @@
-"""Where models that were registered before the rooms were named look for their loader; nothing else belongs here."""
+"""Where models that were registered before the packages were renamed find their loader; nothing else goes here."""

@@ -30,7 +30,8 @@ class TaskParams(Parameters):
     name: str = "extraction"
     """The task: a package of odin_slm.tasks, or one that an installed package offers."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """The task's own options; extraction takes entities, relations, synonyms, sources and default_source."""
+    """The task's own options; extraction takes entities, relations, synonyms, sources, metrics, default_source, form,
+    judged_pairs."""
     own_corpora: dict[SourceName, OwnCorpus] = Field(default_factory=dict)
     """Corpora by configuration. Where options name the shipped types alone and these corpora have others, extraction
     takes theirs."""

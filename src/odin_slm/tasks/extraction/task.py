@@ -1,4 +1,4 @@
-"""Extraction as a task: its types, records, outputs and scores; the parts are the other modules of this room."""
+"""Extraction as a task: its types, records, outputs and scores; the parts are the other modules of this package."""
 
 from __future__ import annotations
 

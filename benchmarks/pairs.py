@@ -216,6 +216,9 @@ def compare(
             scored.append({**row, "pairs": found, "scores": scores} | {"weighed": lines(found, scores)})
         for mode in ("pairs", "both"):
             fitted = pairs.fit([row for row in scored if row["document_id"] in half], mode)
+            if fitted["why"]:
+                print(f"{title:28}{mode:8}{fitted['why']}", flush=True)
+                continue
             judge = Judge.of({pairs.KEY: fitted}) or Judge()
             others = [row for row in scored if row["document_id"] not in half]
             changed = [{**row, "prediction": judged(row, judge)} for row in others]

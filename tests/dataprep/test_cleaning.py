@@ -21,6 +21,7 @@ from odin_slm.core.record import Record
 from odin_slm.dataprep.cleaning import balance, drop_duplicates, drop_empty, normalise_text, plain_text
 from odin_slm.pipelines.combination.nodes import describe_test_set
 from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, parse, render
+from odin_slm.tasks.spelling.task import SpellingTask
 
 
 def record(n: int, text: str, *names: str, source: str = "ade", kind: str = "Drug") -> Record:
@@ -112,6 +113,8 @@ def test_records_without_entities_leave_training_alone() -> None:
     )
     assert cleaned.left_out == ["r2"]
     assert [r["id"] for r in cleaned.records["test"]] == ["r99"]
+    words = splits(record(1, "straw"), record(2, "berry"))
+    assert drop_empty(words, SpellingTask()).records == words, "an answer has no labels that it could be without"
 
 
 @given(st.lists(st.sampled_from(["ade", "bc5cdr", "biored"]), min_size=1, max_size=60), st.floats(1.0, 4.0))

@@ -219,6 +219,8 @@ def test_a_download_is_whole_and_holds_no_pickle(
     told = json.loads(kedro_hub("download", "anna/tiny", "--json").stdout)
     commit = models.store.get("model", "anna/tiny").head.oid
     assert told == {"id": "anna/tiny", "revision": commit, "folder": str(folder)}
+    pinned = kedro_hub("download", "anna/tiny", "--revision", commit)
+    assert f"base_model={folder}" in pinned.stderr, "the id alone is another revision"
     models.store.add("model", "anna/broken").put({**files, "model.safetensors": files["model.safetensors"][:-9]})
     assert "not a whole safetensors file" in kedro_hub("download", "anna/broken").stderr
 

@@ -14,6 +14,7 @@ import pytest
 from extraction_values import TASK
 from inference.test_generation import make_adapter
 from odin_slm.core.errors import ExtractionError, OdinError, ServingError
+from odin_slm.core.hashing import sha256_of
 from odin_slm.inference.packaged_model import PackagedModel
 from odin_slm.inference.reading import DEFAULTS, Reader
 from odin_slm.inference.served_model import ServedModel, resolve_model
@@ -40,6 +41,32 @@ def test_an_adapter_comes_with_its_base_and_measured_scores(adapter: Path, tiny_
     assert (found.card["adapter"]["r"], found.card["test_set"]["documents"]) == (4, 9)
     assert found.created == (adapter / "adapter_model.safetensors").stat().st_mtime
     assert resolve_model(str(tiny_base), root=tmp_path).digest != found.digest
+
+
+def test_what_was_measured_of_an_earlier_adapter_is_left_out(
+    adapter: Path, tiny_base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "data/06_models/demo/adapter"
+    shutil.copytree(adapter, folder)
+    metrics = {f"{kind}_metrics": {"micro": {"f1": 0.5}} for kind in ("entity", "relation")}
+
+    def served(sha256: str) -> ServedModel:
+        told = {"calibrator.json": {"records": 9}, "evaluation_results.json": metrics}
+        for layer, (name, values) in zip(("07_model_output", "08_reporting"), told.items(), strict=True):
+            file = tmp_path / "data" / layer / "demo" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps({**values, "adapter_sha256": sha256}))
+        return resolve_model(str(folder), root=tmp_path, base_model=str(tiny_base))
+
+    of_it = served(sha256_of(folder / "adapter_model.safetensors"))
+    assert (of_it.calibrator or {}).get("records") == 9
+    assert of_it.metrics == {"entity_f1_micro": 0.5, "relation_f1_micro": 0.5}
+    assert not caplog.messages
+    of_another = served(sha256_of(folder / "adapter_config.json"))
+    assert (of_another.calibrator, of_another.metrics) == (None, {})
+    assert [message.split()[0].rpartition("/")[2] for message in caplog.messages] == [
+        *("calibrator.json", "evaluation_results.json")
+    ]
 
 
 @pytest.mark.parametrize("content", ['{"peft_type": "LO', "[" * 10**5])

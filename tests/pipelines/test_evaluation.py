@@ -7,6 +7,7 @@ import importlib.util
 import json
 import math
 import pickle
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from odin_slm.datasets.models import AdapterDataset
 from odin_slm.datasets.optional import OptionalDataset
 from odin_slm.inference import generation
 from odin_slm.inference.reproducibility import choose_questions, reproduce
+from odin_slm.inference.resume_log import ResumeLog
 from odin_slm.models.base_model import BaseModel, load_model
 from odin_slm.pipelines.evaluation import create_pipeline
 from odin_slm.pipelines.evaluation.nodes import (
@@ -405,8 +407,6 @@ def test_a_prediction_that_was_killed_anywhere_gives_the_same_rows(
     base: BaseModel, adapter: Path, tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the last digit of every probability, and without writing again what was there."""
-    from odin_slm.inference.resume_log import ResumeLog
-
     options = params(batch_size=3)
     for name in ("straight", "killed"):
         (tmp_path / name).mkdir()
@@ -427,6 +427,23 @@ def test_a_prediction_that_was_killed_anywhere_gives_the_same_rows(
     assert generate_predictions(base, TunedAdapter(adapter), RECORDS, tmp_path / "killed", TASK, options) == straight
     assert len(first) == after
     assert sorted(written) == list(range(2 * len(RECORDS))), "each output was kept once"
+
+
+def test_a_full_disk_costs_no_output_that_is_there(tmp_path: Path) -> None:
+    log = ResumeLog(tmp_path / "outputs.jsonl", "job")
+    log.begin()
+    for index in range(99):
+        log.add({"index": index})
+    log.end()
+    again = ResumeLog(log.file, "job")
+    least, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (log.file.stat().st_size // 2, most))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            again.begin()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (least, most))
+    assert len(ResumeLog(log.file, "job").rows) == 99
 
 
 def test_outputs_so_far_stay_until_the_run_is_through(

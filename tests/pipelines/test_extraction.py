@@ -125,9 +125,22 @@ def test_names_that_are_no_unicode_can_be_written(tmp_path: Path) -> None:
     assert [(d.id, d.source) for d in found] == [*names, ("half \\ud800", "z.jsonl")]
     rows = [{"id": d.id, "source": d.source, "record": d.record, "text": d.text} for d in found]
     shards = ExtractionShardsDataset(filepath=str(tmp_path / "out"))
-    shards.save(lambda _: iter([{"name": "shard-0", "rows": rows, "failed": rows}]))
+    shards.save(lambda _: iter([{"name": "shard-00000-0123456789abcdef", "rows": rows, "failed": rows}]))
     (shard,) = shards.load()
     assert pyarrow.parquet.read_table(shard, columns=["id"]).to_pylist() == [{"id": d.id} for d in found]
+
+
+def test_only_shards_of_another_job_are_removed(tmp_path: Path) -> None:
+    kept = {"shard-0001.jsonl", "shard-list.txt", "shard-00001-notes.parquet"}
+    old = [f"shard-00001-fedcba9876543210.{ending}" for ending in ("parquet", "failed.jsonl")]
+    for name in (*kept, *old):
+        (tmp_path / name).write_text("somebody's")
+    name = "shard-00000-0123456789abcdef"
+    shard = {"name": name, "rows": [{"id": "1", "text": TEXTS[0]}], "failed": []}
+    dataset = ExtractionShardsDataset(filepath=str(tmp_path))
+    dataset.save(lambda there: iter([{**shard, "there": there}, {"manifest": {"shards": [name]}}]))
+    assert {file.name for file in tmp_path.iterdir()} == {*kept, f"{name}.parquet", "manifest.json"}
+    assert dataset.load() == [f"{tmp_path}/{name}.parquet"]
 
 
 def test_nothing_to_read_is_named(tmp_path: Path) -> None:

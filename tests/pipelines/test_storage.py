@@ -89,7 +89,7 @@ def test_a_job_from_store_to_store_is_killed_and_ends_in_the_files_of_a_local_on
         run("extraction", params={**params, "model": "data/06_models/odin-nano"})
 
     extract(str(here), str(project / "out"))
-    StoreFolder(f"{store}/out").write("shard-00000-of-another-job.parquet", b"")
+    StoreFolder(f"{store}/out").write("shard-00000-0123456789abcdef.parquet", b"")
     original = StoreFolder.write
 
     def fails(folder: StoreFolder, name: str, content: bytes) -> None:

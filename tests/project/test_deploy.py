@@ -104,6 +104,11 @@ def test_the_containers_options_are_settings_and_its_sources_exist() -> None:
         assert all((ROOT / source).exists() for source in sources.split())
 
 
+def test_no_image_takes_in_credentials_or_data_of_this_machine() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert {"conf/local/*", ".env", ".git", "data", "mlflow.db*", "mlartifacts"} <= set(ignored)
+
+
 def test_the_compose_file_names_what_exists() -> None:
     compose = yaml.safe_load((DEPLOY / "compose.yml").read_text())
     assert set(compose["services"]) == {"api", "mlflow", "prometheus", "grafana"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import string
 from typing import Any
 
 from odin_slm.core.document import GivenDocument
@@ -47,6 +49,15 @@ def test_a_repeated_text_is_reviewed_once() -> None:
     found, left_out = admitted([given("a", NOTE), given("b", NOTE.upper()), given("c", "Something else entirely.")])
     assert [one["id"] for one in found] == ["a", "c"]
     assert left_out["repeated"] == 1
+
+
+def test_a_text_that_only_a_left_out_one_repeats_is_reviewed() -> None:
+    drawn = random.Random(0)
+    words = ["".join(drawn.choices(string.ascii_lowercase, k=6)) for _ in range(42)]
+    held, between, other = (" ".join(words[begin : begin + 34]) for begin in (0, 4, 8))
+    found, left_out = admitted([given("between", between), given("other", other)], known("t", "test", held))
+    assert left_out == {"held_out": 0, "near_duplicate_of_held_out": 1, "repeated": 0}
+    assert [one["id"] for one in found] == ["other"]
 
 
 def test_names_are_unique_and_fit_for_files() -> None:

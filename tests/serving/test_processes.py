@@ -237,6 +237,8 @@ def test_small_models_get_processes_where_there_are_cores(tiny_base: Path, tmp_p
     assert not chosen(large, workers=2)
     assert chosen(large, workers=2, decoders="processes")
     assert not chosen(tiny_base, workers=2, decoders="threads")
+    for model, worth in ((tiny_base, True), (tmp_path, False)):  # of a base on the Hub only the adapter's size is known
+        assert processes.worth_processes(BaseModel("meta-llama/Llama-3.1-8B", None), model) is worth
 
 
 @pytest.mark.parametrize("kind", [errors.OdinError, *errors.OdinError.__subclasses__()], ids=lambda kind: kind.__name__)

@@ -12,12 +12,13 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.exceptions import HTTPException
 
 from browser import CHROMIUM, Browser, browser
 from odin_slm.core.errors import ServingError
 from odin_slm.core.hashing import canonical_jsonl
 from odin_slm.review.queue import read_queue, task_fault
-from odin_slm.serving.review import ReviewQueue
+from odin_slm.serving.review import ReviewedDocument, ReviewQueue
 from odin_slm.serving.settings import hash_key
 from review_values import META, TYPES, tasks
 from serving_service import service, service_process
@@ -233,6 +234,17 @@ def test_only_what_is_sound_and_up_to_date_is_saved(tiny_base: Path, queue: Call
         assert put() == (200, "None")
         assert put(tag="old") == (200, "None"), "what is in the file already may be sent again"
     assert held(file) == [{**tasks()[0], "answer": "accept"}, tasks()[1]]
+
+
+def test_a_queue_that_was_replaced_meanwhile_is_not_written_over(queue: Callable[..., Path]) -> None:
+    file = queue(tasks())
+    review = ReviewQueue(file)
+    queue(tasks()[1:])
+    first = {**review.listed()["documents"][0], "answer": "accept"}
+    correction = ReviewedDocument(**{name: first[name] for name in ReviewedDocument.model_fields})
+    with pytest.raises(HTTPException, match="changed outside this page; start the service again"):
+        review.save("note-1", correction)
+    assert held(file) == tasks()[1:]
 
 
 @pytest.mark.parametrize(

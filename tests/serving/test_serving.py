@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import logging
+import math
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -30,14 +32,16 @@ from click.testing import CliRunner
 from conftest import ROOT
 from extraction_values import TASK, question
 from odin_slm.core.errors import ServingError
-from odin_slm.inference.generation import Generator
+from odin_slm.inference.generation import Generation, Generator
 from odin_slm.inference.reading import TokenBudget
 from odin_slm.inference.served_model import resolve_model
 from odin_slm.serving.__main__ import build, main
+from odin_slm.serving.answering import Canary
 from odin_slm.serving.middleware import RateLimit
 from odin_slm.serving.observability import Metrics, text_hash, trace
 from odin_slm.serving.settings import ApiKeys, ServingSettings, hash_key
 from odin_slm.serving.threads import ThreadEngine
+from odin_slm.tasks.answers import Answer
 from odin_slm.tasks.extraction.grammar import ExtractionGrammar
 from serving_service import SMALL, metric, running, service, service_process, wait_for
 
@@ -556,6 +560,8 @@ def test_a_made_up_request_id_is_replaced(client: httpx.Client) -> None:
 
 def test_metrics_count_what_happened(tiny_base: Path) -> None:
     with service(tiny_base) as client:
+        assert math.isnan(metric(client, "odin_ready")), "nobody has asked yet, which is no alert"
+        assert client.get("/ready").status_code == metric(client, "odin_ready") * 200 == 200
         found = post(client).json()["results"][0]
         client.get("/made/up/path")
         client.post("/predict", json={"text": EXAMPLE, "constrained": False})
@@ -568,6 +574,34 @@ def test_metrics_count_what_happened(tiny_base: Path) -> None:
         assert metric(client, "odin_queue_capacity") == SMALL["queue_size"]
         assert metric(client, 'odin_request_seconds_count{endpoint="/predict"}') == 2
         assert "odin_model_info{" in client.get("/metrics").text
+
+
+def test_every_window_of_a_document_counts(tiny_base: Path, tmp_path: Path) -> None:
+    metrics = Metrics(resolve_model(str(tiny_base), root=tmp_path), queue_size=1)
+    outputs = [Generation(0, text, True, 1) for text in ("no list", "none either\nat all", "### Entities:\nNone")]
+    metrics.observe(Answer("", malformed=3), outputs)
+    invalid = partial(metrics.registry.get_sample_value, "odin_invalid_outputs_total")
+    assert metrics.registry.get_sample_value("odin_outputs_total") == 3
+    assert invalid({"reason": "malformed"}) == sum(bool(metrics._task.faults(output.text)) for output in outputs) == 2
+
+
+def test_callers_that_wait_together_share_an_answer_or_a_failure(tiny_base: Path, tmp_path: Path) -> None:
+    model = resolve_model(str(tiny_base), root=tmp_path)
+    asked: list[float] = []
+
+    class Hangs:
+        async def write(self, *_: Any, **__: Any) -> Any:
+            asked.append(time.monotonic())
+            await asyncio.sleep(0.2)
+            raise TimeoutError
+
+    async def many() -> list[float | None]:
+        canary = Canary(model, Hangs(), Metrics(model, queue_size=1))
+        together = await asyncio.gather(*(canary.ask() for _ in range(8)))
+        return [*together, await canary.ask()]
+
+    assert asyncio.run(many()) == [None] * 9
+    assert len(asked) <= 3, "the first, perhaps one for those that came while it was asked, and the last"
 
 
 def test_traces_reach_a_collector_and_hold_no_text(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,7 +115,8 @@ def download(model: str, revision: str, as_json: bool) -> None:
         _write_json({"id": model, "revision": folder.name, "folder": str(folder)})
     else:
         click.echo(folder)
-    click.echo(f"Use it: kedro run --params base_model={model}", err=True)
+    named = model if revision == "main" else folder  # an id alone would be read as its main branch
+    click.echo(f"Use it: kedro run --params base_model={named}", err=True)
 
 
 def _hub() -> Hub:

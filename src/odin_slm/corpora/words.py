@@ -16,7 +16,7 @@ from typing import Annotated
 from pydantic import Field
 
 from odin_slm.core.document import Document
-from odin_slm.core.errors import CorpusFormatError
+from odin_slm.core.errors import CorpusFormatError, WrongParameterError
 from odin_slm.corpora.parsed import Corpus, ParsedCorpus, corpus_report, numbered_lines, require_files
 from odin_slm.tasks.spelling.questions import MADE
 from odin_slm.tasks.spelling.stem import stem
@@ -27,9 +27,13 @@ _TOKEN = re.compile(" ?[a-z]{2,}")
 _COVERED = 2 / 3
 """Share of a word from which another that begins or ends it makes the two alike (`govern`, `government`)."""
 _LEAST = 4
-_LONGEST_JOINED = 14
+_LONGEST_JOINED = 24
+"""Letters of a joined word. Twice as many as a listed word has: the question around it costs as much as eight letters,
+and a longer answer teaches more tokens for it."""
 _ROOM = 5
-"""Letters that must be left for a third token; with fewer, the same few short ones would stand in most words."""
+"""Letters that must be left for one token more; with fewer, the same few short ones would stand in most words."""
+_MORE = 0.75
+"""Chance of one token more, where there is room."""
 _TRIES = 20
 """Words that are tried for each joined one, before the vocabulary is too small for so many."""
 
@@ -39,7 +43,7 @@ def parse(
     train: Annotated[int, Field(ge=1)] | None = None,
     validation: Annotated[int, Field(ge=0)] = 100,
     test: Annotated[int, Field(ge=0)] = 400,
-    shortest: Annotated[int, Field(ge=3)] = 5,
+    shortest: Annotated[int, Field(ge=3, le=12)] = 5,
     longest: Annotated[int, Field(le=12)] = 12,
     joined: Annotated[int, Field(ge=0)] = 0,
     seed: int = 42,
@@ -55,14 +59,21 @@ def parse(
         test: Words of the list for the test.
         shortest: Least letters of a word of the list.
         longest: Most letters of one.
-        joined: So many training words more, each made of two or three training tokens (``straw`` and ``ation``), of
-            ``shortest`` to 14 letters, and unlike all words of validation and test.
+        joined: So many training words more, each made of two training tokens (``straw`` and ``ation``) or more, of
+            ``shortest`` to 24 letters, and unlike all words of validation and test.
         seed: Seed of what is drawn.
 
     Raises:
         MissingInputError: A file is missing.
+        WrongParameterError: ``shortest`` is above ``longest``.
         CorpusFormatError: The list has too few words that the vocabulary does not know, or the tokens make too few.
     """
+    if shortest > longest:
+        raise WrongParameterError(
+            f"shortest is {shortest} and longest {longest}: no word has so many letters.",
+            where="ingestion.options.words",
+            fix="Lower shortest, or raise longest.",
+        )
     require_files(files, (VOCABULARY, LIST), "words")
     tokens = [line for _, line in numbered_lines(VOCABULARY, files[VOCABULARY])]
     learned = list(dict.fromkeys(token for token in tokens if _TOKEN.fullmatch(token)))
@@ -140,7 +151,7 @@ class _Walk:
 def _joined(
     tokens: Sequence[str], count: int, known: set[str], held_out: Sequence[str], shortest: int, seed: int
 ) -> tuple[list[str], dict[str, int]]:
-    """Make words of two or three tokens, all but the first without a space; and tell how many were not taken, and why.
+    """Make words of two tokens or more, all but the first without a space; and tell how many were not taken, and why.
 
     Tokens take turns, at the head of a word and behind it, so that each is used about equally often at either place.
     """
@@ -158,8 +169,7 @@ def _joined(
             break
         text = heads.next(_LONGEST_JOINED - least)
         text += others.next(_LONGEST_JOINED - len(text.strip()))
-        room = _LONGEST_JOINED - len(text.strip())
-        if room >= max(least, _ROOM) and drawn.random() < 0.5:
+        while (room := _LONGEST_JOINED - len(text.strip())) >= max(least, _ROOM) and drawn.random() < _MORE:
             text += others.next(room)
         word = text.strip()
         if len(word) < shortest or word in known or word in made:

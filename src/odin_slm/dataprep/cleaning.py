@@ -63,6 +63,8 @@ def drop_duplicates(splits: Splits) -> Cleaned:
 
 def drop_empty(splits: Splits, task: Task) -> Cleaned:
     """Leave out training records without labels of the first kind; validation and test stay as their corpora are."""
+    if not task.labels(""):  # nothing that an output could be without
+        return Cleaned(dict(splits))
     empty = [r["id"] for r in splits["train"] if not _first_labels(task, r)]
     return _without(splits, set(empty))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -24,6 +25,8 @@ Read = Callable[[str, str], Iterator[GivenDocument]]
 Shards = Callable[[Collection[str]], Iterator[dict[str, Any]]]
 _NAMED = 10
 _AT_ONCE = 16
+_OWN = re.compile(r"(shard-\d{5,}-[0-9a-f]{16})\.(parquet|failed\.jsonl)")
+"""Names of what a job writes (``inference/batch.py``); everything else in the folder is somebody else's."""
 _log = logging.getLogger(__name__)
 
 
@@ -126,8 +129,8 @@ class ExtractionShardsDataset(AbstractDataset[Shards, list[str]]):
 
         folder, names = folder_at(self._place), manifest["shards"]
         there = folder.names()
-        for name in {name for name in there if name.startswith("shard-")}:
-            if name.split(".")[0] not in set(names):
+        for name in there:
+            if (own := _OWN.fullmatch(name)) and own[1] not in names:
                 folder.remove(name)
 
         def described(name: str) -> dict[str, Any]:
@@ -152,7 +155,8 @@ class ExtractionShardsDataset(AbstractDataset[Shards, list[str]]):
         _log.warning("%d documents were read. %s", totals["rows"], aside)
 
     def _shards(self) -> list[str]:
-        return [n for n in folder_at(self._place).names() if n.startswith("shard-") and n.endswith(".parquet")]
+        found = map(_OWN.fullmatch, folder_at(self._place).names())
+        return [own[0] for own in found if own and own[2] == "parquet"]
 
     def _exists(self) -> bool:
         return bool(self._shards())

@@ -104,5 +104,6 @@ def _read(folder: Path) -> ExperimentFolder:
         weights = [adapters[0] / f"adapter_{name}" for name in ("config.json", "model.safetensors")] if adapters else []
         digest = sha256_of_files(file for file in weights if file.is_file()) if adapters else ""
     except (OSError, UnicodeDecodeError) as error:
-        return ExperimentFolder(folder.name, {}, {}, problem=f"{file.name} cannot be read ({error}).")
+        unread = file.name if isinstance(error, UnicodeDecodeError) else Path(error.filename or folder).name
+        return ExperimentFolder(folder.name, {}, {}, problem=f"{unread} cannot be read ({error}).")
     return ExperimentFolder(folder.name, texts, modified, adapters[0] if adapters else None, digest)

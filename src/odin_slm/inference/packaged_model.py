@@ -43,6 +43,7 @@ class PackagedModel:
             BaseModelError: The base cannot be loaded.
             AdapterError: The adapter does not fit it.
         """
+        folder = folder.absolute()
         model = resolve_model(str(folder), root=folder)
         if not model.schema:
             raise ExtractionError("not a packaged model.", where=str(folder), fix="Register the model again.")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from odin_slm.core import json_text
+from odin_slm.core.files import write_text
 from odin_slm.core.hashing import sha256_text
 from odin_slm.models.base_model import BaseModel, model_digest
 
@@ -39,7 +40,7 @@ class ResumeLog:
     def begin(self) -> None:
         """Write the file anew with what is kept, and open it for more."""
         kept = [json.dumps({"job": self._job}), *(json.dumps(row) for row in self.rows.values())]
-        self.file.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8", newline="\n")
+        write_text(self.file, (f"{line}\n" for line in kept))  # whole or not at all: it may be hours of work
         self._stream = self.file.open("a", encoding="utf-8", newline="\n")
 
     def add(self, row: dict[str, Any]) -> None:

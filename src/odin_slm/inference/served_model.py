@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -15,8 +16,9 @@ from pydantic import ValidationError
 
 from odin_slm.core import json_text
 from odin_slm.core.errors import ServingError
+from odin_slm.core.hashing import sha256_of
 from odin_slm.core.names import HUB_ID
-from odin_slm.models.base_model import BaseModel, model_digest, resolve_base_model
+from odin_slm.models.base_model import BaseModel, model_digest, resolve_base_model, trained_weights
 from odin_slm.tasks import Task, load
 
 SETTINGS, CALIBRATOR = "extraction.json", "calibrator.json"
@@ -25,6 +27,7 @@ TASK = "task.json"
 """File in an adapter's folder: the task that it was trained for, and what its records asked, by source."""
 
 _ADAPTER = "adapter_config.json"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -252,8 +255,7 @@ def _version(client: Any, source: str) -> tuple[str, Any]:
 
 def calibrator_of(folder: Path) -> dict[str, Any] | None:
     """Read the calibrator that travels with a model, or that the experiment of this adapter has made."""
-    found = _read(folder / CALIBRATOR) or _read(_beside(folder, "07_model_output", CALIBRATOR))
-    return found or None
+    return _read(folder / CALIBRATOR) or _measured(folder, _beside(folder, "07_model_output", CALIBRATOR)) or None
 
 
 def _taught(folder: Path) -> dict[str, Any]:
@@ -303,6 +305,16 @@ def _beside(folder: Path, layer: str, name: str) -> Path:
     return data / layer / folder.parent.name / name
 
 
+def _measured(folder: Path, file: Path) -> dict[str, Any]:
+    """Read what an evaluation has measured of the adapter in a folder; nothing where it was trained again since."""
+    values = _read(file)
+    weights = trained_weights(folder)
+    if "adapter_sha256" in values and weights.is_file() and values["adapter_sha256"] != sha256_of(weights):
+        _log.warning("%s is of another adapter than %s and is left out; evaluate this one.", file, folder)
+        return {}
+    return values
+
+
 def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
@@ -320,8 +332,7 @@ def _measures(task: Task, metrics: Mapping[str, float]) -> dict[str, float]:
 def _metrics_beside(folder: Path, task: Task, card: dict[str, Any]) -> dict[str, float]:
     """Read the scores that were measured with this adapter: in a release folder, or in the experiment's reports."""
     name = "evaluation_results.json"
-    for file in (folder / name, _beside(folder, "08_reporting", name)):
-        results = _read(file)
+    for results in (_read(folder / name), _measured(folder, _beside(folder, "08_reporting", name))):
         try:
             metrics = {metric.name: metric.value(results) for metric in task.measures}
         except (KeyError, TypeError):

@@ -72,12 +72,11 @@ def admit(
     free = [document for document in drawn if document.id not in named]
     left_out["held_out"] = len(drawn) - len(free)
     texts = [*(plain(document.text) for document in free), *(document["text"] for document in held_out)]
-    refused: dict[int, str] = {}
-    pairs = near_duplicates(texts, [str(n) for n in range(len(texts))], threshold=near_duplicate, seed=seed)
-    for left, right, _ in sorted(pairs):
-        if left < len(free) <= right:
-            refused[left] = "near_duplicate_of_held_out"
-        elif right < len(free) and left not in refused:
+    found = near_duplicates(texts, [str(n) for n in range(len(texts))], threshold=near_duplicate, seed=seed)
+    pairs = sorted((left, right) for left, right, _ in found)
+    refused = {left: "near_duplicate_of_held_out" for left, right in pairs if left < len(free) <= right}
+    for left, right in pairs:
+        if right < len(free) and left not in refused:
             refused.setdefault(right, "repeated")
     for reason in refused.values():
         left_out[reason] += 1

@@ -215,11 +215,12 @@ class Canary:
 
     async def ask(self) -> float | None:
         """Return the milliseconds that the answer took, or None where there was none."""
+        arrived = time.monotonic()
         async with self._lock:
             asked, milliseconds = self._answer
             begin = time.monotonic()
-            if milliseconds is not None and begin - asked < _CANARY_VALID:
-                return milliseconds
+            if asked >= arrived or (milliseconds is not None and begin - asked < _CANARY_VALID):
+                return milliseconds  # a failure counts, too, for all who waited for the same answer
             milliseconds = None
             try:
                 (output,) = await self._engine.write([self._question], timeout=_CANARY_SECONDS, canary=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -72,6 +73,7 @@ class Metrics:
     """
 
     def __init__(self, model: ServedModel, queue_size: int) -> None:
+        self._task = model.task
         registry = self.registry = CollectorRegistry()
         counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
         seconds = partial(Histogram, buckets=_SECONDS, registry=registry)
@@ -106,7 +108,8 @@ class Metrics:
             "odin_refused_requests", "Requests refused with 429, by reason: queue_full or rate_limit.", ["reason"]
         )
         self.cancelled = counter("odin_cancelled_prompts", "Prompts whose client went or timed out.")
-        self.ready = gauge("odin_ready", "Whether the last canary was answered.")
+        self.ready = gauge("odin_ready", "Whether the last canary was answered; NaN before the first one.")
+        self.ready.set(math.nan)  # 0 would be an alert where nobody asks /ready
         self.model = gauge("odin_model_info", "The model that is served.", ["digest", "source", "base"])
         self.model.labels(model.digest, model.source, model.base.name).set(1)
         self.created = gauge("odin_model_created_timestamp_seconds", "When the model's weights were made.")
@@ -120,7 +123,7 @@ class Metrics:
         self.tokens.inc(sum(output.tokens for output in outputs))
         reasons = {
             "unfinished": sum(not output.finished for output in outputs),
-            "malformed": int(reading.malformed > 0),
+            "malformed": sum(bool(self._task.faults(output.text)) for output in outputs),
             "ungrounded": int(reading.ungrounded),
         }
         for reason, number in reasons.items():

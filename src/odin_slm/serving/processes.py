@@ -29,6 +29,7 @@ from odin_slm.core.errors import OdinError, ServingError
 from odin_slm.core.runtime_environment import prepare_process
 from odin_slm.inference.generation import Generation, prompt_rows
 from odin_slm.inference.reading import Question
+from odin_slm.models.base_model import is_whole
 from odin_slm.serving.engine import EngineMetrics, QueueFullError, UnavailableError, unfinished
 
 if TYPE_CHECKING:
@@ -46,8 +47,11 @@ _LARGEST = 256 * 2**20
 def worth_processes(base: BaseModel, adapter: Path | None) -> bool:
     """Whether a model is small enough that Python, and not arithmetic, is what its threads wait for.
 
-    Every process holds the weights, so that a large model is better shared by threads.
+    Every process holds the weights, so that a large model is better shared by threads; so is one whose base is on the
+    Hub, as its size is not known here.
     """
+    if base.path is None and not (adapter and is_whole(adapter)):
+        return False
     files = [file for folder in (base.path, adapter) if folder for file in folder.glob("*.safetensors")]
     return bool(files) and sum(file.stat().st_size for file in files) <= _LARGEST
 

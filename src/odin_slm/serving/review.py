@@ -85,14 +85,15 @@ class ReviewQueue:
             manifest = json_text.loads((file.parent / MANIFEST).read_text(encoding="utf-8"))
             types = _Types.model_validate(manifest["types"]).model_dump(mode="json")
             self._about = {"types": types, "made": manifest["made"], "model": manifest["model"]["digest"]}
-            tasks = list(read_queue(file.name, file.read_text(encoding="utf-8")))
+            text = file.read_text(encoding="utf-8")
+            tasks = list(read_queue(file.name, text))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ServingError(f"no review is there ({error}).", where=f"--review {file}", fix=fix) from None
         except OdinError as error:
             raise ServingError(error.what, where=f"--review {file.parent / error.where}", fix=error.fix) from None
         if not tasks:
             raise ServingError("the queue is empty.", where=f"--review {file}", fix=fix)
-        self._file = file
+        self._file, self._text = file, text
         self._tasks = {task["id"]: task for task in tasks}
         self._lock = threading.Lock()
 
@@ -104,7 +105,8 @@ class ReviewQueue:
         """Put a document into the file, which is replaced as a whole; return the document's new tag.
 
         Raises:
-            HTTPException: There is no such document (404), somebody else has changed it (409), or it is invalid (422).
+            HTTPException: There is no such document (404), somebody else has changed it or the file (409), or it is
+                invalid (422).
         """
         with self._lock:
             known = self._tasks.get(name)
@@ -115,9 +117,12 @@ class ReviewQueue:
                 raise HTTPException(422, f"{fault}.")
             if given.tag != _tag(known) and task != known:  # the same correction may be sent twice
                 raise HTTPException(409, "somebody else has changed this document; load the page again.")
+            if not self._file.is_file() or self._file.read_text(encoding="utf-8") != self._text:
+                raise HTTPException(409, "the queue was changed outside this page; start the service again.")
             tasks = {**self._tasks, name: task}
-            write_text(self._file, canonical_jsonl(list(tasks.values())))
-            self._tasks = tasks
+            text = canonical_jsonl(list(tasks.values()))
+            write_text(self._file, text)
+            self._tasks, self._text = tasks, text
             return _tag(task)
 
 

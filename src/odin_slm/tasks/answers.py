@@ -33,8 +33,6 @@ _STYLE = (
 )
 
 ACCURACY = Metric("accuracy", "accuracy", ("accuracy",))
-SIGNIFICANCE = 0.05
-"""p-value below which the report calls a difference shown."""
 
 
 @dataclass(frozen=True)
@@ -234,6 +232,8 @@ class AnswerTask(Task):
         predictions: Rows,
         training_state: Mapping[str, Any] | None,
         promotion: Mapping[str, Any] | None,
+        *,
+        significance: float = 0.05,
     ) -> str:
         """See :meth:`Task.report`: the figures, what they show, the task's own tables, and the first wrong answers."""
         wrong = [row for row in predictions if not self.is_right(row["gold"], row["prediction"])]
@@ -249,7 +249,7 @@ class AnswerTask(Task):
             f"<h1>{html.escape(title)}</h1><p>{html.escape(described)}</p>"
             + table(["", *(metric.title for metric in self.measures)], rows)
             + f"<p>{html.escape(decided)}</p><h2>Fine-tuned against base</h2>"
-            + _criteria_table(improvements(results, self.measures, significance=SIGNIFICANCE))
+            + _criteria_table(improvements(results, self.measures, significance=significance))
             + self.details(results)
             + f"<h2>Wrong answers ({len(wrong):,})</h2>"
             + table(["id", "input", "expected", "found"], examples)
@@ -263,8 +263,9 @@ class AnswerTask(Task):
         """Return the figures, and how far their intervals reach below and above them."""
         values = [metric.value(scores) for metric in self.measures]
         ends = [scores["intervals"][metric.name] for metric in self.measures]
-        below = [value - low for value, (low, _) in zip(values, ends, strict=True)]
-        return values, below, [high - value for value, (_, high) in zip(values, ends, strict=True)]
+        # The ends are means, too: where all examples score alike, rounding may put them on the wrong side of the value.
+        below = [max(0.0, value - low) for value, (low, _) in zip(values, ends, strict=True)]
+        return values, below, [max(0.0, high - value) for value, (_, high) in zip(values, ends, strict=True)]
 
     def _scores(self, rows: Rows, *, resamples: int, seed: int) -> dict[str, Any]:
         import numpy

@@ -287,8 +287,13 @@ class Task(Calibrated, ABC):
         predictions: Rows,
         training_state: Mapping[str, Any] | None,
         promotion: Mapping[str, Any] | None,
+        *,
+        significance: float = 0.05,
     ) -> str:
-        """Return the report of an evaluation as one HTML page that needs no other file."""
+        """Return the report of an evaluation as one HTML page that needs no other file.
+
+        ``significance`` is the level below which an adjusted p-value shows a difference from the base.
+        """
 
     # Publishing
 

@@ -89,6 +89,21 @@ def test_splits_go_by_file_or_field_or_not_at_all() -> None:
     assert faults[0] == "a.jsonl:1: nothing is under 'fold'; expected train, validation or test."
 
 
+@pytest.mark.parametrize("format_", ["brat", "bioc_xml", "bioc_json", "pubtator", "iob"])
+def test_a_split_by_field_is_refused_where_there_are_no_fields(format_: str) -> None:
+    with pytest.raises(ValueError, match=rf"split\.field: {format_} has no fields.*split\.files"):
+        own.OwnCorpus.model_validate({"folder": "x", "format": format_, "split": {"field": "part"}})
+
+
+def test_a_relation_that_keeps_a_name_of_several_words_is_refused() -> None:
+    relations_ = {"dosage.of": {"head": ["Gene"], "tail": ["Dose"]}}
+    block = {"folder": "x", "format": "brat", "entities": ["Gene", "Dose"]}
+    with pytest.raises(ValueError, match=r"relations\.dosage\.of: this is not one word"):
+        own.OwnCorpus.model_validate({**block, "relations": relations_})
+    relations_["dosage.of"] |= {"type": "given_at"}  # type: ignore[dict-item]
+    assert own.OwnCorpus.model_validate({**block, "relations": relations_}).annotates.relations == ("given_at",)
+
+
 def test_two_documents_of_one_id_are_a_fault() -> None:
     rows = '{"id": 4, "text": "a", "label": []}\n' * 2
     found, faults, _ = read("jsonl", {"a.jsonl": rows})

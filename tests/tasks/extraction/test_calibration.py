@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
@@ -20,7 +21,6 @@ from odin_slm.tasks.extraction.reporting.confidence_figures import (
     draw_confidence,
     plot_reliability,
     plot_risk_coverage,
-    thresholds,
 )
 from odin_slm.tasks.extraction.reporting.report import render_report
 from odin_slm.tasks.extraction.reporting.tracked import tracked_metrics
@@ -158,9 +158,23 @@ def test_risk_and_coverage_by_hand() -> None:
     points = [(p["coverage"], p["risk"]) for p in found["entity"]["risk_coverage"]]
     assert points == [(0.25, 0.0), (0.75, pytest.approx(1 / 3)), (1.0, 0.5)], "equal ones are kept together"
     assert found["entity"]["aurc"] == pytest.approx(0.25 * 0 + 0.5 / 3 + 0.25 * 0.5)
-    kept = list(thresholds(found["entity"], (0.05, 0.4)))
-    assert [(row["at_most"], row["coverage"]) for row in kept] == [(0.05, 0.25), (0.4, 0.75)]
-    assert kept[1]["confidence"] == pytest.approx(math.exp(-0.2))
+    kept = [(row["at_most"], row["coverage"], row["risk"]) for row in found["entity"]["at_most"]]
+    assert kept == [(risk, 0.25, 0.0) for risk in (0.02, 0.05, 0.1, 0.2)]
+
+
+def test_what_can_be_kept_is_found_among_all_confidences() -> None:
+    test = rows(500, lambda _: 1.0)
+    for number, row in enumerate(test):
+        row["entities"][0].update(log_probability=-number / 500, confidence=math.exp(-number / 500))
+        if number % 7 == 6 and number > 100:
+            row["gold"] = render(Extraction())
+    found = assess(test)
+    assert found is not None
+    wrong = list(itertools.accumulate(number % 7 == 6 and number > 100 for number in range(500)))
+    for row in found["entity"]["at_most"]:
+        most = max(number for number in range(500) if wrong[number] / (number + 1) <= row["at_most"])
+        assert row["coverage"] == (most + 1) / 500
+    assert len(found["entity"]["at_most"]) == 4
 
 
 def test_predictions_without_confidences_are_not_judged() -> None:

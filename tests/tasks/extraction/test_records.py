@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -56,11 +57,24 @@ def test_a_concept_is_named_once_by_its_first_mention_of_its_own() -> None:
     )
 
 
-def test_only_a_windows_number_is_no_part_of_the_documents_id() -> None:
-    numbered = replace(DOCUMENT, id="bc5cdr-note#12")
-    assert make_record(numbered)["document_id"] == "bc5cdr-note#12"
+def test_a_document_keeps_its_id_even_where_it_ends_as_a_windows_does() -> None:
+    numbered = replace(DOCUMENT, id="notes-a.jsonl#w1")
+    assert make_record(numbered)["document_id"] == "notes-a.jsonl#w1"
     (piece,) = window(numbered, lambda _: True)
-    assert (piece.id, make_record(piece)["document_id"]) == ("bc5cdr-note#12#w0", "bc5cdr-note#12")
+    assert piece.id == "notes-a.jsonl#w1#w0"
+
+
+@pytest.mark.parametrize("relation_mentions", ["canonical", "all"])
+def test_a_concept_of_several_types_is_named_by_the_one_that_the_relation_takes(
+    relation_mentions: Literal["canonical", "all"],
+) -> None:
+    iron = (mention("MTX", "Disease", "M"), mention("MTX", "Drug", "M", nth=1))
+    two = replace(DOCUMENT, mentions=(*iron, *DOCUMENT.mentions[3:]))
+    assert extraction_of(two, relation_mentions).relations == (
+        RelationTriple("MTX", "causes", "renal and hepatic failure"),
+        RelationTriple("MTX", "causes", "Renal failure"),
+    )
+    assert extraction_of(two, relation_mentions).entities[:2] == (Entity("Disease", "MTX"), Entity("Drug", "MTX"))
 
 
 def test_all_surfaces_on_request() -> None:
@@ -84,7 +98,6 @@ def test_windows_end_at_sentences_and_keep_what_lies_inside() -> None:
     pieces = list(window(DOCUMENT, lambda d: len(d.text) <= 70))
     assert [p.text for p in pieces] == [TEXT[:67], "Renal failure resolved."]
     assert [p.id for p in pieces] == ["bc5cdr-1#w0", "bc5cdr-1#w1"]
-    assert make_record(pieces[1])["document_id"] == "bc5cdr-1"
     assert sum(len(p.mentions) for p in pieces) == len(DOCUMENT.mentions)
     for piece in pieces:
         assert all(piece.text[m.begin : m.end] == m.text for m in piece.mentions)

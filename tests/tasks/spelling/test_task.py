@@ -156,6 +156,13 @@ def test_the_figures_by_hand() -> None:
     assert results["comparison"].endswith("paired by word")
 
 
+@pytest.mark.parametrize("words", range(5, 12))
+def test_the_overview_is_drawn_where_all_words_score_alike(words: int) -> None:
+    pigeon = next(row for row in rows() if row["id"].endswith("pigeon-spell"))
+    alike = [{**pigeon, "id": f"w{n}-spell", "document_id": f"w{n}", "prediction": "p i j e o m"} for n in range(words)]
+    TASK.overview(score(alike, alike), None)
+
+
 def test_the_report_says_what_is_shown_and_by_which_words() -> None:
     results = score(rows(), rows(pigeon_spell="<script>", harbour_spell=""))
     page = TASK.report(results, rows(pigeon_count="<b>7</b>"), None, None)

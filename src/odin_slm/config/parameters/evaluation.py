@@ -58,7 +58,7 @@ class EvaluationParams(Parameters):
     It says how readily lists end, and from which confidence on something is listed; null leaves decoding as it is.
     """
     significance: float = Field(default=0.05, gt=0.0, lt=1.0)
-    """p-value below which a difference from the champion counts."""
+    """p-value below which a difference from the base or the champion counts."""
     bootstrap_resamples: int = Field(default=1000, ge=100)
     """Resamples behind every interval."""
     seed: int = 42

@@ -34,6 +34,7 @@ FILES: Mapping[str, tuple[str, ...]] = {
     "records": ("*.json", "*.jsonl"),
 }
 """Format -> names of its files, where a block names none."""
+_WITH_FIELDS = ("jsonl", "csv", "parquet", "records")
 
 OffsetsName = Literal["auto", "characters", "bytes", "utf-16"]
 
@@ -161,9 +162,17 @@ class OwnCorpus(_Block):
         if not known:
             raise ValueError("entities: all of them are dropped; keep one.")
         for name, relation in self.relations.items():
+            if relation and not relation.type and not _is_name(name):
+                raise ValueError(f"relations.{name}: this is not one word; name the type that it becomes by type.")
             if relation and (unknown := sorted({*relation.head, *relation.tail} - known)):
                 listed = ", ".join(sorted(known))
                 raise ValueError(f"relations.{name}: {unknown[0]!r} is no entity type; there are {listed}.")
+        return self
+
+    @model_validator(mode="after")
+    def _a_field_can_be_there(self) -> OwnCorpus:
+        if self.split and self.split.field and self.format not in _WITH_FIELDS:
+            raise ValueError(f"split.field: {self.format} has no fields; name the files of each split by split.files.")
         return self
 
     @model_validator(mode="after")
@@ -203,6 +212,14 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
     from fnmatch import fnmatchcase
 
     return any(fnmatchcase(name if "/" in pattern else name.rpartition("/")[2], pattern) for pattern in patterns)
+
+
+def _is_name(word: str) -> bool:
+    try:
+        TypeAdapter(Name).validate_python(word)
+    except ValidationError:
+        return False
+    return True
 
 
 def split_named(word: str) -> str | None:

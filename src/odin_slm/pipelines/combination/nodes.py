@@ -179,7 +179,8 @@ def check_leakage(
     found = [leak for kind in leaks.values() for leak in kind]
     if found:
         first = found[0]
-        windowed = {r["document_id"] for part in cleaned.values() for r in part if "#w" in r["id"]}
+        records = (record for part in cleaned.values() for record in part)
+        windowed = {r["document_id"] for r in records if r["id"].startswith(f"{r['document_id']}#w")}
         raise LeakageError(
             f"{len(found)} leaks between splits; the first: {what.unit}s {', '.join(first['documents'])} "
             f"in {' and '.join(first['splits'])}.",

@@ -176,12 +176,16 @@ def generate_calibration_predictions(
 
 
 def fit_calibration(
-    calibration_predictions: list[dict[str, Any]], task: TaskParams, params: EvaluationParams
+    calibration_predictions: list[dict[str, Any]],
+    task: TaskParams,
+    params: EvaluationParams,
+    adapter: Path | None = None,
 ) -> dict[str, Any]:
     """Fit what turns probabilities of output lines into chances to be right, and the operating point.
 
     Returns:
-        The calibrator (:meth:`odin_slm.tasks.Task.fit_calibration`); empty where the task has none.
+        The calibrator (:meth:`odin_slm.tasks.Task.fit_calibration`), with ``adapter_sha256`` of the weights whose
+        predictions these are, if the adapter is given; empty where the task has none.
     """
     constrained = bool(calibration_predictions) and calibration_predictions[0]["decoding"] == "constrained"
     objective = params.operating_point if constrained else None
@@ -199,6 +203,8 @@ def fit_calibration(
         if isinstance(fitted, dict) and (why := fitted.get("why")):
             what = _UNFITTED.get(kind, f"The confidence of each {kind} is the raw probability of its line")
             _log.warning("%s: %s.", what, why)
+    if calibrator and adapter:
+        calibrator["adapter_sha256"] = sha256_of(trained_weights(adapter))
     return calibrator
 
 
@@ -329,7 +335,8 @@ def score_predictions(
         params: Experiment, bootstrap.
 
     Returns:
-        See :meth:`odin_slm.tasks.Task.score`; ``precision`` where the outputs were not computed in float32.
+        See :meth:`odin_slm.tasks.Task.score`; ``precision`` where the outputs were not computed in float32;
+        ``adapter_sha256`` of the weights that were scored, where there is a calibrator.
     """
     results = task.task().score(
         predictions,
@@ -341,7 +348,8 @@ def score_predictions(
         seed=params.seed,
     )
     precision = predictions[0].get("precision") if predictions else None
-    return {**results, "precision": precision} if precision else results
+    told = {"precision": precision, "adapter_sha256": (calibrator or {}).get("adapter_sha256")}
+    return {**results, **{name: value for name, value in told.items() if value}}
 
 
 def score_protocols(
@@ -441,9 +449,11 @@ def write_report(
     training_state: dict[str, Any] | None,
     promotion: dict[str, Any],
     task: TaskParams,
+    params: EvaluationParams,
 ) -> str:
     """Write the final report as one HTML page."""
-    return task.task().report(evaluation_results, predictions, training_state, promotion)
+    written = task.task().report
+    return written(evaluation_results, predictions, training_state, promotion, significance=params.significance)
 
 
 def conclude_evaluation(

@@ -46,7 +46,10 @@ def create_pipeline() -> Pipeline:
     """Return evaluation: adapter and test set -> predictions -> results, promotion, figures, reports."""
     report = Node(
         func=write_report,
-        inputs=["evaluation_results", "predictions", "training_state", "promotion", "params:task"],
+        inputs=[
+            *("evaluation_results", "predictions", "training_state", "promotion"),
+            *("params:task", "params:evaluation"),
+        ],
         outputs="report",
         name="write_report",
     )
@@ -71,7 +74,7 @@ def _calibration() -> Pipeline:
             ),
             Node(
                 func=fit_calibration,
-                inputs=["calibration_predictions", "params:task", "params:evaluation"],
+                inputs=["calibration_predictions", "params:task", "params:evaluation", "adapter"],
                 outputs="calibrator",
                 name="fit_calibration",
             ),

@@ -192,7 +192,7 @@ def _fitter(
         if not pieces:
             return _Fitted([], [], dropped=(document.id,))
         lost = set(document.relations) - {relation for piece in pieces for relation in piece.relations}
-        cut = [record for piece in pieces for record in make(piece)]
+        cut = [record | {"document_id": document.id} for piece in pieces for record in make(piece)]
         return _Fitted(cut, lengths_of(list(map(task.taught, cut))), windowed=(document.id,), relations_lost=len(lost))
 
     def work(some: list[dict[str, Any]]) -> tuple[list[_Fitted], dict[bytes, int]]:

@@ -26,6 +26,7 @@ FEWEST = 50
 _FEWEST_OF_EACH = 5
 _BINS = 10
 _POINTS = 50
+_RISKS = (0.02, 0.05, 0.1, 0.2)
 _TINY = 1e-6
 _PLURAL = {"entity": "entities", "relation": "relations"}
 
@@ -105,7 +106,8 @@ def assess(
         ``ece`` (expected calibration error over ten equal bins; Guo et al., 2017), ``brier`` (Brier, 1950) and
         ``bins`` (mean ``confidence``, share ``right``, ``n``); ``aurc``, the area under the risk-coverage curve
         (Geifman & El-Yaniv, 2017), and ``risk_coverage``: at most 50 points with the least ``confidence`` that is
-        kept, the ``coverage`` (share of the extractions kept) and the ``risk`` (share of them that is wrong).
+        kept, the ``coverage`` (share of the extractions kept) and the ``risk`` (share of them that is wrong); under
+        ``at_most`` the point of the most coverage for each of some risks, of all points; one that no point has is out.
     """
     if not any(entry.get("confidence") is not None for row in predictions for entry in _entries(row)):
         return None
@@ -218,7 +220,7 @@ def _risk_coverage(judged: Sequence[tuple[float, float, bool]]) -> dict[str, Any
     import numpy
 
     if not judged:
-        return {"aurc": None, "risk_coverage": []}
+        return {"aurc": None, "risk_coverage": [], "at_most": []}
     number = len(judged)
     levels = numpy.array([chance for _, chance, _ in judged])
     wrong = numpy.cumsum([not correct for _, _, correct in judged])
@@ -226,16 +228,16 @@ def _risk_coverage(judged: Sequence[tuple[float, float, bool]]) -> dict[str, Any
     risks = wrong[ends] / (ends + 1)
     shares = numpy.diff(ends, prepend=-1) / number
     chosen = ends if len(ends) <= _POINTS else ends[numpy.linspace(0, len(ends) - 1, _POINTS).round().astype(int)]
+
+    def point(end: int) -> dict[str, float]:
+        share = {"coverage": float((end + 1) / number), "risk": float(wrong[end] / (end + 1))}
+        return {"confidence": judged[end][1], **share}
+
+    last = ((risk, ends[risks <= risk]) for risk in _RISKS)
     return {
         "aurc": float((risks * shares).sum()),
-        "risk_coverage": [
-            {
-                "confidence": judged[end][1],
-                "coverage": float((end + 1) / number),
-                "risk": float(wrong[end] / (end + 1)),
-            }
-            for end in chosen.tolist()
-        ],
+        "risk_coverage": [point(end) for end in chosen.tolist()],
+        "at_most": [{"at_most": risk, **point(int(within[-1]))} for risk, within in last if len(within)],
     }
 
 

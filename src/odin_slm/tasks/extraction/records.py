@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice, product
 from typing import Literal
 
 from odin_slm.core.document import Document, Mention, canonical_mentions, crop
@@ -15,8 +15,6 @@ from odin_slm.tasks.extraction import tagged
 from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, parse, render
 from odin_slm.tasks.extraction.grounding import occurrences
 from odin_slm.tasks.extraction.schema import MEDICAL, Types
-
-_WINDOW = re.compile(r"#w[0-9]+$")
 
 
 def extraction_of(
@@ -39,21 +37,23 @@ def extraction_of(
     named: dict[str, list[Entity]] = {}
     if relation_mentions == "canonical":
         named = {concept: [name(mention)] for concept, mention in canonical_mentions(document).items()}
-    else:
-        for mention in document.mentions:
-            for concept in mention.concepts:
-                surfaces = named.setdefault(concept, [])
-                if name(mention) not in surfaces:
-                    surfaces.append(name(mention))
+    for mention in document.mentions:
+        for concept in mention.concepts:
+            known, entity = named.setdefault(concept, []), name(mention)
+            # A concept that is annotated with several types has a canonical mention of each.
+            told = (other.type for other in known) if relation_mentions == "canonical" else ()
+            if entity not in known and entity.type not in told:
+                known.append(entity)
 
     order = {entity: position for position, entity in enumerate(entities.values())}
     triples: dict[tuple[int, int, int], RelationTriple] = {}
     for relation in document.relations:
-        for head in named.get(relation.head, ()):
-            for tail in named.get(relation.tail, ()):
-                if (head.type, tail.type) in types.legal[relation.type] and head != tail:
-                    key = (order[head], order[tail], types.relations.index(relation.type))
-                    triples[key] = RelationTriple(head.text, relation.type, tail.text)
+        pairs = product(named.get(relation.head, ()), named.get(relation.tail, ()))
+        legal = (pair for pair in pairs if (pair[0].type, pair[1].type) in types.legal[relation.type])
+        apart = ((head, tail) for head, tail in legal if head != tail)
+        for head, tail in islice(apart, 1 if relation_mentions == "canonical" else None):
+            key = (order[head], order[tail], types.relations.index(relation.type))
+            triples[key] = RelationTriple(head.text, relation.type, tail.text)
     return Extraction(tuple(entities.values()), tuple(triples[key] for key in sorted(triples)))
 
 
@@ -71,7 +71,7 @@ def make_record(
         output=render(extraction_of(document, relation_mentions, types)),
         id=document.id,
         source=document.source,
-        document_id=_WINDOW.sub("", document.id),
+        document_id=document.id,
     )
 
 

@@ -679,11 +679,13 @@ class ExtractionTask(Task):
         predictions: Rows,
         training_state: Mapping[str, Any] | None,
         promotion: Mapping[str, Any] | None,
+        *,
+        significance: float = 0.05,
     ) -> str:
         """See :func:`odin_slm.tasks.extraction.reporting.report.render_report`."""
         from odin_slm.tasks.extraction.reporting.report import render_report
 
-        return render_report(results, predictions, training_state, promotion, self.types)
+        return render_report(results, predictions, training_state, promotion, self.types, significance)
 
     # Publishing
 

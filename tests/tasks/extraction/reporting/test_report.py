@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from extraction_values import TASK
+from odin_slm.tasks.criteria import improvements
 from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, render
 from odin_slm.tasks.extraction.metrics import evaluate
 from odin_slm.tasks.extraction.operating_point import fit
@@ -165,9 +166,15 @@ def test_a_model_is_called_better_only_where_the_test_says_so(results: dict[str,
     assert "not distinguishable from the base alone" in found
     more, nothing = rows(render(FOUND), 12), rows(render(extraction()), 12)
     better = evaluate(more, nothing, experiment="demo", resamples=200)
-    assert "on entities it is better than the base alone" in render_report(better, more, STATE)
+    assert "by entity F1 it is better than the base alone" in render_report(better, more, STATE)
     worse = evaluate(nothing, more, experiment="demo", resamples=200)
-    assert "on entities it is worse than the base alone" in render_report(worse, nothing, STATE)
+    assert "by entity F1 it is worse than the base alone" in render_report(worse, nothing, STATE)
+    chance = {"value": 0.1, "interval": [0.01, 0.2], "p_value": 0.03}
+    close = {**better, "difference": {**better["difference"], "entity_f1_micro": chance, "relation_f1_micro": chance}}
+    for level, verb in ((0.05, "not distinguishable from"), (0.07, "better than")):
+        assert f"by entity F1 it is {verb} the base alone" in render_report(close, more, STATE, significance=level)
+        criteria = improvements(close, TASK.headline, significance=level)
+        assert criteria[0]["met"] is (verb == "better than"), "final_report.json says the same"
 
 
 def test_the_report_says_what_counts(results: dict[str, Any], predictions: list[dict[str, Any]]) -> None:

@@ -6,7 +6,7 @@ for Kedro-Viz, matplotlib for the report.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from odin_slm.tasks.extraction.metrics import KINDS
@@ -106,19 +106,6 @@ def _draw_risk_coverage(ax: Axes, found: Mapping[str, Any]) -> None:
     ax.set(title="Risk against coverage", xlim=(0, 1))
     ax.set_ylim(bottom=0)
     ax.legend(loc="upper left")
-
-
-def thresholds(found: Mapping[str, Any], risks: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)) -> Iterator[dict[str, Any]]:
-    """Yield, for each tolerated share of wrong extractions, the most that can be kept and from which confidence on.
-
-    Args:
-        found: One kind's part of ``evaluation_results["confidence"]``.
-        risks: Tolerated shares; one that cannot be held is left out.
-    """
-    for risk in risks:
-        within = [point for point in found["risk_coverage"] if point["risk"] <= risk]
-        if within:
-            yield {"at_most": risk, **max(within, key=lambda point: point["coverage"])}
 
 
 def _moment(found: Mapping[str, Any], when: str) -> str:

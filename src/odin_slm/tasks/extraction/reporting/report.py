@@ -10,14 +10,14 @@ from typing import Any
 
 from odin_slm.core.folding import fold
 from odin_slm.core.markdown import interval, score
+from odin_slm.tasks.criteria import improvements
 from odin_slm.tasks.extraction.format import Extraction, locate, parse
 from odin_slm.tasks.extraction.metrics import ERRORS, KINDS, RULES, errors_in
-from odin_slm.tasks.extraction.reporting.confidence_figures import draw_confidence, thresholds
+from odin_slm.tasks.extraction.reporting.confidence_figures import draw_confidence
 from odin_slm.tasks.extraction.reporting.figures import draw_panels
 from odin_slm.tasks.extraction.reporting.operating_figures import draw_operating_point
 from odin_slm.tasks.extraction.schema import MEDICAL, Types
 
-_LEVEL = 0.05
 _EXAMPLES = 10
 _EXAMPLES_PER_ERROR = 2
 
@@ -78,6 +78,7 @@ def render_report(
     training_state: Mapping[str, Any] | None,
     promotion: Mapping[str, Any] | None = None,
     types: Types = MEDICAL,
+    significance: float = 0.05,
 ) -> str:
     """Return the report as HTML.
 
@@ -87,6 +88,7 @@ def render_report(
         training_state: How the adapter was trained; None where it comes from elsewhere.
         types: The types that outputs may name.
         promotion: The decision about the champion's place; see :func:`odin_slm.tracking.promotion.decide`.
+        significance: Level below which an adjusted p-value shows a difference from the base.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -113,7 +115,7 @@ def render_report(
         kinds=KINDS,
         plural={"entity": "Entities", "relation": "Relations"},
         systems=list(_systems(results)),
-        verdict=_verdict(results),
+        verdict=_verdict(results, significance),
         comparisons=list(_comparisons(results, promotion)),
         promotion=promotion,
         variants=list(_variants(results)),
@@ -129,7 +131,7 @@ def render_report(
                 **draw_operating_point(results),
             }.items()
         },
-        thresholds={kind: list(thresholds(found)) for kind, found in (results.get("confidence") or {}).items()},
+        thresholds={kind: found["at_most"] for kind, found in (results.get("confidence") or {}).items()},
     )
 
 
@@ -244,23 +246,19 @@ def _systems(results: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any
                 yield f"{title}, free", scores["free"]
 
 
-def _verdict(results: Mapping[str, Any]) -> str:
-    """Say which model is better, where interval and test agree: of a few documents an interval may be a mere point."""
-    change = results.get("difference")
-    if not change:
+def _verdict(results: Mapping[str, Any], significance: float) -> str:
+    """Say which model is better, as ``final_report.json`` does."""
+    from odin_slm.tasks.extraction.task import ExtractionTask
+
+    shown = improvements(results, ExtractionTask.headline, significance=significance)
+    if not results.get("difference"):
         return f"There is no comparison with the base model: {results['comparison']}."
     sentences = []
-    for kind, noun in (("entity", "entities"), ("relation", "relations")):
-        low, high = change[f"{kind}_f1_micro"]["interval"]
-        value, p_value = change[f"{kind}_f1_micro"]["value"], change[f"{kind}_f1_micro"]["p_value"]
-        if low > 0 and p_value < _LEVEL:
-            verb = "better than the base alone"
-        elif high < 0 and p_value < _LEVEL:
-            verb = "worse than the base alone"
-        else:
-            verb = "not distinguishable from the base alone"
-        sentences.append(f"on {noun} it is {verb} ({value:+.3f} F1, {interval([low, high])}, {_p_value(p_value)})")
-    return f"The fine-tuned model: {'; '.join(sentences)}."
+    for found in shown:
+        verb = found["why"] if found["why"].endswith("base") else "not distinguishable from the base"
+        figures = f"{found['improvement']:+.3f}, {interval(found['interval'])}, {_p_value(found['p_value_adjusted'])}"
+        sentences.append(f"by {found['title']} it is {verb} alone ({figures})")
+    return f"The fine-tuned model: {'; '.join(sentences)}; p-values are adjusted for there being {len(shown)}."
 
 
 def _comparisons(

@@ -100,6 +100,21 @@ def test_the_estimate_of_llama_8b_in_4_bit_is_the_known_size(tmp_path: Path) -> 
     assert found.report()["total"] == found.estimate.total
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"precision": "fp16"}, r"training\.precision=fp16: a CPU trains in float32 or bfloat16"),
+        ({"optimizer": "lion"}, r"training\.optimizer=lion: transformers has no optimizer of this name.*lion_32bit"),
+        ({"optimizer": "adamw"}, r"training\.optimizer=adamw.*adamw_torch"),
+    ],
+)
+def test_what_a_training_would_refuse_after_its_data_is_refused_before(
+    settings: dict[str, Any], said: str, tiny_base: Path
+) -> None:
+    with pytest.raises(BackendError, match=said):
+        check(BaseModel("tiny", tiny_base), TrainingParams(**settings))
+
+
 def test_a_refusal_names_two_settings_that_fit(tmp_path: Path) -> None:
     base = of_config(tmp_path)
     greedy = V15.model_copy(update={"load_in_4bit": False, "gradient_checkpointing": False, "batch_size": 16})

@@ -532,3 +532,6 @@ def test_the_pipeline_makes_a_base_with_its_card(project: Path, run: Any, tmp_pa
     seen = json.loads((base / "training_documents.json").read_text(encoding="utf-8"))
     splits = json.loads((project / "data/04_feature/test/splits.json").read_text(encoding="utf-8"))
     assert {splits[identifier]["split"] for identifier in seen} == {"train"}
+    (text / "plain.txt").write_text("Other words, of which the tokenizer knows nothing.\n" * 40)
+    with pytest.raises(BackendError, match="it holds a pretraining on other documents, other texts"):
+        run("pretraining", params={"text": str(text)})

@@ -616,6 +616,17 @@ def test_force_needs_a_reason_and_the_reason_is_kept(store: str) -> None:
     assert {"by", "at"} <= {key for key, value in last.items() if value}
 
 
+def test_a_user_without_a_name_moves_the_champion_with_its_history(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    registry = Registry(NAME)
+    registry.promote(bare_version(rows(0.9, 1)), **BY)
+    (event,) = registry.history()
+    assert (event["version"], event["by"]) == ("1", f"uid {os.getuid()}")
+
+
 def test_demotion_and_rollback(store: str) -> None:
     registry = Registry(NAME)
     with pytest.raises(RegistryError, match="no champion"):

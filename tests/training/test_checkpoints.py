@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from odin_slm.core.errors import BackendError
 from odin_slm.models.base_model import BaseModel
 from odin_slm.training import checkpoints
 from odin_slm.training.lora import train_lora
@@ -45,6 +46,37 @@ def test_a_checkpoint_with_half_a_file_is_incomplete(tmp_path: Path, file: str) 
     half = whole(tmp_path / "checkpoints/checkpoint-4") / file
     half.write_bytes(half.read_bytes()[:-8])
     assert checkpoints.newest(tmp_path) is None
+
+
+@pytest.mark.parametrize("made", ["optimizer.bin", "optimizer_0/.metadata", "latest"])
+def test_a_checkpoint_of_fsdp_or_deepspeed_counts_when_its_state_is_there(tmp_path: Path, made: str) -> None:
+    checkpoints.prepare(tmp_path, "job", {}, resume=False)
+    folder = tmp_path / "checkpoints/checkpoint-4"
+    (folder / made).parent.mkdir(parents=True)
+    (folder / made).touch()
+    assert checkpoints.newest(tmp_path) is None, "the Trainer's state is written last"
+    (folder / "trainer_state.json").write_text("{}")
+    checkpoints.prepare(tmp_path, "job", {}, resume=True)
+    assert checkpoints.newest(tmp_path) == folder
+
+
+def test_what_a_resumed_run_sets_aside_is_kept_until_a_fresh_one(tmp_path: Path) -> None:
+    checkpoints.prepare(tmp_path, "job", {}, resume=False)
+    (tmp_path / "checkpoints/checkpoint-4").mkdir(parents=True)
+    for _ in range(2):
+        checkpoints.prepare(tmp_path, "job", {}, resume=True)
+        assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["incomplete-checkpoint-4"]
+    checkpoints.prepare(tmp_path, "job", {}, resume=False)
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_steps_of_another_size_do_not_go_on(tmp_path: Path) -> None:
+    checkpoints.prepare(tmp_path, "job", {"batch_size": 2, "gradient_accumulation_steps": 4}, resume=False)
+    whole(tmp_path / "checkpoints/checkpoint-4")
+    found = checkpoints.split_as_noted(tmp_path, SHORT.model_copy(update={"batch_size": 8}))
+    assert (found.batch_size, found.gradient_accumulation_steps) == (2, 4), "a batch that was halved stays so"
+    with pytest.raises(BackendError, match=r"steps of 8 examples, and batch_size times accumulation is 32"):
+        checkpoints.split_as_noted(tmp_path, SHORT.model_copy(update={"batch_size": 32}))
 
 
 def test_only_numbers_count_and_the_rest_stays(tmp_path: Path) -> None:

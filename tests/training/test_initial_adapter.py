@@ -139,3 +139,14 @@ def test_another_base_is_a_warning(
 def test_a_whole_model_is_no_adapter_to_go_on_from() -> None:
     with pytest.raises(ValidationError, match="name the whole model as base_model"):
         TrainingParams.model_validate({"method": "full", "from_adapter": "adapter"})
+
+
+@pytest.mark.parametrize("pattern", ["alpha_pattern", "rank_pattern"])
+def test_an_adapter_with_layers_of_their_own_rank_or_scale_is_refused(
+    base: BaseModel, first: tuple[Path, dict[str, Any]], tmp_path: Path, pattern: str
+) -> None:
+    folder = Path(shutil.copytree(first[0], tmp_path / "adapter"))
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), pattern: {"q_proj": 2}}))
+    with pytest.raises(AdapterError, match=f"it has a {pattern}"):
+        describe_initial(base, PARAMS.model_copy(update={"from_adapter": folder}))

@@ -188,6 +188,9 @@ def test_a_configuration_that_several_machines_cannot_follow_is_refused(hosts: C
         return machines_of(TWO.model_copy(update={"accelerate_config": hosts(**other), "machine_rank": machine_rank}))
 
     assert found(num_machines=1) is None
+    for name in ("num_machines", "main_process_port"):
+        with pytest.raises(BackendError, match=rf"{name} is 'two', expected a whole number"):
+            found(**{name: "two"})
     assert found() == Machines(2, 0, address(0), 29500, 4)
     assert found(machine_rank=1) == Machines(2, 1, address(0), 29500, 4)
     for wrong, message in (

@@ -12,11 +12,13 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from extraction_values import TASK
 from odin_slm.config.parameters import LoraParams, SweepParams, TrainingParams, changed
-from odin_slm.core.errors import BackendError
+from odin_slm.core.errors import BackendError, WrongParameterError
 from odin_slm.core.record import Record
 from odin_slm.models import backends
 from odin_slm.models.base_model import BaseModel
+from odin_slm.tasks import load
 from odin_slm.training.sweep import sweep
 from training.test_training import Killed, records
 
@@ -36,22 +38,26 @@ def base(tiny_base: Path) -> BaseModel:
     return BaseModel("tiny", tiny_base)
 
 
-def test_every_combination_is_trained_and_a_stopped_sweep_resumes(base: BaseModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stopped", [Killed, KeyboardInterrupt, OSError])
+def test_every_combination_is_trained_and_a_stopped_sweep_resumes(
+    base: BaseModel, tmp_path: Path, stopped: type[BaseException]
+) -> None:
     seen: list[dict[str, Any]] = []
 
     def watch(number: int, values: dict[str, Any]) -> Any:
         seen.append(values)
         if len(seen) == 3:
-            raise Killed
+            raise stopped
         return nullcontext(lambda *_: None)
 
     params = SweepParams(experiment="tiny", space=GRID)
-    with pytest.raises(Killed):
-        sweep(base, records(8), records(4, 100), tmp_path, TRAINING, params, watch)
-    results = sweep(base, records(8), records(4, 100), tmp_path, TRAINING, params, watch)
+    with pytest.raises(stopped):
+        sweep(base, records(8), records(4, 100), tmp_path, TRAINING, params, watch, TASK)
+    results = sweep(base, records(8), records(4, 100), tmp_path, TRAINING, params, watch, TASK)
     ended = [trial for trial in results["trials"] if trial["eval_loss"] is not None]
     combinations = {(trial["values"]["learning_rate"], trial["values"]["lora.r"]) for trial in ended}
     assert combinations == {(rate, rank) for rate in GRID["learning_rate"] for rank in GRID["lora.r"]}
+    assert len(seen) == 5, "what was stopped is trained again, and nothing else"
     assert results["best"]["eval_loss"] == min(trial["eval_loss"] for trial in ended)
     assert not list(tmp_path.glob("trial-*"))
 
@@ -69,7 +75,7 @@ def test_other_records_or_another_base_start_a_new_sweep(
     def trials(base: BaseModel, train: list[Record], validation: list[Record]) -> int:
         nonlocal trained
         trained = 0
-        sweep(base, train, validation, tmp_path / "work", TRAINING, params, unwatched)
+        sweep(base, train, validation, tmp_path / "work", TRAINING, params, unwatched, TASK)
         return trained
 
     monkeypatch.setattr("odin_slm.training.lora.train_lora", train_lora)
@@ -87,13 +93,32 @@ def test_other_records_or_another_base_start_a_new_sweep(
     assert trials(same, train, validation) == 2, "the base's files are others"
 
 
+def test_a_trial_learns_what_a_training_would(base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learned: list[tuple[int, list[str], str]] = []
+
+    def train(_: BaseModel, examples: list[Record], *rest: Any) -> Any:
+        learned.append((len(examples), [one["output"].partition("\n")[0] for one in examples], rest[-1].name))
+        return tmp_path, {"seconds": 1.0, "best_eval_loss": 0.5}
+
+    monkeypatch.setattr("odin_slm.training.lora.train_lora", train)
+    source = records(1)[0]["source"]
+    task = load({"name": "extraction", "options": {"form": "inline"}})
+    repeated = TRAINING.model_copy(update={"repeats": {source: 2}})
+    params = SweepParams(experiment="tiny", space={"swap_names": (0.0, 0.5)})
+    sweep(base, records(4), records(2, 100), tmp_path, repeated, params, unwatched, task)
+    assert [(count, name) for count, _, name in learned] == [(8, "extraction")] * 2
+    assert {head for _, heads, _ in learned for head in heads} == {"### Text:"}
+    with pytest.raises(WrongParameterError, match=r"sweep\.space.*swap_names=0\.5 does not go with"):
+        sweep(base, records(4), records(2, 100), tmp_path, TRAINING, params, unwatched, task)
+
+
 def test_optuna_draws_from_ranges(base: BaseModel, tmp_path: Path) -> None:
     space = {
         "learning_rate": {"low": 0.001, "high": 0.1, "log": True},
         "lora.r": {"low": 2, "high": 5, "integer": True},
     }
     params = SweepParams(experiment="tiny", search="tpe", trials=2, train_records=4, space=space)
-    results = sweep(base, records(8), records(2, 100), tmp_path, TRAINING, params, unwatched)
+    results = sweep(base, records(8), records(2, 100), tmp_path, TRAINING, params, unwatched, TASK)
     assert len(results["trials"]) == 2
     for trial in results["trials"]:
         assert 0.001 <= trial["values"]["learning_rate"] <= 0.1
@@ -107,7 +132,7 @@ def test_a_sweep_whose_trials_all_fail_gives_the_reason(
     monkeypatch.setattr(backends, "four_bit_error", lambda *_: cannot)
     params = SweepParams(experiment="tiny", space={"load_in_4bit": (True,)})
     with pytest.raises(BackendError, match=r"sweep.space.*all 1 trials failed.*no 4-bit layer here"):
-        sweep(base, records(4), records(2), tmp_path, TRAINING, params, unwatched)
+        sweep(base, records(4), records(2), tmp_path, TRAINING, params, unwatched, TASK)
 
 
 @pytest.mark.parametrize(

@@ -452,6 +452,7 @@ def test_epochs_are_a_strategy_and_the_last_step_can_be_kept(base: BaseModel, tm
         {"eval_strategy": "epoch"},
         {"save_steps": 3},
         {"save_steps": 3, "eval_steps": 2},
+        {"save_steps": 4, "eval_steps": 2},
         {"load_best_model_at_end": False, "early_stopping_patience": 1},
         {"optimizer": 3},
         {"metric_for_best_model": "f1"},

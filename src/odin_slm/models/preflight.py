@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -130,11 +131,27 @@ def check(base: BaseModel, params: TrainingParams, machine: Machine | None = Non
 
 
 def _check_settings(params: TrainingParams, shape: Shape, machine: Machine, narrowest: Linear) -> None:
+    from transformers.training_args import OptimizerNames
+
     if shape.context and params.max_seq_length > shape.context:
         raise BackendError(
             f"the base reads at most {shape.context} tokens.",
             where=f"training.max_seq_length={params.max_seq_length}",
             fix=f"Set it to {shape.context} or less.",
+        )
+    if params.precision == "fp16" and machine.device == "cpu":
+        raise BackendError(
+            "a CPU trains in float32 or bfloat16.",
+            where="training.precision=fp16",
+            fix="Set it to auto, fp32 or bf16.",
+        )
+    known = sorted(one.value for one in OptimizerNames)
+    if (named := backends.optimizer(params)) not in known:
+        near = get_close_matches(named, known, n=5, cutoff=0.3)
+        raise BackendError(
+            "transformers has no optimizer of this name.",
+            where=f"training.optimizer={named}",
+            fix=f"Set it to auto, or to one of its names, as {', '.join(near or known[:5])}.",
         )
     tried = params.load_in_4bit and machine.device == "cpu"
     if tried and (error := backends.four_bit_error(narrowest.inputs, narrowest.outputs)):

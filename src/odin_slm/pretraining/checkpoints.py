@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from odin_slm.core.errors import BackendError
+from odin_slm.core.files import write_text
 
 _FORMER = {"slips": "corruption", "circles": "loops", "glued": "affixes"}
 """What older checkpoints call some exercises -> their names."""
@@ -48,6 +49,22 @@ def save(work: Path, model: Any, optimizers: list[Any], progress: Progress, sett
         os.replace(folder, old)
     os.replace(new, folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def note_data(work: Path, digest: str) -> None:
+    """Note of which data a run is, or check that it goes on with the same; runs of before have noted nothing.
+
+    Raises:
+        BackendError: The folder holds a run on other data, whose tokenizer and weights would be taken for theirs.
+    """
+    note = work / "data.json"
+    if note.is_file() and json.loads(note.read_text(encoding="utf-8")) != {"sha256": digest}:
+        raise BackendError(
+            "it holds a pretraining on other documents, other texts or with another held-out share.",
+            where=str(work),
+            fix="Delete the folder to start again, or restore the data.",
+        )
+    write_text(note, json.dumps({"sha256": digest}))
 
 
 def locate(work: Path) -> Path:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -388,7 +389,7 @@ class Registry:
         test: Mapping[str, Any] | None = None,
     ) -> None:
         """Set the alias and note it; the lock is held."""
-        previous = self.champion()
+        previous, by = self.champion(), _user()
         if number is None:
             self._client.delete_registered_model_alias(self.name, CHAMPION)
         else:
@@ -402,7 +403,7 @@ class Registry:
             "previous": str(previous.version) if previous else None,
             "forced": forced,
             "reason": reason,
-            "by": getpass.getuser(),
+            "by": by,
             "run_id": run_id,
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -565,6 +566,14 @@ def _model_digest(candidate: Candidate) -> str:
     if candidate.base.path:
         files += sorted(f for f in candidate.base.path.iterdir() if f.suffix == ".safetensors")
     return sha256_of_files(files, f"{candidate.base_id} {commit_of(candidate.base)}")
+
+
+def _user() -> str:
+    """Return who moves the champion; a container may run as a number without a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # which of them depends on the version of Python and the platform
+        return f"uid {os.getuid()}" if hasattr(os, "getuid") else "unknown"
 
 
 def _vacant(event: Mapping[str, Any]) -> str:

@@ -23,8 +23,10 @@ NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
 _ASIDE = "incomplete-"
 _CHECKPOINT_FILES = ("optimizer.pt", "scheduler.pt", "trainer_state.json")
 """Files that a run needs to resume from a checkpoint, after its weights; the Trainer writes them in this order."""
-_OPERATIONAL = {"resume", "oom", "launcher", "num_processes", "accelerate_config", "machine_rank"}
-_OPERATIONAL |= {"generation_samples", "report_to"}
+_SHARDED = ("optimizer.bin", "optimizer_0", "latest")
+"""What FSDP and DeepSpeed write in place of ``optimizer.pt``: whole, in parts, or named by a file."""
+OPERATIONAL = {"resume", "oom", "launcher", "num_processes", "accelerate_config", "machine_rank"}
+OPERATIONAL |= {"generation_samples", "report_to"}
 """Parameters that do not affect the result. Batch size and accumulation affect it only by their product."""
 _COUNTED_APART = {"from_adapter"}
 """Paths that stand for a file, whose hash is among the rows."""
@@ -33,7 +35,7 @@ _COUNTED_APART = {"from_adapter"}
 def digest_of(base: BaseModel, params: TrainingParams, rows: Sequence[Sequence[Any]], processes: int = 1) -> str:
     """Return a digest of everything that the result of a training depends on."""
     ignored = {
-        *_OPERATIONAL,
+        *OPERATIONAL,
         *_COUNTED_APART,
         "batch_size",
         "gradient_accumulation_steps",
@@ -53,6 +55,25 @@ def noted_split(work: Path) -> dict[str, int]:
     """
     split: dict[str, int] = _note(work).get("split", {})
     return split if newest(work) else {}
+
+
+def split_as_noted(work: Path, params: TrainingParams) -> TrainingParams:
+    """Return the parameters with the split of :func:`noted_split`.
+
+    Raises:
+        BackendError: They ask for steps of another number of examples.
+    """
+    split = noted_split(work)
+    if split and params.batch_size != "auto":
+        asked = params.batch_size * params.gradient_accumulation_steps
+        noted = split["batch_size"] * split["gradient_accumulation_steps"]
+        if asked != noted:
+            raise BackendError(
+                f"the checkpoints are of steps of {noted} examples, and batch_size times accumulation is {asked}.",
+                where="training.resume",
+                fix="Restore both, or set training.resume=false to start again.",
+            )
+    return params.model_copy(update=split)
 
 
 def shared_out(work: Path, params: TrainingParams, processes: int) -> TrainingParams:
@@ -115,7 +136,7 @@ def prepare(work: Path, digest: str, split: Mapping[str, int], processes: int = 
             folder.rename(aside)
     if resume:
         logger.info("There is no checkpoint to resume from; training starts from the beginning.")
-    _empty(work)
+    _empty(work, aside=not resume)
     note.write_text(json.dumps({"job": digest, "split": dict(split), "processes": processes}), encoding="utf-8")
 
 
@@ -162,22 +183,26 @@ def _is_complete(folder: Path) -> bool:
     """Tell whether a run can resume from a checkpoint: a process that is killed may leave half a file."""
     # Several processes save a random state each.
     states = [folder / name for name in _CHECKPOINT_FILES if name.endswith(".pt")] + list(folder.glob("rng_state*.pth"))
+    sharded = any((folder / name).exists() for name in _SHARDED)
     try:
         json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-        check_safetensors(trained_weights(folder))
+        if not sharded:
+            check_safetensors(trained_weights(folder))
     except (OSError, ValueError, BaseModelError):
         return False
+    if sharded:  # accelerate and DeepSpeed have layouts of their own; the Trainer's state comes after them
+        return True
     return len(states) >= len(_CHECKPOINT_FILES) and all(zipfile.is_zipfile(file) for file in states)
 
 
-def _empty(work: Path) -> None:
-    """Remove what a run made, and nothing that lies beside its checkpoints."""
+def _empty(work: Path, *, aside: bool) -> None:
+    """Remove what a run made, with ``aside`` also what was set aside, and nothing that lies beside its checkpoints."""
     work.mkdir(parents=True, exist_ok=True)
     for path in work.iterdir():
         if path.name != "checkpoints":
             _remove(path)
     for path in (work / "checkpoints").glob("*"):
-        if NAME.fullmatch(path.name.removeprefix(_ASIDE)):
+        if NAME.fullmatch(path.name.removeprefix(_ASIDE) if aside else path.name):
             _remove(path)
 
 

@@ -45,6 +45,12 @@ def describe_initial(base: BaseModel, params: TrainingParams) -> dict[str, Any] 
             where=f"training.from_adapter={folder}",
             fix="Set " + ", ".join(f"training.lora.{key}={value}" for key, value in other.items()) + ".",
         )
+    if patterns := [name for name in ("alpha_pattern", "rank_pattern") if configuration.get(name)]:
+        raise AdapterError(
+            f"it has a {patterns[0]}: layers with a rank or a scale of their own, which no training here has.",
+            where=f"training.from_adapter={folder}",
+            fix="Name an adapter without one, or merge it and name the whole model as base_model.",
+        )
     if configuration.get("base_model_name_or_path") != base.source:
         logger.warning(
             "The adapter in %s names the base %s, and this training has %s: they have to be the same weights.",

@@ -77,7 +77,7 @@ def train_lora(
     backend = backends.choose(params)
     run = launch if params.launcher == "accelerate" or backends.needs_process(backend) else train_here
     if params.resume:
-        params = params.model_copy(update=checkpoints.noted_split(work))
+        params = checkpoints.split_as_noted(work, params)
     if run is train_here:
         params = checkpoints.shared_out(work, params, 1)
     if params.batch_size == "auto":

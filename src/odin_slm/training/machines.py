@@ -98,6 +98,15 @@ def read_config(file: Path) -> dict[str, Any]:
         raise BackendError("this is no configuration of accelerate.", where=where, fix=create) from None
 
 
+def _number(read: Mapping[str, Any], name: str, where: str) -> int:
+    try:
+        return int(read[name])
+    except (TypeError, ValueError):
+        raise BackendError(
+            f"{name} is {read[name]!r}, expected a whole number.", where=where, fix="Write one, without quotes."
+        ) from None
+
+
 def machines_of(params: TrainingParams) -> Machines | None:
     """Return the machines that ``training.accelerate_config`` names; None where there is one.
 
@@ -108,7 +117,7 @@ def machines_of(params: TrainingParams) -> Machines | None:
         return None
     where = f"training.accelerate_config={params.accelerate_config}"
     read = read_config(params.accelerate_config)
-    if int(read.get("num_machines") or 1) == 1:
+    if not read.get("num_machines") or _number(read, "num_machines", where) == 1:
         return None
     own = {"machine_rank": params.machine_rank, "num_processes": params.num_processes}
     read |= {name: value for name, value in own.items() if value is not None}
@@ -116,7 +125,7 @@ def machines_of(params: TrainingParams) -> Machines | None:
     if lacking := [name for name in names if read.get(name) is None]:
         fix = "Add it, equal on every machine but for machine_rank, which counts them from 0."
         raise BackendError(f"several machines need {', '.join(lacking)}.", where=where, fix=fix)
-    count, rank, port, processes = (int(read[name]) for name in names if name != "main_process_ip")
+    count, rank, port, processes = (_number(read, name, where) for name in names if name != "main_process_ip")
     if not 0 <= rank < count:
         fix = f"Number them from 0 to {count - 1}."
         raise BackendError(f"there is no machine {rank} among {count}.", where=where, fix=fix)

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
+import random
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from odin_slm.config.parameters import RangeParams, SweepParams, TrainingParams, changed
-from odin_slm.core.errors import BackendError, DeviceMemoryError
+from odin_slm.core.errors import BackendError, DeviceMemoryError, WrongParameterError
+from odin_slm.core.hashing import sha256_of
 from odin_slm.core.record import Record
-from odin_slm.models.base_model import BaseModel, model_digest
+from odin_slm.models.base_model import BaseModel, model_digest, trained_weights
+from odin_slm.models.tokens import record_counter
+from odin_slm.tasks import Task
+from odin_slm.training.checkpoints import OPERATIONAL
+from odin_slm.training.examples import examples_of
 
 logger = logging.getLogger(__name__)
 
@@ -30,10 +39,13 @@ def sweep(
     training: TrainingParams,
     params: SweepParams,
     watch: Watch,
+    task: Task,
 ) -> dict[str, Any]:
     """Train with every combination of values that the search draws; the lowest validation loss wins.
 
-    A sweep that was interrupted resumes after its finished trials, if base, records and parameters are the same.
+    Each learns from what a training with its values would (:func:`odin_slm.training.examples.examples_of`). A sweep
+    that was interrupted resumes after its finished trials, if base, task, records and parameters are the same; what was
+    interrupted is trained again.
 
     Args:
         base: The frozen base.
@@ -43,6 +55,7 @@ def sweep(
         training: The parameters that are not varied.
         params: Which parameters are varied, and how.
         watch: Opens a trial.
+        task: What is taught.
 
     Returns:
         ``best`` (``trial``, ``values``, ``eval_loss``) and ``trials``, each with ``number``, ``values``,
@@ -50,20 +63,25 @@ def sweep(
 
     Raises:
         BackendError: Every trial failed.
+        WrongParameterError: A value does not go with the parameters that are not varied.
     """
     from odin_slm.training.lora import train_lora
 
+    _check_space(training, params)
     training = changed(training, {"metric_for_best_model": "eval_loss"})  # which is what trials are compared by
     train = list(train)[: params.train_records]
-    name = _digest_of(base, train, validation, training, params)
+    name = _digest_of(base, train, validation, training, params, task)
     study = _study(name, work, params)
+    lengths = record_counter(base)
 
     def objective(trial: Any) -> float:
         values = {key: _suggest(trial, key, options) for key, options in params.space.items()}
         folder = work / f"trial-{name}-{trial.number}"  # the name keeps concurrent sweeps apart
         try:
+            varied = changed(training, values)
             with watch(trial.number, values) as on_log:
-                _, state = train_lora(base, train, validation, folder, changed(training, values), on_log)
+                taught, exercises = examples_of(train, task, lengths, varied)
+                _, state = train_lora(base, [*taught, *exercises], validation, folder, varied, on_log, task)
         except (BackendError, DeviceMemoryError) as error:
             logger.warning("Trial %d with %s failed: %s", trial.number, values, error)
             trial.set_user_attr("failure", str(error))
@@ -74,6 +92,8 @@ def sweep(
         return float(state["best_eval_loss"])
 
     left = params.count() - len(_finished(study))
+    if params.search == "grid":
+        _queue_grid(study, params)
     if left > 0:
         study.optimize(objective, n_trials=left, catch=(BackendError, DeviceMemoryError))
     return _result(study)
@@ -85,14 +105,18 @@ def _digest_of(
     validation: Sequence[Record],
     training: TrainingParams,
     params: SweepParams,
+    task: Task,
 ) -> str:
     """Return a digest of everything that the losses depend on; studies of equal digest are the same."""
+    initial = training.from_adapter
     described: list[Any] = [
         base.source,
         base.revision,
         model_digest(base),
-        training.model_dump(mode="json"),
+        training.model_dump(mode="json", exclude={*OPERATIONAL, "from_adapter"}),
+        sha256_of(trained_weights(initial)) if initial else None,
         params.model_dump(mode="json"),
+        task.to_dict(),
     ]
     # The contents, not only the ids: data that were made again under the same ids must not inherit the old losses.
     fields: tuple[Literal["id", "instruction", "input", "output"], ...] = ("id", "instruction", "input", "output")
@@ -107,19 +131,49 @@ def _study(name: str, work: Path, params: SweepParams) -> Any:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     work.mkdir(parents=True, exist_ok=True)
-    grid = {key: list(values) for key, values in params.space.items() if not isinstance(values, RangeParams)}
     return optuna.create_study(
         study_name=name,
         storage=JournalStorage(JournalFileBackend(str(work / "study.log"))),
-        sampler=optuna.samplers.GridSampler(grid, seed=params.seed)
-        if params.search == "grid"
-        else optuna.samplers.TPESampler(seed=params.seed),
+        sampler=optuna.samplers.TPESampler(seed=params.seed),
         load_if_exists=True,
     )
 
 
+def _check_space(training: TrainingParams, params: SweepParams) -> None:
+    """Check each value beside the parameters that are not varied, before any training."""
+    for key, values in params.space.items():
+        for value in values.examples() if isinstance(values, RangeParams) else values:
+            try:
+                changed(training, {key: value})
+            except ValidationError as error:
+                raise WrongParameterError(
+                    f"{key}={value} does not go with the other training parameters: {error.errors()[0]['msg']}",
+                    where="sweep.space",
+                    fix="Leave the value out, or change what it does not go with.",
+                ) from None
+
+
 def _finished(study: Any) -> list[Any]:
-    return [trial for trial in study.get_trials() if trial.state.is_finished()]
+    """Return the trials that have ended by themselves, and none that was interrupted."""
+    return [trial for trial in study.get_trials() if trial.value is not None or "failure" in trial.user_attrs]
+
+
+def _queue_grid(study: Any, params: SweepParams) -> None:
+    """Queue the combinations of a grid that have neither ended nor wait.
+
+    Optuna's GridSampler counts a trial that was interrupted as visited, and would never come back to it.
+    """
+    import optuna
+
+    values = [options for options in params.space.values() if not isinstance(options, RangeParams)]
+    combinations = [dict(zip(params.space, drawn, strict=True)) for drawn in itertools.product(*values)]
+    random.Random(params.seed).shuffle(combinations)
+    waiting = study.get_trials(states=[optuna.trial.TrialState.WAITING])
+    taken = [trial.params for trial in _finished(study)]
+    taken += [trial.system_attrs["fixed_params"] for trial in waiting]
+    for drawn in combinations[: params.count()]:
+        if drawn not in taken:
+            study.enqueue_trial(drawn)
 
 
 def _result(study: Any) -> dict[str, Any]:

@@ -11,13 +11,13 @@ from odin_slm.config.parameters import TrainingParams
 from odin_slm.core.errors import WrongParameterError
 from odin_slm.core.record import Record
 from odin_slm.corpora.synthetic.generator import generate
-from odin_slm.pipelines.training.nodes import _repeated
 from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, parse, render
 from odin_slm.tasks.extraction.grounding import occurrences
 from odin_slm.tasks.extraction.records import make_record
 from odin_slm.tasks.extraction.renaming import names_of, renamed
 from odin_slm.tasks.extraction.task import ExtractionTask
 from odin_slm.tasks.spelling.task import SpellingTask
+from odin_slm.training import examples
 
 NAMES = {"Drug": ["ibuprofen"], "Symptom": ["dry cough"], "Disease": []}
 
@@ -109,9 +109,14 @@ def test_copies_alone_have_other_names_and_fit() -> None:
     records = [make_record(document, instruction="i") for document in generate(30, seed=1, corpus="bc5cdr")]
     given = TrainingParams(repeats={"synthetic": 3}, swap_names=0.5)
 
+    def lengths(some: list[Record]) -> list[int]:
+        return [len(one["input"]) for one in some]
+
     def repeated(params: TrainingParams, task: Any = None) -> list[Record]:
         sources = [Record({**one, "source": "synthetic"}) for one in records]
-        return _repeated(sources, task or ExtractionTask(), lambda some: [len(one["input"]) for one in some], params)
+        return examples.repeated(
+            sources, task or ExtractionTask(), lambda some: [len(one["input"]) for one in some], params
+        )
 
     made = repeated(given)
     assert [one["id"] for one in made] == [one["id"] for one in records for _ in range(3)]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from odin_slm.config.parameters.base import Parameters
 from odin_slm.config.parameters.training import TrainingParams
@@ -64,13 +64,22 @@ class SweepParams(Parameters):
             raise ValueError(f"there are no values to draw for {', '.join(empty)}.")
         for key, values in self.space.items():
             for value in values.examples() if isinstance(values, RangeParams) else values:
-                changed(TrainingParams(), {key: value})
+                _check_alone(key, value)
         return self
 
     def count(self) -> int:
         """Return the number of trainings."""
         combinations = math.prod(len(values) for values in self.space.values() if not isinstance(values, RangeParams))
         return min(self.trials or combinations, combinations) if self.search == "grid" else self.trials or 0
+
+
+def _check_alone(key: str, value: Any) -> None:
+    """Check a value by its own type; whether it goes with others is known when the experiment's training is."""
+    try:
+        changed(TrainingParams(), {key: value})
+    except ValidationError as error:
+        if any(found["loc"] for found in error.errors()):
+            raise
 
 
 def changed(params: TrainingParams, values: Mapping[str, Any]) -> TrainingParams:

@@ -175,10 +175,10 @@ class TrainingParams(Parameters):
             return self
         apart = self.eval_strategy != self.save_strategy
         if not apart and self.eval_strategy == "steps" and self.save_steps is not None:
-            apart = self.eval_steps is None or self.save_steps % self.eval_steps != 0
+            apart = self.save_steps != self.eval_steps
         if apart:
             raise ValueError(
-                "load_best_model_at_end needs an evaluation wherever a checkpoint is saved: give eval_strategy and "
-                "save_strategy the same value, and save_steps a multiple of eval_steps."
+                "load_best_model_at_end needs a checkpoint of every evaluation, or the best may be lost: give "
+                "eval_strategy and save_strategy the same value, and save_steps that of eval_steps, or null."
             )
         return self

@@ -7,7 +7,7 @@ from typing import Any
 
 from odin_slm.config.parameters import PretrainingParams
 from odin_slm.core.document import Document
-from odin_slm.core.hashing import canonical_json
+from odin_slm.core.hashing import canonical_json, sha256_of_json
 from odin_slm.core.tracker import tracker
 from odin_slm.corpora.iob import parse_iob
 from odin_slm.models.base_model import BaseModel
@@ -38,11 +38,16 @@ def train_base(
     Returns:
         File name -> file of the finished base; and the state of training: history, tokens, seconds, device, sizes of
         the sources.
+
+    Raises:
+        BackendError: The folder holds a training on other documents or texts, or of another held-out share.
     """
+    from odin_slm.pretraining.checkpoints import note_data
     from odin_slm.pretraining.tokenizer import train_tokenizer
     from odin_slm.pretraining.trainer import pretrain
 
     sources, held_out = _sources(pretraining_documents, pretraining_texts, params)
+    note_data(pretraining_work, sha256_of_json([pretraining_documents, pretraining_texts, params.held_out]))
     tokenizer = pretraining_work / "tokenizer"
     if not (tokenizer / "tokenizer.json").is_file():
         texts = [d.text for d in sources.documents] + [s.text for s in sources.sentences] + list(sources.paragraphs)

@@ -3,16 +3,30 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
-from odin_slm.config.parameters import SweepParams, TrainingParams, changed
+from odin_slm.config.parameters import SweepParams, TaskParams, TrainingParams, changed
 from odin_slm.core.errors import required
 from odin_slm.core.record import Record
 from odin_slm.core.runtime_environment import one_at_a_time
 from odin_slm.core.tracker import tracker
 from odin_slm.models.base_model import BaseModel
+from odin_slm.tasks import Task
+
+
+class SweepPlan(NamedTuple):
+    """What is varied, around which training, of which task."""
+
+    training: TrainingParams
+    params: SweepParams
+    task: Task
+
+
+def plan_sweep(training: TrainingParams, params: SweepParams, task: TaskParams) -> SweepPlan:
+    """Put together what says which trainings are compared."""
+    return SweepPlan(training, params, task.task())
 
 
 @one_at_a_time
@@ -21,8 +35,7 @@ def compare_trainings(
     train: list[Record],
     val: list[Record],
     sweep_work: Path,
-    training: TrainingParams,
-    params: SweepParams,
+    sweep_plan: SweepPlan,
 ) -> dict[str, Any]:
     """Train with every drawn combination of values, each tracked as a run below the sweep's.
 
@@ -32,7 +45,7 @@ def compare_trainings(
     from odin_slm.training.sweep import sweep
 
     train, val = required(train, "train.json"), required(val, "val.json")
-    return sweep(base_model, train, val, sweep_work, training, params, _trial)
+    return sweep(base_model, train, val, sweep_work, sweep_plan.training, sweep_plan.params, _trial, sweep_plan.task)
 
 
 def write_environment(

@@ -2,7 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from odin_slm.pipelines.sweep.nodes import compare_trainings, write_environment
+from odin_slm.pipelines.sweep.nodes import compare_trainings, plan_sweep, write_environment
 
 
 def create_pipeline() -> Pipeline:
@@ -10,8 +10,14 @@ def create_pipeline() -> Pipeline:
     return Pipeline(
         [
             Node(
+                func=plan_sweep,
+                inputs=["params:training", "params:sweep", "params:task"],
+                outputs="sweep_plan",
+                name="plan_sweep",
+            ),
+            Node(
                 func=compare_trainings,
-                inputs=["base_model", "train", "val", "sweep_work", "params:training", "params:sweep"],
+                inputs=["base_model", "train", "val", "sweep_work", "sweep_plan"],
                 outputs="sweep_results",
                 name="compare_trainings",
             ),

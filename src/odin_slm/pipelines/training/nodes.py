@@ -5,16 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from odin_slm.config.parameters import TaskParams, TrainingParams
-from odin_slm.core.errors import BaseModelError, MissingInputError, WrongParameterError, required
+from odin_slm.core.errors import BaseModelError, MissingInputError, required
 from odin_slm.core.hashing import sha256_of
 from odin_slm.core.record import Record
 from odin_slm.core.runtime_environment import one_at_a_time
 from odin_slm.core.tracker import tracker
 from odin_slm.models.base_model import BaseModel, trained_weights
 from odin_slm.models.sources.conversion import provenance_of
-from odin_slm.models.tokens import RecordCounter, record_counter
+from odin_slm.models.tokens import record_counter
 from odin_slm.release.provenance import splits_learned
-from odin_slm.tasks import Task, load
+from odin_slm.tasks import load
+from odin_slm.training.examples import examples_of
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +85,7 @@ def train_adapter(
             )
     task = load(training_preflight["task"])
     lengths = record_counter(base_model)
-    taught = [task.taught(record) for record in _repeated(train, task, lengths, params)]
-    exercises = _exercises(task, train, lengths, params)
+    taught, exercises = examples_of(train, task, lengths, params)
     examples = [*taught, *exercises]
     tokens = sum(lengths(examples))
     if params.batch_size == "auto":
@@ -102,48 +102,6 @@ def train_adapter(
         "adapter_sha256": sha256_of(trained_weights(adapter)),
         "base_conversion": provenance_of(base_model.path) if base_model.path else None,
     }
-
-
-def _repeated(train: list[Record], task: Task, lengths: RecordCounter, params: TrainingParams) -> list[Record]:
-    """Return training records as often as a pass has them, with other names in the copies where it is asked for."""
-    sources = {record["source"] for record in train}
-    if unknown := sorted(params.repeats.keys() - sources):
-        raise WrongParameterError(
-            f"no training record is of the source {unknown[0]!r}; there are {', '.join(sorted(sources))}.",
-            where="training.repeats",
-            fix="Name one of them.",
-        )
-    copies = [(record, number) for record in train for number in range(params.repeats.get(record["source"], 1))]
-    if not params.swap_names:
-        return [record for record, _ in copies]
-    rename = task.renaming(train, params.swap_names, params.seed)
-    if rename is None:
-        raise WrongParameterError(
-            f"the texts of the task {task.name} hold no names that could be swapped.",
-            where="training.swap_names",
-            fix="Set it to 0.",
-        )
-    given = [rename(record) if number else record for record, number in copies]
-    tokens = lengths([task.taught(record) for record in given])
-    fitting = [
-        made if length <= params.max_seq_length else record
-        for made, length, (record, _) in zip(given, tokens, copies, strict=True)
-    ]
-    changed = sum(made is not record for made, (record, _) in zip(fitting, copies, strict=True))
-    logger.info("%d of %d copies have other names.", changed, len(copies) - len(train))
-    return fitting
-
-
-def _exercises(task: Task, train: list[Record], lengths: RecordCounter, params: TrainingParams) -> list[Record]:
-    """Return what the task makes of training records, to be learned beside them."""
-
-    def fits(record: Record) -> bool:
-        return lengths([record])[0] <= params.max_seq_length
-
-    exercises = [one for record in train for one in task.exercises(record, fits, params.seed)]
-    if exercises:
-        logger.info("%d training records, and %d exercises made of them.", len(train), len(exercises))
-    return exercises
 
 
 def describe_task(

@@ -68,18 +68,11 @@ def parse(
         WrongParameterError: ``shortest`` is above ``longest``.
         CorpusFormatError: The list has too few words that the vocabulary does not know, or the tokens make too few.
     """
-    if shortest > longest:
-        raise WrongParameterError(
-            f"shortest is {shortest} and longest {longest}: no word has so many letters.",
-            where="ingestion.options.words",
-            fix="Lower shortest, or raise longest.",
-        )
     require_files(files, (VOCABULARY, LIST), "words")
     tokens = [line for _, line in numbered_lines(VOCABULARY, files[VOCABULARY])]
     learned = list(dict.fromkeys(token for token in tokens if _TOKEN.fullmatch(token)))
     known = {token.strip().casefold() for token in tokens}
-    listed = sorted({line for _, line in numbered_lines(LIST, files[LIST])})
-    fitting = [word for word in listed if re.fullmatch(f"[a-z]{{{shortest},{longest}}}", word)]
+    fitting = _listed(files[LIST], shortest, longest)
     unseen = _unlike(fitting, known)
     random.Random(f"{seed}-list").shuffle(unseen)
     distinct = list({stem(word): word for word in reversed(unseen)}.values())[::-1]
@@ -100,6 +93,18 @@ def parse(
     dropped = {"in the vocabulary, or alike": len(fitting) - len(unseen), "same stem": len(unseen) - len(distinct)}
     dropped |= left_out
     return ParsedCorpus(documents, corpus_report("words", documents, dropped=dropped, duplicates={}, inputs=files))
+
+
+def _listed(text: str, shortest: int, longest: int) -> list[str]:
+    """Return the words of the list that have so many letters, all small, in order."""
+    if shortest > longest:
+        raise WrongParameterError(
+            f"shortest is {shortest} and longest {longest}: no word has so many letters.",
+            where="ingestion.options.words",
+            fix="Lower shortest, or raise longest.",
+        )
+    words = sorted({line for _, line in numbered_lines(LIST, text)})
+    return [word for word in words if re.fullmatch(f"[a-z]{{{shortest},{longest}}}", word)]
 
 
 def _document(text: str, split: str, suffix: str = "") -> Document:

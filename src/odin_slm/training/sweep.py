@@ -43,9 +43,8 @@ def sweep(
 ) -> dict[str, Any]:
     """Train with every combination of values that the search draws; the lowest validation loss wins.
 
-    Each learns from what a training with its values would (:func:`odin_slm.training.examples.examples_of`). A sweep
-    that was interrupted resumes after its finished trials, if base, task, records and parameters are the same; what was
-    interrupted is trained again.
+    Each learns from what a training with its values would. A sweep that was interrupted resumes after its finished
+    trials, if base, task, records and parameters are the same; what was interrupted is trained again.
 
     Args:
         base: The frozen base.
@@ -67,9 +66,7 @@ def sweep(
     """
     from odin_slm.training.lora import train_lora
 
-    _check_space(training, params)
-    training = changed(training, {"metric_for_best_model": "eval_loss"})  # which is what trials are compared by
-    train = list(train)[: params.train_records]
+    train, training = list(train)[: params.train_records], _fixed(training, params)
     name = _digest_of(base, train, validation, training, params, task)
     study = _study(name, work, params)
     lengths = record_counter(base)
@@ -91,10 +88,7 @@ def sweep(
         trial.set_user_attr("seconds", state["seconds"])
         return float(state["best_eval_loss"])
 
-    left = params.count() - len(_finished(study))
-    if params.search == "grid":
-        _queue_grid(study, params)
-    if left > 0:
+    if (left := _left(study, params)) > 0:
         study.optimize(objective, n_trials=left, catch=(BackendError, DeviceMemoryError))
     return _result(study)
 
@@ -139,8 +133,8 @@ def _study(name: str, work: Path, params: SweepParams) -> Any:
     )
 
 
-def _check_space(training: TrainingParams, params: SweepParams) -> None:
-    """Check each value beside the parameters that are not varied, before any training."""
+def _fixed(training: TrainingParams, params: SweepParams) -> TrainingParams:
+    """Return what is not varied, with which each value is checked before any training."""
     for key, values in params.space.items():
         for value in values.examples() if isinstance(values, RangeParams) else values:
             try:
@@ -151,11 +145,19 @@ def _check_space(training: TrainingParams, params: SweepParams) -> None:
                     where="sweep.space",
                     fix="Leave the value out, or change what it does not go with.",
                 ) from None
+    return changed(training, {"metric_for_best_model": "eval_loss"})  # which is what trials are compared by
 
 
 def _finished(study: Any) -> list[Any]:
     """Return the trials that have ended by themselves, and none that was interrupted."""
     return [trial for trial in study.get_trials() if trial.value is not None or "failure" in trial.user_attrs]
+
+
+def _left(study: Any, params: SweepParams) -> int:
+    """Return how many trials are left; those of a grid wait then."""
+    if params.search == "grid":
+        _queue_grid(study, params)
+    return params.count() - len(_finished(study))
 
 
 def _queue_grid(study: Any, params: SweepParams) -> None:

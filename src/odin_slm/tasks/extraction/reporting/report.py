@@ -108,6 +108,7 @@ def render_report(
         p_value=_p_value,
         percents=lambda bounds: f"[{bounds[0]:.1%}, {bounds[1]:.1%}]",
     )
+    drawn = {**draw_panels(results, training_state), **draw_confidence(results), **draw_operating_point(results)}
     return environment.get_template("report.html.j2").render(
         results=results,
         test_set=results["test_set"],
@@ -123,14 +124,7 @@ def render_report(
         marks=MARKS,
         failures=list(choose_failures(results, predictions, types)),
         limitations=list(_limitations(results)),
-        figures={
-            name: _data_uri(svg)
-            for name, svg in {
-                **draw_panels(results, training_state),
-                **draw_confidence(results),
-                **draw_operating_point(results),
-            }.items()
-        },
+        figures={name: _data_uri(svg) for name, svg in drawn.items()},
         thresholds={kind: found["at_most"] for kind, found in (results.get("confidence") or {}).items()},
     )
 

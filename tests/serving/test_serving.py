@@ -578,7 +578,10 @@ def test_metrics_count_what_happened(tiny_base: Path) -> None:
 
 def test_every_window_of_a_document_counts(tiny_base: Path, tmp_path: Path) -> None:
     metrics = Metrics(resolve_model(str(tiny_base), root=tmp_path), queue_size=1)
-    outputs = [Generation(0, text, True, 1) for text in ("no list", "none either\nat all", "### Entities:\nNone")]
+    outputs = [
+        Generation(0, text, True, 1)
+        for text in ("no list", "none either\nat all", "### Entities:\nNone\n\n### Relations:\nNone")
+    ]
     metrics.observe(Answer("", malformed=3), outputs)
     invalid = partial(metrics.registry.get_sample_value, "odin_invalid_outputs_total")
     assert metrics.registry.get_sample_value("odin_outputs_total") == 3

@@ -67,9 +67,12 @@ def split_as_noted(work: Path, params: TrainingParams) -> TrainingParams:
     if split and params.batch_size != "auto":
         asked = params.batch_size * params.gradient_accumulation_steps
         noted = split["batch_size"] * split["gradient_accumulation_steps"]
-        if asked != noted:
+        examples = noted * int(_note(work).get("processes", 1))
+        # Each of several processes may have been given its share of a step; how many there are is not known yet.
+        shared = params.launcher != "none" and examples % asked == 0
+        if asked not in (noted, examples) and not shared:
             raise BackendError(
-                f"the checkpoints are of steps of {noted} examples, and batch_size times accumulation is {asked}.",
+                f"the checkpoints are of steps of {examples} examples, and batch_size times accumulation is {asked}.",
                 where="training.resume",
                 fix="Restore both, or set training.resume=false to start again.",
             )

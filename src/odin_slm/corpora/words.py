@@ -28,8 +28,8 @@ _COVERED = 2 / 3
 """Share of a word from which another that begins or ends it makes the two alike (`govern`, `government`)."""
 _LEAST = 4
 _LONGEST_JOINED = 24
-"""Letters of a joined word. Twice as many as a listed word has: the question around it costs as much as eight letters,
-and a longer answer teaches more tokens for it."""
+"""Letters of a joined word. Twice as many as a listed word has: the question around it costs the same for any length,
+and a longer word teaches more tokens."""
 _ROOM = 5
 """Letters that must be left for one token more; with fewer, the same few short ones would stand in most words."""
 _MORE = 0.75

@@ -74,8 +74,8 @@ static: # after the environment of who asks for it
 	@echo "== mypy" && $(BIN)/mypy
 	@echo "== import-linter" && $(BIN)/lint-imports
 
-site: # after the environment of who asks for it
-	@echo "== documentation" && $(BIN)/mkdocs build --strict --quiet
+site: # after the environment of who asks for it; --quiet would keep --strict from seeing the warnings
+	@echo "== documentation" && $(BIN)/mkdocs build --strict
 
 docs: $(VENV)/.with-docs site ## Build the documentation site; it begins at site/index.html
 

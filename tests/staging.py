@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ def publish_from(
     synthetic: bool = True,
     base: BaseModel | None = None,
     only_train: bool = False,
+    tags: Sequence[str] = (),
     inputs: Any = (),
     **params: Any,
 ) -> dict[str, Path]:
@@ -119,7 +121,8 @@ def publish_from(
         "publication": PublicationDataset(filepath=str(target / "publication.json")),
     }
     catalog = DataCatalog({**{name: MemoryDataset(value) for name, value in given.items()}, **files})
-    SequentialRunner().run(create_pipeline(), catalog)
+    pipeline = create_pipeline()
+    SequentialRunner().run(pipeline.only_nodes_with_tags(*tags) if tags else pipeline, catalog)
     return folders
 
 

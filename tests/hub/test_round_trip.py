@@ -22,6 +22,7 @@ from hub.releases import published, visible
 from hub_server import Fault, HubServer
 from odin_slm.cli.errors import explain
 from odin_slm.core.errors import HubError, MissingInputError, ReleaseError
+from odin_slm.pipelines.publishing import create_pipeline
 from staging import continue_locally, make_adapter, predict, publish_from, snippets
 
 TO = {"push": True, "model_repo": "anna/odin", "dataset_repo": "anna/odin-data"}
@@ -193,6 +194,22 @@ def test_the_dataset_goes_first_and_either_may_go_alone(hub: HubServer, push: Ca
     assert set(visible(hub)) == {"model anna/odin"}, "the dataset was not named"
     commits = [request.path.split("/")[2] for request in hub.journal if request.name == "POST commit"]
     assert commits == ["datasets", "models"]
+
+
+def test_data_that_are_published_alone_show_no_model(hub: HubServer, push: Callable[..., dict[str, Any]]) -> None:
+    assert push(private=True)["model"]["private"]
+    record = push(private=False, tags=["dataset"])
+    assert set(visible(hub)) == {"dataset anna/odin-data"}, "the model's record is of an earlier run"
+    assert (record["dataset"]["private"], record["model"]["private"]) == (False, True)
+    push(private=False)
+    assert set(visible(hub)) == {"dataset anna/odin-data", "model anna/odin"}
+    assert not push(private=False, model_repo=None, tags=["dataset"])["model"]["private"], "it is seen since"
+
+
+def test_no_export_that_may_fail_lies_between_the_two_uploads() -> None:
+    order = [node.name for node in create_pipeline().nodes]
+    assert order.index("plan_dataset_publication") < order.index("conclude_publication")
+    assert order.index("conclude_publication") < order.index("plan_merged_model")
 
 
 def test_an_adapter_that_answers_otherwise_than_its_figures_is_refused(

@@ -111,6 +111,7 @@ MEMORY = {
     *("parse_reports", "combined", "cleaned", "checked_adapter", "tuned_adapter", "raw_predictions", "evidence"),
     *("data_reports", "verified_splits", "thresholds", "reference_answers", "prediction_scores"),
     *("released_adapter", "model_evidence", "model_files", "model_draft", "past_experiments", "sweep_plan"),
+    "release_to_export",
 }
 """Handed from node to node. An entry of the type MemoryDataset would be each process' own under ParallelRunner; without
 an entry Kedro makes memory that the processes share."""

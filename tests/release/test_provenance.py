@@ -43,6 +43,14 @@ def test_what_does_not_is_named(state: dict[str, Any], results: dict[str, Any], 
     assert expected in problem
 
 
+def test_figures_of_another_adapter_are_named() -> None:
+    scored = {**OWN, "adapter_sha256": "1" * 64}
+    assert list(provenance_problems(LEARNED, scored, MANIFEST, "1" * 64)) == []
+    (problem,) = provenance_problems(LEARNED, scored, MANIFEST, "2" * 64)
+    assert "the figures are of another adapter" in problem
+    assert list(provenance_problems(LEARNED, OWN, MANIFEST, "2" * 64)) == [], "an evaluation that noted none"
+
+
 def test_a_training_from_before_this_was_noted_is_taken_at_its_word() -> None:
     assert other_splits({}, MANIFEST) == other_splits(None, MANIFEST) == other_splits(LEARNED, None) == []
     assert is_of({}, "0" * 64)

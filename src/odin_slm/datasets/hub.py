@@ -40,13 +40,15 @@ class HubRepositoryDataset(CanonicalJSONDataset):
         super().__init__(filepath=filepath, metadata=metadata)
         self._credentials = Path(credentials_file) if credentials_file else None
         self._undo: Callable[[], str] | None = None
+        self._now = False
 
     def load(self) -> dict[str, Any]:
         """Return the record: ``published``, and what :func:`odin_slm.hub.upload.publish` returns.
 
-        Where the last save changed what others see, ``undo`` takes it back, and returns a sentence about that.
+        ``now`` is there where it is this run that has published. Where that changed what others see, ``undo`` takes it
+        back, and returns a sentence about that.
         """
-        return {**self._read(), **({"undo": self._undo} if self._undo else {})}
+        return {**self._read(), **({"now": True} if self._now else {}), **({"undo": self._undo} if self._undo else {})}
 
     def save(self, data: Request) -> None:
         """Publish, where that is asked for.
@@ -55,7 +57,7 @@ class HubRepositoryDataset(CanonicalJSONDataset):
             HubError: The Hub refuses or fails; the record stays as it was, and what went before is taken back.
             ReleaseError: The folder may not be released.
         """
-        self._undo = None
+        self._undo, self._now = None, False
         if data.plan is None:
             published = {name: digest for name, digest in self._read().get("files", {}).items() if name != CHECKSUMS}
             if published != release_hashes(data.folder):
@@ -67,11 +69,12 @@ class HubRepositoryDataset(CanonicalJSONDataset):
             check_release(data.folder, data.plan.kind)
             found = publish(data.plan, hub, lambda folder: _verify(folder, data, data.plan), progress)
         self._write({"published": True, **found})
+        self._now = True
         if progress.visible:
             self._undo = partial(self._take_back, data.plan, hub, progress, former)
 
     def _take_back(self, plan: Plan, hub: Hub, progress: Progress, former: Mapping[str, Any]) -> str:
-        self._undo = None
+        self._undo, self._now = None, False
         undone = take_back(plan, hub, progress)
         self._write(former)
         return undone
@@ -87,7 +90,7 @@ class HubRepositoryDataset(CanonicalJSONDataset):
 class PublicationDataset(HubRepositoryDataset):
     """The whole release on the Hub: a save shows what is to be seen, then writes the record of both repositories.
 
-    The value names ``experiment``, ``pushed`` (whether this run has published), ``visible`` (which repositories to
+    The value names ``experiment``, ``now`` (which repositories this run has published), ``visible`` (which of these to
     show), ``undo`` (what takes back that others see already) and, under ``model`` and ``dataset``, the records of the
     two.
     """
@@ -99,13 +102,12 @@ class PublicationDataset(HubRepositoryDataset):
             HubError: One cannot be shown; one that this save had shown before is hidden again, and what others saw
                 of the other is taken back.
         """
-        record = {key: value for key, value in data.items() if key not in ("pushed", "visible", "undo")}
-        if not data["pushed"]:  # the records of the two are older than what was shown afterwards
-            former = self._read()
-            for kind in ("dataset", "model"):
-                shown_before = former.get(kind, {})
-                if data[kind].get("revision") and data[kind]["revision"] == shown_before.get("revision"):
-                    record[kind] = {**data[kind], "private": shown_before["private"]}
+        record = {key: value for key, value in data.items() if key not in ("now", "visible", "undo")}
+        former = self._read()
+        for kind in {"dataset", "model"} - set(data["now"]):  # their records are older than what was shown afterwards
+            shown_before = former.get(kind, {})
+            if data[kind].get("revision") and data[kind]["revision"] == shown_before.get("revision"):
+                record[kind] = {**data[kind], "private": shown_before["private"]}
         hidden = [kind for kind in data["visible"] if data[kind].get("private")]
         if hidden:
             with _all_or_nothing(data["undo"]):

@@ -42,7 +42,10 @@ def is_own_test_set(results: Mapping[str, Any], manifest: Mapping[str, Any]) -> 
 
 
 def provenance_problems(
-    training_state: Mapping[str, Any], results: Mapping[str, Any] | None, manifest: Mapping[str, Any]
+    training_state: Mapping[str, Any],
+    results: Mapping[str, Any] | None,
+    manifest: Mapping[str, Any],
+    adapter_sha256: str | None = None,
 ) -> Iterator[str]:
     """Say what of a release does not belong together.
 
@@ -50,6 +53,7 @@ def provenance_problems(
         training_state: How the adapter was trained.
         results: Figures that it is released with; None where it has none.
         manifest: The data that it is released with.
+        adapter_sha256: Hash of the weights that are released; None where only the data are in question.
     """
     if others := other_splits(training_state, manifest):
         yield (
@@ -66,3 +70,6 @@ def provenance_problems(
             )
     if results is not None and not is_own_test_set(results, manifest):
         yield "evaluation_results.json: the figures are of another test set than the one that manifest.json describes"
+    scored = (results or {}).get("adapter_sha256")
+    if scored and adapter_sha256 and scored != adapter_sha256:
+        yield "evaluation_results.json: the figures are of another adapter than this one; run the evaluation pipeline"

@@ -248,7 +248,7 @@ def judge_model(
             where=f"experiment {params.experiment}",
             fix="Leave --params adapter=… away, or train again; adapters from elsewhere are evaluated, not staged.",
         )
-    provenance = provenance_problems(model_evidence.training, model_evidence.results, data_reports.manifest)
+    provenance = provenance_problems(model_evidence.training, model_evidence.results, data_reports.manifest, weights)
     return {**data_gate, **judgement([model_gate(model_evidence, thresholds, provenance)], params.override)}
 
 
@@ -354,8 +354,13 @@ def stage_model_release(
 # Merged weights
 
 
+def wait_for_publication(model_release: Path, publication: dict[str, Any]) -> Path:
+    """Return the staged release once the publication is over: no export, which may fail, lies between two uploads."""
+    return model_release
+
+
 def plan_merged_model(
-    model_release: Path,
+    release_to_export: Path,
     released_adapter: ReleasedAdapter,
     base_model: BaseModel,
     reference_answers: ReferenceAnswers,
@@ -365,7 +370,7 @@ def plan_merged_model(
     """Say whether the adapter is merged into its base's weights, and what the result is compared with.
 
     Args:
-        model_release: The staged release, which every gate has let through; its licence files go with the weights.
+        release_to_export: The staged release, which every gate has let through; its licence files go with the weights.
         released_adapter: The adapter.
         base_model: The base.
         reference_answers: What the adapter answered when it was evaluated.
@@ -382,7 +387,7 @@ def plan_merged_model(
             adapter=released_adapter.folder,
             reference=reference_answers,
             tolerance=params.export_tolerance,
-            files={name: model_release / name for name in beside if (model_release / name).is_file()},
+            files={name: release_to_export / name for name in beside if (release_to_export / name).is_file()},
             facts=MergedFacts(
                 name=params.model_name,
                 experiment=params.experiment,
@@ -453,18 +458,18 @@ def conclude_publication(
     """Put together where the release is, and which repositories become visible.
 
     Returns:
-        ``experiment``, ``dataset``, ``model``, ``pushed``, under ``visible`` which of the two are to be shown, and
-        under ``undo`` what takes back that others see already, should that fail.
+        ``experiment``, ``dataset``, ``model``, under ``now`` which of the two this run has published, under
+        ``visible`` which of these are to be shown, and under ``undo`` what takes back that others see already, should
+        that fail.
     """
-    named = {"dataset": params.dataset_repo, "model": params.model_repo}
-    show = params.push and not params.private and not params.create_pr
     records = {"dataset": dataset_publication, "model": model_publication}
+    now = [kind for kind, record in records.items() if record.get("now")]
     return {
         "experiment": params.experiment,
-        **{kind: {key: value for key, value in r.items() if key != "undo"} for kind, r in records.items()},
-        "pushed": params.push,
+        **{kind: {key: r[key] for key in r if key not in ("now", "undo")} for kind, r in records.items()},
+        "now": now,
         "undo": [record["undo"] for record in records.values() if "undo" in record],
-        "visible": [kind for kind, repo_id in named.items() if show and repo_id is not None],
+        "visible": now if not params.private and not params.create_pr else [],
     }
 
 

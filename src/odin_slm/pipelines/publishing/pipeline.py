@@ -22,6 +22,7 @@ from odin_slm.pipelines.publishing.nodes import (
     stage_dataset_release,
     stage_model_release,
     verify_splits,
+    wait_for_publication,
 )
 
 
@@ -158,9 +159,15 @@ def _model() -> list[Node]:
             name="stage_model_release",
         ),
         Node(
+            func=wait_for_publication,
+            inputs=["model_release", "publication"],
+            outputs="release_to_export",
+            name="wait_for_publication",
+        ),
+        Node(
             func=plan_merged_model,
             inputs=[
-                "model_release",
+                "release_to_export",
                 "released_adapter",
                 "base_model",
                 "reference_answers",

@@ -326,6 +326,18 @@ def test_paths_that_the_user_names_keep_their_last_part() -> None:
     assert redactor.text(text) == 'from …/adapter, data/x and .; "…/adapter/config.json"'
 
 
+def test_what_only_looks_like_a_path_or_a_secret_stays() -> None:
+    credentials = {"db": {"user": "postgres", "host": "localhost", "password": "opensesame"}}
+    redactor = Redactor(Path("/app"), {"corpora": "/data"}, credentials, environment={})
+    for text in ("treatment/application", "and/approved", "https://host/datasets/a", "postgresql on localhost:5000"):
+        assert redactor.text(text) == text
+    text = r'{"read": "/data, /data/x. (/data)\n/app/src", "store": "file:///app/m.db", "by": "me:opensesame@x"}'
+    hidden = r'{"read": "…/data, …/data/x. (…/data)\nsrc", "store": "file://m.db", "by": "me:***@x"}'
+    assert redactor.text(text) == hidden
+    assert redactor.text("in /data.") == "in …/data."
+    assert Redactor(Path("/"), environment={}).text("and/or /etc") == "and/or /etc"
+
+
 def test_system_metrics_are_sampled(
     bare_project: Path, register: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -209,6 +209,10 @@ def test_waits_are_the_hubs(hub: HubServer, naps: list[float], tmp_path: Path) -
     hub.faults = [named("GET whoami-v2", status=429, headers={"Retry-After": "86400"})]
     with pytest.raises(HubError, match=r"answers 429.*run the command again later"):
         publish(plan(stage(tmp_path / "release", model_files())), hub_of(hub, naps.append), seen)
+    hub.faults = [named("POST commit", status=429, headers={"Retry-After": "86400"})]
+    with pytest.raises(HubError, match=r"commit: the Hub answers 429.*run the command again later"):
+        publish(plan(stage(tmp_path / "other", model_files(0.7))), hub_of(hub, naps.append), seen)
+    assert naps == [11.0, 13.0, 1.0, 2.0], "a Hub that asks for a day is not waited for"
 
 
 def test_what_cannot_be_verified_is_taken_back_where_others_see_it(

@@ -21,12 +21,14 @@ from canary import TOKEN, files_with_token, requests_with_token
 from conftest import ROOT
 from hub.releases import hub_of, model_files, plan, stage
 from hub_server import Fault, HubServer
+from odin_slm.cli.errors import explain
 from odin_slm.core.errors import HubError, UnknownParameterError
 from odin_slm.hub.client import Hub
 from odin_slm.hub.credentials import Token, find_token, redact, require_token
 from odin_slm.hub.upload import publish
 
 DOCUMENT = ROOT / "docs/how-to/publish.md"
+MISPLACED = f"hf_{'misplaced' * 3}"
 PUSH = {"push": True, "model_repo": "anna/odin", "dataset_repo": "anna/odin-data", "private": False}
 
 
@@ -70,6 +72,27 @@ def test_a_credentials_entry_that_gives_no_token_is_named(
     file.write_text(f"hub: {entry}\n")
     with pytest.raises(HubError, match=expected):
         find_token(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"hub: {{token_env: {MISPLACED}}}", r"the environment variable \*\*\* is not set"),
+        (f"hub: {{token_file: {MISPLACED}}}", r"the file \*\*\* is not there"),
+        (f"hub: {{{MISPLACED}: x}}", r"found '\*\*\*'; expected"),
+        (f"hub: {{token: {MISPLACED}", r"credentials\.yml:\d+: it is no YAML"),
+        (f"\thub:\n  token: {MISPLACED}", r"credentials\.yml:1: it is no YAML"),
+        (MISPLACED, r"credentials\.yml: expected keys with values"),
+    ],
+)
+def test_a_token_in_a_wrong_place_of_the_file_is_not_repeated(
+    hub: HubServer, tmp_path: Path, text: str, expected: str
+) -> None:
+    file = tmp_path / "credentials.yml"
+    file.write_text(text)
+    with pytest.raises(HubError, match=expected) as refusal:
+        find_token(file)
+    assert MISPLACED[:12] not in str(explain(refusal.value)) + repr(refusal.value.__cause__)
 
 
 def test_a_token_shows_itself_to_nobody() -> None:

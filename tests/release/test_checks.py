@@ -179,6 +179,8 @@ def test_secrets_are_found_and_not_repeated(secret: str) -> None:
 def test_paths_of_a_machine_are_found_in_text_and_in_configuration() -> None:
     assert list(text_problems("README.md", "see /home/anna/models"))
     assert list(text_problems("README.md", r"see C:\Users\anna"))
+    assert list(text_problems("README.md", r'{"text": "in\n/root/models"}'))
+    assert not list(text_problems("README.md", "worse in school/home/work settings"))
     for path in ("/data/models/base", "C:\\models\\base", "~/base", "file:///x/y"):
         (problem,) = path_problems("config.json", {"a": [{"b": path}]})
         assert "a[0].b" in problem

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,13 @@ _MARKS_OF_TEXT = "".join(f"(?<!{name}_)" for name in ("bos", "eos", "pad", "unk"
 _SECRET_KEY = re.compile(rf"{_MARKS_OF_TEXT}token$|secret|password|api[-_]?key", re.IGNORECASE)
 _SHORTEST_SECRET = 8
 """Shorter values would be found inside ordinary words."""
+_NO_SECRETS = frozenset(
+    {"user", "username", "host", "hostname", "port", "database", "dbname", "region", "region_name", "endpoint_url"}
+)
+"""Keys of credentials whose values are no secrets, and ordinary words."""
+# "office/home/work" is no path, so that what stands before it counts; in JSON that may be the n of an escape
+_BEFORE_A_PATH = r"(?:(?<![\w.~-])|(?<=\\[nrt]))"
+_AFTER_A_PATH = r"(?![\w-]|\.\w)"
 
 
 class Redactor:
@@ -50,14 +57,17 @@ class Redactor:
     ) -> None:
         self._root = root
         named = (os.environ if environment is None else environment).items()
-        secrets = {value for name, value in named if _SECRET_VARIABLE.search(name)} | set(_texts(credentials or {}))
-        replaced = {secret: _HIDDEN for secret in secrets if len(secret) >= _SHORTEST_SECRET}
-        paths = {value for value in _texts(values or {}) if Path(value).is_absolute() and len(Path(value).parts) > 1}
-        replaced |= {path: self.path(path) for path in paths}
-        replaced |= {f"{root}/": "", str(root): "."}
+        secrets = {value for name, value in named if _SECRET_VARIABLE.search(name)}
+        secrets |= set(_texts(credentials or {}, without=_NO_SECRETS))
+        hidden = {secret: _HIDDEN for secret in secrets if len(secret) >= _SHORTEST_SECRET}
+        given = {value for value in _texts(values or {}) if Path(value).is_absolute() and len(Path(value).parts) > 1}
+        paths = {path: self.path(path) for path in given}
+        if root != root.parent:
+            paths |= {f"{root}/": "", str(root): "."}
+        patterns = {secret: re.escape(secret) for secret in hidden} | {path: _pattern_of(path) for path in paths}
+        self._replaced = hidden | paths
         # the longest first, so that a path goes before the folder that it lies in
-        self._replaced = dict(sorted(replaced.items(), key=lambda item: -len(item[0])))
-        self._pattern = re.compile("|".join(re.escape(text) for text in self._replaced))
+        self._pattern = re.compile("|".join(patterns[text] for text in sorted(patterns, key=len, reverse=True)))
 
     def path(self, path: str) -> str:
         """Return a path as anyone may read it."""
@@ -68,7 +78,7 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """Return a text without them."""
-        return self._pattern.sub(lambda match: self._replaced[match[0]], text)
+        return self._pattern.sub(lambda match: self._replaced[match[0]], text) if self._replaced else text
 
     def value(self, value: Any) -> Any:
         """Return a nested value without them; paths that stand alone go too, whoever named them."""
@@ -83,13 +93,19 @@ class Redactor:
         return self.path(value) if alone else replaced
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _pattern_of(path: str) -> str:
+    """Return what finds a path, but not the same letters within a word or a longer name."""
+    return _BEFORE_A_PATH + re.escape(path) + ("" if path.endswith("/") else _AFTER_A_PATH)
+
+
+def _texts(value: Any, without: Collection[str] = ()) -> Iterator[str]:
     if isinstance(value, Mapping):
-        for inner in value.values():
-            yield from _texts(inner)
+        for key, inner in value.items():
+            if key not in without:
+                yield from _texts(inner, without)
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from _texts(inner)
+            yield from _texts(inner, without)
     elif isinstance(value, str | Path):
         yield str(value)
 
@@ -121,7 +137,7 @@ def without_secret_keys(value: Any) -> Any:
 VOCABULARY_FILES = frozenset({"tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json"})
 """Files whose strings are tokens: ``/home/`` is a token of many vocabularies and no path of anybody's."""
 
-_HOME_PATH = re.compile(r"(?:/home|/Users|/root)/[\w.-]+|[A-Za-z]:\\+Users\\")
+_HOME_PATH = re.compile(_BEFORE_A_PATH + r"(?:/home|/Users|/root)/[\w.-]+|[A-Za-z]:\\+Users\\")
 
 
 def text_problems(name: str, text: str) -> Iterator[str]:

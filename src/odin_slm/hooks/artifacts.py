@@ -9,7 +9,7 @@ from typing import Any
 
 from kedro.framework.hooks import hook_impl
 
-from odin_slm.core.redaction import Redactor
+from odin_slm.core.redaction import VOCABULARY_FILES, Redactor
 from odin_slm.hooks.run_state import CatalogHook, state_of
 
 _TEXTS = frozenset({".csv", ".html", ".json", ".jsonl", ".md", ".txt", ".yml"})
@@ -50,7 +50,7 @@ def _redacted_copy(path: Path, copy: Path, redactor: Redactor) -> Path:
     """Return the file or folder itself, or a copy without paths and secrets where a text of it holds some."""
     files = [file for file in sorted(path.rglob("*")) if file.is_file()] if path.is_dir() else [path]
     for file in files:
-        if file.suffix in _TEXTS:
+        if file.suffix in _TEXTS and file.name not in VOCABULARY_FILES:
             text = file.read_text(encoding="utf-8")
             if (replaced := redactor.text(text)) != text:
                 if path.is_dir() and not copy.exists():

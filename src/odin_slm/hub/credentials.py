@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import yaml
 
@@ -51,10 +51,11 @@ def find_token(credentials: Path | None = None) -> Token | None:
     (``token_file``) or holds the ``token`` itself; the variable HF_TOKEN; the cached login.
 
     Raises:
-        HubError: The credentials file names a source that holds no token, or the token cannot be one.
+        HubError: The credentials file cannot be read, or names a source that holds no token, or the token cannot be
+            one.
     """
     if credentials is not None and credentials.is_file():
-        entry = (yaml.safe_load(credentials.read_text(encoding="utf-8")) or {}).get("hub")
+        entry = _read(credentials).get("hub")
         if entry:
             return _from_entry(entry, credentials.name)
     if value := os.environ.get("HF_TOKEN", "").strip():
@@ -84,6 +85,19 @@ def redact(text: str, token: Token | None = None) -> str:
     return hide_secrets(text)
 
 
+def _read(credentials: Path) -> dict[str, Any]:
+    """Return the entries; what is wrong with the file is said without a word of it, as any may be the token's."""
+    try:
+        entries = yaml.safe_load(credentials.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{credentials.name}:{mark.line + 1}" if mark else credentials.name
+        raise HubError("it is no YAML.", where=where, fix=_WAYS_IN) from None
+    if not isinstance(entries, dict):
+        raise HubError("expected keys with values, as `hub:`.", where=credentials.name, fix=_WAYS_IN)
+    return entries
+
+
 def _from_entry(entry: object, where: str) -> Token:
     place = f"{where}: hub"
     if not isinstance(entry, dict) or len(entry) != 1:
@@ -91,15 +105,16 @@ def _from_entry(entry: object, where: str) -> Token:
     ((kind, value),) = entry.items()
     if kind == "token_env":
         found = os.environ.get(str(value), "").strip()
-        missing = f"the environment variable {value} is not set."
+        missing = f"the environment variable {hide_secrets(str(value))} is not set."
     elif kind == "token_file":
         file = Path(str(value)).expanduser()
         found = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
-        missing = f"the file {value} is not there, or empty."
+        missing = f"the file {hide_secrets(str(value))} is not there, or empty."
     elif kind == "token":
         found, missing = str(value or "").strip(), "the token is empty."
     else:
-        raise HubError(f"found {kind!r}; expected token_env, token_file or token.", where=place, fix=_WAYS_IN)
+        found = hide_secrets(repr(kind))
+        raise HubError(f"found {found}; expected token_env, token_file or token.", where=place, fix=_WAYS_IN)
     if not found:
         raise HubError(missing, where=f"{place}.{kind}", fix=_WAYS_IN)
     return Token(found, place)

@@ -19,6 +19,7 @@ from typing import Any
 from odin_slm.core.errors import HubError, OdinError
 from odin_slm.core.hashing import checksum_lines, file_hashes, sha256_text
 from odin_slm.hub.client import (
+    LONGEST_WAIT,
     Hub,
     RepositoryType,
     is_remote,
@@ -282,9 +283,11 @@ def _commit(plan: Plan, hub: Hub, head: str, progress: Progress) -> tuple[str, s
                 logger.info("%s has no Xet storage: files are uploaded by LFS.", hub.endpoint)
                 upload_by_lfs()
                 continue
-            if attempt >= _COMMIT_ATTEMPTS or not is_transient(error):
+            wait = wait_of(error, attempt)
+            if attempt >= _COMMIT_ATTEMPTS or wait > LONGEST_WAIT or not is_transient(error):
                 raise hub.explain("commit", error, attempt) from None
-            hub.wait(wait_of(error, attempt))
+            logger.warning("commit: %s; trying again in %.0f s.", hub.reason(error), wait)
+            hub.wait(wait)
         else:
             progress.unsure = False
             progress.proposal = made.pr_url

@@ -116,7 +116,7 @@ def info(hub: Hub, cache: MetadataCache, repo_id: str, revision: str = "main") -
     what = f"read {repo_id}"
     failure: HubError
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        failure = HubError("HF_HUB_OFFLINE is set, and nothing is cached.", where=what, fix="Unset it and try again.")
+        failure = HubError("HF_HUB_OFFLINE is set.", where=what, fix="Unset it and try again.")
     else:
         try:
             value = _described(hub.ask(what, lambda api: _read(api, repo_id, revision), attempts=_ATTEMPTS))

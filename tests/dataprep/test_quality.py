@@ -39,6 +39,15 @@ def dataset() -> dict[str, list[Record]]:
     }
 
 
+def test_an_id_may_hold_spaces_as_names_of_files_do() -> None:
+    records = dataset()
+    for found in records["train"]:
+        found["id"] = found["document_id"] = f"notes-Report {found['id']}"
+    assert (named := assess(records, NO_LEAKS, TASK, profile="publishing"))["score"] == 100.0, named
+    records["train"][0]["id"] = "notes-Report\t1"
+    assert assess(records, NO_LEAKS, TASK, profile="publishing")["score"] < 100.0
+
+
 def hallucinate(r: Record, _: random.Random) -> None:
     r["output"] = r["output"].replace("] drug", "] drog")
 
@@ -112,7 +121,14 @@ def test_profiles_are_applied() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"instruction": 3}, {"extra": "x"}, {"input": "a\x00b"}, {"source": ""}, {"id": "a b"}, {"instruction": "\ufffd"}],
+    [
+        {"instruction": 3},
+        {"extra": "x"},
+        {"input": "a\x00b"},
+        {"source": ""},
+        {"id": "a\tb"},
+        {"instruction": "\ufffd"},
+    ],
 )
 def test_a_record_of_another_shape_is_named(change: dict[str, Any]) -> None:
     data = dataset()

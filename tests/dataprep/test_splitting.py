@@ -69,9 +69,29 @@ def test_official_splits_win_and_pull_their_abstract_along() -> None:
     assert placed["bc5cdr-7"].rule == "shared abstract"
 
 
+def test_a_number_that_two_corpora_share_by_chance_costs_no_document() -> None:
+    one, other = abstract("alpha", "7", "train"), replace(abstract("beta", "8", "train"), pmid="7")
+    placed = assign_splits([one, other], **OPTIONS)
+    assert [placed[d.id].split for d in (one, other)] == ["train", "train"]
+
+
 def test_without_an_owner_of_the_split_biored_annotates() -> None:
     placed = assign_splits([abstract("bc5cdr", "7", "train"), abstract("biored", "7", "train")], **OPTIONS)
     assert (placed["bc5cdr-7"].split, placed["biored-7"].split) == (None, "train")
+
+
+def test_of_an_official_validation_part_a_share_validates_and_the_rest_trains() -> None:
+    fixed = [abstract("bc5cdr", "7", "train"), abstract("bc5cdr", "8", "test")]
+    part = [abstract("bc5cdr", str(n), "validation") for n in range(100, 300)]
+    everything = [*MANY, *fixed, *part]
+    before = assign_splits(everything, **OPTIONS)
+    assert {before[d.id].split for d in part} == {"validation"}
+    few = assign_splits(everything, **OPTIONS, official_validation=0.2)
+    splits = [few[d.id].split for d in part]
+    assert (set(splits), 20 <= splits.count("validation") <= 60) == ({"validation", "train"}, True)
+    more = assign_splits(everything, **OPTIONS, official_validation=0.4)
+    assert all(more[d.id].split == "validation" for d in part if few[d.id].split == "validation"), "one in the other"
+    assert [few[d.id] for d in [*MANY, *fixed]] == [before[d.id] for d in [*MANY, *fixed]], "nobody else moves"
 
 
 def test_synthetic_documents_never_leave_training() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 
 from odin_slm.core.errors import CorpusFormatError, MissingInputError, OdinError
@@ -70,6 +72,9 @@ def test_parquet_comes_as_lines_and_keeps_the_digest_of_the_file(tmp_path: Path)
     found = raw(tmp_path, format="parquet")
     assert found[name].count("\n") == 3
     assert found.digests == {name: hashlib.sha256(content).hexdigest()}
+    rows = [{"text": "Rash.", "made": datetime(2024, 5, 3, tzinfo=UTC), "scan": b"x"}]  # which JSON does not know
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "notes" / name)
+    assert raw(tmp_path, format="parquet")[name].startswith('{"text": "Rash.", "made": "2024-05-03')
     (tmp_path / "notes" / name).write_bytes(content[:-9])
     with pytest.raises(OdinError, match="no readable Parquet"):
         len(raw(tmp_path, format="parquet"))

@@ -14,6 +14,8 @@ from odin_slm.core.folding import fold
 
 SYNTHETIC_PMIDS = range(990_000_000, 1_000_000_000)
 """Document ids of the project's own generator: nine digits, a range that PubMed has not reached."""
+GENERATED_SOURCES = frozenset({"ade", "bc5cdr", "biored", "synthetic"})
+"""Sources that the generator writes documents of; others number theirs as they like."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

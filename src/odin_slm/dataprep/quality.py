@@ -50,7 +50,7 @@ PROFILES = {
 _NAMED = 20
 
 _Text = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f\ufffd]*$")]
-_Name = Annotated[str, StringConstraints(pattern=r"^\S+$")]
+_Name = Annotated[str, StringConstraints(pattern=r"^\S+( \S+)*$")]  # a file's name, and so an id, may hold spaces
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ _MISSED = 1.1e-4
 """Probability with which a pair at the threshold may be missed; bands of five rows just reach it at 0.7."""
 _OFFICIAL_ORDER = ("test", "validation", "train")
 _AT_ONCE = 4096
+_SAME_ABSTRACT = 0.5
+"""Similarity of the texts of two corpora from which they are one abstract; title and labels may be set differently."""
 Array = numpy.ndarray[Any, Any]
 
 
@@ -45,9 +47,10 @@ class Placement:
     Attributes:
         split: One of :data:`odin_slm.core.record.SPLITS`, or None where the document is not used.
         group: Smallest PubMed id of the documents that must stay together.
-        rule: ``official``, ``hash``, ``shared abstract`` for one that another corpus's annotation replaces,
-            ``corrected`` for one whose corrected annotation has come back from a review, or ``synthetic`` for a
-            synthetic document that is a near-duplicate of a validation or test document.
+        rule: ``official``, ``hash`` (also where a document of an official validation part trains), ``shared abstract``
+            for one that another corpus's annotation replaces, ``corrected`` for one whose corrected annotation has come
+            back from a review, or ``synthetic`` for a synthetic document that is a near-duplicate of a validation or
+            test document.
     """
 
     split: str | None
@@ -66,6 +69,7 @@ def assign_splits(
     validation_ratio: float,
     test_ratio: float,
     near_duplicate: float,
+    official_validation: float = 1.0,
     reviewed: Collection[str] = (),
     texts: Sequence[str] | None = None,
 ) -> dict[str, Placement]:
@@ -77,6 +81,7 @@ def assign_splits(
         validation_ratio: Share of the groups without official split that validate.
         test_ratio: Share of them that test.
         near_duplicate: Jaccard similarity of the texts' shingles from which two documents stay together.
+        official_validation: Share of the groups of an official validation part that validate; the others train.
         reviewed: Corpora that have come back from a review; each of their documents takes the place of the one with
             its text.
         texts: Their texts, where those of ``documents`` are empty because memory has no room for them.
@@ -92,12 +97,16 @@ def assign_splits(
         names[group] = min(names.get(group, document.pmid), document.pmid, key=lambda pmid: (len(pmid), pmid))
         if document.split is not None:
             official[group] = min(official.get(group, len(SPLITS)), _OFFICIAL_ORDER.index(document.split))
-    placed = {
-        group: Placement(_OFFICIAL_ORDER[official[group]], name, "official")
-        if group in official
-        else Placement(_hashed_split(name, seed, validation_ratio, test_ratio), name, "hash")
-        for group, name in names.items()
-    }
+
+    def place(group: int, name: str) -> Placement:
+        if group not in official:
+            return Placement(_hashed_split(name, seed, validation_ratio, test_ratio), name, "hash")
+        split = _OFFICIAL_ORDER[official[group]]
+        if split == "validation" and _position(f"{seed}:validation:{name}") >= official_validation:
+            return Placement("train", name, "hash")
+        return Placement(split, name, "official")
+
+    placed = {group: place(group, name) for group, name in names.items()}
     placements: dict[str, Placement] = {}
     for group, document in zip(groups, documents, strict=True):
         kept = placed[group].split == "train" or document.source != "synthetic"
@@ -108,7 +117,7 @@ def assign_splits(
         for document, text in pairs:
             if corrected.get(text, document.source) != document.source:  # of two reviews the later one counts
                 placements[document.id] = Placement(None, placements[document.id].group, "corrected")
-    for replaced in _replaced_annotations(documents, placements, reviewed):
+    for replaced in _replaced_annotations(documents, texts, placements, reviewed):
         placements[replaced] = Placement(None, placements[replaced].group, "shared abstract")
     return placements
 
@@ -342,25 +351,36 @@ def find_leaks(
 
 
 def _replaced_annotations(
-    documents: Sequence[Document], placements: Mapping[str, Placement], reviewed: Collection[str]
+    documents: Sequence[Document],
+    texts: Sequence[str],
+    placements: Mapping[str, Placement],
+    reviewed: Collection[str],
 ) -> Iterator[str]:
     """Yield the documents whose abstract another corpus annotates too and whose annotation is not used.
 
     One abstract, one annotation: of whole abstracts with the same PubMed id, the one whose corpus officially puts it
     into the split it landed in is kept, so that official test sets stay complete; then what was reviewed; then
     :data:`PREFERRED_SOURCES`.
-    Sentences (ADE) are no whole abstracts: they stay, in the same split.
+    Sentences (ADE) are no whole abstracts: they stay, in the same split. So does a document whose text is another one,
+    as where somebody's own numbering looks like PubMed ids.
     """
-    abstracts = {d.id: d for d in documents if d.split is not None and placements[d.id].split is not None}
-    for ids in _by_pmid(list(abstracts.values())).values():
-        shared = [abstracts[i] for i in ids]
+    numbers = {
+        d.id: number for number, d in enumerate(documents) if d.split is not None and placements[d.id].split is not None
+    }
+    for ids in _by_pmid([documents[number] for number in numbers.values()]).values():
+        shared = [documents[numbers[i]] for i in ids]
         if len({document.source for document in shared}) < 2:
             continue
         keep = min(
             shared,
             key=lambda d: (d.split != placements[d.id].split, d.source not in reviewed, *_preference(d.source)),
         )
-        yield from (document.id for document in shared if document.source != keep.source)
+        kept = frozenset(_shingles(_words(texts[numbers[keep.id]])))
+        for document in shared:
+            if document.source != keep.source:
+                own = frozenset(_shingles(_words(texts[numbers[document.id]])))
+                if _jaccard(kept, own) >= _SAME_ABSTRACT:
+                    yield document.id
 
 
 def _preference(source: str) -> tuple[int, str]:
@@ -376,11 +396,16 @@ def _by_pmid(documents: Sequence[Document]) -> dict[str, list[str]]:
 
 
 def _hashed_split(group: str, seed: int, validation_ratio: float, test_ratio: float) -> str:
-    position = int(hashlib.sha256(f"{seed}:{group}".encode()).hexdigest()[:12], 16) / 16**12
+    position = _position(f"{seed}:{group}")
     train, validation, test = SPLITS
     if position < test_ratio:
         return test
     return validation if position < test_ratio + validation_ratio else train
+
+
+def _position(text: str) -> float:
+    """Return a number from 0 to below 1 that a text always has."""
+    return int(hashlib.sha256(text.encode()).hexdigest()[:12], 16) / 16**12
 
 
 def _rows_of_a_band(threshold: float) -> int:

@@ -137,7 +137,8 @@ def _lines(file: Path, content: bytes) -> str:
         groups = map(opened.metadata.row_group, range(opened.metadata.num_row_groups))
         if sum(group.total_byte_size for group in groups) > _LARGEST:
             raise ValueError(f"it unpacks to more than {_LARGEST // 2**20} MiB")
-        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in opened.read().to_pylist())
+        rows = opened.read().to_pylist()  # dates and bytes, which JSON does not know, may stand beside the text
+        return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
     except (pyarrow.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
         reason = str(error).split("\n")[0][:200]
         raise CorpusFormatError(

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from odin_slm.core.document import is_synthetic
+from odin_slm.core.document import GENERATED_SOURCES, is_synthetic
 from odin_slm.core.hashing import sha256_of_json
 
 Rows = Sequence[Mapping[str, Any]]
@@ -48,7 +48,8 @@ def test_set_of(rows: Rows, unit: str) -> dict[str, Any]:
         unit: What a document is called, :attr:`odin_slm.tasks.Task.unit`; noted too.
     """
     documents = {row.get("document_id") or row["id"] for row in rows}
-    written = {name for name in documents if any(is_synthetic(part) for part in name.split("-"))}
+    generated = {row.get("document_id") or row["id"] for row in rows if row.get("source") in GENERATED_SOURCES}
+    written = {name for name in generated if any(is_synthetic(part) for part in name.split("-"))}
     sources = Counter(row.get("source") or "unknown" for row in rows)
     names = " and ".join([", ".join(sorted(sources)[:-1]), sorted(sources)[-1]] if len(sources) > 1 else sources)
     manifests = _manifests(rows)

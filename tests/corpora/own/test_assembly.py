@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from corpora.own.reading import mentions, read, relations
@@ -135,3 +137,16 @@ def test_a_corpus_of_which_nothing_is_left_is_refused() -> None:
         own.parse("notes", block, {"a.jsonl": "{\n"}, {})
     with pytest.raises(CorpusFormatError, match="found no document; expected some in jsonl"):
         own.parse("notes", block, {"a.jsonl": "\n"}, {})
+
+
+@pytest.mark.parametrize(("number", "pmid"), [("8701013", "8701013"), ("3", "notes-3")])
+def test_a_short_number_counts_documents_and_is_no_pubmed_id(number: str, pmid: str) -> None:
+    found, faults, _ = read("pubtator", {"a.txt": f"{number}|t|Rash.\n{number}|a|It came.\n"})
+    assert (faults, found.documents[0].pmid) == ([], pmid)
+
+
+@pytest.mark.parametrize("pattern", [r"^PMID(\d+)", r"\d+"])
+def test_the_name_of_the_file_is_no_part_of_the_pubmed_id(pattern: str) -> None:
+    files = {f"export-202{n}.jsonl": json.dumps({"id": f"PMID1{n}", "text": "Rash.", "spans": []}) for n in (4, 5)}
+    found, faults, _ = read("jsonl", files, pmid=pattern)
+    assert (faults, [document.pmid for document in found.documents]) == ([], ["14", "15"])

@@ -27,6 +27,8 @@ class CombinationParams(Parameters):
     """Share of the document groups without official split that validate."""
     test_ratio: float = Field(default=0.1, ge=0.0, lt=0.5)
     """Share of them that test."""
+    official_validation: float = Field(default=1.0, ge=0.0, le=1.0)
+    """Share of the document groups of an official validation part that validate; the others train."""
     near_duplicate: float = Field(default=0.7, ge=0.05, le=1.0)
     """Jaccard similarity of character 5-grams from which two texts must stay together."""
     quality_profile: Literal["exploration", "ml-training", "publishing"] = "ml-training"

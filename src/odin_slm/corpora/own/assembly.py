@@ -19,7 +19,9 @@ from odin_slm.corpora.parsed import corpus_report, require_unicode
 from odin_slm.corpora.pubtator import IN_PIECES, NO_CHARACTERS, AnnotatedText, Annotation
 
 _PMID_FORMATS = ("pubtator", "bioc_xml", "bioc_json")
-"""Formats whose documents are named by their PubMed ids."""
+"""Formats whose documents may be named by their PubMed ids."""
+_PMID = re.compile(r"[1-9]\d{4,7}")
+"""What is taken for one: a shorter number rather counts the documents of a file."""
 _WITHOUT_OFFSETS = ("iob", "records")
 FAULT = "fault, "
 """Prefix of a reason in the parse report: left out because of a fault."""
@@ -132,11 +134,11 @@ class _Text:
         )
 
     def _pmid(self) -> str:
-        identifier, pattern = self._given.id, self._block.pmid
+        identifier, pattern = self._given.id.removeprefix(f"{self._given.file}#"), self._block.pmid
         if pattern is None:
-            if self._block.format in _PMID_FORMATS:
+            if self._block.format in _PMID_FORMATS and _PMID.fullmatch(identifier):
                 return identifier
-            return f"{self._name}-{self._given.group or identifier}"
+            return f"{self._name}-{self._given.group or self._given.id}"
         match = re.search(pattern, identifier)
         pmid = (match[1] if match.re.groups else match[0]) if match else ""
         if not pmid:

@@ -82,6 +82,7 @@ def place_documents(
         parsed,
         seed=params.seed,
         validation_ratio=params.validation_ratio,
+        official_validation=params.official_validation,
         test_ratio=params.test_ratio,
         near_duplicate=params.near_duplicate,
         reviewed=reviewed,

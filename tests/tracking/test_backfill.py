@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from extraction_values import TASK
 from odin_slm.core.errors import ExperimentFolderError, MissingInputError
 from odin_slm.tracking.backfill import ExperimentFolder, read_folder
 from odin_slm.tracking.comparison import compare, comparison_text, plot_comparison
+from odin_slm.tracking.past_runs import all_runs, track_past_runs
 from odin_slm.tracking.registry import Registry
 
 CONFIG = """
@@ -188,6 +189,36 @@ def test_secrets_of_a_configuration_are_nowhere(tmp_path: Path) -> None:
     plain = {"config.yaml": "# how it was\nepochs: 3\n"}
     (kept,) = read_folder(ExperimentFolder("plain", plain, dict.fromkeys(plain, CHANGED * 1000)))
     assert kept.artifacts["configuration/config.yaml"] == plain["config.yaml"], "as somebody wrote it"
+
+
+@pytest.mark.parametrize(
+    ("date", "started"),
+    [(1_714_700_000, 1_714_700_000_000), (1_714_700_000_000, 1_714_700_000_000), (10**18, CHANGED * 1000)],
+)
+def test_a_date_is_in_seconds_or_milliseconds(date: int, started: int) -> None:
+    texts = {"config.yaml": f"date: {date}\n"}
+    (found,) = read_folder(ExperimentFolder("past", texts, dict.fromkeys(texts, CHANGED * 1000)))
+    assert found.started == started
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[None]:
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    yield
+    mlflow.set_tracking_uri(before)
+
+
+def test_equal_folders_are_one_run(empty: None) -> None:
+    texts = {"config.yaml": CONFIG, "trainer_state.json": json.dumps(STATE)}
+    runs = [
+        run
+        for name in ("v13", "copy of v13")
+        for run in read_folder(ExperimentFolder(name, texts, dict.fromkeys(texts, CHANGED * 1000)))
+    ]
+    assert len(runs) == 2
+    track_past_runs(runs, "past", "odin", TASK)
+    assert [run.info.run_name for run in all_runs("past")] == ["v13 training"]
 
 
 keys = st.sampled_from(

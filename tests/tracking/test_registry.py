@@ -510,6 +510,19 @@ def test_other_data_are_not_compared(store: str) -> None:
     assert holder() == first
 
 
+def test_figures_of_an_earlier_decision_go_with_it(store: str) -> None:
+    registry = Registry(NAME)
+    first, worse = bare_version(rows(0.9, 1)), bare_version(rows(0.2, 2))
+    registry.promote(first, **BY)
+    registry.promote(worse, **BY)
+    assert registry.version(worse).tags["promotion_champion"] == first
+    other = bare_version(rows(0.9, 2), manifest="1" * 64)
+    registry.promote(other, **BY, force=True, reason="a trial")
+    registry.promote(worse, **BY)
+    noted = {key for key in registry.version(worse).tags if key.startswith("promotion_")}
+    assert noted == {"promotion_decision", "promotion_why"}
+
+
 def told(candidate: Callable[..., Candidate], manifest: str, right: int = 40, **changes: Any) -> Candidate:
     """A candidate of other data, that is right about the first so many of 40 texts."""
     found = []
@@ -643,6 +656,16 @@ def test_demotion_and_rollback(store: str) -> None:
         registry.rollback()
     events = [(event["action"], event["version"], event["previous"]) for event in registry.history()]
     assert events[3:] == [("rollback", two, three), ("demote", None, two), ("rollback", one, None)]
+
+
+def test_a_champion_that_was_set_outside_takes_nobody_along(store: str) -> None:
+    registry = Registry(NAME)
+    one, two, three = (bare_version(rows(right, 1)) for right in (0.2, 0.5, 0.9))
+    for number in (one, two):
+        registry.promote(number, **BY)
+    mlflow.MlflowClient().set_registered_model_alias(NAME, CHAMPION, three)
+    assert registry.demote() == three
+    assert registry.rollback() == two
 
 
 def test_the_place_of_a_demoted_champion_is_taken_by_nobody_unasked(store: str) -> None:

@@ -27,7 +27,7 @@ _DATE_IN_NAME = re.compile(r"(20\d\d)-?([01]\d)-?([0-3]\d)(?:[-_T]?([0-2]\d)[-:]
 _KINDS = ("entity", "relation")
 """Kinds of scores in the results files of these experiments."""
 _PATH = re.compile(r"(?<![\w.:/<…])/(?:[\w.@-]+/)+([\w.@-]+)")
-_EARLIEST = 1_000_000_000
+_EARLIEST, _LATEST = 1_000_000_000, 10_000_000_000
 """Least number that is taken for seconds since 1970 (it is in 2001): 20240503 is a day that somebody wrote."""
 _CURVES = {"loss": "train_loss", "grad_norm": "gradient_norm"}
 
@@ -236,7 +236,10 @@ def _date(values: Mapping[str, Any]) -> int | None:
         value = values.get(key)
         try:
             if isinstance(value, int | float) and value >= _EARLIEST:
-                return round(value * 1000)
+                value = value / 1000 if value >= _EARLIEST * 1000 else value  # milliseconds, as JavaScript counts
+                if value < _LATEST:
+                    return round(value * 1000)
+                continue
             moment = datetime.fromisoformat(str(value))
         except ValueError:
             continue

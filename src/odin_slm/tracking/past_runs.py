@@ -39,17 +39,19 @@ def track_past_runs(runs: Sequence[PastRun], experiment: str, registered_model: 
     place = found.experiment_id if found else client.create_experiment(experiment)
     known = {run.data.tags[DIGEST]: run for run in all_runs(experiment) if DIGEST in run.data.tags}
     trainings: dict[str, str] = {}
+    done: dict[str, str] = {}
     for run in runs:
         tracked = known.get(run.sha256)
         if tracked and tracked.info.status != "FINISHED":  # a backfill was stopped in the middle of it
             client.delete_run(tracked.info.run_id)
             tracked = None
-        number = tracked.info.run_id if tracked else _track(client, place, run, trainings.get(run.folder))
+        twin = tracked.info.run_id if tracked else done.get(run.sha256)  # equal content is one run
+        number = done[run.sha256] = twin or _track(client, place, run, trainings.get(run.folder))
         if run.stage == "training":
             trainings[run.folder] = number
-            if run.adapter and not tracked:
+            if run.adapter and not twin:
                 _register(client, run, run.adapter, number, registered_model, task)
-        if not tracked:
+        if not twin:
             client.set_terminated(number, "FINISHED", run.ended)
 
 

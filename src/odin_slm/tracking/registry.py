@@ -375,6 +375,9 @@ class Registry:
                 own, champions = met[name]
                 tags |= {f"promotion_{name}": f"{own:.4f}", f"promotion_champion_{name}": f"{champions:.4f}"}
             tags["promotion_manifest_sha256"] = met["manifest_sha256"] or ""
+        earlier = {key for key in self.version(number).tags if key.startswith("promotion_")}
+        for key in sorted(earlier - tags.keys()):  # figures of a decision that no longer counts
+            self._client.delete_model_version_tag(self.name, number, key)
         for key, value in tags.items():
             self._client.set_model_version_tag(self.name, number, key, value)
 
@@ -589,8 +592,8 @@ def _line(events: Sequence[Mapping[str, Any]]) -> list[str]:
     for event in events:
         if event["action"] == "promote":
             line.append(event["version"])
-        elif event["action"] == "demote":
-            line = line[:-1]
+        elif event["action"] == "demote":  # of one whose alias was set outside, nobody in the line
+            line = line[:-1] if line and line[-1] == event["previous"] else line
         else:  # back to a version further down
             while line and line[-1] != event["version"]:
                 line.pop()

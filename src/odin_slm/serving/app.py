@@ -141,11 +141,13 @@ def _service_router(canary: Canary, metrics: Metrics, stopping: asyncio.Event, m
     }
     page, policy = _page(model)
 
+    @router.head("/health", include_in_schema=False)  # as some load balancers ask
     @router.get("/health", response_model=Health, tags=["service"])
     async def health() -> Any:
         """Say that the process runs."""
         return {"status": "alive"}
 
+    @router.head("/ready", include_in_schema=False)
     @router.get("/ready", response_model=Ready, tags=["service"], responses=not_ready)
     async def ready() -> Any:
         """Say whether the model answers; load balancers send requests only then."""

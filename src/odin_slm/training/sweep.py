@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from odin_slm.config.parameters import RangeParams, SweepParams, TrainingParams, changed
-from odin_slm.core.errors import BackendError, DeviceMemoryError, WrongParameterError
+from odin_slm.core.errors import AdapterError, BackendError, DeviceMemoryError, RecordTooLongError, WrongParameterError
 from odin_slm.core.hashing import sha256_of
 from odin_slm.core.record import Record
 from odin_slm.models.base_model import BaseModel, model_digest, trained_weights
@@ -27,6 +27,8 @@ from odin_slm.training.examples import examples_of
 
 logger = logging.getLogger(__name__)
 
+_FAILURES = (AdapterError, BackendError, DeviceMemoryError, RecordTooLongError)
+"""What may come of a trial's values: the search goes on with others."""
 Watch = Callable[[int, dict[str, Any]], AbstractContextManager[Callable[[int, dict[str, float]], None]]]
 """Called with a trial's number and values; yields a function that receives each step and its figures."""
 
@@ -79,7 +81,7 @@ def sweep(
             with watch(trial.number, values) as on_log:
                 taught, exercises = examples_of(train, task, lengths, varied)
                 _, state = train_lora(base, [*taught, *exercises], validation, folder, varied, on_log, task)
-        except (BackendError, DeviceMemoryError) as error:
+        except _FAILURES as error:
             logger.warning("Trial %d with %s failed: %s", trial.number, values, error)
             trial.set_user_attr("failure", str(error))
             raise
@@ -89,7 +91,7 @@ def sweep(
         return float(state["best_eval_loss"])
 
     if (left := _left(study, params)) > 0:
-        study.optimize(objective, n_trials=left, catch=(BackendError, DeviceMemoryError))
+        study.optimize(objective, n_trials=left, catch=_FAILURES)
     return _result(study)
 
 

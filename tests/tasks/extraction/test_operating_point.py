@@ -54,6 +54,18 @@ def test_lists_that_end_too_early_get_a_bias_and_what_is_wrong_a_threshold() -> 
     assert {one["threshold"] for one in found["by_threshold"]} >= {0.0, point["threshold"]["entity"]}
 
 
+def test_of_equally_good_thresholds_the_lower_one_is_taken() -> None:
+    # 4 of 6 are right down to -0.2 as well as down to -2.0, where one more in three is
+    listed = [(-0.1, True), (-0.1, True), (-0.5, False), (-0.6, True), (-2.0, False), (-2.0, False), (-2.0, False)]
+    names = [f"n{number}" for number in range(len(listed))]
+    gold = [name for name, (_, right) in zip(names, listed, strict=True) if right] + ["missed"]
+    some = [row(gold, explored(names, [-9.0] * 7 + [9.0], [chance for chance, _ in listed])) for _ in range(20)]
+    found = fit(some, "none", "f1")[KEY]
+    best = found["validation"]["entity"]["chosen"]["f1"]
+    curve = [one["threshold"] for one in found["validation"]["entity"]["by_threshold"] if one["f1"] == best]
+    assert found["threshold"]["entity"] == min(curve)
+
+
 def test_what_is_listed_where_nothing_is_gets_a_bias_upwards() -> None:
     full = [row(["a", "b"], explored(["a", "b"], [-5.0, -5.0, 5.0], [-0.5, -0.5])) for _ in range(30)]
     empty = [row([], explored(["a"], [-0.7, 3.0], [-0.5])) for _ in range(30)]

@@ -77,6 +77,17 @@ def test_a_concept_of_several_types_is_named_by_the_one_that_the_relation_takes(
     assert extraction_of(two, relation_mentions).entities[:2] == (Entity("Disease", "MTX"), Entity("Drug", "MTX"))
 
 
+def test_no_name_is_related_to_itself() -> None:
+    text = "Alcohol was stopped, alcohol being the cause."
+    mentions = tuple(
+        Mention(begin, begin + 7, text[begin : begin + 7], kind, (f"alcohol|{kind}",))
+        for begin, kind in ((0, "Drug"), (21, "Disease"))
+    )
+    relation = Relation("causes", "alcohol|Drug", "alcohol|Disease")
+    found = extraction_of(Document("a", text, "ade", "1", None, mentions, (relation,)))
+    assert (len(found.entities), found.relations) == (2, ())
+
+
 def test_all_surfaces_on_request() -> None:
     heads = [r.head for r in extraction_of(DOCUMENT, "all").relations]
     assert heads.count("MTX") == heads.count("Methotrexate") == 2

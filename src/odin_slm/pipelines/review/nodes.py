@@ -102,7 +102,9 @@ def predict_candidates(
                 rows += result["rows"]
                 failed += result["failed"]
     if failed:
-        _log.warning("%d candidates cannot be read; the first one, %s: %s", len(failed), *failed[0].values())
+        _log.warning(
+            "%d candidates cannot be read; the first one, %s: %s", len(failed), failed[0]["id"], failed[0]["error"]
+        )
     if not rows:
         raise ExtractionError(f"{failed[0]['error']}", where=f"document {failed[0]['id']}", fix="Name other texts.")
     return sorted(rows, key=lambda row: row["record"])

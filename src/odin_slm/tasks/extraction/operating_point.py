@@ -192,7 +192,7 @@ class _Fit:
         for bias in sorted(self._biases, key=abs):  # where two are as good, the one that changes less
             part = self._part(bias)
             ratios = self._ratios(part, bias)
-            for threshold in (0.0, *_between(ratios.levels)):
+            for threshold in (0.0, *reversed(_between(ratios.levels))):  # the lower ones first, for the same reason
                 rank = self._rank(ratios, threshold)
                 if rank > best:
                     best, self.bias, self.threshold, self.part = rank, bias, threshold, part

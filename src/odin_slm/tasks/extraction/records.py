@@ -50,7 +50,7 @@ def extraction_of(
     for relation in document.relations:
         pairs = product(named.get(relation.head, ()), named.get(relation.tail, ()))
         legal = (pair for pair in pairs if (pair[0].type, pair[1].type) in types.legal[relation.type])
-        apart = ((head, tail) for head, tail in legal if head != tail)
+        apart = ((head, tail) for head, tail in legal if fold(head.text) != fold(tail.text))
         for head, tail in islice(apart, 1 if relation_mentions == "canonical" else None):
             key = (order[head], order[tail], types.relations.index(relation.type))
             triples[key] = RelationTriple(head.text, relation.type, tail.text)

@@ -30,7 +30,7 @@ def spelling_card(task: SpellingTask, instructions: Mapping[str, str], results: 
             "Its words are single ones in small letters from a to z.",
         ),
         data="about the letters of English words: training spells the tokens of a language model's vocabulary, the "
-        "test asks about words that are none of them",
+        "test asks about words that are none of them, and about the few tokens that resemble one of these too much",
         instruction_field="what is asked of every question",
         output_field="the right answer: letters, a word, or a number",
         data_limitations=(

@@ -24,7 +24,10 @@ from odin_slm import cli
 from odin_slm.cli.errors import explain
 from odin_slm.core.errors import BaseModelError
 from odin_slm.datasets.models import BaseModelDataset
+from odin_slm.hub.client import Hub
+from odin_slm.hub.metadata_cache import MetadataCache
 from odin_slm.models.sources import model_search
+from odin_slm.models.sources.model_search import info
 
 Command = Callable[..., Result]
 
@@ -271,3 +274,12 @@ def test_the_licence_that_a_base_states_is_read_on_the_hub(
     models.faults = [Fault(lambda request: True, "status", 500, times=None)]
     assert stated_license(BaseModel("bert/own-terms")) == "gemma", "it was seen before"
     assert stated_license(BaseModel("bert/pictures")) is None, "nobody could be asked"
+
+
+def test_a_cache_that_cannot_be_written_costs_a_warning(
+    models: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    hub = Hub(models.endpoint, None)
+    assert info(hub, MetadataCache(tmp_path / "file/cache"), "TinyLlama/small")["id"] == "TinyLlama/small"
+    assert "not kept for another time" in caplog.text

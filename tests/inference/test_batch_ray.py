@@ -181,6 +181,7 @@ def test_a_machine_with_other_packages_or_another_model_is_refused(tiny_base: Pa
     _check_machine(job, _versions(), "10.0.0.2 (abc)")
     with pytest.raises(BackendError, match=r"10\.0\.0\.2.* torch 1\.0, .*Install the same versions"):
         _check_machine(job, {**_versions(), "torch": "1.0"}, "10.0.0.2 (abc)")
+    assert Job(job.model, ExtractionParams(precision="auto")).params.precision in ("fp32", "bf16"), "decided once"
     other = Job(dataclasses.replace(job.model, digest="sha256:0"), ExtractionParams())
     for broken in (other, job):
         with pytest.raises(BackendError, match=r"machine 10\.0\.0\.2 .*the model is .*same paths on all machines"):

@@ -18,7 +18,7 @@ from odin_slm.core.hashing import sha256_of
 from odin_slm.inference.packaged_model import PackagedModel
 from odin_slm.inference.reading import DEFAULTS, Reader
 from odin_slm.inference.served_model import ServedModel, resolve_model
-from odin_slm.models.base_model import BaseModel
+from odin_slm.models.base_model import BaseModel, weights_sha256
 from odin_slm.tasks.extraction.format import instruction_for
 from odin_slm.tasks.extraction.schema import SCHEMAS
 
@@ -78,6 +78,24 @@ def test_a_broken_file_of_a_model_is_named(
     (tmp_path / "model" / name).write_text(content)
     with pytest.raises(OdinError, match=name):
         resolve_model("model", root=tmp_path, base_model=str(tiny_base))
+
+
+def test_an_operating_point_of_a_later_version_is_refused_at_the_start(
+    adapter: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(adapter, tmp_path / "model")
+    (tmp_path / "model/calibrator.json").write_text(json.dumps({"records": 9, "operating_point": {"version": 99}}))
+    with pytest.raises(OdinError, match="operating point has version 99"):
+        resolve_model("model", root=tmp_path, base_model=str(tiny_base))
+
+
+def test_weights_in_shards_have_a_hash(tiny_base: Path, tmp_path: Path) -> None:
+    whole = shutil.copytree(tiny_base, tmp_path / "whole")
+    one = weights_sha256(whole)
+    assert one == sha256_of(whole / "model.safetensors")
+    (whole / "model.safetensors").rename(whole / "model-00001-of-00001.safetensors")
+    assert weights_sha256(whole) not in (None, one)
+    assert weights_sha256(tmp_path) is None
 
 
 def test_results_of_another_form_are_no_scores(adapter: Path, tiny_base: Path, tmp_path: Path) -> None:
@@ -177,6 +195,10 @@ def test_the_digest_pins_the_model(adapter: Path, tiny_base: Path, tmp_path: Pat
     assert resolve_model(str(tiny_base), root=tmp_path, digest=digest).digest == digest
     with pytest.raises(ServingError, match="expected sha256:0"):
         resolve_model(str(tiny_base), root=tmp_path, digest=f"sha256:{'0' * 64}")
+    for name in ("special_tokens_map.json", "generation_config.json"):  # either may name another end
+        changed = shutil.copytree(tiny_base, tmp_path / name)
+        (changed / name).write_text('{"eos_token": "<|pad|>", "eos_token_id": 3}')
+        assert resolve_model(str(changed), root=tmp_path).digest != digest
 
 
 def test_the_champion_comes_from_the_registry(

@@ -210,13 +210,25 @@ def test_the_cuts_are_those_of_transformers() -> None:
     assert gguf_tokenizer._QWEN2 in inspect.getsource(Qwen2Converter)
 
 
-def test_a_begin_token_stands_where_the_file_wants_it(tiny_base: Path, tmp_path: Path) -> None:
-    wanted = {"tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.add_bos_token": True}
+@pytest.mark.parametrize(
+    ("said", "begins"),
+    [
+        ({"add_bos_token": True}, True),
+        ({"pre": "llama-bpe"}, True),  # as llama.cpp has it where a file leaves the key out
+        ({"pre": "llama-bpe", "add_bos_token": False}, False),
+        ({"pre": "qwen2"}, False),
+    ],
+)
+def test_a_begin_token_stands_where_the_file_wants_it(
+    tiny_base: Path, tmp_path: Path, said: dict[str, Any], begins: bool
+) -> None:
+    wanted = {f"tokenizer.ggml.{name}": value for name, value in {"bos_token_id": 1, **said}.items()}
     folder = convert(
         write_gguf(tiny_base, tmp_path / "tiny.gguf", metadata=wanted), tmp_path / "tiny", Origin("a local file")
     )
     tokenizer = load_tokenizer(BaseModel("tiny", folder))
-    assert tokenizer("aspirin")["input_ids"] == [1, *tokenizer("aspirin", add_special_tokens=False)["input_ids"]]
+    plain = tokenizer("aspirin", add_special_tokens=False)["input_ids"]
+    assert tokenizer("aspirin")["input_ids"] == ([1, *plain] if begins else plain)
 
 
 def test_a_repository_says_which_of_its_files(tmp_path: Path) -> None:

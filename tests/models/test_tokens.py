@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from odin_slm.core.errors import BaseModelError
 from odin_slm.core.record import Record, full_text
-from odin_slm.models.base_model import load_tokenizer, resolve_base_model
+from odin_slm.models.base_model import BaseModel, load_tokenizer, resolve_base_model
 from odin_slm.models.tokens import completion_ids, prompt_ids, record_counter, token_counter
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,3 +82,12 @@ def test_counting_with_the_embedded_base_imports_neither_torch_nor_transformers(
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("content", ["{}", '{"model": {"type": "of a later version"}}'])
+def test_a_tokenizer_that_cannot_be_read_is_named(content: str, tiny_base: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_base, tmp_path / "tiny")
+    (folder / "tokenizer.json").write_text(content)
+    for reads in (record_counter, load_tokenizer):
+        with pytest.raises(BaseModelError, match="tiny"):
+            reads(BaseModel("tiny", folder))

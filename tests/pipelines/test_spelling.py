@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import mlflow
+import pyarrow.parquet
 import pytest
 import yaml
 
@@ -90,6 +91,15 @@ def test_the_environment_spelling_goes_from_words_to_a_published_and_served_mode
         assert set(FIGURES) <= set(metrics)
         answer = client.post("/predict", json={"text": "How many r's are in 'strawberry'?"}).json()["results"][0]
         assert isinstance(answer["output"], str)
+
+
+def test_answers_lie_in_the_shards_of_a_batch(spelled: Path) -> None:
+    (spelled / "words.jsonl").write_text(json.dumps({"id": "a", "text": "How many r's are in 'strawberry'?"}) + "\n")
+    runner_in(spelled, env="spelling")("extraction", params={"documents": str(spelled / "words.jsonl")})
+    (shard,) = (spelled / "data/07_model_output/spelling/extractions").glob("*.parquet")
+    (row,) = pyarrow.parquet.read_table(shard).to_pylist()
+    assert (row["entities"], row["relations"]) == (None, None)
+    assert json.loads(row["answer"]) == {"output": row["windows"][0]["output"]}
 
 
 def _rows(project: Path) -> list[dict[str, Any]]:

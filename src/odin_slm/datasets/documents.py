@@ -197,6 +197,7 @@ def _parquet(rows: list[dict[str, Any]]) -> bytes:
         **{"id": text, "source": text, "record": place, "text_sha256": text, "text": text},
         "entities": pyarrow.list_(pyarrow.struct(entity)),
         "relations": pyarrow.list_(pyarrow.struct(relation)),
+        "answer": text,
         "malformed_lines": place,
         "windows": pyarrow.list_(pyarrow.struct(window)),
         **{"constrained": flag, "schema": text, "model": text, "prompt": text},

@@ -21,7 +21,9 @@ from odin_slm.core.record import render_prompt
 from odin_slm.inference.reading import DocumentExtraction, Reader, instruction_of
 from odin_slm.inference.served_model import ServedModel
 
-_LAYOUT = 1
+_COLUMNS = ("entities", "relations")
+"""What of a reading has a column of its own; what other tasks read is JSON in ``answer``."""
+_LAYOUT = 2
 """Changes with the columns of a shard, so that no job goes on with shards of another layout."""
 
 Read = Callable[[str, str], Iterator[GivenDocument]]
@@ -48,6 +50,14 @@ class Job:
 
     model: ServedModel
     params: ExtractionParams
+
+    def __post_init__(self) -> None:
+        """Let this process decide on ``auto``, for all that read: no shard is computed otherwise than its neighbour."""
+        if self.params.precision == "auto":
+            from odin_slm.models.backends import reading_precision
+
+            decided = self.params.model_copy(update={"precision": reading_precision("auto")})
+            object.__setattr__(self, "params", decided)
 
     @property
     def source(self) -> str:
@@ -116,13 +126,16 @@ class Job:
         return {"rows": rows, "failed": sorted(failed, key=lambda one: one["record"])}
 
     def _row(self, document: GivenDocument, found: DocumentExtraction) -> dict[str, Any]:
+        reading = found.reading.to_dict()
+        others = {name: value for name, value in reading.items() if name not in _COLUMNS}
         return {
             "id": document.id,
             "source": document.source,
             "record": document.record,
             "text_sha256": hashlib.sha256(document.text.encode()).hexdigest(),
             "text": document.text if self.params.keep_text else None,
-            **found.reading.to_dict(),
+            **{name: reading.get(name) for name in _COLUMNS},
+            "answer": json.dumps(others, ensure_ascii=False) if others else None,
             "malformed_lines": found.reading.malformed,
             "windows": [
                 {"begin": w.begin, "end": w.end, "output": w.output, "finished": w.finished} for w in found.windows

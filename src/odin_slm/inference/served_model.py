@@ -16,10 +16,10 @@ from pydantic import ValidationError
 
 from odin_slm.core import json_text
 from odin_slm.core.errors import ServingError
-from odin_slm.core.hashing import sha256_of
 from odin_slm.core.names import HUB_ID
-from odin_slm.models.base_model import BaseModel, model_digest, resolve_base_model, trained_weights
+from odin_slm.models.base_model import BaseModel, model_digest, resolve_base_model, weights_sha256
 from odin_slm.tasks import Task, load
+from odin_slm.tasks.operating_point import point_of
 
 SETTINGS, CALIBRATOR = "extraction.json", "calibrator.json"
 """Files beside a registered adapter: how it is asked; what its probabilities are worth, and its operating point."""
@@ -88,7 +88,7 @@ def resolve_model(source: str, *, root: Path, base_model: str | None = None, dig
 
     Raises:
         ServingError: There is no such model, it holds no adapter, its digest is another, or a file beside it is broken.
-        AdapterError: The adapter's configuration is broken.
+        AdapterError: The adapter's configuration is broken, or its operating point is of a later version.
         BaseModelError: The base is missing or broken.
     """
     from odin_slm.inference.generation import check_config
@@ -118,6 +118,7 @@ def resolve_model(source: str, *, root: Path, base_model: str | None = None, dig
     weights = [file for place in (adapter, base.path) if place for file in place.glob("*.safetensors")]
     created = weights[0].stat().st_mtime if weights else 0.0
     calibrator = calibrator_of(folder)
+    point_of(calibrator)  # one that cannot be read is refused here, and not at every request
     return ServedModel(
         source=source,
         base=base,
@@ -308,8 +309,7 @@ def _beside(folder: Path, layer: str, name: str) -> Path:
 def _measured(folder: Path, file: Path) -> dict[str, Any]:
     """Read what an evaluation has measured of the adapter in a folder; nothing where it was trained again since."""
     values = _read(file)
-    weights = trained_weights(folder)
-    if "adapter_sha256" in values and weights.is_file() and values["adapter_sha256"] != sha256_of(weights):
+    if "adapter_sha256" in values and weights_sha256(folder) not in (None, values["adapter_sha256"]):
         _log.warning("%s is of another adapter than %s and is left out; evaluate this one.", file, folder)
         return {}
     return values

@@ -10,7 +10,7 @@ from typing import Any
 
 from odin_slm.core import json_text
 from odin_slm.core.errors import BaseModelError
-from odin_slm.core.hashing import sha256_of
+from odin_slm.core.hashing import sha256_of, sha256_of_files
 from odin_slm.core.names import HUB_ID
 from odin_slm.models.text_encoder import is_control
 
@@ -24,9 +24,7 @@ _FIX = (
     "of kedro base list), or name another base_model."
 )
 
-_DECISIVE = frozenset(
-    {"adapter_config.json", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
-)
+_DECISIVE = frozenset({"adapter_config.json", *_FOLDER_FILES, *_FURTHER_FILES})
 
 
 @dataclass(frozen=True)
@@ -62,6 +60,15 @@ def is_whole(folder: Path) -> bool:
 def trained_weights(folder: Path) -> Path:
     """Return the file with the weights of an adapter or of a whole model; it need not exist."""
     return folder / ("model.safetensors" if is_whole(folder) else "adapter_model.safetensors")
+
+
+def weights_sha256(folder: Path) -> str | None:
+    """Return the hash of the weights of an adapter or of a whole model, in one file or in shards; None without any."""
+    file = trained_weights(folder)
+    if file.is_file():
+        return sha256_of(file)
+    shards = sorted(folder.glob("*.safetensors"))
+    return sha256_of_files(shards) if shards else None
 
 
 def standing_alone(base: BaseModel, adapter: Path | None) -> tuple[BaseModel, Path | None]:
@@ -167,7 +174,7 @@ def load_tokenizer(base: BaseModel) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(base.location, revision=base.revision, trust_remote_code=False)
-    except (OSError, ValueError, RecursionError) as error:
+    except Exception as error:  # tokenizers raises no narrower one, as for a file of a later version
         raise _loading_error(base, error) from error
     if tokenizer.eos_token_id is None:
         raise BaseModelError(

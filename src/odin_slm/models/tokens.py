@@ -115,12 +115,19 @@ def _encoder(base: BaseModel) -> tuple[TextEncoder, int, str]:
         from tokenizers import Tokenizer
 
         files = [base.path / "tokenizer_config.json", base.path / "tokenizer.json"]
-        backend = Tokenizer.from_file(str(files[1]))
+        try:
+            backend = Tokenizer.from_file(str(files[1]))
+        except Exception:  # tokenizers raises no narrower one; what names the reason comes below
+            return _encoder_of(base)
         backend.no_truncation()
         backend.no_padding()
         bos = config.get("bos_token")
         bos_id = backend.token_to_id(bos["content"] if isinstance(bos, dict) else bos) if bos else None
         led = bos_id is not None and backend.encode("a").ids[:1] == [bos_id]
         return TextEncoder(backend), int(led), sha256_of_files(files)
+    return _encoder_of(base)
+
+
+def _encoder_of(base: BaseModel) -> tuple[TextEncoder, int, str]:
     tokenizer = load_tokenizer(base)
     return text_encoder(tokenizer), len(prompt_ids(tokenizer, "")), ""

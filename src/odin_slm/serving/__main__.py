@@ -135,6 +135,7 @@ def _engine(settings: ServingSettings, model: Any, tokenizer: Any, context: int 
     sizes |= {"workers": settings.workers, "batch_size": settings.batch_size}
     wait = settings.batch_wait_ms / 1000
     if _in_processes(settings, model):
+        from odin_slm.models.backends import reading_precision
         from odin_slm.serving.processes import ProcessEngine
 
         return ProcessEngine(
@@ -144,7 +145,8 @@ def _engine(settings: ServingSettings, model: Any, tokenizer: Any, context: int 
             context,
             metrics,
             batch_wait=wait,
-            precision=settings.precision,
+            # decided once: processes that time the processor while all of them load might differ
+            precision=reading_precision("auto") if settings.precision == "auto" else settings.precision,
             **sizes,
         )
     from odin_slm.inference.generation import Generator

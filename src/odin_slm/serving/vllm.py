@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -75,7 +76,8 @@ class VllmEngine:
     ) -> None:
         self._vllm, self._tokenizer, self._context = vllm, tokenizer, context
         self._metrics, self._queue_size, self._max_new_tokens = metrics, queue_size, max_new_tokens
-        self._names = itertools.count()
+        # a server may answer several services, and one that was started again, whose names must not be these
+        self._names = map(f"{uuid.uuid4().hex}-{{}}".format, itertools.count())
         self._under_way = 0
         self._closing = False
         self._nothing_left = asyncio.Event()
@@ -131,7 +133,7 @@ class VllmEngine:
 
     async def _answer(self, request: Request) -> Answer:
         try:
-            return await self._vllm.answer(request, str(next(self._names)))
+            return await self._vllm.answer(request, next(self._names))
         except UnavailableError:
             raise
         except ValueError:
@@ -140,6 +142,10 @@ class VllmEngine:
             raise GrammarError("vLLM refuses the text's grammar.", fix="Ask with constrained=false.") from None
         except Exception as error:  # its engine process died, or ran out of memory
             raise UnavailableError(f"vLLM fails ({type(error).__name__})") from None
+
+
+_PLAIN = {"top_p": 1, "min_p": 0, "repetition_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0}
+"""What a server would take from the base's ``generation_config.json``; an extraction repeats the words of its input."""
 
 
 class VllmServer:
@@ -163,6 +169,7 @@ class VllmServer:
             "prompt": list(request.tokens),
             "max_tokens": request.limit,
             "temperature": 0,
+            **_PLAIN,
             "logprobs": 1,
             "return_token_ids": True,
             **({"structured_outputs": {"grammar": request.lark}} if request.lark else {}),

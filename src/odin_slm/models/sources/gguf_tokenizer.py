@@ -77,7 +77,7 @@ def tokenizer_of(gguf: Gguf, context: int) -> Any:
     if "eos" not in roles:
         raise gguf.error("its metadata name no end-of-sequence token (tokenizer.ggml.eos_token_id).")
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    if fields.get("add_bos_token") and "bos" in roles:
+    if fields.get("add_bos_token", cut == "llama-bpe") and "bos" in roles:  # left out, Llama 3 begins with it
         tokenizer.post_processor = _beginning_with(tokens[roles["bos"]], roles["bos"])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

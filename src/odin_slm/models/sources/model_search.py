@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -123,10 +124,12 @@ def info(hub: Hub, cache: MetadataCache, repo_id: str, revision: str = "main") -
         except HubUnreachableError as error:
             failure = error
         else:
-            cache.put(key, value)
+            try:
+                cache.put(key, value)
+            except OSError as error:  # such as a home that cannot be written
+                logger.warning("%s: the answer is not kept for another time (%s).", what, error)
             stored = cache.get(key)
-            assert stored is not None
-            return _dated(value, stored.fetched_at, stale=False)
+            return _dated(value, stored.fetched_at if stored else time.time(), stale=False)
     if found is None:
         raise failure
     logger.warning("%s: %s Using an expired answer from the cache.", what, failure.what)

@@ -15,7 +15,7 @@ from odin_slm.core.hashing import sha256_of, sha256_of_json
 from odin_slm.core.record import Record
 from odin_slm.core.runtime_environment import one_at_a_time
 from odin_slm.models.backends import reading_precision
-from odin_slm.models.base_model import BaseModel, trained_weights
+from odin_slm.models.base_model import BaseModel, trained_weights, weights_sha256
 from odin_slm.release.provenance import is_of, other_splits
 from odin_slm.tasks import Task
 from odin_slm.tasks.criteria import improvements
@@ -203,8 +203,8 @@ def fit_calibration(
         if isinstance(fitted, dict) and (why := fitted.get("why")):
             what = _UNFITTED.get(kind, f"The confidence of each {kind} is the raw probability of its line")
             _log.warning("%s: %s.", what, why)
-    if calibrator and adapter:
-        calibrator["adapter_sha256"] = sha256_of(trained_weights(adapter))
+    if calibrator and adapter and (weights := weights_sha256(adapter)):
+        calibrator["adapter_sha256"] = weights
     return calibrator
 
 

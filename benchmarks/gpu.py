@@ -14,7 +14,8 @@ that is used, at 4 operations a weight and token: forward, and backward through 
 - packed: this project with batches of 8 in packed rows, one batch for a step;
 - large batch: the same without checkpointing.
 
-Without a CUDA device nothing is measured. tests/test_benchmarks.py runs the rows' own code on a tiny model on a CPU.
+Without a CUDA device nothing is measured. tests/project/test_benchmarks.py runs the rows' own code on a tiny model on
+a CPU.
 """
 
 from __future__ import annotations

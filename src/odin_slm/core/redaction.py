@@ -27,10 +27,8 @@ _MARKS_OF_TEXT = "".join(f"(?<!{name}_)" for name in ("bos", "eos", "pad", "unk"
 _SECRET_KEY = re.compile(rf"{_MARKS_OF_TEXT}token$|secret|password|api[-_]?key", re.IGNORECASE)
 _SHORTEST_SECRET = 8
 """Shorter values would be found inside ordinary words."""
-_NO_SECRETS = frozenset(
-    {"user", "username", "host", "hostname", "port", "database", "dbname", "region", "region_name", "endpoint_url"}
-)
-"""Keys of credentials whose values are no secrets, and ordinary words."""
+_NO_SECRETS = frozenset({"user", "username", "host", "hostname", "port", "database", "dbname", "region", "region_name"})
+"""Keys of credentials whose values are no secrets, and may be ordinary words; an address may hold a password."""
 # "office/home/work" is no path, so that what stands before it counts; in JSON that may be the n of an escape
 _BEFORE_A_PATH = r"(?:(?<![\w.~-])|(?<=\\[nrt]))"
 _AFTER_A_PATH = r"(?![\w-]|\.\w)"

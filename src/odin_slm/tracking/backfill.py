@@ -28,7 +28,7 @@ _KINDS = ("entity", "relation")
 """Kinds of scores in the results files of these experiments."""
 _PATH = re.compile(r"(?<![\w.:/<…])/(?:[\w.@-]+/)+([\w.@-]+)")
 _EARLIEST, _LATEST = 1_000_000_000, 10_000_000_000
-"""Least number that is taken for seconds since 1970 (it is in 2001): 20240503 is a day that somebody wrote."""
+"""Numbers between them are taken for seconds since 1970 (2001 to 2286): 20240503 is a day that somebody wrote."""
 _CURVES = {"loss": "train_loss", "grad_norm": "gradient_norm"}
 
 

@@ -2,8 +2,9 @@
 
     .venv/bin/python benchmarks/pubmed.py [--model DIR] [--corpora DIR] [--documents 64] [--core-hour 0.0446]
 
-Measured: the first abstracts of BC5CDR's test set, read as `kedro run --pipelines extraction` reads them, in processor
-time, which other programs do not change; and what one process can hand out and write, on 10,000 documents. Loading the
+Measured: the abstracts of BC5CDR, from its test set on, cut into shards, read and written as `kedro run --pipelines
+extraction` does, in processor time, which other programs hardly change; where more documents are asked for than there
+are, they come again under other ids. And what one process can hand out and write, on 10,000 documents. Loading the
 model, and a first batch, are not counted. All else is arithmetic, for `--abstracts` (38,000,000) of the same length.
 A GPU's rate is not ours: it follows from what NVIDIA published for TensorRT-LLM 1.0 and Llama 3.1 8B in FP8 on one H100
 (docs/source/performance/perf-overview.md of NVIDIA/TensorRT-LLM), through the two points with outputs of 128 tokens.
@@ -15,9 +16,12 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 # as odin_slm.settings does; read when torch is imported
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -30,6 +34,7 @@ from odin_slm.core.record import render_prompt
 from odin_slm.corpora import CORPORA
 from odin_slm.datasets.documents import ExtractionShardsDataset
 from odin_slm.inference.batch import Job
+from odin_slm.inference.generation import progress
 from odin_slm.inference.reading import instruction_of
 from odin_slm.inference.served_model import resolve_model
 from odin_slm.pipelines.extraction.nodes import Documents
@@ -40,19 +45,20 @@ H100 = {128: 28_312, 2048: 3_450}
 """Tokens of input -> tokens of output a second, published, with outputs of 128 tokens."""
 
 
-def abstracts(corpora: Path, count: int) -> list[GivenDocument]:
-    """Return the first test abstracts of BC5CDR."""
+def abstracts(corpora: Path) -> list[GivenDocument]:
+    """Return the abstracts of BC5CDR, those of its test set first."""
     names = [f"CDR_{part}Set.PubTator.txt" for part in ("Training", "Development", "Test")]
     files = {name: (corpora / "bc5cdr" / name).read_text(encoding="utf-8") for name in names}
-    documents = (d for d in CORPORA["bc5cdr"].parse(files).documents if d.split == "test")
-    return [GivenDocument(d.id, "test", n, d.text) for n, d in enumerate(islice(documents, count), start=1)]
+    parsed = sorted(CORPORA["bc5cdr"].parse(files).documents, key=lambda document: document.split != "test")
+    return [GivenDocument(document.id, "bc5cdr", n, document.text) for n, document in enumerate(parsed, start=1)]
 
 
 def reader(documents: list[GivenDocument], count: int) -> Documents:
-    """Return what a job reads documents by: these, over and over."""
+    """Return what a job reads documents by: so many of these, over and over, each time under another id."""
 
     def read(text_field: str, id_field: str) -> Iterator[GivenDocument]:
-        return islice(cycle(documents), count)
+        for number, one in enumerate(islice(cycle(documents), count)):
+            yield replace(one, id=f"{one.id}-{number // len(documents)}", record=number + 1)
 
     return read
 
@@ -68,37 +74,52 @@ def windows_per_second(tokens_in: float, tokens_out: float) -> float:
 def measure(given: argparse.Namespace) -> dict[str, float]:
     """Return what an abstract takes: seconds of processor time, windows, tokens and bytes; and what is handed out."""
     model, params = resolve_model(given.model, root=ROOT), ExtractionParams(keep_text=False)
-    documents, job = abstracts(given.corpora, given.documents), Job(model, params)
-    engine = job.reader()
+    documents, job = abstracts(given.corpora), Job(model, params)
+    read, texts = reader(documents, given.documents), {document.id: document.text for document in documents}
+    engine, rows = job.reader(), list[dict[str, Any]]()
     engine.extract([document.text for document in documents[:2]])
-    begin, clock = time.process_time(), time.monotonic()
-    found = job.extract(engine, documents)
-    seconds, clock = time.process_time() - begin, time.monotonic() - clock
-    texts = {document.id: document.text for document in documents}
-    windows = [(texts[row["id"]][w["begin"] : w["end"]], w["output"]) for row in found["rows"] for w in row["windows"]]
+
+    def ahead(done: int, ready: int) -> None:
+        on_progress(done + ready, given.documents)
+
+    def found(_: Collection[str]) -> Iterator[dict[str, Any]]:
+        for shard in job.shards(read):
+            result = job.extract(engine, shard.documents, partial(ahead, len(rows)))
+            rows.extend(result["rows"])
+            yield {"name": shard.name, **result}
+
+    with tempfile.TemporaryDirectory() as folder, progress("Reading", given.documents) as on_progress:
+        begin, clock = time.process_time(), time.monotonic()
+        ExtractionShardsDataset(filepath=folder).save(found)
+        seconds, clock = time.process_time() - begin, time.monotonic() - clock
+    read_texts = [texts[row["id"].rpartition("-")[0]] for row in rows]
+    windows = [
+        (text[window["begin"] : window["end"]], window["output"])
+        for row, text in zip(rows, read_texts, strict=True)
+        for window in row["windows"]
+    ]
     encode = AutoTokenizer.from_pretrained(model.base.path)
     asked = instruction_of(model.task, model.instructions, job.source)
     begin = time.process_time()
     names = [shard.name for shard in job.shards(reader(documents, HANDED_OUT))]
-    parts = (
-        {"name": name, "rows": list(islice(cycle(found["rows"]), params.shard_size)), "failed": []} for name in names
-    )
+    parts = ({"name": name, "rows": list(islice(cycle(rows), params.shard_size)), "failed": []} for name in names)
     with tempfile.TemporaryDirectory() as folder:
         shards = ExtractionShardsDataset(filepath=folder)
         shards.save(lambda _: parts)
         handed = HANDED_OUT / (time.process_time() - begin)
-        lists = {"whole": found["rows"], "empty": []}
+        lists = {"whole": rows[: params.shard_size], "empty": []}
         shards.save(lambda _: ({"name": f"shard-{name}", "rows": rows, "failed": []} for name, rows in lists.items()))
         whole, empty = (Path(folder, f"shard-{name}.parquet").stat().st_size for name in lists)
     return {
-        "documents": len(documents),
-        "characters": sum(map(len, texts.values())) / len(documents),
+        "documents": len(rows),
+        "different": min(len(rows), len(documents)),
+        "characters": sum(map(len, read_texts)) / len(rows),
         "clock": clock,
-        "seconds": seconds / len(documents),
-        "windows": len(windows) / len(documents),
+        "seconds": seconds / len(rows),
+        "windows": len(windows) / len(rows),
         "input": sum(len(encode(render_prompt(asked, text)).input_ids) for text, _ in windows) / len(windows),
         "output": sum(len(encode(output).input_ids) + 1 for _, output in windows) / len(windows),
-        "bytes": (whole - empty) / len(documents) + empty / params.shard_size,
+        "bytes": (whole - empty) / len(lists["whole"]) + empty / params.shard_size,
         "handed": handed,
         "shard": params.shard_size,
     }
@@ -118,7 +139,8 @@ def main() -> None:
     one = measure(given)
     hours, shards = given.abstracts * one["seconds"] / 3600, given.abstracts / one["shard"]
     gpu = given.abstracts * one["windows"] / windows_per_second(one["input"], one["output"]) / 3600
-    print(f"measured on {one['documents']} abstracts of {one['characters']:,.0f} characters, {one['clock']:.0f} s:")
+    print(f"measured on {one['documents']:,} abstracts ({one['different']:,} different ones) of "
+          f"{one['characters']:,.0f} characters, {one['clock']:.0f} s:")  # fmt: skip
     print(f"  {1 / one['seconds']:.2f} abstracts a second of a core, {one['windows']:.2f} windows each")
     print(f"  {one['input']:.0f} tokens in and {one['output']:.0f} out a window; {one['bytes']:,.0f} bytes a result")
     print(f"  one process cuts and writes {one['handed']:,.0f} documents a second: enough for "

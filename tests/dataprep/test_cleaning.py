@@ -173,4 +173,5 @@ def test_the_names_of_concepts_are_cleaned_as_the_records_are() -> None:
     ):
         context = describe_test_set(documents, splits, {"seed": 1}, params)
         assert context["surface_forms"] == {"bc5cdr-1": {name: [other]}}
+        assert context["groups"] == {"bc5cdr-1": "1"}
         assert context["manifest_sha256"] == sha256_text(canonical_json({"seed": 1}))

@@ -292,6 +292,18 @@ def test_a_checkpoint_is_published_without_the_scores_of_another(
     assert "optimizer.pt" not in files
 
 
+def test_a_checkpoint_is_asked_as_it_is_released_without_an_operating_point(
+    push: Callable[..., dict[str, Any]], trained: dict[str, Path], tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(trained["adapter"], work / "checkpoints" / "checkpoint-5")
+    everything_goes = {"version": 1, "objective": "f1", "end_bias": None, "threshold": {"entity": 1.1, "relation": 1.1}}
+    raw = {"method": "none"}
+    calibrator = {"entity": raw, "relation": raw, "operating_point": everything_goes}
+    found = push(inputs={"training_work": work, "calibrator": calibrator}, checkpoint="checkpoint-5")
+    assert found["model"]["verified"]["prediction_of"]
+
+
 def test_without_a_token_the_way_out_is_told(
     hub: HubServer, push: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

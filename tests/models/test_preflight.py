@@ -106,6 +106,9 @@ def test_the_estimate_of_llama_8b_in_4_bit_is_the_known_size(tmp_path: Path) -> 
         ({"precision": "fp16"}, r"training\.precision=fp16: a CPU trains in float32 or bfloat16"),
         ({"optimizer": "lion"}, r"training\.optimizer=lion: transformers has no optimizer of this name.*lion_32bit"),
         ({"optimizer": "adamw"}, r"training\.optimizer=adamw.*adamw_torch"),
+        ({"optimizer": "galore_adamw"}, r"training\.optimizer=galore_adamw: this optimizer projects the gradients"),
+        ({"attention": "flash_attention_2"}, r"FlashAttention needs a CUDA device.*Set it to auto or sdpa"),
+        ({"lora": {"target_modules": ["q_proj", "lm_head"]}}, r"target_modules: the output head takes no adapter"),
     ],
 )
 def test_what_a_training_would_refuse_after_its_data_is_refused_before(
@@ -113,6 +116,16 @@ def test_what_a_training_would_refuse_after_its_data_is_refused_before(
 ) -> None:
     with pytest.raises(BackendError, match=said):
         check(BaseModel("tiny", tiny_base), TrainingParams(**settings))
+
+
+def test_several_processes_on_a_cpu_share_its_memory_and_take_the_step_of_trl(tiny_base: Path) -> None:
+    base = BaseModel("tiny", tiny_base)
+    alone = check(base, TrainingParams())
+    several = check(base, TrainingParams(launcher="accelerate", num_processes=4))
+    assert (alone.job.workers > 0, several.job.workers) == (True, 0)
+    assert several.estimate.total > alone.estimate.total
+    assert several.machine.total == alone.machine.total // 4
+    assert several.machine.name == f"{alone.machine.name}, shared by 4 processes"
 
 
 def test_a_refusal_names_two_settings_that_fit(tmp_path: Path) -> None:

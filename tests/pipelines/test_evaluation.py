@@ -512,10 +512,11 @@ def test_the_given_test_set_goes_before_the_own_one() -> None:
 
 
 def test_rows_carry_what_scoring_must_know_of_the_test_set(base: BaseModel, adapter: Path, tmp_path: Path) -> None:
-    records = select_test_set(RECORDS, None, CONTEXT, TASK)
+    records = select_test_set(RECORDS, None, {**CONTEXT, "groups": {RECORDS[0]["document_id"]: "123"}}, TASK)
     rows = generate_predictions(base, TunedAdapter(adapter), records, tmp_path, TASK, params())
     assert {row["manifest_sha256"] for row in rows} == {"0" * 64}
     assert [row["surface_forms"] for row in rows] == [{"fever": ["pyrexia"]}, *[{}] * 7]
+    assert [row["group"] for row in rows] == ["123", *(record["document_id"] for record in RECORDS[1:8])]
     assert "any_mention" in score(rows)["variants"]
 
 

@@ -67,6 +67,11 @@ def test_the_default_run_is_the_five_stages() -> None:
     assert set(pipelines["data"].nodes) == {*pipelines["ingestion"].nodes, *pipelines["combination"].nodes}
 
 
+def test_what_a_licence_refuses_is_refused_before_training() -> None:
+    order = [node.name for node in pipelines["__default__"].nodes]
+    assert order.index("settle_license") < order.index("train_adapter")
+
+
 def test_node_names_say_what_is_done_to_what() -> None:
     names = {node.name for name in pipelines for node in pipelines[name].nodes}
     assert not sorted(name for name in names if not NODE_NAME.fullmatch(name))
@@ -111,7 +116,7 @@ MEMORY = {
     *("parse_reports", "combined", "cleaned", "checked_adapter", "tuned_adapter", "raw_predictions", "evidence"),
     *("data_reports", "verified_splits", "thresholds", "reference_answers", "prediction_scores"),
     *("released_adapter", "model_evidence", "model_files", "model_draft", "past_experiments", "sweep_plan"),
-    "release_to_export",
+    *("release_to_export", "release_terms"),
 }
 """Handed from node to node. An entry of the type MemoryDataset would be each process' own under ParallelRunner; without
 an entry Kedro makes memory that the processes share."""

@@ -27,6 +27,11 @@ def test_the_types_are_checked_before_anything_runs() -> None:
         ({"sources": {"mine": {"entities": ["Protein"]}}}, "sources.mine: 'Protein' is no entity type"),
         ({"sources": {"mine": {"entities": ["Gene"], "relations": ["treats"]}}}, "'treats' is no relation type"),
         ({"synonyms": {"Gene": "Protein"}}, "synonyms: 'Protein' is no entity type"),
+        (
+            {"entities": ["Gene", "Dose", "Drug"], "synonyms": {"Drug": "Dose", "Dose": "Gene"}},
+            "synonyms: Drug stands for Dose, which stands for another type itself",
+        ),
+        ({"relations": [{"type": "none", "head": ["Dose"], "tail": ["Gene"]}]}, "rename this type"),
         ({"default_source": "yours"}, "there is no source 'yours'; there are mine"),
         ({"types": []}, "types"),
     ):

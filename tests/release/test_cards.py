@@ -9,6 +9,7 @@ import pytest
 
 import release_values as values
 from extraction_values import TASK
+from odin_slm.config.parameters import PublishingParams
 from odin_slm.dataprep.quality import assess
 from odin_slm.hub.licensing import base_terms
 from odin_slm.pipelines.combination.nodes import count_records
@@ -174,6 +175,46 @@ def test_the_card_tells_by_what_the_checkpoint_was_chosen() -> None:
     assert "lowest validation loss is the one" not in card
     assert "The checkpoint with the best entity F1 on a sample of validation records" in card
     assert "| entity F1 of 64 validation records at that step, by which it was chosen | 0.75 |" in card
+
+
+def test_the_card_says_so_where_the_last_step_was_kept() -> None:
+    state = values.training_state()
+    last = {**state, "hyperparameters": {**state["hyperparameters"], "load_best_model_at_end": False}}
+    card = model_card(_model_facts(training=last))
+    assert "The weights of the last step are published here" in card
+    assert "lowest validation loss is the one" not in card
+
+
+def test_a_licence_without_an_id_of_the_hub_has_a_name_and_a_link() -> None:
+    card = model_card(_model_facts(license="other", license_name="qwen-research"))
+    front_matter = read_front_matter(card)
+    assert (front_matter["license_name"], front_matter["license_link"]) == ("qwen-research", "LICENSE")
+    assert validate_card(front_matter, "model") == []
+    with pytest.raises(ValueError, match="license=other needs license_name=NAME"):
+        PublishingParams(experiment="demo", license="other")
+
+
+def test_cards_of_own_corpora_send_nobody_to_a_publisher() -> None:
+    parts = values.splits(synthetic=False)
+    made = values.manifest(parts, synthetic=False)
+    for counts in made["counts"].values():
+        counts["by_source"] = {"ward": counts["records"]}
+    reports = _reports(parts, synthetic=False, manifest=made)
+    task = ExtractionTask.from_options(
+        {"sources": {"ward": {"entities": ["Drug", "Symptom"], "relations": ["causes"]}}}
+    )
+    own: dict[str, Any] = {"synthetic": False, "data": reports, "task": task}
+    data, model = dataset_card(_dataset_facts(**own, rows_by_source={"ward": 33})), model_card(_model_facts(**own))
+    assert "The terms of ward do not say" in data
+    assert "Get the files of `ward` and the environment `nano`, which names them, from the author" in data
+    assert "kedro run --env nano --pipelines data\n```" in data
+    assert "The files of `ward` and the environment that names them are the author's." in model
+    assert "cite the corpora" not in model
+    assert not [card for card in (data, model) if "corpora=DIR" in card]
+    both = {**made, "counts": {name: {**c, "by_source": {"ward": 1, "ade": 1}} for name, c in made["counts"].items()}}
+    card = dataset_card(_dataset_facts(**{**own, "data": _reports(parts, manifest=both)}))
+    assert "file names), get the files of `ward` and the environment that names them from the author, and run" in card
+    assert "--pipelines data --params corpora=DIR\n```" in card
 
 
 def test_a_card_names_the_adapter_that_training_went_on_from() -> None:

@@ -18,7 +18,7 @@ from odin_slm.datasets.registry import ChampionDataset
 from odin_slm.tasks.criteria import holm
 from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, render
 from odin_slm.tasks.extraction.metrics import HEADLINE, difference, score
-from odin_slm.tracking.promotion import decide
+from odin_slm.tracking.promotion import Champion, decide, judge
 from tasks.extraction.test_metrics import random_rows
 
 OPTIONS: dict[str, Any] = {"significance": 0.05, "resamples": 999, "seed": 1}
@@ -187,3 +187,15 @@ def test_a_run_compares_with_the_champion_it_is_given(project: Path, run: Callab
     assert champion.read_bytes() == before
     with pytest.raises(Exception, match=r"missing\.jsonl"):
         run("evaluation", from_nodes=["decide_promotion"], params={"champion": str(project / "missing.jsonl")})
+
+
+def test_a_grammar_takes_no_champions_place() -> None:
+    free = [{**row, "decoding": "free"} for row in rows(0.4, 1)]
+    constrained = [{**row, "decoding": "constrained"} for row in rows(0.9, 2)]
+    found = judge(constrained, Champion(free, "3", "m"), TASK, manifest_sha256="m", **OPTIONS)
+    assert found["decision"] == "keep"
+    assert found["why"] == "champion 3 was scored with free decoding, this model with constrained"
+    again = judge(constrained, Champion(rows(0.4, 1), "3", "m"), TASK, manifest_sha256="m", **OPTIONS)
+    assert again["decision"] == "keep", "rows that say nothing were decoded freely"
+    like = Champion([{**row, "decoding": "constrained"} for row in free], "3", "m")
+    assert judge(constrained, like, TASK, manifest_sha256="m", **OPTIONS)["decision"] == "promote"

@@ -93,6 +93,19 @@ def test_other_records_or_another_base_start_a_new_sweep(
     assert trials(same, train, validation) == 2, "the base's files are others"
 
 
+def test_values_that_exclude_each_other_cost_their_trial_alone(
+    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = {"seconds": 1.0, "best_eval_loss": 0.5}
+    monkeypatch.setattr("odin_slm.training.lora.train_lora", lambda *_: (tmp_path, done))
+    params = SweepParams(experiment="tiny", space={"method": ("lora", "full"), "load_in_4bit": (True, False)})
+    for _ in range(2):
+        found = sweep(base, records(2), records(1, 100), tmp_path / "work", TRAINING, params, unwatched, TASK)
+        failed = [trial for trial in found["trials"] if "failure" in trial]
+        assert [trial["values"] for trial in failed] == [{"method": "full", "load_in_4bit": True}]
+        assert len(found["trials"]) == 4
+
+
 def test_a_trial_learns_what_a_training_would(base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     learned: list[tuple[int, list[str], str]] = []
 

@@ -192,6 +192,40 @@ def test_no_evaluation_comes_shortly_before_the_last(
     assert [entry["step"] for entry in state["history"] if "eval_loss" in entry] == steps
 
 
+@pytest.mark.parametrize("change", [{"epochs": 1.5}, {"epochs": 1.5, "load_best_model_at_end": False}, {"patience": 1}])
+def test_a_run_that_has_ended_is_not_trained_beyond_its_end(
+    base: BaseModel, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    update = {"scheduler": "constant", "evaluations": 3, "generation_samples": 0, **change}
+    if update.pop("patience", None):  # at this rate the loss rises and falls
+        update |= {"max_steps": 12, "evaluations": 12, "learning_rate": 30, "early_stopping_patience": 1}
+    params = SHORT.model_copy(update={"max_steps": None, **update})
+    adapter, first = train_lora(base, records(8), records(4, 100), tmp_path, params, lambda *_: None)
+    assert first["stopped_early"] is ("early_stopping_patience" in update)
+    weights = (adapter / "adapter_model.safetensors").read_bytes()
+    again = params.model_copy(update={"resume": True})
+    adapter, second = train_lora(base, records(8), records(4, 100), tmp_path, again, lambda *_: None)
+    assert (adapter / "adapter_model.safetensors").read_bytes() == weights
+    assert (second["steps"], second["best_step"]) == (first["steps"], first["best_step"])
+    assert second["resumed_from_step"] == first["steps"]
+
+
+@pytest.mark.parametrize("cpu_step", [True, False])
+def test_the_validation_loss_does_not_depend_on_the_batch(base: BaseModel, tmp_path: Path, cpu_step: bool) -> None:
+    short = [Record({**one, "output": "### Entities:\nNone\n\n### Relations:\nNone"}) for one in records(5, 100)]
+    validation = [*short, *records(4, 200)]
+    found = []
+    for batch, accumulation in ((1, 8), (4, 2), (8, 1)):
+        update: dict[str, Any] = {"batch_size": batch, "gradient_accumulation_steps": accumulation, "max_steps": 1}
+        update |= {"evaluations": 1}
+        update |= {"generation_samples": 0, "warmup_steps": 0, "packing": "auto" if cpu_step else False}
+        params = PARAMS.model_copy(update=update)
+        _, state = train_lora(base, records(8), validation, tmp_path, params, lambda *_: None)
+        assert state["cpu_step"] is cpu_step
+        found.append(state["best_eval_loss"])
+    assert found == pytest.approx([found[0]] * 3, rel=1e-5)
+
+
 def test_an_incomplete_checkpoint_is_set_aside(
     base: BaseModel, tmp_path: Path, straight: tuple[Path, dict[str, Any]]
 ) -> None:
@@ -258,6 +292,7 @@ def test_total_steps() -> None:
     assert total_steps(100, TrainingParams(batch_size=16, epochs=2)) == 14
     assert total_steps(100, TrainingParams(batch_size=16, epochs=2, gradient_accumulation_steps=4)) == 4
     assert total_steps(100, TrainingParams(batch_size=16, epochs=2, max_steps=5)) == 5
+    assert total_steps(100, TrainingParams(batch_size=16, epochs=2, max_steps=50)) == 50, "whatever the epochs"
 
 
 def test_missing_target_modules_are_named(base: BaseModel, tmp_path: Path) -> None:

@@ -97,14 +97,13 @@ def check_hub_base(base: BaseModel) -> str | None:
     model = model_search.of_base(base)
     if model is None:
         return None
-    if file := only_gguf(model):
-        return file
+    file = only_gguf(model)
     for check in model_search.check(model, memory=model_search.memory_of_this_machine()[0]):
         if check.verdict == "failure":
             raise BaseModelError(f"{check.name}: {check.found.rstrip('.')}.", where=base.source, fix=check.fix)
         if check.verdict == "warning":
             _log.warning("%s: %s: %s. %s", base.source, check.name, check.found, check.fix)
-    return None
+    return file
 
 
 class AdapterDataset(AbstractDataset[Path, Path]):

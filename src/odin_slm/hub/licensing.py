@@ -102,7 +102,7 @@ def terms_of(source: str, synthetic_sources: Iterable[str] = ()) -> SourceTerms:
         source: A record's ``source``.
         synthetic_sources: Sources whose documents the project's own generator wrote here, in the corpus's format.
     """
-    terms = SOURCES.get(source, _UNKNOWN_SOURCE)
+    terms = SOURCES.get(source) or replace(_UNKNOWN_SOURCE, title=source or _UNKNOWN_SOURCE.title)
     if source in set(synthetic_sources):
         own = SOURCES["synthetic"]
         title = own.title if source == "synthetic" else f"synthetic, in the format of {terms.title}"
@@ -271,6 +271,7 @@ def require_base_license(base_id: str, *, stated: str | None, license_id: str) -
         raise ReleaseError(
             f"found {license_id!r}, but the base {base_id} is under {stated!r}, which has conditions of its own.",
             where="publishing.license",
-            fix=f"Read it. If an adapter may be published, set publishing.license={stated} and "
-            "publishing.license_file=FILE with its text.",
+            fix=f"Read it. If an adapter may be published, set publishing.license={stated}"
+            + (", publishing.license_name=NAME" if stated == "other" else "")
+            + " and publishing.license_file=FILE with its text.",
         )

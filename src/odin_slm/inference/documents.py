@@ -94,6 +94,7 @@ def _documents(
         first, row = own[0], rows[own[0]["id"]]
         text = " ".join(record["input"] for record in own)
         document = {"id": name, "source": first["source"], "text": text, "gold": [r["output"] for r in own]}
+        document |= {name: row[name] for name in ("group",) if name in row}
         document |= {"decoding": row["decoding"], **task.reading, "windows": []}
         documents.append(document)
         spans = cut(text)

@@ -354,6 +354,12 @@ def check_target_modules(modules: list[str], params: TrainingParams) -> None:
     """
     if params.method == "full" or isinstance(params.lora.target_modules, str):
         return
+    if "lm_head" in params.lora.target_modules:
+        raise BackendError(
+            "the output head takes no adapter: the loss is computed by a head of its own.",
+            where="training.lora.target_modules",
+            fix="Leave lm_head out, or train all weights with training.method=full.",
+        )
     names = {name.rsplit(".", 1)[-1] for name in modules}
     missing = [name for name in params.lora.target_modules if name not in names]
     if missing:

@@ -85,7 +85,7 @@ def check(base: BaseModel, params: TrainingParams, machine: Machine | None = Non
         DeviceMemoryError: The training does not fit; the message names settings that would.
     """
     backend = backends.choose(params)
-    machine = machine or this_machine()
+    machine = _share(machine or this_machine(), params)
     config = pad_within(read_config(base))
     shape, modules = shape_of(config, base)
     backends.check_target_modules(modules, params)
@@ -153,6 +153,13 @@ def _check_settings(params: TrainingParams, shape: Shape, machine: Machine, narr
             where=f"training.optimizer={named}",
             fix=f"Set it to auto, or to one of its names, as {', '.join(near or known[:5])}.",
         )
+    _check_optimizer(named)
+    if params.attention == "flash_attention_2" and (machine.device != "cuda" or find_spec("flash_attn") is None):
+        raise BackendError(
+            "FlashAttention needs a CUDA device and the package flash-attn.",
+            where="training.attention=flash_attention_2",
+            fix="Set it to auto or sdpa.",
+        )
     tried = params.load_in_4bit and machine.device == "cpu"
     if tried and (error := backends.four_bit_error(narrowest.inputs, narrowest.outputs)):
         raise error
@@ -163,6 +170,22 @@ def _check_settings(params: TrainingParams, shape: Shape, machine: Machine, narr
                 where="training.report_to",
                 fix=f"Run pip install {tracker}, or remove it: MLflow tracks every run.",
             )
+
+
+def _check_optimizer(name: str) -> None:
+    """Check that an optimizer of transformers has all that it needs here."""
+    if any(part in name for part in ("galore", "apollo")):
+        raise BackendError(
+            "this optimizer projects the gradients of full weights, and needs to be told which.",
+            where=f"training.optimizer={name}",
+            fix="Set it to auto.",
+        )
+    if any(part in name for part in ("8bit", "bnb", "paged")) and find_spec("bitsandbytes") is None:
+        raise BackendError(
+            "this optimizer is one of bitsandbytes, which is not installed.",
+            where=f"training.optimizer={name}",
+            fix="Run make env EXTRAS=nf4, or set it to auto.",
+        )
 
 
 def read_config(base: BaseModel) -> Any:
@@ -241,6 +264,21 @@ def shape_of(config: Any, base: BaseModel) -> tuple[Shape, list[str]]:
     return shape, [name for name, _ in model.named_modules()]
 
 
+def _processes(params: TrainingParams) -> int:
+    """Return how many processes train on this machine; 1 where only accelerate's own file says it."""
+    several = params.launcher == "accelerate" and params.accelerate_config is None
+    return params.num_processes or 1 if several else 1
+
+
+def _share(machine: Machine, params: TrainingParams) -> Machine:
+    """Return what one of several processes has of a machine: of its main memory a part, of the GPUs one."""
+    processes = _processes(params)
+    if machine.device != "cpu" or processes == 1:
+        return machine
+    name = f"{machine.name}, shared by {processes} processes"
+    return Machine(machine.device, name, machine.total // processes, machine.free // processes)
+
+
 def job_of(params: TrainingParams, config: Any, backend: str, machine: Machine) -> Job:
     """Return the settings on which memory depends, resolved as training resolves them."""
     import torch
@@ -265,7 +303,7 @@ def job_of(params: TrainingParams, config: Any, backend: str, machine: Machine) 
         full=full,
         decoded_copy=params.metric_for_best_model == "task" and machine.device == "cpu" and not quantised,
     )
-    if machine.device == "cpu" and backends.has_cpu_step(config, params):
+    if machine.device == "cpu" and _processes(params) == 1 and backends.has_cpu_step(config, params):
         group = memory.group_tokens(_feed_forward(config), job.compute_bytes)
         return replace(job, workers=min(torch.get_num_threads(), batch), group=group)
     return job

@@ -115,7 +115,8 @@ def _train(
                 checkpoints.save_annealed(work, number, trainer.model)
         progress.step, progress.tokens, window_tokens = progress.step + 1, progress.tokens + used, window_tokens + used
         done = progress.tokens >= schedule.tokens
-        if progress.step % schedule.log_every == 0 or done:
+        evaluating = progress.step % schedule.evaluate_every == 0 or done
+        if evaluating or progress.step % schedule.log_every == 0:
             figures = {
                 "loss": loss.item(),
                 "gradient_norm": norm.item(),
@@ -123,7 +124,7 @@ def _train(
                 "tokens": float(progress.tokens),
                 "tokens_per_second": window_tokens / (time.monotonic() - window_begin),
             }
-            if progress.step % schedule.evaluate_every == 0 or done:
+            if evaluating:
                 figures |= trainer.evaluate(probe)
             progress.history.append({"step": progress.step, **figures})
             on_log(progress.step, figures)

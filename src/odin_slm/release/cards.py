@@ -13,7 +13,7 @@ from typing import Any
 
 from odin_slm.core.markdown import number, table
 from odin_slm.core.record import render_prompt
-from odin_slm.hub.licensing import SourceTerms, terms_of
+from odin_slm.hub.licensing import SOURCES, SourceTerms, terms_of
 from odin_slm.inference.served_model import instructions
 from odin_slm.release.checks import leak_counts, size_category
 from odin_slm.release.facts import DatasetFacts, ModelFacts
@@ -44,6 +44,7 @@ def model_card(facts: ModelFacts) -> str:
         sources=sources,
         synthetic=_tested_on_synthetic(facts, sources),
         run=_run_command(facts.experiment),
+        **_origins(facts.data.manifest),
         prompt=_prompt_expression(next(iter(asked.values()))),
         data_table=_data_table(facts.data.manifest, facts.task.unit),
         leaks=_leak_sentence(facts.data.leakage, parts),
@@ -81,6 +82,7 @@ def dataset_card(facts: DatasetFacts) -> str:
         wholly_synthetic=set(sources) <= _synthetic(facts.data.manifest),
         some_synthetic=bool(set(sources) & _synthetic(facts.data.manifest)),
         run=_run_command(facts.experiment, "--pipelines data"),
+        **_origins(facts.data.manifest),
         terms_table=_terms_table(sources, facts.rows_by_source),
         data_table=_data_table(facts.data.manifest, facts.task.unit),
         statistics_table=_statistics_table(facts.data.statistics, facts.task, parts),
@@ -146,6 +148,13 @@ def dataset_license_text(manifest: Mapping[str, Any], apache: str) -> str:
     )
 
 
+def license_fields(license_id: str, name: str | None) -> dict[str, str]:
+    """Return what a card's front matter says of the licence; one without an id on the Hub has a name and a link."""
+    if license_id != "other":
+        return {"license": license_id}
+    return {"license": license_id, "license_name": name or "", "license_link": "LICENSE"}
+
+
 def read_front_matter(card: str) -> dict[str, Any]:
     """Return the parsed YAML block at the head of a card; empty where there is none."""
     from huggingface_hub import RepoCard
@@ -158,7 +167,7 @@ def _model_front_matter(facts: ModelFacts, parts: CardParts) -> str:
 
     return ModelCardData(
         language=[LANGUAGE],
-        license=facts.license,
+        **license_fields(facts.license, facts.license_name),
         library_name="transformers" if facts.whole else "peft",
         pipeline_tag="text-generation",
         base_model=facts.base.id,
@@ -204,9 +213,7 @@ def _dataset_front_matter(facts: DatasetFacts, parts: CardParts, sources: Mappin
     synthetic = [terms.hub_id == "original" for terms in sources.values()]
     return DatasetCardData(
         language=[LANGUAGE],
-        license=license_id,
-        license_name="terms-of-each-source" if license_id == "other" else None,
-        license_link="LICENSE" if license_id == "other" else None,
+        **license_fields(license_id, "terms-of-each-source"),
         pretty_name=facts.name,
         task_categories=list(parts.categories),
         task_ids=list(parts.task_ids) or None,
@@ -259,6 +266,15 @@ def _sources(manifest: Mapping[str, Any]) -> dict[str, SourceTerms]:
     synthetic = _synthetic(manifest)
     found = sorted({source for counts in manifest["counts"].values() for source in counts["by_source"]})
     return {source: terms_of(source, synthetic) for source in found}
+
+
+def _origins(manifest: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return which sources are published corpora that have to be got, and which are files of the author's own."""
+    read = [source for source in _sources(manifest) if source not in _synthetic(manifest)]
+    return {
+        "corpora": [source for source in read if source in SOURCES],
+        "own": [f"`{source}`" for source in read if source not in SOURCES],
+    }
 
 
 def _titles(sources: Mapping[str, SourceTerms]) -> dict[str, str]:

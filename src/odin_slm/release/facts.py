@@ -88,6 +88,15 @@ class BaseFacts:
 
 
 @dataclass(frozen=True)
+class ReleaseTerms:
+    """What a release may say and hold of its base, and the text of its own licence or the file with it."""
+
+    base: BaseFacts
+    license_text: bytes | Path
+    include_base: bool
+
+
+@dataclass(frozen=True)
 class ModelFiles:
     """The files of a model release, without those that tell of figures; and the base that they belong to."""
 
@@ -110,6 +119,7 @@ class ModelFacts:
         checkpoint: Name of the training checkpoint, or None for the final adapter.
         failures: What :func:`odin_slm.release.cards.failure_examples` found.
         overridden: Gate -> reason why it was overridden.
+        license_name: Name of a licence that has no id on the Hub.
     """
 
     name: str
@@ -127,6 +137,7 @@ class ModelFacts:
     checkpoint: str | None = None
     failures: Sequence[Mapping[str, str]] = ()
     overridden: Mapping[str, str] = field(default_factory=dict)
+    license_name: str | None = None
 
     @property
     def whole(self) -> bool:

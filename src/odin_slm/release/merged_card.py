@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from odin_slm.release.cards import LANGUAGE, fill
+from odin_slm.release.cards import LANGUAGE, fill, license_fields
 from odin_slm.release.facts import BaseFacts
 from odin_slm.tasks import Task
+
+GGUF_TYPES = {"bfloat16": "bf16", "float16": "f16"}
+"""Data type of merged weights -> the format of a GGUF file that rounds nothing of them."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class MergedFacts:
     base: BaseFacts
     license: str
     task: Task
+    license_name: str | None = None
 
 
 def merged_card(facts: MergedFacts, report: Mapping[str, Any]) -> str:
@@ -28,7 +32,7 @@ def merged_card(facts: MergedFacts, report: Mapping[str, Any]) -> str:
 
     front_matter = ModelCardData(
         language=[LANGUAGE],
-        license=facts.license,
+        **license_fields(facts.license, facts.license_name),
         library_name="transformers",
         pipeline_tag="text-generation",
         base_model=facts.base.id,
@@ -43,5 +47,4 @@ def gguf_instructions(facts: MergedFacts, report: Mapping[str, Any]) -> str:
 
     Source: ``docs/build.md``, ``convert_hf_to_gguf.py`` and ``tools/quantize/README.md`` of llama.cpp.
     """
-    kind = {"bfloat16": "bf16", "float16": "f16"}[report["dtype"]]
-    return fill("gguf.md.j2", facts=facts, report=report, kind=kind)
+    return fill("gguf.md.j2", facts=facts, report=report, kind=GGUF_TYPES[report["dtype"]])

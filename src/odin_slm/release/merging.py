@@ -25,13 +25,13 @@ from odin_slm.models.sources.gguf_writer import Kind, write_gguf
 from odin_slm.models.tokens import output_budget
 from odin_slm.models.tying import settle
 from odin_slm.release.facts import ReferenceAnswers
-from odin_slm.release.merged_card import MergedFacts, gguf_instructions, merged_card
+from odin_slm.release.merged_card import GGUF_TYPES, MergedFacts, gguf_instructions, merged_card
 from odin_slm.tasks import Task
 
 SHARD = "4GB"
 """Size of a weights file, at most."""
 _MERGED_FIX = "Evaluate this adapter again on this machine; where rounding to 16 bit does it, publish the adapter."
-_GGUF_FIX = "Set publishing.gguf_type=bf16, which rounds nothing."
+_GGUF_FIX = "Set publishing.gguf_type={}, which rounds nothing."
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def export(job: Merge, folder: Path) -> dict[str, Any]:
         **compare(BaseModel(job.facts.name, folder), rows, job),
     }
     if job.gguf:
-        report["gguf"] = _gguf(folder, job.gguf, rows, job)
+        report["gguf"] = _gguf(folder, job.gguf, rows, job, report["dtype"])
     (folder / "merging.json").write_text(canonical_json(report), encoding="utf-8")
     (folder / "README.md").write_text(merged_card(job.facts, report), encoding="utf-8")
     if job.gguf:
@@ -157,14 +157,16 @@ def merge(base: BaseModel, adapter: Path) -> Any:
     return merged.to(torch.bfloat16) if wide else merged
 
 
-def _gguf(folder: Path, kind: Kind, rows: Sequence[Mapping[str, Any]], job: Merge) -> dict[str, Any]:
+def _gguf(folder: Path, kind: Kind, rows: Sequence[Mapping[str, Any]], job: Merge, dtype: str) -> dict[str, Any]:
     """Write the GGUF file of merged weights, read it back, and compare its answers with the adapter's too."""
     merged, file = BaseModel(job.facts.name, folder), folder / f"model-{kind}.gguf"
     try:
         write_gguf(merged, file, kind, name=job.facts.name, license_id=job.facts.license)
         with tempfile.TemporaryDirectory(prefix="odin-slm-") as work:
             back = convert(file, Path(work) / "base", Origin("a local file"))
-            found = compare(BaseModel(job.facts.name, back), rows, job, f"the GGUF file ({kind})", _GGUF_FIX)
+            exact = GGUF_TYPES[dtype]
+            fix = _MERGED_FIX if kind == exact else _GGUF_FIX.format(exact)
+            found = compare(BaseModel(job.facts.name, back), rows, job, f"the GGUF file ({kind})", fix)
     except BaseModelError as error:  # it cannot be written, or reads back differently
         file.unlink(missing_ok=True)
         logger.warning("There is no GGUF file: %s GGUF.md has the commands of llama.cpp.", error.what)

@@ -100,7 +100,7 @@ def base_id_of(base: BaseModel, named: str | None) -> str:
 
 
 def base_facts(
-    base: BaseModel, base_id: str, *, names: Mapping[str, str], license_id: str, stated: str | None, include: bool
+    base: BaseModel, base_id: str, *, names: Mapping[str, str], license_id: str, stated: str | None
 ) -> BaseFacts:
     """Return what a release says of its base, once the base's licence allows the release.
 
@@ -110,31 +110,41 @@ def base_facts(
         names: Configuration key -> the adapter's name there.
         license_id: Hub licence id that the adapter would carry.
         stated: Hub licence id of a base whose card states none; the user has read it elsewhere.
-        include: Whether a base in a local folder becomes part of the release.
 
     Raises:
-        ReleaseError: The base's licence is unknown, or refuses name, licence or inclusion.
+        ReleaseError: The base's licence is unknown, or refuses name or licence.
     """
     from odin_slm.models.preflight import stated_license
 
     terms = require_base_terms(base_id, names=names, license_id=license_id)
     if terms is None:
         require_base_license(base_id, stated=stated_license(base) or stated, license_id=license_id)
-    included = include and base.path is not None
-    if included and (found := stated_license(base)) not in OPEN_LICENSES:
+    return BaseFacts(
+        id=base_id,
+        revision=base.revision,
+        conversion=provenance_of(base.path) if base.path else None,
+        terms=terms,
+    )
+
+
+def with_base(base: BaseModel, facts: BaseFacts) -> BaseFacts:
+    """Return the facts of a base that becomes part of the release, if it is a local folder.
+
+    Raises:
+        ReleaseError: Its licence does not let it.
+    """
+    from odin_slm.models.preflight import stated_license
+
+    if base.path is None:
+        return facts
+    if (found := stated_license(base)) not in OPEN_LICENSES:
         raise ReleaseError(
             f"the base's own card (README.md) names the licence {found!r}; a base is put into a release only under "
             "an open one.",
             where=base.source,
             fix="Set publishing.include_base=never; the card then refers to publishing.base_model_id on the Hub.",
         )
-    return BaseFacts(
-        id=base_id,
-        revision=base.revision,
-        included=included,
-        conversion=provenance_of(base.path) if base.path else None,
-        terms=terms,
-    )
+    return replace(facts, included=True)
 
 
 def model_files(

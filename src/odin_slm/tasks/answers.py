@@ -19,7 +19,7 @@ from odin_slm.core.record import Record
 from odin_slm.tasks.base import Task
 from odin_slm.tasks.criteria import improvements
 from odin_slm.tasks.metric import Metric
-from odin_slm.tasks.rows import Rows, not_comparable, test_set_of, training_set_of
+from odin_slm.tasks.rows import Rows, group_of, not_comparable, require_readable, test_set_of, training_set_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -179,7 +179,7 @@ class AnswerTask(Task):
             raise PredictionsError(f"{refusal}.", fix="Make both with the same data and test set.")
         by_id = {row["id"]: row for row in others}
         mine, theirs = self._sums(predictions), self._sums([by_id[row["id"]] for row in predictions])
-        resampling = Resampling(_documents(predictions), resamples, seed)
+        resampling = Resampling(_groups(predictions), resamples, seed)
         return {name: resampling.compare(mine[name], theirs[name], {name: share})[name] for name in mine}
 
     def headline_values(self, predictions: Rows) -> dict[str, float]:
@@ -275,7 +275,7 @@ class AnswerTask(Task):
         if not rows:
             raise PredictionsError("there is no prediction to score.", fix="Run the evaluation pipeline on a test set.")
         sums = self._sums(rows)
-        resampling = Resampling(_documents(rows), resamples, seed)
+        resampling = Resampling(_groups(rows), resamples, seed)
         unfinished = numpy.array([not row.get("finished", True) for row in rows], dtype=float)
         faulty = numpy.array([bool(self.faults(row["prediction"])) for row in rows], dtype=float)
         return {
@@ -293,15 +293,16 @@ class AnswerTask(Task):
         """Return, by figure, what every example adds to it; each of shape (examples, 2)."""
         import numpy
 
+        require_readable(rows)
         credits = [self.credits(row) for row in rows]
         names = [metric.name for metric in self.measures]
         return {name: numpy.array([found.get(name, (0.0, 0.0)) for found in credits]) for name in names}
 
 
-def _documents(rows: Rows) -> Any:
+def _groups(rows: Rows) -> Any:
     import numpy
 
-    return numpy.unique([row.get("document_id") or row["id"] for row in rows], return_inverse=True)[1]
+    return numpy.unique([group_of(row) for row in rows], return_inverse=True)[1]
 
 
 def figure(metric: Metric, scores: Mapping[str, Any]) -> str:

@@ -1,8 +1,9 @@
 """Resampling of documents: intervals, differences and p-values of figures that are functions of sums over examples.
 
 Intervals are percentiles of a bootstrap over documents (Efron & Tibshirani, 1993, chapter 13): the examples of one
-document are drawn together. p-values come from paired approximate randomisation (Noreen, 1989, chapter 2; for F1: Yeh,
-2000): were two models equally good, each document's outputs could as well have been the other model's.
+document are drawn together, and so are documents of one abstract, which count as one here. p-values come from paired
+approximate randomisation (Noreen, 1989, chapter 2; for F1: Yeh, 2000): were two models equally good, each document's
+outputs could as well have been the other model's.
 
 Documents with equal sums are interchangeable, so a resample is one multinomial draw over the distinct sums. That is the
 same distribution as drawing documents one by one, at a cost that hardly grows with their number.

@@ -7,10 +7,37 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from odin_slm.core.document import GENERATED_SOURCES, is_synthetic
+from odin_slm.core.errors import PredictionsError
 from odin_slm.core.hashing import sha256_of_json
 
 Rows = Sequence[Mapping[str, Any]]
 """Rows of a predictions file: ``id``, ``input``, ``gold``, ``prediction`` (texts), provenance, and the task's own."""
+
+
+def require_readable(rows: Rows) -> None:
+    """Check that rows can be scored.
+
+    Raises:
+        PredictionsError: There is no row, a text is missing, or an id occurs twice.
+    """
+    if not rows:
+        raise PredictionsError("there is no prediction to score.", fix="Run the evaluation pipeline on a test set.")
+    for number, row in enumerate(rows, start=1):
+        for name in ("id", "input", "gold", "prediction"):
+            if not isinstance(row.get(name), str):
+                raise PredictionsError(
+                    f"expected a text {name!r}, found {row.get(name)!r}.",
+                    where=f"predictions, row {number}",
+                    fix="Make the predictions again with the evaluation pipeline.",
+                )
+    repeated, times = Counter(row["id"] for row in rows).most_common(1)[0]
+    if times > 1:
+        raise PredictionsError(f"the id {repeated} occurs more than once.", fix="Give every record its own id.")
+
+
+def group_of(row: Mapping[str, Any]) -> str:
+    """Return what the examples of one abstract share: ADE's sentences are documents, and yet depend on each other."""
+    return str(row.get("group") or row.get("document_id") or row["id"])
 
 
 def not_comparable(predictions: Rows, others: Rows | None, name: str = "base model") -> str | None:
@@ -66,6 +93,7 @@ def test_set_of(rows: Rows, unit: str) -> dict[str, Any]:
         "description": description,
         "examples": len(rows),
         "documents": len(documents),
+        "groups": len({group_of(row) for row in rows}),
         "unit": unit,
         "sha256": _fingerprint(rows),
         "manifest_sha256": manifest,

@@ -52,7 +52,12 @@ def obstacle(predictions: Rows, champion: Champion, manifest_sha256: str | None)
     if champion.manifest_sha256 != manifest_sha256:
         mine, theirs = ((sha or "unknown")[:12] for sha in (manifest_sha256, champion.manifest_sha256))
         return f"champion {champion.version} was made of other data (manifest {theirs}, here {mine})"
-    return not_comparable(predictions, champion.rows, "champion") or ""
+    if why := not_comparable(predictions, champion.rows, "champion"):
+        return why
+    here, there = (predictions[0].get("decoding", "free"), champion.rows[0].get("decoding", "free"))
+    if champion.version is not None and here != there:  # what a grammar adds to a score is no merit of the model
+        return f"champion {champion.version} was scored with {there} decoding, this model with {here}"
+    return ""
 
 
 def rescored(
@@ -80,7 +85,7 @@ def judge(
     """Compare a model with the champion, where the two may be compared at all.
 
     A file of predictions that the user names must be of the same examples. The registry's champion may have been
-    scored on other data: it then stays, and the decision says why.
+    scored on other data, or with another decoding: it then stays, and the decision says why.
 
     Args:
         predictions: Rows of the model's predictions file.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from odin_slm.inference.reading import Question
     from odin_slm.inference.served_model import ServedModel
 
-_KEPT = ("id", "source", "document_id", "manifest_sha256", "surface_forms", "input", "gold", "decoding")
+_KEPT = ("id", "source", "document_id", "group", "manifest_sha256", "surface_forms", "input", "gold", "decoding")
 
 
 def rescore(
@@ -82,11 +82,11 @@ def _budget_for_gold(model: ServedModel, questions: Sequence[Question], rows: Se
 
 
 def _question(model: ServedModel, row: Mapping[str, Any]) -> Question:
-    """Return what a model is asked about a row: as it was trained to be, or by the instruction of a corpus it lacks."""
+    """Return what a model is asked about a row: as it was trained to be asked about its corpus, or by default."""
     from odin_slm.inference.reading import Question, instruction_of
 
     source = row.get("source")
     if source not in {*model.instructions, *model.task.sources}:
-        source = ""
+        source = model.default_source
     task = model.task if row.get("decoding") == "constrained" else None
     return Question(row["input"], instruction_of(model.task, model.instructions, source), task, model.calibrator)

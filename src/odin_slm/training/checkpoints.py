@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import re
 import shutil
 import zipfile
@@ -160,6 +161,13 @@ def rotate(work: Path, limit: int, kept: Collection[str]) -> None:
 def newest(work: Path) -> Path | None:
     """Return the newest complete checkpoint, or None."""
     return next((folder for folder in _checkpoints(work) if _is_complete(folder)), None)
+
+
+def is_finished(checkpoint: Path) -> bool:
+    """Tell whether a run ended with a checkpoint: after its last step, or because it was to stop early."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    control = state.get("stateful_callbacks", {}).get("TrainerControl", {}).get("args", {})
+    return bool(control.get("should_training_stop")) or state["global_step"] >= (state.get("max_steps") or math.inf)
 
 
 def step_of(checkpoint: Path) -> int:

@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 _SETTINGS = {"r": "r", "alpha": "lora_alpha", "bias": "bias", "rslora": "use_rslora", "dora": "use_dora"}
 """Setting of ``training.lora`` -> its name in PEFT's configuration."""
+_ABSENT = {"bias": "none", "rslora": False, "dora": False}
+"""What a setting was where a configuration, of before it existed, does not name it."""
 
 
 def describe_initial(base: BaseModel, params: TrainingParams) -> dict[str, Any] | None:
@@ -35,7 +37,8 @@ def describe_initial(base: BaseModel, params: TrainingParams) -> dict[str, Any] 
     check_config(folder)
     check_safetensors(trained_weights(folder))
     configuration = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    named = {key: (getattr(params.lora, key), configuration.get(name)) for key, name in _SETTINGS.items()}
+    found = {key: configuration.get(name, _ABSENT.get(key)) for key, name in _SETTINGS.items()}
+    named = {key: (getattr(params.lora, key), value) for key, value in found.items()}
     targets = params.lora.target_modules, configuration.get("target_modules")
     if not any(isinstance(one, str) for one in targets):  # all-linear is compared by the weights' names
         named["target_modules"] = sorted(targets[0]), sorted(targets[1] or ())

@@ -1,16 +1,43 @@
-"""The last batch of an epoch in several processes, as one process has it.
+"""Losses that do not depend on how examples are cut into batches.
 
-Where the examples do not fill it, accelerate gives the processes that would go without examples from the beginning of
-the epoch (``BatchSamplerShard``, ``even_batches``). Here these count in no loss: steps and validations are those of one
-process, whatever the number of examples.
+Each batch of a validation has the mean over its own tokens as its loss, which the Trainer averages by examples: in a
+small batch of short outputs a token would count for more. :func:`by_tokens` weighs the batches.
+
+The last batch of an epoch in several processes is as one process has it. Where the examples do not fill it, accelerate
+gives the processes that would go without examples from the beginning of the epoch (``BatchSamplerShard``,
+``even_batches``). Here these count in no loss: steps and validations are those of one process, whatever the number of
+examples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from odin_slm.training.collation import IGNORED
+
+
+def by_tokens(trainer: type[Any], validation: Sequence[Mapping[str, Sequence[int]]]) -> type[Any]:
+    """Return a trainer class whose validation loss is the mean over all labelled tokens, whatever the batches.
+
+    Args:
+        trainer: A trainer class.
+        validation: The rows with which it is validated, with their ``labels``.
+    """
+    labels = sum(label != IGNORED for row in validation for label in row["labels"][1:])
+    mean = labels / len(validation)
+
+    class ByTokens(trainer):
+        """Weighs the loss of a batch by its labels an example, as the Trainer weighs it by its examples."""
+
+        def prediction_step(self, model: Any, inputs: dict[str, Any], *more: Any, **options: Any) -> Any:
+            labelled = (inputs["labels"][:, 1:] != IGNORED).sum(1)
+            # an example that only fills up a batch has no label, and its loss is left out
+            weight = float(labelled.sum()) / max(1, int((labelled > 0).sum())) / mean
+            loss, *rest = super().prediction_step(model, inputs, *more, **options)
+            return (loss * weight, *rest)
+
+    return ByTokens
 
 
 def without_repeats(trainer: type[Any]) -> type[Any]:

@@ -27,7 +27,7 @@ from odin_slm.training.callbacks import Progress, callbacks
 from odin_slm.training.collation import Collator, check_mask, dataset_of, tokenise
 from odin_slm.training.cpu_step import cpu_step_of, with_cpu_step
 from odin_slm.training.initial_adapter import describe_initial, load_initial
-from odin_slm.training.last_batches import without_repeats
+from odin_slm.training.last_batches import by_tokens, without_repeats
 from odin_slm.training.launcher import launch
 from odin_slm.training.machines import agree, machines_of
 from odin_slm.training.packing import capacity_of, packs, with_packing
@@ -259,7 +259,7 @@ def _fit(
     before = _last_states(model, validation_rows[0])
     step = cpu_step_of(model, params, processes)
     try:
-        trainer_class = with_cpu_step(SFTTrainer, step)
+        trainer_class = by_tokens(with_cpu_step(SFTTrainer, step), validation_rows)
         packing = step is None and packs(model, train_rows, params, backend)
         if processes > 1:
             trainer_class = without_repeats(trainer_class)
@@ -276,13 +276,30 @@ def _fit(
         )
         backends.keep_adapter_precision(model, params)
         trainer.remove_callback(PrinterCallback)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if (
+            checkpoint
+            and checkpoints.is_finished(checkpoint)
+            and not trainer.is_fsdp_enabled | trainer.is_deepspeed_enabled
+        ):
+            _take_over(trainer, checkpoint, best=params.load_best_model_at_end)
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if not any("eval_loss" in entry for entry in trainer.state.log_history):
             trainer.evaluate()
     finally:
         if step:
             step.close()
     return trainer, {"cpu_step": step is not None, "packing": packing}, before
+
+
+def _take_over(trainer: Any, checkpoint: Path, *, best: bool) -> None:
+    """Load state and weights of a run that had reached its end: the Trainer would go on beyond it."""
+    from transformers import TrainerState
+
+    logger.info("%s is the end of that training: nothing is left to train.", checkpoint.name)
+    trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    chosen = trainer.state.best_model_checkpoint if best else None
+    trainer._load_from_checkpoint(str(checkpoint.with_name(Path(chosen).name) if chosen else checkpoint))
 
 
 def _within_memory(params: TrainingParams, *job: Any) -> tuple[Any, dict[str, bool], Any]:
@@ -342,8 +359,7 @@ def _outcome(
 def total_steps(records: int, params: TrainingParams, processes: int = 1) -> int:
     """Return the number of optimizer steps."""
     batches = math.ceil(records / (int(params.batch_size) * processes))
-    steps = math.ceil(math.ceil(batches / params.gradient_accumulation_steps) * params.epochs)
-    return min(steps, params.max_steps or steps)
+    return params.max_steps or math.ceil(math.ceil(batches / params.gradient_accumulation_steps) * params.epochs)
 
 
 def save_trained(trainer: Any, tokenizer: Any, base: BaseModel, folder: Path) -> Path:

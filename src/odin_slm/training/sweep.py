@@ -16,10 +16,18 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from odin_slm.config.parameters import RangeParams, SweepParams, TrainingParams, changed
-from odin_slm.core.errors import AdapterError, BackendError, DeviceMemoryError, RecordTooLongError, WrongParameterError
+from odin_slm.core.errors import (
+    AdapterError,
+    BackendError,
+    BaseModelError,
+    DeviceMemoryError,
+    RecordTooLongError,
+    WrongParameterError,
+)
 from odin_slm.core.hashing import sha256_of
 from odin_slm.core.record import Record
-from odin_slm.models.base_model import BaseModel, model_digest, trained_weights
+from odin_slm.inference.generation import check_config
+from odin_slm.models.base_model import BaseModel, check_safetensors, model_digest, trained_weights
 from odin_slm.models.tokens import record_counter
 from odin_slm.tasks import Task
 from odin_slm.training.checkpoints import OPERATIONAL
@@ -27,8 +35,9 @@ from odin_slm.training.examples import examples_of
 
 logger = logging.getLogger(__name__)
 
-_FAILURES = (AdapterError, BackendError, DeviceMemoryError, RecordTooLongError)
-"""What may come of a trial's values: the search goes on with others."""
+_FAILURES = (AdapterError, BackendError, BaseModelError, DeviceMemoryError, RecordTooLongError, ValueError, ImportError)
+"""What may come of a trial's values: the search goes on with others. A combination that does not go together is a
+ValueError of pydantic, and libraries have their own."""
 Watch = Callable[[int, dict[str, Any]], AbstractContextManager[Callable[[int, dict[str, float]], None]]]
 """Called with a trial's number and values; yields a function that receives each step and its figures."""
 
@@ -77,7 +86,7 @@ def sweep(
         values = {key: _suggest(trial, key, options) for key, options in params.space.items()}
         folder = work / f"trial-{name}-{trial.number}"  # the name keeps concurrent sweeps apart
         try:
-            varied = changed(training, values)
+            varied = changed(training, values)  # each value goes with the rest, and yet two may exclude each other
             with watch(trial.number, values) as on_log:
                 taught, exercises = examples_of(train, task, lengths, varied)
                 _, state = train_lora(base, [*taught, *exercises], validation, folder, varied, on_log, task)
@@ -104,7 +113,9 @@ def _digest_of(
     task: Task,
 ) -> str:
     """Return a digest of everything that the losses depend on; studies of equal digest are the same."""
-    initial = training.from_adapter
+    if initial := training.from_adapter:
+        check_config(initial)
+        check_safetensors(trained_weights(initial))
     described: list[Any] = [
         base.source,
         base.revision,

@@ -94,6 +94,17 @@ def test_relations_carry_the_places_and_types_of_their_arguments() -> None:
     assert found.relations[0].head.occurrences == (Occurrence(0, 9, "Enalapril"), Occurrence(54, 63, "enalapril"))
 
 
+def test_an_argument_listed_under_two_types_has_the_one_that_its_relation_may_have() -> None:
+    listed = out(
+        ("Disease", "insulin"), ("Drug", "insulin"), ("Disease", "coma"), relations=(("insulin", "causes", "coma"),)
+    )
+    (relation,) = ground("insulin, coma", listed).relations
+    assert (relation.head.type, relation.tail.type) == ("Drug", "Disease")
+    listed = out(("Symptom", "coma"), ("Disease", "rash"), relations=(("coma", "causes", "rash"),))
+    (relation,) = ground("coma, rash", listed).relations
+    assert (relation.head.type, relation.tail.type) == ("Symptom", "Disease"), "no legal pair: what is listed first"
+
+
 def test_a_window_is_mapped_back_and_malformed_lines_are_counted() -> None:
     begin = NOTE.index("Cough")
     found = ground(NOTE, out(("Symptom", "cough")) + "\nnonsense", begin, begin + 45)

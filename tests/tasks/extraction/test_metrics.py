@@ -447,6 +447,22 @@ def test_the_interval_is_that_of_drawing_documents_one_by_one() -> None:
     assert interval == pytest.approx(list(naive), abs=0.02)
 
 
+def test_sentences_of_one_abstract_are_drawn_together() -> None:
+    gold, wrong = rendered([("Drug", "aspirin")]), rendered([("Drug", "Naproxen")])
+    rows = [row(4 * a + n, gold, gold if a % 2 else wrong) for a in range(40) for n in range(4)]
+    others = [{**one, "prediction": gold if n // 4 % 3 else wrong} for n, one in enumerate(rows)]
+    grouped = [{**one, "group": str(n // 4)} for n, one in enumerate(rows)]
+
+    def width(rows: list[Row]) -> float:
+        low, high = score(rows, resamples=2000)["intervals"]["entity_f1_micro"]
+        return high - low
+
+    assert width(grouped) == pytest.approx(2 * width(rows), rel=0.15), "four times as few draws: twice the width"
+    apart, together = (difference(one, others, resamples=2000)["entity_f1_micro"] for one in (rows, grouped))
+    assert together["value"] == apart["value"]
+    assert together["p_value"] > 5 * apart["p_value"]
+
+
 def test_every_headline_figure_has_an_interval_that_holds_it() -> None:
     rows = [{**one, "input": "acute pain"} if number % 3 else one for number, one in enumerate(random_rows(5, 60))]
     scores = score(rows, resamples=400)

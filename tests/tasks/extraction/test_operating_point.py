@@ -137,6 +137,16 @@ def test_of_few_records_nothing_is_fitted() -> None:
     assert fit([], "isotonic", "f1")[KEY]["validation"]["entity"]["why"] == "there is no validation split"
 
 
+@pytest.mark.parametrize("method", ["none", "isotonic"])
+def test_of_few_extractions_nothing_is_fitted_however_confidences_are(method: str) -> None:
+    found = fit(rows(2), method, "f1")[KEY]
+    assert (found["end_bias"], found["threshold"]) == (
+        {"entity": 0.0, "relation": 0.0},
+        {"entity": 0.0, "relation": 0.0},
+    )
+    assert found["validation"]["entity"]["why"] == "4 entities in 2 validation records are fewer than 50"
+
+
 def test_rows_that_were_read_without_a_bias_get_thresholds_alone() -> None:
     def plain(name: str, chance: float) -> dict[str, Any]:
         entities = [{"type": "Drug", "text": name, "log_probability": chance}]

@@ -206,6 +206,19 @@ def test_text_with_tags_holds_the_whole_text_and_nothing_else() -> None:
         assert grammar.accepts(whole.format(body)) is right, body
 
 
+def test_a_line_break_alone_is_no_entity() -> None:
+    task = ExtractionTask(form="inline")
+    text = "Rash after enalapril.\nCough."
+    output = "### Text:\n[Symptom]Rash\n after[Drug] enalapril\n.[Symptom]{}\n\n### Relations:\nNone"
+    grammar = task.grammar(instruction_for(SCHEMAS["ade"]), text)
+    assert grammar is not None
+    assert grammar.accepts(output.format("\\nCough\n."))
+    assert not grammar.accepts(output.format("\\n\nCough."))
+    found = parse(output.format("\\n\nCough."))
+    assert [entity.text for entity in found.extraction.entities] == ["Rash", "enalapril"]
+    assert found.malformed == (".[Symptom]\\n",)
+
+
 def test_a_record_is_taught_in_the_form_and_stays_a_list() -> None:
     record = Record(instruction="i", input=TEXT, output=render(FOUND), id="1", source="ade", document_id="1")
     assert task("list").taught(record) == record
@@ -284,6 +297,10 @@ def test_pairs_are_judged_behind_lists_alone() -> None:
         task("inline").to_calibrate("both")
     assert caught.value.where == "evaluation.relations"
     assert task("inline").to_calibrate() == task("inline")
+
+
+def test_forms_that_are_lists_everywhere_can_be_judged() -> None:
+    assert ExtractionTask.from_options({"form": {"ade": "list"}, "judged_pairs": 4}).judged_pairs == 4
 
 
 def test_the_end_of_relations_alone_is_biased_where_entities_are_no_list() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from odin_slm.config.parameters import CombinationParams, TaskParams
 from odin_slm.core.document import Document
-from odin_slm.core.errors import LeakageError, WrongParameterError
+from odin_slm.core.errors import LeakageError, PredictionsError, WrongParameterError
 from odin_slm.core.record import Record
 from odin_slm.corpora.words import LIST, VOCABULARY, parse
 from odin_slm.pipelines.combination.nodes import check_leakage
@@ -161,6 +161,18 @@ def test_the_overview_is_drawn_where_all_words_score_alike(words: int) -> None:
     pigeon = next(row for row in rows() if row["id"].endswith("pigeon-spell"))
     alike = [{**pigeon, "id": f"w{n}-spell", "document_id": f"w{n}", "prediction": "p i j e o m"} for n in range(words)]
     TASK.overview(score(alike, alike), None)
+
+
+def test_gold_answers_of_others_are_scored_or_refused_and_never_a_traceback() -> None:
+    asked = question("count", " strawberry").text
+    row = {"id": "1", "input": asked, "gold": "ten", "prediction": "10"}
+    assert list(TASK.credits(row).values()) == [(1.0, 1.0)]
+    spelled = {"id": "2", "input": question("spell", " cat").text, "gold": "?", "prediction": ""}
+    assert all(total <= 1 for _, total in TASK.credits(spelled).values())
+    with pytest.raises(PredictionsError, match="occurs more than once"):
+        TASK.score([row, row], None, None, experiment="e")
+    with pytest.raises(PredictionsError, match="expected a text 'prediction'"):
+        TASK.difference([row], [{name: row[name] for name in ("id", "input", "gold")}])
 
 
 def test_the_report_says_what_is_shown_and_by_which_words() -> None:

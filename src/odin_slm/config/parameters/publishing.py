@@ -45,6 +45,8 @@ class PublishingParams(Parameters):
     """Whether a base that is a local folder goes into the release, under base/."""
     license: str = "apache-2.0"
     """Hub licence id of the adapter."""
+    license_name: str | None = Field(default=None, min_length=1)
+    """Name of that licence, which license=other needs."""
     license_file: Path | None = None
     """Text of that licence, unless it is apache-2.0 or lies in the base's folder as LICENSE."""
     base_license: str | None = None
@@ -87,6 +89,8 @@ class PublishingParams(Parameters):
                 raise ValueError(f"the gate {gate} cannot be overridden.")
             if gate not in ("data", "model", "card"):
                 raise ValueError(f"there is no gate {gate!r}; data, model and card can be overridden.")
+        if self.license == "other" and not self.license_name:
+            raise ValueError("license=other needs license_name=NAME, as the Hub has no id to tell the licence by.")
         if self.export != "none" and self.checkpoint:
             raise ValueError("export needs the final adapter, whose scores the merged weights are compared with.")
         if self.push and not (self.model_repo or self.dataset_repo):

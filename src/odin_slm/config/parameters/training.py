@@ -51,14 +51,14 @@ class TrainingParams(Parameters):
     """Type of the frozen weights; auto is bfloat16 where CUDA has it, float32 elsewhere, and for full."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """Attention kernel; auto takes FlashAttention 2 where CUDA and flash-attn are there, else what the base prefers."""
-    epochs: float = Field(default=3.5, gt=0.0)
+    epochs: float = Field(default=2.25, gt=0.0)
     """Passes over the training split."""
     repeats: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     """Source -> how often a pass has each of its records; once where a source is not named."""
     swap_names: float = Field(default=0.0, ge=0.0, le=1.0)
     """Chance of each name in a record's copies, all but the first of ``repeats``, to become another of its type."""
     max_steps: int | None = Field(default=None, ge=1)
-    """Stop after this many optimizer steps, whatever the epochs."""
+    """Take this many optimizer steps, whatever the epochs."""
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 16
     """Examples of one forward pass; auto starts from 16 and halves it, doubling the accumulation, until it fits."""
     gradient_accumulation_steps: int = Field(default=1, ge=1)

@@ -274,8 +274,16 @@ def _architecture(model: Mapping[str, Any]) -> Check:
         )
     if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return Check("architecture", "ok", named)
+    if not kind and _single_gguf(model):
+        return Check("architecture", "ok", "read when the GGUF file is converted")
     found = f"{named} ({kind or 'no config.json'}): not a causal language model in transformers"
     return Check("architecture", "failure", found, "Choose a decoder model for text-generation.")
+
+
+def _single_gguf(model: Mapping[str, Any]) -> str | None:
+    """Return the one GGUF file that a repository has its weights in; None where it has several, or safetensors."""
+    files = [name for name in model["files"] if name.endswith((".gguf", ".safetensors"))]
+    return files[0] if len(files) == 1 and files[0].endswith(".gguf") else None
 
 
 def _files(model: Mapping[str, Any]) -> Check:
@@ -284,6 +292,8 @@ def _files(model: Mapping[str, Any]) -> Check:
         fix = f"Use its base: {model['base_model']}." if model["base_model"] else "Use its base."
         return Check("files", "failure", "an adapter, not a base", fix)
     if not any(name.endswith(".safetensors") for name in names):
+        if file := _single_gguf(model):
+            return Check("files", "ok", f"{file}, a GGUF file, which is converted once")
         if gguf := next((name for name in sorted(names) if name.endswith(".gguf")), None):
             fix = f"Name one of its files, which is converted once: base_model={model['id']}/{gguf}."
             return Check("files", "failure", "weights as GGUF alone", fix)

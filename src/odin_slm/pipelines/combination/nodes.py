@@ -262,17 +262,19 @@ def describe_test_set(
     """Gather what scoring must know of the test set beyond its records.
 
     Returns:
-        ``manifest_sha256``, of the manifest's file, and ``surface_forms``: test document -> the other names of its
-        concepts (see :func:`odin_slm.core.document.surface_forms`), cleaned as the records are.
+        ``manifest_sha256``, of the manifest's file; ``surface_forms``: test document -> the other names of its
+        concepts (see :func:`odin_slm.core.document.surface_forms`), cleaned as the records are; and ``groups``: test
+        document -> its abstract's PubMed id, which several sentences may share.
     """
     clean = cleaning.plain_text if params.normalise_text else str
-    tested = (Document.from_dict(values) for values in documents if splits[values["id"]]["split"] == "test")
+    tested = [Document.from_dict(values) for values in documents if splits[values["id"]]["split"] == "test"]
     return {
         "manifest_sha256": sha256_of_json(manifest),
         "surface_forms": {
             document.id: {clean(name): [clean(o) for o in others] for name, others in surface_forms(document).items()}
             for document in tested
         },
+        "groups": {document.id: document.pmid for document in tested},
     }
 
 

@@ -19,14 +19,14 @@ from odin_slm.models.base_model import BaseModel, trained_weights, weights_sha25
 from odin_slm.release.provenance import is_of, other_splits
 from odin_slm.tasks import Task
 from odin_slm.tasks.criteria import improvements
-from odin_slm.tasks.operating_point import KEY
+from odin_slm.tasks.operating_point import KEY, point_of
 from odin_slm.tasks.rows import documents_of, test_set_of
 from odin_slm.tracking.promotion import Champion, judge, rescored
 
 _log = logging.getLogger(__name__)
 _REQUIRED = ("instruction", "input", "output")
 _UNFITTED = {"pairs": "Relations are as the model lists them, no pairs are judged"}
-_PROVENANCE = ("id", "source", "document_id", "manifest_sha256", "surface_forms")
+_PROVENANCE = ("id", "source", "document_id", "group", "manifest_sha256", "surface_forms")
 
 
 def select_test_set(
@@ -39,12 +39,13 @@ def select_test_set(
 
     Args:
         test: The experiment's test split; None where it was not made yet.
-        given_test: Records from elsewhere; ``id``, ``source`` and ``document_id`` may be missing, null or numbers.
+        given_test: Records from elsewhere; ``id``, ``source``, ``document_id`` and ``group`` may be missing, null or
+            numbers.
         test_context: What :func:`odin_slm.pipelines.combination.nodes.describe_test_set` says of the test split.
         task: What reads the gold outputs.
 
     Returns:
-        Records; those of the test split with ``manifest_sha256`` and ``surface_forms``.
+        Records; those of the test split with ``manifest_sha256``, ``surface_forms`` and ``group``, their abstract.
 
     Raises:
         MissingInputError: There are neither.
@@ -68,10 +69,11 @@ def select_test_set(
         )
     if given_test is not None or test_context is None:
         return complete
-    manifest, forms = test_context["manifest_sha256"], test_context["surface_forms"]
+    forms, groups = test_context["surface_forms"], test_context.get("groups", {})
+    about = {"manifest_sha256": test_context["manifest_sha256"]}
     return [
-        {**record, "manifest_sha256": manifest, "surface_forms": forms.get(record["document_id"], {})}
-        for record in complete
+        {**one, **about, "surface_forms": forms.get(name, {}), "group": groups.get(name, name)}
+        for one, name in ((record, record["document_id"]) for record in complete)
     ]
 
 
@@ -203,6 +205,12 @@ def fit_calibration(
         if isinstance(fitted, dict) and (why := fitted.get("why")):
             what = _UNFITTED.get(kind, f"The confidence of each {kind} is the raw probability of its line")
             _log.warning("%s: %s.", what, why)
+    if params.operating_point and KEY not in calibrator:
+        why = "decoding is free" if calibration_predictions else "there is no validation split"
+        _log.warning("No operating point was fitted, as %s: whatever the model lists is kept.", why)
+    for kind, curves in point_of(calibrator).get("validation", {}).items():
+        if isinstance(curves, dict) and curves["why"]:
+            _log.warning("The operating point, %s: %s.", kind, curves["why"])
     if calibrator and adapter and (weights := weights_sha256(adapter)):
         calibrator["adapter_sha256"] = weights
     return calibrator
@@ -518,7 +526,7 @@ def _complete(record: Any, number: int, where: str, task: Task) -> dict[str, Any
             where=place,
             fix=f"Write gold outputs in the format of the task {task.name}.",
         )
-    given = {key: str(record[key]) for key in ("id", "source", "document_id") if record.get(key) is not None}
+    given = {key: str(record[key]) for key in ("id", "source", "document_id", "group") if record.get(key) is not None}
     name = given.get("id", str(number))
     return {**record, "id": name, "source": "unknown", "document_id": name, **given}
 

@@ -42,14 +42,15 @@ def train_base(
     Raises:
         BackendError: The folder holds a training on other documents or texts, or of another held-out share.
     """
-    from odin_slm.pretraining.checkpoints import note_data
+    from odin_slm.pretraining.checkpoints import locate, note_data
     from odin_slm.pretraining.tokenizer import train_tokenizer
     from odin_slm.pretraining.trainer import pretrain
 
     sources, held_out = _sources(pretraining_documents, pretraining_texts, params)
     note_data(pretraining_work, sha256_of_json([pretraining_documents, pretraining_texts, params.held_out]))
     tokenizer = pretraining_work / "tokenizer"
-    if not (tokenizer / "tokenizer.json").is_file():
+    if not (tokenizer / "tokenizer.json").is_file() or not locate(pretraining_work).is_dir():
+        # without a checkpoint there may be a tokenizer of another size, which a run left that was killed early
         texts = [d.text for d in sources.documents] + [s.text for s in sources.sentences] + list(sources.paragraphs)
         train_tokenizer(texts, params.architecture.vocabulary, params.architecture.context, tokenizer)
     state = pretrain(sources, held_out, tokenizer, pretraining_work, params, _log)

@@ -27,6 +27,7 @@ from odin_slm.release.facts import (
     ModelFiles,
     ReferenceAnswers,
     ReleasedAdapter,
+    ReleaseTerms,
 )
 from odin_slm.release.gates import Thresholds, data_gate, judgement, model_gate, require_open, thresholds
 from odin_slm.release.merged_card import MergedFacts
@@ -42,6 +43,7 @@ from odin_slm.release.staging import (
     license_text,
     model_files,
     weights_of,
+    with_base,
     with_card,
 )
 
@@ -191,7 +193,9 @@ def reproduce_predictions(
     questions = choose_questions(
         reference_answers.predictions, reference_answers.records, params.reproduced_predictions
     )
-    answers = reproduce(base_model, released_adapter.folder, questions, task.task(), reference_answers.calibrator)
+    # A checkpoint is released without the final adapter's calibrator, and is asked as it will be after the download.
+    calibrator = None if released_adapter.checkpoint else reference_answers.calibrator
+    answers = reproduce(base_model, released_adapter.folder, questions, task.task(), calibrator)
     return [
         {
             **question,
@@ -255,26 +259,15 @@ def judge_model(
 # The model: its files
 
 
-def gather_model_files(
-    base_model: BaseModel,
-    released_adapter: ReleasedAdapter,
-    data_reports: DataReports,
-    calibrator: dict[str, Any] | None,
-    task: TaskParams,
-    params: PublishingParams,
-) -> ModelFiles:
-    """Gather all that it takes to use the adapter, as far as the licences allow.
+def settle_license(base_model: BaseModel, params: PublishingParams) -> ReleaseTerms:
+    """Find out what the base's licence allows; it needs no adapter, and so stands before hours of training.
 
     Args:
-        base_model: The base; one in a local folder becomes part of the release.
-        released_adapter: The adapter.
-        data_reports: What it was trained on.
-        calibrator: The final adapter's, with its operating point; a checkpoint has none.
-        task: What it was taught.
+        base_model: The base; one in a local folder may become part of the release.
         params: Names and licences.
 
     Raises:
-        ReleaseError: A licence refuses the release, or a file is missing.
+        ReleaseError: A licence refuses the release, or its text is not at hand.
     """
     names = {"publishing.model_name": params.model_name, "publishing.model_repo": params.model_repo}
     base = base_facts(
@@ -283,11 +276,39 @@ def gather_model_files(
         names={key: name for key, name in names.items() if name},
         license_id=params.license,
         stated=params.base_license,
-        include=params.include_base == "auto" and not is_whole(released_adapter.folder),
     )
-    terms = license_text(params.license, given=params.license_file, base=base_model, terms=base.terms)
-    found = model_files(released_adapter, base_model, base, task.task(), data_reports.manifest, terms)
-    if not calibrator or params.checkpoint is not None:
+    text = license_text(params.license, given=params.license_file, base=base_model, terms=base.terms)
+    return ReleaseTerms(base, text, include_base=params.include_base == "auto")
+
+
+def gather_model_files(
+    base_model: BaseModel,
+    released_adapter: ReleasedAdapter,
+    data_reports: DataReports,
+    calibrator: dict[str, Any] | None,
+    release_terms: ReleaseTerms,
+    task: TaskParams,
+) -> ModelFiles:
+    """Gather all that it takes to use the adapter, as far as the licences allow.
+
+    Args:
+        base_model: The base; one in a local folder becomes part of the release, unless the model is whole without it.
+        released_adapter: The adapter.
+        data_reports: What it was trained on.
+        calibrator: The final adapter's, with its operating point; a checkpoint has none.
+        release_terms: What the base's licence allows.
+        task: What it was taught.
+
+    Raises:
+        ReleaseError: The base's licence does not let it into the release, or a file is missing.
+    """
+    base = release_terms.base
+    if release_terms.include_base and not is_whole(released_adapter.folder):
+        base = with_base(base_model, base)
+    found = model_files(
+        released_adapter, base_model, base, task.task(), data_reports.manifest, release_terms.license_text
+    )
+    if not calibrator or released_adapter.checkpoint is not None:
         return found
     return replace(found, files={**found.files, CALIBRATOR: canonical_json(calibrator).encode("utf-8")})
 
@@ -316,6 +337,7 @@ def draft_model_release(
         repo_id=params.model_repo,
         dataset_repo=params.dataset_repo,
         license=params.license,
+        license_name=params.license_name,
         base=model_files.base,
         results=results,
         training=model_evidence.training,
@@ -393,6 +415,7 @@ def plan_merged_model(
                 experiment=params.experiment,
                 base=BaseFacts(base_id, terms=base_terms(base_id)),
                 license=params.license,
+                license_name=params.license_name,
                 task=what,
             ),
             gguf=params.gguf_type if params.export == "gguf" else None,

@@ -19,6 +19,7 @@ from odin_slm.pipelines.publishing.nodes import (
     reproduce_predictions,
     select_adapter,
     set_thresholds,
+    settle_license,
     stage_dataset_release,
     stage_model_release,
     verify_splits,
@@ -31,7 +32,17 @@ def create_pipeline() -> Pipeline:
 
     The nodes tagged ``dataset`` publish the data alone.
     """
-    return Pipeline([*_dataset(), *_evidence(), *_model(), *_hub()], tags=["publishing"])
+    return Pipeline([_license(), *_dataset(), *_evidence(), *_model(), *_hub()], tags=["publishing"])
+
+
+def _license() -> Node:
+    """Base -> what its licence allows. It waits for nothing, so that a refusal comes before hours of training."""
+    return Node(
+        func=settle_license,
+        inputs=["base_model", "params:publishing"],
+        outputs="release_terms",
+        name="settle_license",
+    )
 
 
 def _dataset() -> list[Node]:
@@ -134,8 +145,8 @@ def _model() -> list[Node]:
                 "released_adapter",
                 "data_reports",
                 "calibrator",
+                "release_terms",
                 "params:task",
-                "params:publishing",
             ],
             outputs="model_files",
             name="gather_model_files",

@@ -160,12 +160,19 @@ def key_of(kind: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
 def _why_not(kind: str, records: int, extractions: int, right: int, method: str) -> str:
     if method == "none":
         return "calibration is switched off"
+    if why := too_few(kind, records, extractions):
+        return why
+    if min(right, extractions - right) < _FEWEST_OF_EACH:
+        return f"{right} of {extractions} {_PLURAL[kind]} in the validation records are right: nothing to tell apart"
+    return ""
+
+
+def too_few(kind: str, records: int, extractions: int) -> str:
+    """Return why nothing is fitted on so many extractions of a kind; empty where something is."""
     if not records:
         return "there is no validation split"
     if extractions < FEWEST:
         return f"{extractions} {_PLURAL[kind]} in {records} validation records are fewer than {FEWEST}"
-    if min(right, extractions - right) < _FEWEST_OF_EACH:
-        return f"{right} of {extractions} {_PLURAL[kind]} in the validation records are right: nothing to tell apart"
     return ""
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 from odin_slm.core.folding import fold, folded, folded_name
 from odin_slm.core.sentences import sentence_spans
 from odin_slm.tasks.extraction.abbreviations import completed
 from odin_slm.tasks.extraction.calibration import confidence
-from odin_slm.tasks.extraction.format import Listed, locate, parse
+from odin_slm.tasks.extraction.format import Listed, RelationTriple, locate, parse
 from odin_slm.tasks.extraction.schema import MEDICAL, Types
 
 _LONG_WORD = re.compile(r"[^\W\d_]{4}")
@@ -139,22 +140,30 @@ def ground(
     for entity, found in listed.entities:
         one = GroundedEntity(entity.type, entity.text, places(entity.text), chance("entity", found))
         entities.setdefault((entity.type, fold(entity.text)), []).append(one)
-    kinds: dict[str, str] = {}
+    kinds: dict[str, list[str]] = {}
     for kind, surface in entities:
-        kinds.setdefault(surface, kind)
+        kinds.setdefault(surface, []).append(kind)
 
-    def argument(surface: str) -> Argument:
-        return Argument(surface, kinds.get(fold(surface)), places(surface))
+    def relation(triple: RelationTriple, found: float | None) -> GroundedRelation:
+        head, tail = _argument_types(triple, kinds, types)
+        ends = Argument(triple.head, head, places(triple.head)), Argument(triple.tail, tail, places(triple.tail))
+        return GroundedRelation(triple.type, *ends, chance("relation", found))
 
-    relations = [
-        GroundedRelation(triple.type, argument(triple.head), argument(triple.tail), chance("relation", found))
-        for triple, found in listed.relations
-    ]
+    relations = [relation(triple, found) for triple, found in listed.relations]
     distinct = tuple(
         GroundedEntity(kind, same[0].text, tuple(sorted(_places(same))), _best(same))
         for (kind, _), same in entities.items()
     )
     return Grounded(distinct, _distinct(relations), len(parsed.malformed))
+
+
+def _argument_types(
+    triple: RelationTriple, kinds: Mapping[str, Sequence[str]], types: Types
+) -> tuple[str | None, str | None]:
+    """Return the types of head and tail; a name that is listed under several has one that the relation may have."""
+    heads, tails = (kinds.get(fold(surface), (None,)) for surface in (triple.head, triple.tail))
+    pairs = list(product(heads, tails))
+    return next((pair for pair in pairs if pair in types.legal[triple.type]), pairs[0])
 
 
 def merge(text: str, parts: Sequence[Grounded]) -> Grounded:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from odin_slm.core.folding import fold
-from odin_slm.tasks.extraction.calibration import confidence, fit_kind, key_of
+from odin_slm.tasks.extraction.calibration import confidence, fit_kind, key_of, too_few
 from odin_slm.tasks.extraction.format import Listed, parse
 from odin_slm.tasks.extraction.metrics import KINDS
 from odin_slm.tasks.extraction.schema import MEDICAL, Types
@@ -162,7 +162,8 @@ class _Fit:
         self._biases = BIASES if biased else (0.0,)
         self.bias, self.threshold = 0.0, 0.0
         self.part = self._part(0.0)
-        self._why: str = self.part["why"] if method != "none" else ""
+        few = too_few(kind, len(rows), len(self._judged(0.0)))
+        self._why: str = self.part["why"] if method != "none" else few
         if not self._why:
             self._choose()
 

@@ -137,7 +137,8 @@ class ExtractionOptions(BaseModel):
 
     @model_validator(mode="after")
     def _form_can_be_judged(self) -> ExtractionOptions:
-        if self.judged_pairs and self.form != "list":
+        forms = {self.form} if isinstance(self.form, str) else set(self.form.values())
+        if self.judged_pairs and forms - {"list"}:
             raise ValueError("judged_pairs: pairs are judged behind lists of entities; form names another one.")
         return self
 
@@ -153,6 +154,11 @@ class ExtractionOptions(BaseModel):
                 )
         for name in sorted({*self.synonyms, *self.synonyms.values()} - known):
             raise ValueError(f"synonyms: {name!r} is no entity type; there are {_listed(self.entities)}.")
+        for name, other in self.synonyms.items():
+            if other in self.synonyms:
+                raise ValueError(f"synonyms: {name} stands for {other}, which stands for another type itself.")
+        if any(relation.type == "none" for relation in self.relations):
+            raise ValueError("relations: an instruction says none where it asks for no relation; rename this type.")
         for source, chosen in self.sources.items():
             require_known(self.types(), Schema(chosen.entities, chosen.relations), f"sources.{source}")
         return self

@@ -40,7 +40,7 @@ Place = tuple[int, int, str]
 """Begin, end and type of an entity in a text."""
 
 _UNIT = re.compile(r"\s*(\w+|[^\w\s])")
-_ESCAPED_UNIT = re.compile(r"\s*(?:\\.|\w+|[^\w\s])")
+_ESCAPED_UNIT = re.compile(r"(?:\s|\\[nr])*(?:\\[\[\\]|\w+|[^\w\s\\])")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _MARKS = re.compile(r"(\\.)|\[[^]]*\]|\n")
 _OPEN = re.compile(r"(?<!\\)(?:\\\\)*\[")
@@ -94,8 +94,8 @@ def read(section: str, types: tuple[str, ...]) -> tuple[list[tuple[str, str]], l
     found: dict[tuple[str, str], tuple[str, int]] = {}
     malformed = [] if header in HEADERS else [header]
     for number, line in enumerate(lines, start=1):
-        if match := an_entity.fullmatch(line):
-            text = unescape(match["text"]).strip()
+        match = an_entity.fullmatch(line)
+        if match and (text := unescape(match["text"]).strip()):
             found.setdefault((match["type"], fold(text)), (text, number))
         elif not (plain.fullmatch(line) and number == len(lines)):
             malformed.append(line)

@@ -46,7 +46,7 @@ from odin_slm.tasks.extraction.schema import (
 from odin_slm.tasks.extraction.tagged import HEADERS, Form
 from odin_slm.tasks.metric import Metric
 from odin_slm.tasks.operating_point import point_of
-from odin_slm.tasks.rows import Rows
+from odin_slm.tasks.rows import Rows, group_of
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -645,7 +645,8 @@ class ExtractionTask(Task):
             tuple(entity for one in gold for entity in one.entities),
             tuple(relation for one in gold for relation in one.relations),
         )
-        return {"id": document["id"], "input": text, "gold": render(listed), "prediction": render(predicted)}
+        whole = {"id": document["id"], "input": text, "gold": render(listed), "prediction": render(predicted)}
+        return {**whole, "group": group_of(document)}
 
     def tracked(self, results: Mapping[str, Any]) -> dict[str, float]:
         """See :func:`odin_slm.tasks.extraction.reporting.tracked.tracked_metrics`."""

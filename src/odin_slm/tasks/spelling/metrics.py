@@ -37,7 +37,7 @@ def letters_of(output: str) -> list[str]:
 
 def count_is_right(gold: str, output: str) -> bool:
     """Tell whether an output says the right number."""
-    return number_in(output) == int(gold)
+    return (found := number_in(output)) is not None and found == number_in(gold)
 
 
 def letter_is_right(gold: str, output: str) -> bool:
@@ -54,13 +54,13 @@ def character_level_accuracy(gold: str, output: str) -> float:
     """Return the share of places, of the longer of the two, that hold the right letter: 0 to 1."""
     right, written = letters_of(gold), letters_of(output)
     same = sum(a == b for a, b in zip(right, written, strict=False))
-    return same / max(len(right), len(written))
+    return same / max(len(right), len(written), 1)
 
 
 def levenshtein_distance(gold: str, output: str) -> float:
     """Return the edit distance between the letters over the length of the longer: 0 (equal) to 1."""
     right, written = letters_of(gold), letters_of(output)
-    return edit_distance(right, written) / max(len(right), len(written))
+    return edit_distance(right, written) / max(len(right), len(written), 1)
 
 
 def edit_distance(left: Sequence[str], right: Sequence[str]) -> int:

@@ -7,7 +7,8 @@ other rules change. Where nothing was predicted or nothing was to be found, a ra
 
 Micro averages add up true positives, false positives and false negatives over all examples. Macro averages are means
 over examples; an example without gold and without prediction is right and counts 1. Figures carry 95 % intervals of a
-bootstrap over documents; two models are compared document by document (:mod:`odin_slm.tasks.resampling`).
+bootstrap over abstracts, whose documents are drawn together; two models are compared abstract by abstract
+(:mod:`odin_slm.tasks.resampling`).
 
 Rows become columns of numbers (:mod:`odin_slm.tasks.extraction.metrics.items`), on which whole files are counted at
 once; only examples with errors are looked at one by one.

@@ -7,8 +7,7 @@ Texts are numbered by their normalised form, so that equal numbers are equal tex
 from __future__ import annotations
 
 from array import array
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, TypeAlias
@@ -16,12 +15,11 @@ from typing import Any, TypeAlias
 import numpy
 from numpy.typing import NDArray
 
-from odin_slm.core.errors import PredictionsError
 from odin_slm.core.folding import fold
 from odin_slm.tasks.extraction.format import read
 from odin_slm.tasks.extraction.schema import MEDICAL, Types
+from odin_slm.tasks.rows import Rows, group_of, require_readable
 
-Rows = Sequence[Mapping[str, Any]]
 Numbers: TypeAlias = NDArray[Any]
 EntityItem = tuple[str, str]
 """(type, normalised text)"""
@@ -97,7 +95,7 @@ class Examples:
         ids: Id of every example.
         source_names: The sources.
         sources: For every example, the place of its source among them.
-        documents: Number of the document that every example comes from.
+        groups: Number of the abstract that every example comes from; see :func:`odin_slm.tasks.rows.group_of`.
         words: Words of every input.
         gold: What was to be found.
         predicted: What the model wrote.
@@ -112,7 +110,7 @@ class Examples:
     ids: list[str]
     source_names: list[str]
     sources: Numbers
-    documents: Numbers
+    groups: Numbers
     words: Numbers
     gold: Side
     predicted: Side
@@ -132,17 +130,17 @@ def read_examples(rows: Rows, types: Types = MEDICAL) -> Examples:
 
     Args:
         rows: Mappings with at least ``id``, ``input``, ``gold`` and ``prediction``; ``source``, ``document_id``,
-            ``finished`` and ``surface_forms`` (gold name -> other surface forms of its concept) if known.
+            ``group``, ``finished`` and ``surface_forms`` (gold name -> other surface forms of its concept) if known.
         types: The types that outputs may name.
 
     Raises:
         PredictionsError: There is no row, a field is missing, or an id occurs twice.
     """
-    _require_readable(rows)
-    texts, documents, source_numbers = Texts(), _Numbered(), _Numbered()
+    require_readable(rows)
+    texts, groups, source_numbers = Texts(), _Numbered(), _Numbered()
     gold, predicted = _SideWriter(texts, types), _SideWriter(texts, types)
     foreign, malformed, unfinished = bytearray(), bytearray(), bytearray()
-    words, document_of, sources = array("q"), array("q"), array("q")
+    words, group_of_row, sources = array("q"), array("q"), array("q")
     aliases = tuple(array("q") for _ in range(3))
     for number, row in enumerate(rows):
         reference, output = row["gold"], row["prediction"]
@@ -156,7 +154,7 @@ def read_examples(rows: Rows, types: Types = MEDICAL) -> Examples:
         unfinished.append(not row.get("finished", True))
         words.append(len(text.split()))
         sources.append(source_numbers[row.get("source") or "unknown"])
-        document_of.append(documents[row.get("document_id") or row["id"]])
+        group_of_row.append(groups[group_of(row)])
         for name, others in (row.get("surface_forms") or {}).items():
             for other in (*others, name):
                 for column, value in zip(aliases, (number, texts[other], texts[name]), strict=True):
@@ -165,7 +163,7 @@ def read_examples(rows: Rows, types: Types = MEDICAL) -> Examples:
         ids=[row["id"] for row in rows],
         source_names=list(source_numbers),
         sources=_column(sources),
-        documents=_column(document_of),
+        groups=_column(group_of_row),
         words=_column(words),
         gold=gold.side(),
         predicted=predicted.side(),
@@ -176,22 +174,6 @@ def read_examples(rows: Rows, types: Types = MEDICAL) -> Examples:
         aliases=Aliases(*map(_column, aliases)) if any("surface_forms" in row for row in rows) else None,
         types=types,
     )
-
-
-def _require_readable(rows: Rows) -> None:
-    if not rows:
-        raise PredictionsError("there is no prediction to score.", fix="Run the evaluation pipeline on a test set.")
-    for number, row in enumerate(rows, start=1):
-        for name in ("id", "input", "gold", "prediction"):
-            if not isinstance(row.get(name), str):
-                raise PredictionsError(
-                    f"expected a text {name!r}, found {row.get(name)!r}.",
-                    where=f"predictions, row {number}",
-                    fix="Make the predictions again with the evaluation pipeline.",
-                )
-    repeated, times = Counter(row["id"] for row in rows).most_common(1)[0]
-    if times > 1:
-        raise PredictionsError(f"the id {repeated} occurs more than once.", fix="Give every record its own id.")
 
 
 class _Numbered(dict[str, int]):

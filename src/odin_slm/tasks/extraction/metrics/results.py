@@ -200,7 +200,7 @@ class _Scorer:
         self._options = (resamples, seed)
         self._rules = rules
         self._types = {"entity": types.entities, "relation": types.relations}
-        self._resampling = Resampling(self._examples.documents, resamples, seed)
+        self._resampling = Resampling(self._examples.groups, resamples, seed)
         self._reachable = (
             [row["gold_reachable"] for row in rows] if all("gold_reachable" in row for row in rows) else None
         )
@@ -342,12 +342,10 @@ class _Scorer:
         rows = []
         for low, following in zip(edges, [*edges[1:], int(ordered[-1]) + 1], strict=True):
             chosen = (words >= low) & (words < following)
-            documents = self._examples.documents[chosen]
-            resampling = Resampling(documents, *self._options)
+            resampling = Resampling(self._examples.groups[chosen], *self._options)
             row: dict[str, Any] = {
                 "words": [low, int(words[chosen].max())],
                 "examples": int(chosen.sum()),
-                "documents": len(numpy.unique(documents)),
             }
             for kind in KINDS:
                 counts = self.counts[kind][chosen]

@@ -77,7 +77,8 @@ def card_parts(
             "It knows what its corpora annotate and inherits their gaps: not every "
             + ("drug, disease or relation" if _is_medical(task.types) else "entity or relation")
             + " of a text is marked there.",
-            "Long texts were cut into windows at sentence ends; relations between windows are lost.",
+            "Texts longer than a training example were cut into windows at sentence ends, or left out; relations "
+            "between windows are lost.",
         ),
         data=f"that ask for the entities ({', '.join(entities)}) and relations ({', '.join(relations)}) of English "
         "biomedical texts, from several corpora in one format",
@@ -188,7 +189,7 @@ def _results(results: Mapping[str, Any]) -> CardResults:
     text = (
         "Micro averages. An entity counts when its type and text are right, a relation when its type, head and tail "
         f"are; texts are\ncompared without regard to case, Unicode form and white space. "
-        f"{INTERVALS.format(unit='document')}\n{decoded}\n\n"
+        f"{INTERVALS.format(unit='document')} Documents of one abstract are drawn\ntogether.\n{decoded}\n\n"
         f"{scores_table(results, columns)}\n\n"
         f"By type:\n\n{_groups_table(results, 'by_type', 'type')}\n\n"
         f"By source:\n\n{_groups_table(results, 'by_source', 'source')}\n\n"

@@ -283,8 +283,8 @@ def _limitations(results: Mapping[str, Any]) -> Iterator[str]:
             "The test set is synthetic: a generator with a limited stock of sentences wrote it. The figures show that "
             "the pipeline works and say nothing about real texts."
         )
-    if test_set["documents"] < 100:
-        yield f"{test_set['documents']} documents are few; the intervals show how little they can tell apart."
+    if (groups := test_set.get("groups", test_set["documents"])) < 100:
+        yield f"The documents of {groups} abstracts are few; the intervals show how little they can tell apart."
     yield (
         "Intervals cover the choice of test documents, not that of the training seed; another training run may differ "
         "by more."

@@ -212,6 +212,9 @@ def test_a_run_that_has_ended_is_not_trained_beyond_its_end(
 
 @pytest.mark.parametrize("cpu_step", [True, False])
 def test_the_validation_loss_does_not_depend_on_the_batch(base: BaseModel, tmp_path: Path, cpu_step: bool) -> None:
+    import torch
+
+    threads = torch.get_num_threads()
     short = [Record({**one, "output": "### Entities:\nNone\n\n### Relations:\nNone"}) for one in records(5, 100)]
     validation = [*short, *records(4, 200)]
     found = []
@@ -224,6 +227,7 @@ def test_the_validation_loss_does_not_depend_on_the_batch(base: BaseModel, tmp_p
         assert state["cpu_step"] is cpu_step
         found.append(state["best_eval_loss"])
     assert found == pytest.approx([found[0]] * 3, rel=1e-5)
+    assert torch.get_num_threads() == threads, "a batch of one leaves one thread to nobody after it"
 
 
 def test_an_incomplete_checkpoint_is_set_aside(

@@ -85,6 +85,8 @@ def check(base: BaseModel, params: TrainingParams, machine: Machine | None = Non
         DeviceMemoryError: The training does not fit; the message names settings that would.
     """
     backend = backends.choose(params)
+    if machine is None:
+        _check_optimizer(backends.optimizer(params))
     machine = _share(machine or this_machine(), params)
     config = pad_within(read_config(base))
     shape, modules = shape_of(config, base)
@@ -153,7 +155,6 @@ def _check_settings(params: TrainingParams, shape: Shape, machine: Machine, narr
             where=f"training.optimizer={named}",
             fix=f"Set it to auto, or to one of its names, as {', '.join(near or known[:5])}.",
         )
-    _check_optimizer(named)
     if params.attention == "flash_attention_2" and (machine.device != "cuda" or find_spec("flash_attn") is None):
         raise BackendError(
             "FlashAttention needs a CUDA device and the package flash-attn.",

@@ -376,6 +376,7 @@ class CpuStep:
         self.tokens = group_tokens(config.intermediate_size, dtype.itemsize)
         self._memories = [Memory() for _ in range(cores)]
         self._gradients = [self._zero_gradients() for _ in range(cores)]
+        self._threads = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))
 
     def _zero_gradients(self) -> Gradients:
@@ -433,7 +434,7 @@ class CpuStep:
 
         self._hook.remove()
         self._pool.shutdown()
-        torch.set_num_threads(len(self._memories))  # later threads inherit the 1 that the pool's threads set
+        torch.set_num_threads(self._threads)  # later threads inherit the 1 that the pool's threads set
 
     def _on_every_core(self, work: Any, examples: Sequence[Example]) -> torch.Tensor:
         import torch

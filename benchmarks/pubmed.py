@@ -13,6 +13,7 @@ A GPU's rate is not ours: it follows from what NVIDIA published for TensorRT-LLM
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import tempfile
 import time
@@ -136,6 +137,7 @@ def main() -> None:
     parser.add_argument("--gpu-hour", type=float, default=6.88, help="USD; AWS p5.4xlarge, us-east-1, 2025")
     parser.add_argument("--gb-month", type=float, default=0.023, help="USD; S3 Standard, us-east-1, 2025")
     given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # shows the progress
     one = measure(given)
     hours, shards = given.abstracts * one["seconds"] / 3600, given.abstracts / one["shard"]
     gpu = given.abstracts * one["windows"] / windows_per_second(one["input"], one["output"]) / 3600

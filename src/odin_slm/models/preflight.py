@@ -85,8 +85,7 @@ def check(base: BaseModel, params: TrainingParams, machine: Machine | None = Non
         DeviceMemoryError: The training does not fit; the message names settings that would.
     """
     backend = backends.choose(params)
-    if machine is None:
-        _check_optimizer(backends.optimizer(params))
+    here = machine is None
     machine = _share(machine or this_machine(), params)
     config = pad_within(read_config(base))
     shape, modules = shape_of(config, base)
@@ -105,7 +104,7 @@ def check(base: BaseModel, params: TrainingParams, machine: Machine | None = Non
     narrowest = min(shape.linear, key=lambda layer: layer.inputs * layer.outputs, default=Linear("", 64, 64, 1))
     check_quantised(base, config, for_training=True, layer=(narrowest.inputs, narrowest.outputs))
     job = job_of(params, config, backend, machine)
-    _check_settings(params, shape, machine, narrowest)
+    _check_settings(params, shape, machine, narrowest, here=here)
     budget = round(machine.free * SPARE[machine.device])
     if params.batch_size == "auto":
         job = memory.largest_batch(shape, job, budget)
@@ -132,7 +131,7 @@ def check(base: BaseModel, params: TrainingParams, machine: Machine | None = Non
     )
 
 
-def _check_settings(params: TrainingParams, shape: Shape, machine: Machine, narrowest: Linear) -> None:
+def _check_settings(params: TrainingParams, shape: Shape, machine: Machine, narrowest: Linear, *, here: bool) -> None:
     from transformers.training_args import OptimizerNames
 
     if shape.context and params.max_seq_length > shape.context:
@@ -164,6 +163,8 @@ def _check_settings(params: TrainingParams, shape: Shape, machine: Machine, narr
     tried = params.load_in_4bit and machine.device == "cpu"
     if tried and (error := backends.four_bit_error(narrowest.inputs, narrowest.outputs)):
         raise error
+    if here:  # the packages are those of this machine
+        _check_optimizer(named)
     for tracker in params.report_to:
         if find_spec(tracker) is None:
             raise BackendError(

@@ -428,15 +428,17 @@ def _write_batches(batches: list[list[_Row]], write: Callable[[list[_Row]], None
             write(batch)
         return
     threads = torch.get_num_threads()
-    with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        futures = [pool.submit(write, batch) for batch in batches]
-        try:
-            for future in futures:
-                future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    torch.set_num_threads(threads)  # what a thread sets is also what later threads begin with
+    try:
+        with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            futures = [pool.submit(write, batch) for batch in batches]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    finally:
+        torch.set_num_threads(threads)  # what a thread sets is also what later threads begin with
 
 
 @contextmanager

@@ -232,7 +232,7 @@ def generate_predictions(
 
     Returns:
         Rows in the order of the records: ``id``, ``source``, ``document_id``, for the experiment's own test split
-        ``manifest_sha256`` and ``surface_forms``, then ``input``, ``gold``, ``decoding``,
+        ``group``, ``manifest_sha256`` and ``surface_forms``, then ``input``, ``gold``, ``decoding``,
         ``prediction`` (raw text) and what is parsed from it: ``entities`` with character offsets in the input,
         ``relations``, both with the ``log_probability`` of their line, ``malformed`` lines; ``finished``, ``tokens``.
         With both decodings ``prediction`` is the constrained one and ``free`` holds the same fields of the free one.

@@ -270,14 +270,18 @@ def settle_license(base_model: BaseModel, params: PublishingParams) -> ReleaseTe
         ReleaseError: A licence refuses the release, or its text is not at hand.
     """
     names = {"publishing.model_name": params.model_name, "publishing.model_repo": params.model_repo}
-    base = base_facts(
-        base_model,
-        base_id_of(base_model, params.base_model_id),
-        names={key: name for key, name in names.items() if name},
-        license_id=params.license,
-        stated=params.base_license,
-    )
-    text = license_text(params.license, given=params.license_file, base=base_model, terms=base.terms)
+    try:
+        base = base_facts(
+            base_model,
+            base_id_of(base_model, params.base_model_id),
+            names={key: name for key, name in names.items() if name},
+            license_id=params.license,
+            stated=params.base_license,
+        )
+        text = license_text(params.license, given=params.license_file, base=base_model, terms=base.terms)
+    except ReleaseError as error:
+        fix = f"{error.fix} Or run all but the release: --pipelines data,training,evaluation."
+        raise ReleaseError(error.what, where=error.where, fix=fix) from error
     return ReleaseTerms(base, text, include_base=params.include_base == "auto")
 
 

@@ -5,14 +5,15 @@ import unicodedata
 from dataclasses import replace
 
 import pytest
+from pydantic import ValidationError
 
 from extraction_values import make_record
-from odin_slm.config.parameters import CombinationParams, TaskParams
+from odin_slm.config.parameters import CombinationParams, IngestionParams, TaskParams
 from odin_slm.core.document import Document
 from odin_slm.core.errors import LeakageError
 from odin_slm.core.record import SPLITS, Record
-from odin_slm.dataprep.splitting import assign_splits, find_leaks, near_duplicates
-from odin_slm.pipelines.combination.nodes import check_leakage
+from odin_slm.dataprep.splitting import Folds, assign_splits, find_leaks, near_duplicates
+from odin_slm.pipelines.combination.nodes import assess_quality, check_leakage, place_documents
 
 LEAK_OPTIONS = {"near_duplicate": 0.7, "seed": 1}
 OPTIONS = {"seed": 42, "validation_ratio": 0.1, "test_ratio": 0.1, "near_duplicate": 0.7}
@@ -92,6 +93,57 @@ def test_of_an_official_validation_part_a_share_validates_and_the_rest_trains() 
     more = assign_splits(everything, **OPTIONS, official_validation=0.4)
     assert all(more[d.id].split == "validation" for d in part if few[d.id].split == "validation"), "one in the other"
     assert [few[d.id] for d in [*MANY, *fixed]] == [before[d.id] for d in [*MANY, *fixed]], "nobody else moves"
+
+
+def test_folds_test_every_document_once_and_tear_no_abstract() -> None:
+    real = [*(sentence(n, pmid=str(n // 3)) for n in range(300)), abstract("bc5cdr", "7000", "test")]
+    synthetic = [replace(sentence(n), id=f"synthetic-{n}", source="synthetic", split="train") for n in range(900, 950)]
+    runs = [assign_splits([*real, *synthetic], **OPTIONS, folds=Folds(5, test)) for test in range(5)]
+    for document in real:
+        assert [run[document.id].split for run in runs].count("test") == 1
+        assert {run[document.id].rule for run in runs} == {"fold"}
+    for run in runs:
+        splits = {d.pmid: {run[o.id].split for o in real if o.pmid == d.pmid} for d in real}
+        assert all(len(found) == 1 for found in splits.values())
+        assert 0 < [run[d.id].split for d in real].count("validation") < 100
+        assert {run[d.id].split for d in synthetic} == {"train"}
+
+
+def test_folds_by_document_tear_abstracts_and_test_every_document_once() -> None:
+    documents = [sentence(n, pmid=str(n // 3)) for n in range(300)]
+    runs = [assign_splits(documents, **OPTIONS, folds=Folds(5, test, by_document=True)) for test in range(5)]
+    assert all([run[d.id].split for run in runs].count("test") == 1 for d in documents)
+    torn = {d.pmid for d in documents if len({runs[0][o.id].split for o in documents if o.pmid == d.pmid}) > 1}
+    assert len(torn) > 50
+
+
+def test_folds_by_document_say_what_leaks_and_the_quality_refuses_them() -> None:
+    documents = [sentence(n, pmid=str(n // 3)) for n in range(300)]
+    params = CombinationParams(folds=5, fold=2, fold_by="document")
+    placed = place_documents([d.to_dict() for d in documents], params, IngestionParams())
+    parts: dict[str, list[Record]] = {name: [] for name in SPLITS}
+    for document in documents:
+        parts[placed[document.id]["split"]].append(make_record(document))
+    *splits, report = check_leakage(parts, placed, TaskParams(), params)
+    assert report["pmids"] == len(report["leaks"]["pmids"]) > 50
+    assert report["rules"] == {"fold": 300}
+    quality = assess_quality(*splits, report, TaskParams(), params)
+    assert quality["failed_critical"][:1] == ["no document lies in two splits"]
+    with pytest.raises(LeakageError):
+        check_leakage(parts, placed, TaskParams(), CombinationParams(folds=5, fold=2))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"folds": 1}, "name 2 or more"),
+        ({"folds": 10, "fold": 10}, "expected from 0 to 9"),
+        ({"fold": 1}, "expected 0, as folds is 0"),
+    ],
+)
+def test_a_fold_that_is_none_is_refused(given: dict[str, int], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        CombinationParams(**given)
 
 
 def test_synthetic_documents_never_leave_training() -> None:

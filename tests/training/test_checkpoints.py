@@ -73,13 +73,13 @@ def test_what_a_resumed_run_sets_aside_is_kept_until_a_fresh_one(tmp_path: Path)
 def test_steps_of_another_size_do_not_go_on(tmp_path: Path) -> None:
     checkpoints.prepare(tmp_path, "job", {"batch_size": 2, "gradient_accumulation_steps": 4}, resume=False)
     whole(tmp_path / "checkpoints/checkpoint-4")
-    found = checkpoints.split_as_noted(tmp_path, SHORT.model_copy(update={"batch_size": 8}))
+    found = checkpoints.as_noted(tmp_path, SHORT.model_copy(update={"batch_size": 8}))
     assert (found.batch_size, found.gradient_accumulation_steps) == (2, 4), "a batch that was halved stays so"
     each = SHORT.model_copy(update={"batch_size": 4, "launcher": "accelerate"})
-    assert checkpoints.split_as_noted(tmp_path, each).batch_size == 2, "two processes may be meant"
+    assert checkpoints.as_noted(tmp_path, each).batch_size == 2, "two processes may be meant"
     for wrong in ({"batch_size": 32}, {"batch_size": 4}, {"batch_size": 3, "launcher": "accelerate"}):
         with pytest.raises(BackendError, match=r"are of steps of 8 examples, and batch_size times accumulation is"):
-            checkpoints.split_as_noted(tmp_path, SHORT.model_copy(update=wrong))
+            checkpoints.as_noted(tmp_path, SHORT.model_copy(update=wrong))
 
 
 def test_only_numbers_count_and_the_rest_stays(tmp_path: Path) -> None:

@@ -152,13 +152,13 @@ class Killed(BaseException):
     """Like a signal: no code under test catches it."""
 
 
-def stopped_at(step: int, base: BaseModel, work: Path) -> None:
+def stopped_at(step: int, base: BaseModel, work: Path, params: TrainingParams = SHORT) -> None:
     def kill(now: int, _: dict[str, float]) -> None:
         if now == step:
             raise Killed
 
     with pytest.raises(Killed):
-        train_lora(base, records(8), records(4, 100), work, SHORT, kill)
+        train_lora(base, records(8), records(4, 100), work, params, kill)
 
 
 @pytest.mark.parametrize("step", [1, 3, 5, 7])
@@ -243,6 +243,21 @@ def test_an_incomplete_checkpoint_is_set_aside(
     assert (tmp_path / "checkpoints/incomplete-checkpoint-4").is_dir()
     one, two = (load_file(folder / "adapter_model.safetensors") for folder in (straight[0], adapter))
     assert all((one[name] == two[name]).all() for name in one)
+
+
+def test_a_resumed_run_keeps_the_precision_that_it_chose(
+    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auto = SHORT.model_copy(update={"precision": "auto"})
+    monkeypatch.setattr(backends, "multiplies_faster_in_bf16", lambda: True)
+    stopped_at(3, base, tmp_path, auto)
+    monkeypatch.setattr(backends, "multiplies_faster_in_bf16", lambda: False)
+    fp32 = SHORT.model_copy(update={"resume": True, "precision": "fp32"})
+    with pytest.raises(BackendError, match="other data, other parameters"):
+        train_lora(base, records(8), records(4, 100), tmp_path, fp32, lambda *_: None)
+    resumed = auto.model_copy(update={"resume": True})
+    _, state = train_lora(base, records(8), records(4, 100), tmp_path, resumed, lambda *_: None)
+    assert (state["resumed_from_step"], state["precision"]) == (2, "bf16")
 
 
 def test_checkpoints_of_another_run_are_refused(base: BaseModel, tmp_path: Path) -> None:
@@ -456,11 +471,12 @@ def test_an_adapter_that_changes_nothing_is_refused(base: BaseModel, tmp_path: P
         train_lora(base, records(4), records(2, 100), tmp_path, warming_up, lambda *_: None)
 
 
-def test_training_stops_when_validation_no_longer_improves(base: BaseModel, tmp_path: Path) -> None:
-    wild = PARAMS.model_copy(
-        update={"learning_rate": 0.6, "scheduler": "constant", "eval_steps": 1, "early_stopping_patience": 2}
-    )
-    _, state = train_lora(base, records(16), records(2, 100), tmp_path, wild, lambda *_: None)
+def test_training_stops_when_validation_no_longer_improves(tmp_path: Path) -> None:
+    # Whoever knows the format unlearns it from nonsense at the first step; a random base would have nothing to lose.
+    knowing = BaseModel("odin-nano", ROOT / "data/06_models/odin-nano")
+    nonsense = [Record({**one, "output": "Quizzical, jumpy, vexed: " * 8}) for one in records(16)]
+    params = PARAMS.model_copy(update={"scheduler": "constant", "eval_steps": 1, "early_stopping_patience": 2})
+    _, state = train_lora(knowing, nonsense, records(2, 100), tmp_path, params, lambda *_: None)
     losses = [entry["eval_loss"] for entry in state["history"] if "eval_loss" in entry]
     assert state["stopped_early"]
     assert state["steps"] == len(losses) < 16

@@ -47,7 +47,8 @@ class Placement:
     Attributes:
         split: One of :data:`odin_slm.core.record.SPLITS`, or None where the document is not used.
         group: Smallest PubMed id of the documents that must stay together.
-        rule: ``official``, ``hash`` (also where a document of an official validation part trains), ``shared abstract``
+        rule: ``official``, ``hash`` (also where a document of an official validation part trains), ``fold`` of a
+            cross-validation, ``shared abstract``
             for one that another corpus's annotation replaces, ``corrected`` for one whose corrected annotation has come
             back from a review, or ``synthetic`` for a synthetic document that is a near-duplicate of a validation or
             test document.
@@ -62,6 +63,21 @@ class Placement:
         return {"split": self.split, "group": self.group, "rule": self.rule}
 
 
+@dataclass(frozen=True, slots=True)
+class Folds:
+    """A cross-validation.
+
+    Attributes:
+        count: How many folds there are.
+        test: Which of them tests, from 0 on.
+        by_document: Whether documents are placed one by one, so that those of one group lie in several folds.
+    """
+
+    count: int
+    test: int
+    by_document: bool = False
+
+
 def assign_splits(
     documents: Sequence[Document],
     *,
@@ -70,6 +86,7 @@ def assign_splits(
     test_ratio: float,
     near_duplicate: float,
     official_validation: float = 1.0,
+    folds: Folds | None = None,
     reviewed: Collection[str] = (),
     texts: Sequence[str] | None = None,
 ) -> dict[str, Placement]:
@@ -82,6 +99,8 @@ def assign_splits(
         test_ratio: Share of them that test.
         near_duplicate: Jaccard similarity of the texts' shingles from which two documents stay together.
         official_validation: Share of the groups of an official validation part that validate; the others train.
+        folds: Cross-validation that takes the place of official splits and of ``test_ratio``; synthetic documents are
+            in no fold, and train.
         reviewed: Corpora that have come back from a review; each of their documents takes the place of the one with
             its text.
         texts: Their texts, where those of ``documents`` are empty because memory has no room for them.
@@ -93,12 +112,17 @@ def assign_splits(
     groups = _groups(documents, texts, near_duplicate=near_duplicate, seed=seed)
     names: dict[int, str] = {}
     official: dict[int, int] = {}
+    folded: set[int] = set()
     for group, document in zip(groups, documents, strict=True):
         names[group] = min(names.get(group, document.pmid), document.pmid, key=lambda pmid: (len(pmid), pmid))
         if document.split is not None:
             official[group] = min(official.get(group, len(SPLITS)), _OFFICIAL_ORDER.index(document.split))
+        if document.source != "synthetic":
+            folded.add(group)
 
     def place(group: int, name: str) -> Placement:
+        if folds and group in folded:
+            return Placement(_fold_split(name, seed, validation_ratio, folds), name, "fold")
         if group not in official:
             return Placement(_hashed_split(name, seed, validation_ratio, test_ratio), name, "hash")
         split = _OFFICIAL_ORDER[official[group]]
@@ -111,6 +135,9 @@ def assign_splits(
     for group, document in zip(groups, documents, strict=True):
         kept = placed[group].split == "train" or document.source != "synthetic"
         placements[document.id] = placed[group] if kept else Placement(None, names[group], "synthetic")
+        if folds and folds.by_document and document.source != "synthetic":
+            split = _fold_split(document.id, seed, validation_ratio, folds)
+            placements[document.id] = Placement(split, names[group], "fold")
     if reviewed:
         pairs = list(zip(documents, texts, strict=True))
         corrected = {text: document.source for document, text in pairs if document.source in reviewed}
@@ -401,6 +428,13 @@ def _hashed_split(group: str, seed: int, validation_ratio: float, test_ratio: fl
     if position < test_ratio:
         return test
     return validation if position < test_ratio + validation_ratio else train
+
+
+def _fold_split(name: str, seed: int, validation_ratio: float, folds: Folds) -> str:
+    train, validation, test = SPLITS
+    if int(_position(f"{seed}:{name}") * folds.count) == folds.test:
+        return test
+    return validation if _position(f"{seed}:validation:{name}") < validation_ratio else train
 
 
 def _position(text: str) -> float:

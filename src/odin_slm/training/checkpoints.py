@@ -49,35 +49,38 @@ def digest_of(base: BaseModel, params: TrainingParams, rows: Sequence[Sequence[A
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
-def noted_split(work: Path) -> dict[str, int]:
-    """Return batch size and accumulation of the run whose checkpoints are in a folder; nothing if there are none.
+def noted_settings(work: Path) -> dict[str, Any]:
+    """Return what the run whose checkpoints are in a folder found out: nothing if there are none.
 
-    A run that had to halve its batch resumes with the halved batch.
+    A run that had to halve its batch resumes with the halved batch, and one that chose its precision by timing resumes
+    in that one, on any machine.
     """
-    split: dict[str, int] = _note(work).get("split", {})
-    return split if newest(work) else {}
+    settings: dict[str, Any] = _note(work).get("settings", {})
+    return settings if newest(work) else {}
 
 
-def split_as_noted(work: Path, params: TrainingParams) -> TrainingParams:
-    """Return the parameters with the split of :func:`noted_split`.
+def as_noted(work: Path, params: TrainingParams) -> TrainingParams:
+    """Return the parameters with the settings of :func:`noted_settings`; a precision that they name themselves stays.
 
     Raises:
         BackendError: They ask for steps of another number of examples.
     """
-    split = noted_split(work)
-    if split and params.batch_size != "auto":
+    noted = noted_settings(work)
+    if noted and params.batch_size != "auto":
         asked = params.batch_size * params.gradient_accumulation_steps
-        noted = split["batch_size"] * split["gradient_accumulation_steps"]
-        examples = noted * int(_note(work).get("processes", 1))
+        step = noted["batch_size"] * noted["gradient_accumulation_steps"]
+        examples = step * int(_note(work).get("processes", 1))
         # Each of several processes may have been given its share of a step; how many there are is not known yet.
         shared = params.launcher != "none" and examples % asked == 0
-        if asked not in (noted, examples) and not shared:
+        if asked not in (step, examples) and not shared:
             raise BackendError(
                 f"the checkpoints are of steps of {examples} examples, and batch_size times accumulation is {asked}.",
                 where="training.resume",
                 fix="Restore both, or set training.resume=false to start again.",
             )
-    return params.model_copy(update=split)
+    if params.precision != "auto":
+        noted = {name: value for name, value in noted.items() if name != "precision"}
+    return params.model_copy(update=noted)
 
 
 def shared_out(work: Path, params: TrainingParams, processes: int) -> TrainingParams:
@@ -85,7 +88,7 @@ def shared_out(work: Path, params: TrainingParams, processes: int) -> TrainingPa
 
     Args:
         work: Folder of the run.
-        params: Parameters with the batch size and the accumulation that :func:`noted_split` returns.
+        params: Parameters with the batch size and the accumulation that :func:`noted_settings` returns.
         processes: How many processes there are now.
 
     Raises:
@@ -107,7 +110,7 @@ def shared_out(work: Path, params: TrainingParams, processes: int) -> TrainingPa
     return params.model_copy(update={"batch_size": batch, "gradient_accumulation_steps": share // batch})
 
 
-def prepare(work: Path, digest: str, split: Mapping[str, int], processes: int = 1, *, resume: bool) -> None:
+def prepare(work: Path, digest: str, settings: Mapping[str, Any], processes: int = 1, *, resume: bool) -> None:
     """Empty the folder for a new run, or, to resume one, set its incomplete checkpoints aside.
 
     What somebody laid beside the checkpoints, as a ``checkpoint-best``, stays.
@@ -115,7 +118,7 @@ def prepare(work: Path, digest: str, split: Mapping[str, int], processes: int = 
     Args:
         work: Folder of the run.
         digest: What :func:`digest_of` returns.
-        split: Batch size and accumulation, for :func:`noted_split`.
+        settings: Batch size, accumulation and precision, for :func:`noted_settings`.
         processes: Their number, for :func:`shared_out`.
         resume: Whether to keep the checkpoints.
 
@@ -141,7 +144,7 @@ def prepare(work: Path, digest: str, split: Mapping[str, int], processes: int = 
     if resume:
         logger.info("There is no checkpoint to resume from; training starts from the beginning.")
     _empty(work, aside=not resume)
-    note.write_text(json.dumps({"job": digest, "split": dict(split), "processes": processes}), encoding="utf-8")
+    note.write_text(json.dumps({"job": digest, "settings": dict(settings), "processes": processes}), encoding="utf-8")
 
 
 def rotate(work: Path, limit: int, kept: Collection[str]) -> None:

@@ -77,7 +77,8 @@ def train_lora(
     backend = backends.choose(params)
     run = launch if params.launcher == "accelerate" or backends.needs_process(backend) else train_here
     if params.resume:
-        params = checkpoints.split_as_noted(work, params)
+        params = checkpoints.as_noted(work, params)
+    params = params.model_copy(update={"precision": backends.precision(params)})  # once, for all processes
     if run is train_here:
         params = checkpoints.shared_out(work, params, 1)
     if params.batch_size == "auto":
@@ -217,8 +218,8 @@ def _resume_point(
         agree(_found_here(base, params, digest))
         keep_on_each_machine(work, arguments)
     if arguments.should_save:
-        split = {key: getattr(params, key) for key in ("batch_size", "gradient_accumulation_steps")}
-        checkpoints.prepare(work, digest, split, processes, resume=params.resume)
+        settings = {key: getattr(params, key) for key in ("batch_size", "gradient_accumulation_steps", "precision")}
+        checkpoints.prepare(work, digest, settings, processes, resume=params.resume)
     arguments.distributed_state.wait_for_everyone()
     checkpoint = same_checkpoint(work, arguments) if several else checkpoints.newest(work)
     if checkpoint:

@@ -216,7 +216,7 @@ PROTOCOLS = (
         None,
         "An entity is right when its place and type are, a relation when its type and the places and types of its "
         "arguments are; macro figures are means over types (Eberts and Ulges 2020). Sentences with an adverse effect "
-        "alone, split by document. Published figures are means over ten folds by sentence, which leak.",
+        "alone. Published figures are means over ten folds by sentence, which leak; see combination.folds.",
         _ade,
     ),
 )

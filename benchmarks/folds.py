@@ -40,7 +40,7 @@ Rows = list[dict[str, Any]]
 
 def folds_of(documents: Sequence[Document], count: int, *, by_document: bool) -> dict[str, int]:
     """Return the fold that tests each document."""
-    found = {}
+    found: dict[str, int] = {}
     for test in range(count):
         folds = Folds(count, test, by_document)
         placed = assign_splits(

@@ -110,6 +110,35 @@ def assign_splits(
     """
     texts = Mapped(attrgetter("text"), documents) if texts is None else texts
     groups = _groups(documents, texts, near_duplicate=near_duplicate, seed=seed)
+    shares = validation_ratio, test_ratio, official_validation
+    placed = _placed_groups(groups, documents, seed, shares, folds)
+    placements: dict[str, Placement] = {}
+    for group, document in zip(groups, documents, strict=True):
+        kept = placed[group].split == "train" or document.source != "synthetic"
+        placements[document.id] = placed[group] if kept else Placement(None, placed[group].group, "synthetic")
+        if folds and folds.by_document and document.source != "synthetic":
+            split = _fold_split(document.id, seed, validation_ratio, folds)
+            placements[document.id] = Placement(split, placed[group].group, "fold")
+    if reviewed:
+        pairs = list(zip(documents, texts, strict=True))
+        corrected = {text: document.source for document, text in pairs if document.source in reviewed}
+        for document, text in pairs:
+            if corrected.get(text, document.source) != document.source:  # of two reviews the later one counts
+                placements[document.id] = Placement(None, placements[document.id].group, "corrected")
+    for replaced in _replaced_annotations(documents, texts, placements, reviewed):
+        placements[replaced] = Placement(None, placements[replaced].group, "shared abstract")
+    return placements
+
+
+def _placed_groups(
+    groups: Sequence[int],
+    documents: Sequence[Document],
+    seed: int,
+    shares: tuple[float, float, float],
+    folds: Folds | None,
+) -> dict[int, Placement]:
+    """Return the place of every group; shares are validation_ratio, test_ratio and official_validation."""
+    validation_ratio, test_ratio, official_validation = shares
     names: dict[int, str] = {}
     official: dict[int, int] = {}
     folded: set[int] = set()
@@ -130,23 +159,7 @@ def assign_splits(
             return Placement("train", name, "hash")
         return Placement(split, name, "official")
 
-    placed = {group: place(group, name) for group, name in names.items()}
-    placements: dict[str, Placement] = {}
-    for group, document in zip(groups, documents, strict=True):
-        kept = placed[group].split == "train" or document.source != "synthetic"
-        placements[document.id] = placed[group] if kept else Placement(None, names[group], "synthetic")
-        if folds and folds.by_document and document.source != "synthetic":
-            split = _fold_split(document.id, seed, validation_ratio, folds)
-            placements[document.id] = Placement(split, names[group], "fold")
-    if reviewed:
-        pairs = list(zip(documents, texts, strict=True))
-        corrected = {text: document.source for document, text in pairs if document.source in reviewed}
-        for document, text in pairs:
-            if corrected.get(text, document.source) != document.source:  # of two reviews the later one counts
-                placements[document.id] = Placement(None, placements[document.id].group, "corrected")
-    for replaced in _replaced_annotations(documents, texts, placements, reviewed):
-        placements[replaced] = Placement(None, placements[replaced].group, "shared abstract")
-    return placements
+    return {group: place(group, name) for group, name in names.items()}
 
 
 def _groups(documents: Sequence[Document], texts: Sequence[str], *, near_duplicate: float, seed: int) -> list[int]:

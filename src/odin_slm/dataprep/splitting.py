@@ -48,10 +48,9 @@ class Placement:
         split: One of :data:`odin_slm.core.record.SPLITS`, or None where the document is not used.
         group: Smallest PubMed id of the documents that must stay together.
         rule: ``official``, ``hash`` (also where a document of an official validation part trains), ``fold`` of a
-            cross-validation, ``shared abstract``
-            for one that another corpus's annotation replaces, ``corrected`` for one whose corrected annotation has come
-            back from a review, or ``synthetic`` for a synthetic document that is a near-duplicate of a validation or
-            test document.
+            cross-validation, ``shared abstract`` for one that another corpus's annotation replaces, ``corrected`` for
+            one whose corrected annotation has come back from a review, or ``synthetic`` for a synthetic document that
+            is a near-duplicate of a validation or test document.
     """
 
     split: str | None

@@ -95,7 +95,9 @@ def place_documents(
             raise ReviewError(
                 f"it was corrected beside a model's predictions, and is a {split} document here.",
                 where=f"corpus {document.source}, document {document.id}",
-                fix="Take it out, or split as when it was chosen: the same corpora, seed, ratios and near_duplicate.",
+                fix="Leave its corpus out of a cross-validation (combination.folds)."
+                if params.folds
+                else "Take it out, or split as when it was chosen: the same corpora, seed, ratios and near_duplicate.",
             )
     return {d.id: {**placements[d.id].to_dict(), "pmid": d.pmid, "source": d.source} for d in parsed}
 

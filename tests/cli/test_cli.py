@@ -151,6 +151,17 @@ def test_a_number_in_a_file_where_text_is_needed_is_named_with_its_quotes(
     assert_one_message(kedro_run(), "training.optimizer: ", "found 1.1", 'in quotes, as optimizer: "1.10"')
 
 
+def test_of_a_rule_over_several_keys_the_reason_is_told_and_not_all_values(
+    kedro_run: Callable[..., Result], bare_project: Path
+) -> None:
+    broken = "{early_stopping_patience: 2, load_best_model_at_end: false}"
+    (bare_project / "conf/base/parameters.yml").write_text(f"training: {broken}\n")
+    result = kedro_run()
+    assert_one_message(result, "training: early_stopping_patience needs load_best_model_at_end")
+    assert "Value error" not in result.output
+    assert "found {" not in result.output
+
+
 def test_params_without_a_value_are_refused(kedro_run: Callable[..., Result]) -> None:
     result = kedro_run("--params", "training")
     assert result.exit_code == 2

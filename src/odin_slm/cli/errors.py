@@ -141,13 +141,17 @@ _REASON = re.compile(r"  (?P<reason>\S.*) \[type=(?P<type>\w+), input_value=(?P<
 
 
 def _invalid(message: str) -> Iterator[str]:
-    """Yield ``key: reason, found value`` for each fault in Kedro's account of pydantic's errors."""
+    """Yield ``key: reason`` for each fault in Kedro's account of pydantic's errors, with the value of a single key."""
     parameter = key = ""
     for line in message.splitlines():
         if match := _PARAMETER.fullmatch(line):
             parameter = key = match["name"]
         elif match := _REASON.fullmatch(line):
-            yield f"{key}: {match['reason']}, found {match['value']}{_quotes(key, match['type'])}"
+            reason = match["reason"].removeprefix("Value error, ")
+            if match["type"] == "value_error" and match["value"].startswith("{"):  # of a rule over several keys
+                yield f"{key}: {reason}"
+            else:
+                yield f"{key}: {reason.removesuffix('.')}, found {match['value']}{_quotes(key, match['type'])}"
         elif not line.startswith(" "):
             key = f"{parameter}.{line}"
 

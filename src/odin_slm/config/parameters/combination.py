@@ -35,7 +35,7 @@ class CombinationParams(Parameters):
     """Which of them tests, from 0 on."""
     fold_by: Literal["abstract", "document"] = "abstract"
     """What lies in one fold: abstract, as in every split here; document, so that sentences of one abstract lie in
-    several, as in ADE's published folds: the splits leak then, and no release is made of them."""
+    several, as in ADE's published folds: the splits leak then, and a release is refused."""
     near_duplicate: float = Field(default=0.7, ge=0.05, le=1.0)
     """Jaccard similarity of character 5-grams from which two texts must stay together."""
     quality_profile: Literal["exploration", "ml-training", "publishing"] = "ml-training"

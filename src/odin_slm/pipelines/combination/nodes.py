@@ -175,7 +175,7 @@ def check_leakage(
     Raises:
         LeakageError: A document, an input or a near-duplicate lies in two splits, or something that the task forbids
             lies where it must not; nothing is saved then. Folds by document may leak: the report counts it, quality
-            fails, and no release is made.
+            fails, and the data gate refuses a release.
     """
     pmids = {identifier: placed["pmid"] for identifier, placed in splits.items()}
     what, seed = task.task(), params.seed + _SECOND_OPINION

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from conftest import ROOT
+from odin_slm.core.document import Document, Mention, Relation
 from odin_slm.core.record import Record
 from odin_slm.models.backends import cuda
 from odin_slm.tasks.extraction.format import Entity, Extraction, RelationTriple, parse, render
@@ -119,3 +120,37 @@ def test_a_word_that_training_seldom_marks_is_in_no_dictionary() -> None:
     unmarked = [Record(**nothing, input="No pain, and pain no more.", id=f"ade-{number}") for number in (2, 3)]
     find = baselines.dictionary([marked, *unmarked])
     assert [kind for *_, kind in find(marked)] == ["Drug"]
+
+
+def test_both_ways_of_folding_test_every_sentence_once_and_gold_scores_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # as where it is run from
+    folds = benchmark("folds")
+    documents = [adverse_effect(n) for n in range(60)]
+    pmids = {document.id: document.pmid for document in documents}
+    for by_document, torn in ((False, False), (True, True)):
+        fold = folds.folds_of(documents, 5, by_document=by_document)
+        assert fold.keys() == pmids.keys()
+        assert set(fold.values()) == set(range(5))
+        several = {pmid for pmid in pmids.values() if len({fold[d] for d in fold if pmids[d] == pmid}) > 1}
+        assert bool(several) is torn
+    rows = [{"document_id": d.id, "input": d.text, "prediction": extraction_of(d)} for d in documents]
+    assert folds.strict(rows, documents) == {"entity": 1.0, "relation": 1.0}
+    nothing = [{**row, "prediction": render(Extraction((), ()))} for row in rows[:30]] + rows[30:]
+    assert folds.strict(nothing, documents) == pytest.approx({"entity": 2 / 3, "relation": 2 / 3})
+
+
+def adverse_effect(number: int) -> Document:
+    drug, effect = f"drug{number * 7919 % 10007}", f"rash{number * 104729 % 9973}"
+    text = f"{drug} gave patient {number * 31 % 977} in ward {number * 17 % 89} {effect}."
+    mentions = tuple(
+        Mention(text.index(name), text.index(name) + len(name), name, kind, (name,))
+        for name, kind in ((drug, "Drug"), (effect, "Symptom"))
+    )
+    relations = (Relation("causes", drug, effect),)
+    return Document(f"ade-{number}", text, "ade", str(number // 3), mentions=mentions, relations=relations)
+
+
+def extraction_of(document: Document) -> str:
+    entities = tuple(Entity(mention.type, mention.text) for mention in document.mentions)
+    triples = tuple(RelationTriple(one.head, one.type, one.tail) for one in document.relations)
+    return render(Extraction(entities, triples))

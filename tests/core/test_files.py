@@ -32,3 +32,25 @@ def test_a_folder_takes_the_place_of_the_old_one_when_it_is_full(tmp_path: Path)
     replace_folder(tmp_path / "copy", target)
     assert [file.name for file in (tmp_path / "copy").iterdir()] == ["c.txt"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "release"]
+
+
+def test_links_are_followed_and_modes_stay(tmp_path: Path) -> None:
+    real = tmp_path / "disk"
+    write_text(real / "queue.jsonl", "old")
+    (real / "queue.jsonl").chmod(0o664)
+    (real / "folder").mkdir(mode=0o770)
+    (real / "folder").chmod(0o770)
+    (tmp_path / "queue.jsonl").symlink_to(real / "queue.jsonl")
+    (tmp_path / "folder").symlink_to("disk/folder")
+    (tmp_path / "none.txt").symlink_to(real / "later/none.txt")
+    write_text(tmp_path / "queue.jsonl", "new")
+    write_text(tmp_path / "none.txt", "new")
+    with new_folder(tmp_path / "folder") as fresh:
+        write_text(fresh / "a.txt", "a")
+    links = [path for path in tmp_path.iterdir() if path.is_symlink()]
+    assert sorted(path.name for path in links) == ["folder", "none.txt", "queue.jsonl"]
+    assert (real / "queue.jsonl").read_text() == (real / "later/none.txt").read_text() == "new"
+    assert oct((real / "queue.jsonl").stat().st_mode)[-3:] == "664"
+    assert oct((real / "folder").stat().st_mode)[-3:] == "770"
+    assert sorted(path.name for path in real.iterdir()) == ["folder", "later", "queue.jsonl"]
+    assert (tmp_path / "folder/a.txt").read_text() == "a"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from odin_slm.core.folding import fold
+from odin_slm.core.folding import chunks, fold
 from odin_slm.tasks.extraction.format import locate
 from odin_slm.tasks.extraction.grounding import ground, merge, occurrences
 from odin_slm.tasks.extraction.metrics import score
@@ -57,6 +57,30 @@ def test_no_place_cuts_a_character() -> None:
     assert locate("\ufb01brosis", "f") == []
     assert locate("e\u0301a", "a") == [(2, 3)], "inside of a word where there is no whole one"
     assert locate("e\u0301a a", "a") == [(4, 5)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A rash_2,  then\nIL-2.", ["A", " ", "rash_2", ",", "  ", "then", "\n", "IL", "-", "2", "."]),
+        (f"{NFD}.", ["Sjo\u0308gren", " ", "syndrome", "."]),
+        ("fi\u00adbrosis, cough\u00ad.", ["fi\u00adbrosis", ",", " ", "cough", "\u00ad", "."]),
+        ("-\u0301a \u0301b", ["-\u0301", "a", " ", "\u0301b"]),
+        ("e\u200b\u0301 \u200b", ["e\u200b\u0301", " ", "\u200b"]),
+    ],
+)
+def test_chunks_cut_no_word_and_no_character(text: str, expected: list[str]) -> None:
+    assert chunks(text) == expected
+
+
+@given(st.text(alphabet="aé\u0301\u00ad -.\n1"))
+def test_a_name_of_whole_chunks_stands_in_its_text(text: str) -> None:
+    parts = chunks(text)
+    assert "".join(parts) == text
+    for begin in range(len(parts)):
+        for end in range(begin + 1, len(parts) + 1):
+            name = "".join(parts[begin:end])
+            assert locate(text, name) or not fold(name)
 
 
 def test_a_blank_name_stands_nowhere() -> None:

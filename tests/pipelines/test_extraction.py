@@ -149,6 +149,68 @@ def test_nothing_to_read_is_named(tmp_path: Path) -> None:
             DocumentsDataset(source={"path": path}).load()
 
 
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")])
+def test_a_folder_that_cannot_be_looked_into_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    (tmp_path / "closed").mkdir()
+    jsonl(tmp_path / "a.jsonl")
+    scan = os.scandir
+
+    def refuses(path: Any) -> Any:
+        if Path(path).name == "closed":
+            raise OSError(error.errno, error.strerror, str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuses)
+    with pytest.raises(DatasetError, match=rf"closed: the folder cannot be looked into \({error.strerror}\)"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("results", "found"), [("", 1), ("out", 1), ("../notes/out/", 1), ("elsewhere", 2), ("..", 2), (None, 2)]
+)
+def test_what_a_run_has_written_is_no_document_of_the_next(tmp_path: Path, results: str | None, found: int) -> None:
+    notes = tmp_path / "notes"
+    (notes / "out").mkdir(parents=True)
+    jsonl(notes / "a.jsonl", TEXTS[:1])
+    shard = "shard-00000-0123456789abcdef.parquet"
+    target = notes / ("" if results == "" else "out") / shard
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"id": "1", "text": TEXTS[1]}]), target)
+    own = None if results is None else str(notes / results)
+    documents = DocumentsDataset(source={"path": str(notes), "results": own}).load()
+    assert len(list(documents("text", "id"))) == found
+
+
+def test_a_job_warns_before_the_results_of_another_one_go(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def job(name: str, rows: int = 1) -> None:
+        shard = {"name": name, "rows": [{"id": "1", "text": TEXTS[0]}] * rows, "failed": []}
+        ExtractionShardsDataset(filepath=str(tmp_path)).save(lambda _: iter([shard, {"manifest": {"shards": [name]}}]))
+
+    job(first := "shard-00000-0123456789abcdef")
+    job(first)
+    assert not caplog.messages
+    job("shard-00000-fedcba9876543210")
+    assert "the results of an earlier job" in caplog.text
+    assert "extractions=DIR" in caplog.text
+    assert not list(tmp_path.glob(f"{first}*"))
+
+
+def test_a_job_whose_shards_another_one_has_removed_says_so(tmp_path: Path) -> None:
+    own, other = "shard-00000-0123456789abcdef", "shard-00000-fedcba9876543210"
+    rows = [{"id": "1", "text": TEXTS[0]}]
+
+    def parts(_: Any) -> Any:
+        yield {"name": own, "rows": rows, "failed": []}
+        last = [{"name": other, "rows": rows, "failed": []}, {"manifest": {"shards": [other]}}]
+        ExtractionShardsDataset(filepath=str(tmp_path)).save(lambda _: iter(last))
+        yield {"manifest": {"shards": [own]}}
+
+    with pytest.raises(DatasetError, match="1 of 1 shards are gone"):
+        ExtractionShardsDataset(filepath=str(tmp_path)).save(parts)
+    assert json.loads((tmp_path / "manifest.json").read_text())["shards"][0]["name"] == other
+
+
 # Jobs
 
 

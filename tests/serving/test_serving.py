@@ -28,6 +28,7 @@ from typing import Any
 import httpx
 import pytest
 from click.testing import CliRunner
+from pydantic import ValidationError
 
 from conftest import ROOT
 from extraction_values import TASK, question
@@ -309,8 +310,33 @@ def test_the_rate_is_limited_by_key(tiny_base: Path) -> None:
         assert 1 <= int(refused.headers["retry-after"]) <= 61
         assert client.get("/model", headers={"x-api-key": "b"}).status_code == 200
         assert metric(client, 'odin_refused_requests_total{reason="rate_limit"}') == 2
-    with pytest.raises(ServingError, match="rate limit"):
-        service(tiny_base, rate_limit="often").__enter__()
+    for written in ("often", "0/minute", "10/second; 600/minute"):
+        with pytest.raises(ServingError, match=r"not a rate limit .*600/minute"):
+            service(tiny_base, rate_limit=written).__enter__()
+
+
+def test_a_request_that_outlasts_the_end_of_the_service_is_told_so(tiny_base: Path) -> None:
+    with service_process(model=tiny_base, decoders="threads", drain_s=1) as (process, client):
+        with socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=30) as slow:
+            slow.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            wait_for(lambda: metric(client, "odin_requests_in_flight") >= 2)
+            process.send_signal(signal.SIGTERM)
+            answer = slow.makefile("rb").read().decode()
+        assert process.wait(20) == 0
+        assert process.stderr is not None
+        lines = [json.loads(line) for line in process.stderr]
+    assert answer.startswith("HTTP/1.1 503")
+    assert "retry-after: 1" in answer
+    assert "unavailable" in answer
+    assert [line["status"] for line in lines if line.get("endpoint") == "/predict"] == [503]
+    assert not any("traceback" in line for line in lines)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8001", "http://", "http://host:port", "ftp://host"])
+def test_an_address_of_vllm_that_is_none_is_refused_at_the_start(address: str) -> None:
+    with pytest.raises(ValidationError, match=r"vllm_url\s+.*expected an address as http://127.0.0.1:8001"):
+        ServingSettings(vllm_url=address)
+    assert ServingSettings(vllm_url="http://host:8001/v1/").vllm_url == "http://host:8001"
 
 
 @pytest.mark.parametrize("storage", ["reddis://:sesame@host:6379", "redis://:ses:ame@host:x", "nowhere"])

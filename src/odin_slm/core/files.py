@@ -1,4 +1,7 @@
-"""Writing that is whole or not at all: a temporary name beside the target, then a replace."""
+"""Writing that is whole or not at all: a temporary name beside the target, then a replace.
+
+A symbolic link is followed, as by any program that writes: what it names is replaced, and the link stays.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,24 @@ from pathlib import Path
 
 def write_text(path: Path, text: str | Iterable[str]) -> None:
     """Write a UTF-8 file, given whole or in pieces; on any failure the old content stays, and nothing else is left."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.resolve().parent.mkdir(parents=True, exist_ok=True)
     with new_file(path) as new, new.open("w", encoding="utf-8", newline="\n") as stream:
         stream.writelines([text] if isinstance(text, str) else text)
 
 
 @contextmanager
 def new_file(target: Path) -> Iterator[Path]:
-    """Write a fresh file that takes the target's place when the block ends well.
+    """Write a fresh file that takes the target's place when the block ends well, with the mode that the target had.
 
     Yields:
         The name of the file to write, in the target's folder; it is removed when the block raises.
     """
+    target = target.resolve()
     new = _temporary(target)
     try:
         yield new
+        if target.exists():
+            shutil.copymode(target, new)
         os.replace(new, target)
     finally:
         new.unlink(missing_ok=True)
@@ -39,12 +45,14 @@ def new_folder(target: Path) -> Iterator[Path]:
     Yields:
         An empty temporary folder beside ``target``; it is removed when the block raises.
     """
+    target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     new, old = _temporary(target), _temporary(target)
     new.mkdir()
     try:
         yield new
         if target.exists():
+            shutil.copymode(target, new)
             os.replace(target, old)
         try:
             os.replace(new, target)

@@ -8,11 +8,12 @@ D146), without ignorable characters, with one kind of dash and of quotes, and si
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 _IGNORABLE = frozenset(
     chr(code)
@@ -33,6 +34,7 @@ _ALIKE = str.maketrans(
     }
 )
 _SPACED = re.compile(r"\s\s|[^\S ]")
+_ASCII_CHUNK = re.compile(r"\s+|\w+|[^\w\s]")
 
 
 def fold(text: str) -> str:
@@ -98,6 +100,22 @@ def folded_name(name: str, *, case: bool) -> str:
     """Return a name as it stands in :attr:`Folded.text`."""
     text = name if name.isascii() else _letters(name, case=case)
     return " ".join((text.casefold() if case else text).split())
+
+
+def chunks(text: str) -> list[str]:
+    """Cut a text, whole, into runs of white space, words, and other characters.
+
+    What no name may begin or end within stays in one: a character and the marks on it, and a word with what nobody sees
+    in it.
+    """
+    return (_ASCII_CHUNK if text.isascii() else _any_chunk()).findall(text)
+
+
+@cache
+def _any_chunk() -> re.Pattern[str]:
+    unseen = _UNSEEN.pattern
+    marks = "".join(filter(unicodedata.combining, map(chr, range(sys.maxunicode + 1))))
+    return re.compile(rf"\s+|[\w{marks}](?:{unseen}*[\w{marks}])*|[^\w\s](?:{unseen}*[{marks}])*")
 
 
 def _character(text: str, begin: int) -> tuple[int, int]:

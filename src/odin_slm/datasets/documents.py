@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from typing import Any
 from kedro.io import AbstractDataset
 
 from odin_slm.core.document import GivenDocument
-from odin_slm.core.errors import MissingInputError
+from odin_slm.core.errors import MissingInputError, StorageError
 from odin_slm.core.hashing import canonical_json, canonical_jsonl
 from odin_slm.datasets import ReadOnlyDataset
 from odin_slm.datasets.sources.document_files import FORMS, form_of, read_file
@@ -27,6 +28,11 @@ _NAMED = 10
 _AT_ONCE = 16
 _OWN = re.compile(r"(shard-\d{5,}-[0-9a-f]{16})\.(parquet|failed\.jsonl)")
 """Names of what a job writes (``inference/batch.py``); everything else in the folder is somebody else's."""
+_MANIFEST = "manifest.json"
+_REPLACES = (
+    "%s holds the results of an earlier job; what this one does not share with it is removed when this one ends. To "
+    "keep it, stop, and run with --params extractions=DIR."
+)
 _log = logging.getLogger(__name__)
 
 
@@ -37,10 +43,12 @@ class DocumentsDataset(ReadOnlyDataset[Read | None]):
     ``.parquet``, ``.txt`` (one document a file), ``.xml`` (PubMed citations,
     https://dtd.nlm.nih.gov/ncbi/pubmed/doc/out/250101/); all but Parquet also with ``.gz``. In a folder, files with
     other suffixes are left alone, and so is what is hidden (``.ipynb_checkpoints`` holds every notebook user's files
-    twice).
+    twice), and what an earlier run has written of these documents.
 
     Args:
-        source: Holds ``path``: the file or folder, or the address of one, or None where the user names none.
+        source: Holds ``path``: the file or folder, or the address of one, or None where the user names none; and
+            ``results``, where the run writes: results in a folder below the documents', or shards among them, are no
+            documents.
         optional: Whether None is loaded then.
     """
 
@@ -51,6 +59,7 @@ class DocumentsDataset(ReadOnlyDataset[Read | None]):
     ) -> None:
         place = source["path"]
         self._place = place if not place or is_address(place) else str(Path(place).absolute())
+        self._results = source.get("results")
         self._optional = optional
         self.metadata = metadata
 
@@ -68,7 +77,9 @@ class DocumentsDataset(ReadOnlyDataset[Read | None]):
             return None
         if not self._place:
             raise MissingInputError("no documents are named.", where="documents", fix=fix)
-        files = [file for file in folder_at(self._place).files() if form_of(file.name) and not _hidden(file.name)]
+        own = _own_results(self._place, self._results) if self._results else None
+        found = (file for file in folder_at(self._place).files() if form_of(file.name) and not _hidden(file.name))
+        files = [file for file in found if own is None or not own.match(file.name)]
         if not files:
             raise MissingInputError("there is no file of documents.", where=self._place, fix=fix)
 
@@ -89,8 +100,8 @@ class ExtractionShardsDataset(AbstractDataset[Shards, list[str]]):
     """A folder of Parquet shards, written one by one as they are made, and ``manifest.json``, written at the end.
 
     A save is lazy: it asks for the shards that an earlier attempt has not left there. A shard's failed documents stand
-    beside it in ``NAME.failed.jsonl``. The manifest says which shards are the job's; writing it removes those of other
-    jobs.
+    beside it in ``NAME.failed.jsonl``. The manifest says which shards are the job's; with it those of other jobs go, of
+    which a job warns as soon as it has a shard of its own.
 
     Args:
         filepath: The folder, on this machine or in an object store.
@@ -110,9 +121,14 @@ class ExtractionShardsDataset(AbstractDataset[Shards, list[str]]):
 
         Raises:
             MissingInputError: The job has read nothing; manifest and reasons are written.
-            StorageError: The object store cannot be reached, or does not let this user in.
+            StorageError: The object store cannot be reached, or does not let this user in; or another job has removed
+                shards of this one.
         """
+        earlier = self._listed()
         for part in data(frozenset(name.removesuffix(".parquet") for name in self._shards())):
+            if earlier and part.get("name") not in (None, *earlier):
+                _log.warning(_REPLACES, self._place)
+                earlier = []
             self._write(part)
 
     def _write(self, data: dict[str, Any]) -> None:
@@ -129,9 +145,18 @@ class ExtractionShardsDataset(AbstractDataset[Shards, list[str]]):
 
         folder, names = folder_at(self._place), manifest["shards"]
         there = folder.names()
-        for name in there:
-            if (own := _OWN.fullmatch(name)) and own[1] not in names:
-                folder.remove(name)
+        if gone := [name for name in names if f"{name}.parquet" not in there]:
+            raise StorageError(
+                f"{len(gone)} of {len(names)} shards are gone since this job wrote them ({gone[0]}.parquet, …); "
+                "another job that ends in this folder removes them.",
+                where=self._place,
+                fix="Run again, which makes them anew; give jobs at the same time a folder each: extractions=DIR.",
+            )
+        others = [name for name in there if (own := _OWN.fullmatch(name)) and own[1] not in names]
+        for name in others:
+            folder.remove(name)
+        if others:
+            _log.info("%d files of other jobs were removed from %s.", len(others), self._place)
 
         def described(name: str) -> dict[str, Any]:
             failed = len(_lines(folder, _failed(name))) if _failed(name) in there else 0
@@ -142,7 +167,7 @@ class ExtractionShardsDataset(AbstractDataset[Shards, list[str]]):
         with ThreadPoolExecutor(_AT_ONCE) as pool:  # an object store answers many as fast as one
             shards = list(pool.map(described, names))
         totals = {key: sum(shard[key] for shard in shards) for key in ("rows", "failed")}
-        folder.write("manifest.json", canonical_json({**manifest, **totals, "shards": shards}).encode())
+        folder.write(_MANIFEST, canonical_json({**manifest, **totals, "shards": shards}).encode())
         if not totals["failed"]:
             return
         aside = _set_aside(folder, [shard["name"] for shard in shards if shard["failed"]], totals["failed"])
@@ -154,6 +179,16 @@ class ExtractionShardsDataset(AbstractDataset[Shards, list[str]]):
             )
         _log.warning("%d documents were read. %s", totals["rows"], aside)
 
+    def _listed(self) -> list[str]:
+        """Return the names of the shards that a manifest lists here; one that cannot be read lists none."""
+        folder = folder_at(self._place)
+        if _MANIFEST not in folder.names():
+            return []
+        try:
+            return [str(shard["name"]) for shard in json.loads(b"".join(_lines(folder, _MANIFEST)))["shards"]]
+        except (ValueError, KeyError, TypeError):
+            return []
+
     def _shards(self) -> list[str]:
         found = map(_OWN.fullmatch, folder_at(self._place).names())
         return [own[0] for own in found if own and own[2] == "parquet"]
@@ -163,6 +198,16 @@ class ExtractionShardsDataset(AbstractDataset[Shards, list[str]]):
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": self._place}
+
+
+def _own_results(documents: str, results: str) -> re.Pattern[str] | None:
+    """Return what the names of a run's own results begin with, among those below its documents' folder."""
+    source, own = (
+        place.rstrip("/") if is_address(place) else os.path.realpath(place) for place in (documents, results)
+    )
+    if source == own:
+        return re.compile(rf"{_OWN.pattern}\Z")
+    return re.compile(re.escape(own[len(source) + 1 :]) + "/") if own.startswith(f"{source}/") else None
 
 
 def _failed(shard: str) -> str:

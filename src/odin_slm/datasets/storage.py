@@ -7,6 +7,7 @@ client looks for them (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``, a role, …)
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,11 +85,20 @@ class LocalFolder:
         self._path = path
 
     def files(self) -> list[StoredFile]:
-        """Return the files at any depth, in order; of a file itself."""
+        """Return the files at any depth, in order; of a file itself.
+
+        Raises:
+            StorageError: A folder among them may not be looked into; what it holds would be missing without a word.
+        """
         if self._path.is_file():
             return [StoredFile(LocalFolder(self._path.parent), self._path.name)]
-        found = sorted(self._path.rglob("*"))
-        return [StoredFile(self, file.relative_to(self._path).as_posix()) for file in found if file.is_file()]
+        found = [
+            Path(folder, name)
+            for folder, _, names in os.walk(self._path, onerror=_closed)
+            for name in names
+            if Path(folder, name).is_file()
+        ]
+        return [StoredFile(self, file.relative_to(self._path).as_posix()) for file in sorted(found)]
 
     def names(self) -> set[str]:
         """Return the names of the files in this very folder."""
@@ -107,6 +117,15 @@ class LocalFolder:
     def remove(self, name: str) -> None:
         """Remove a file."""
         (self._path / name).unlink()
+
+
+def _closed(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):  # a folder that is not there has no files
+        raise StorageError(
+            f"the folder cannot be looked into ({error.strerror}).",
+            where=str(error.filename),
+            fix="Let this user in, or name the files and folders beside it one by one.",
+        ) from None
 
 
 class StoreFolder:

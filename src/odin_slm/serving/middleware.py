@@ -11,7 +11,7 @@ import uuid
 from typing import Any
 
 from fastapi import HTTPException
-from limits import RateLimitItem, parse
+from limits import RateLimitItem, parse_many
 from limits.storage import storage_from_string
 from limits.strategies import MovingWindowRateLimiter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -65,11 +65,12 @@ class RateLimit:
 
     def __init__(self, written: str, storage: str = "memory://") -> None:
         try:
-            self.item: RateLimitItem = parse(written)
+            items = parse_many(written)
         except ValueError as error:
-            raise ServingError(
-                f"not a rate limit ({error}).", where=f"--rate-limit {written}", fix="Write it as in 600/minute."
-            ) from None
+            raise _not_a_limit(written, str(error)) from None
+        if len(items) != 1 or items[0].amount < 1:
+            raise _not_a_limit(written, "expected one limit, of at least one request")
+        self.item: RateLimitItem = items[0]
         try:
             self._limiter = MovingWindowRateLimiter(storage_from_string(storage, **_patience(storage)))
         except Exception as error:  # the storages raise errors of their own, and quote the address with its password
@@ -98,6 +99,10 @@ class RateLimit:
             return None
         reset: float = limiter.get_window_stats(self.item, client).reset_time
         return max(1, int(reset - time.time()) + 1)
+
+
+def _not_a_limit(written: str, why: str) -> ServingError:
+    return ServingError(f"not a rate limit ({why}).", where=f"--rate-limit {written}", fix="Write it as in 600/minute.")
 
 
 _PAUSE = 10.0
@@ -145,6 +150,11 @@ class RequestMiddleware:
                 await exchange.refuse(*refusal)
             else:
                 await self._app(scope, exchange.receive, exchange.send)
+        except asyncio.CancelledError:
+            # The server cancels what is left after --drain-s, and would answer for it with a plain 500.
+            if exchange.status is not None:
+                raise
+            await exchange.refuse(503, "the service is being stopped; ask again.", {"retry-after": "1"})
         except Exception as error:
             # The traceback names places in the program; the message might quote the text.
             _log.error("failed: %s", type(error).__name__, extra={"traceback": _places(error)})

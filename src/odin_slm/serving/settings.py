@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from odin_slm.config.parameters.base import Precision
 from odin_slm.core.errors import ServingError
@@ -74,6 +74,19 @@ class ServingSettings(BaseModel):
     """Queue to correct at /review, as the review pipeline writes it (queue.jsonl); empty: there is no such page."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe level that is logged."""
+
+    @field_validator("vllm_url")
+    @classmethod
+    def _names_a_server(cls, url: str) -> str:
+        import httpx
+
+        try:
+            found = httpx.URL(url)
+        except httpx.InvalidURL:
+            found = None
+        if url and not (found and found.scheme in ("http", "https") and found.host):
+            raise ValueError("expected an address as http://127.0.0.1:8001.")  # without it: it may hold a password
+        return url.rstrip("/").removesuffix("/v1")
 
     @model_validator(mode="after")
     def _requests_fit_the_queue(self) -> ServingSettings:

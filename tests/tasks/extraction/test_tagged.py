@@ -176,6 +176,20 @@ def test_the_grammar_ends_a_text_that_ends_with_an_entity(form: str) -> None:
         assert grammar.complete(cut) == output  # the same lines, whose probabilities are known
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_no_form_parts_a_letter_from_its_accent(form: str) -> None:
+    text = "After cafe\u0301 came Sjo\u0308gren syn\u00addrome."
+    grammar = task(form).grammar("everything", text)
+    for whole in ("Sjo\u0308gren syn\u00addrome", "cafe\u0301"):
+        output = written(text, Extraction((Entity("Disease", whole),)), form)
+        assert grammar.accepts(output), output
+        for cut in (whole[:-1], whole[:3], whole[:4]):
+            parted = output.replace(f"{whole}\n", f"{cut}\n{whole[len(cut) :] if form == 'inline' else ''}")
+            parted = parted.replace(f"{whole} #", f"{cut} #")
+            assert parted != output
+            assert not grammar.accepts(parted), parted
+
+
 def test_a_list_of_mentions_ends_where_it_would_go_round_or_on_for_ever() -> None:
     grammar = task("numbered").grammar("everything", TEXT)
     entities = NUMBERED.partition("\n\n")[0]

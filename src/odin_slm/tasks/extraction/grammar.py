@@ -6,8 +6,9 @@ entities with a legal type signature (:attr:`odin_slm.tasks.extraction.schema.Ty
 
 The grammars are Lark as llguidance reads it. A line is one terminal: split into several, the greedy lexer would take
 the space before ``--[`` into the name and refuse the arrow. Spans are built from chunks of white space, words and
-single punctuation marks (``%regex {"substring_chunks": …}``), so that a name never starts or ends inside a word. Text
-that the output format would have to escape (line breaks, backslashes, ``--[``) belongs to no span.
+single punctuation marks (``%regex {"substring_chunks": …}``), so that a name never starts or ends inside a word, or
+between a letter and its accent. Text that the output format would have to escape (line breaks, backslashes, ``--[``)
+belongs to no span.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from odin_slm.core.folding import fold
+from odin_slm.core.folding import chunks, fold
 from odin_slm.tasks.extraction import pairs, tagged
 from odin_slm.tasks.extraction.format import (
     ENTITIES_HEADER,
@@ -34,7 +35,6 @@ from odin_slm.tasks.extraction.tagged import escape
 from odin_slm.tasks.grammar import Ending, Judgement, Step
 from odin_slm.tasks.lark import accepts, literal
 
-_CHUNK = re.compile(r"\s+|\w+|[^\w\s]")
 _NEEDS_ESCAPE = re.compile(r"--\[|[\\\r\n]")
 _NUMBER = r"/[1-9][0-9]{0,2}\. /"
 _REPEATS = 3
@@ -76,15 +76,15 @@ class ExtractionGrammar:
         begin = tagged.MENTIONS_HEADER if self.form == "numbered" else ENTITIES_HEADER
         header, heading = literal(f"{begin}\n"), literal(f"\n{RELATIONS_HEADER}\n")
         nothing = literal(f"{NOTHING}\n")
-        chunks = _CHUNK.findall(_NEEDS_ESCAPE.sub("\n", self.text))
-        if not any(chunk.strip() for chunk in chunks):
+        spans = chunks(_NEEDS_ESCAPE.sub("\n", self.text))
+        if not any(chunk.strip() for chunk in spans):
             return f"start: {header} {nothing} {heading}\n"
         types = _any_of(f"[{name}] " for name in self.schema.entities)
         number = ' " #" /[1-9][0-9]{0,2}/' if self.form == "numbered" else ""
         return (
             f"start: {header} entities {heading}\n"
             f"entities: {nothing} | ENTITY+\n"
-            f"SPAN: %regex {json.dumps({'substring_chunks': chunks})}\n"
+            f"SPAN: %regex {json.dumps({'substring_chunks': spans})}\n"
             r"NAME: SPAN & /[^\s](.*[^\s])?/"
             f'\nENTITY: {_NUMBER} {types} NAME{number} "\\n"\n'
         )

@@ -26,7 +26,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Literal, get_args
 
-from odin_slm.core.folding import fold
+from odin_slm.core.folding import chunks, fold
 from odin_slm.tasks.lark import literal
 
 Form = Literal["list", "inline", "numbered"]
@@ -39,8 +39,6 @@ NOTHING = "None"
 Place = tuple[int, int, str]
 """Begin, end and type of an entity in a text."""
 
-_UNIT = re.compile(r"\s*(\w+|[^\w\s])")
-_ESCAPED_UNIT = re.compile(r"(?:\s|\\[nr])*(?:\\[\[\\]|\w+|[^\w\s\\])")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _MARKS = re.compile(r"(\\.)|\[[^]]*\]|\n")
 _OPEN = re.compile(r"(?<!\\)(?:\\\\)*\[")
@@ -49,8 +47,12 @@ _PLAIN = r"([^\[\\\n]|\\[nr\[\\])"
 
 def apart(places: Iterable[Place], text: str) -> list[Place]:
     """Return those places of a text that can be written together, in their order: of two that overlap, the longer."""
-    units = list(_UNIT.finditer(text))
-    begins, ends = {unit.start(1) for unit in units}, {unit.end() for unit in units}
+    begins, ends, place = set[int](), set[int](), 0
+    for chunk in chunks(text):
+        if not chunk.isspace():
+            begins.add(place)
+            ends.add(place + len(chunk))
+        place += len(chunk)
     taken = bytearray(len(text))
     kept = []
     for begin, end, kind in sorted(places, key=lambda place: (place[0] - place[1], place[0])):
@@ -119,7 +121,13 @@ def inline_lark(text: str, types: Sequence[str], end: str) -> str:
     alternation of tag and line break.
     """
     header = literal(f"{TEXT_HEADER}\n")
-    units = _ESCAPED_UNIT.findall(_escape(text.rstrip()))
+    units, space = [], ""
+    for chunk in chunks(text.rstrip()):
+        if chunk.isspace():
+            space = chunk
+        else:
+            units.append(_escape(space + chunk))
+            space = ""
     if not units:
         return f"start: {header} {literal(end)}\n"
     kinds = "|".join(map(_pattern, types))

@@ -177,8 +177,8 @@ def test_what_a_run_has_written_is_no_document_of_the_next(tmp_path: Path, resul
     shard = "shard-00000-0123456789abcdef.parquet"
     target = notes / ("" if results == "" else "out") / shard
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"id": "1", "text": TEXTS[1]}]), target)
-    own = None if results is None else str(notes / results)
-    documents = DocumentsDataset(source={"path": str(notes), "results": own}).load()
+    own = None if results is None else {"path": str(notes / results)}
+    documents = DocumentsDataset(source={"path": str(notes)}, results=own).load()
     assert len(list(documents("text", "id"))) == found
 
 

@@ -46,20 +46,25 @@ class DocumentsDataset(ReadOnlyDataset[Read | None]):
     twice), and what an earlier run has written of these documents.
 
     Args:
-        source: Holds ``path``: the file or folder, or the address of one, or None where the user names none; and
-            ``results``, where the run writes: results in a folder below the documents', or shards among them, are no
-            documents.
+        source: Holds ``path``: the file or folder, or the address of one, or None where the user names none.
+        results: Holds the ``path`` where the run writes: what is in a folder below the documents, or the shards among
+            them, are no documents.
         optional: Whether None is loaded then.
     """
 
     REFUSAL = "documents are read-only."
 
     def __init__(
-        self, *, source: dict[str, str | None], optional: bool = False, metadata: dict[str, Any] | None = None
+        self,
+        *,
+        source: dict[str, str | None],
+        results: dict[str, str] | None = None,
+        optional: bool = False,
+        metadata: dict[str, Any] | None = None,
     ) -> None:
         place = source["path"]
         self._place = place if not place or is_address(place) else str(Path(place).absolute())
-        self._results = source.get("results")
+        self._results = results["path"] if results else ""
         self._optional = optional
         self.metadata = metadata
 

@@ -26,7 +26,7 @@ def examples_of(
         params: Repeats, swapped names and the longest example.
 
     Raises:
-        WrongParameterError: ``params.repeats`` names a source that no record is of, or ``params.swap_names`` asks for
+        WrongParameterError: ``params.repeats`` names what no record is of or lists, or ``params.swap_names`` asks for
             other names where the task's texts hold none.
     """
     taught = [task.taught(record) for record in repeated(train, task, lengths, params)]
@@ -35,14 +35,19 @@ def examples_of(
 
 def repeated(train: Sequence[Record], task: Task, lengths: RecordCounter, params: TrainingParams) -> list[Record]:
     """Return training records as often as a pass has them, with other names in the copies where it is asked for."""
-    sources = {record["source"] for record in train}
-    if unknown := sorted(params.repeats.keys() - sources):
+    kinds = [_kinds(record, task) for record in train] if params.repeats else [frozenset[str]()] * len(train)
+    known = frozenset[str]().union(*kinds)
+    if unknown := sorted(params.repeats.keys() - known):
         raise WrongParameterError(
-            f"no training record is of the source {unknown[0]!r}; there are {', '.join(sorted(sources))}.",
+            f"no training record is of the source {unknown[0]!r}, or lists something of this type; there are "
+            f"{', '.join(sorted(known))}.",
             where="training.repeats",
             fix="Name one of them.",
         )
-    copies = [(record, number) for record in train for number in range(params.repeats.get(record["source"], 1))]
+    times = [max((params.repeats.get(kind, 1) for kind in each), default=1) for each in kinds]
+    copies = [(record, number) for record, often in zip(train, times, strict=True) for number in range(often)]
+    if len(copies) > len(train):
+        logger.info("%d records in a pass: %d training records, some of them repeated.", len(copies), len(train))
     if not params.swap_names:
         return [record for record, _ in copies]
     rename = task.renaming(train, params.swap_names, params.seed)
@@ -61,6 +66,11 @@ def repeated(train: Sequence[Record], task: Task, lengths: RecordCounter, params
     changed = sum(made is not record for made, (record, _) in zip(fitting, copies, strict=True))
     logger.info("%d of %d copies have other names.", changed, len(copies) - len(train))
     return fitting
+
+
+def _kinds(record: Record, task: Task) -> frozenset[str]:
+    """Return what a record may be repeated for: its source, and the types that its output lists."""
+    return frozenset([record["source"], *(kind for kinds in task.labels(record["output"]).values() for kind in kinds)])
 
 
 def _exercises(task: Task, train: Sequence[Record], lengths: RecordCounter, params: TrainingParams) -> list[Record]:

@@ -105,6 +105,30 @@ def test_what_is_listed_stands_in_the_text_as_often_as_before(seed: int, share: 
         assert all(check.holds(after) for check in ExtractionTask().checks() if check.severity == "critical")
 
 
+def test_a_pass_has_records_of_rare_types_more_often() -> None:
+    records = [make_record(document, instruction="i") for document in generate(40, seed=2, corpus="biored")]
+    task = ExtractionTask()
+    listed = [{kind for kinds in task.labels(one["output"]).values() for kind in kinds} for one in records]
+    source = records[0]["source"]
+    rare = sum("treats" in kinds for kinds in listed)
+    both = sum({"treats", "associated_with"} <= kinds for kinds in listed)
+    other = sum("associated_with" in kinds for kinds in listed) - both
+    assert 0 < rare < len(records)
+
+    def repeated(repeats: dict[str, int]) -> list[str]:
+        made = examples.repeated(records, task, lambda some: [1] * len(some), TrainingParams(repeats=repeats))
+        return [one["id"] for one in made]
+
+    once = [one["id"] for one in records]
+    assert repeated({}) == once
+    assert len(repeated({"treats": 4})) == len(records) + 3 * rare
+    assert len(repeated({"treats": 4, "associated_with": 2})) == len(records) + 3 * rare + other
+    assert repeated({source: 2, "treats": 1}) == [name for name in once for _ in range(2)]
+    assert list(dict.fromkeys(repeated({"treats": 4}))) == once
+    with pytest.raises(WrongParameterError, match=r"'cures', or lists something of this type; there are .*treats"):
+        repeated({"cures": 2})
+
+
 def test_copies_alone_have_other_names_and_fit() -> None:
     records = [make_record(document, instruction="i") for document in generate(30, seed=1, corpus="bc5cdr")]
     given = TrainingParams(repeats={"synthetic": 3}, swap_names=0.5)

@@ -54,7 +54,7 @@ class TrainingParams(Parameters):
     epochs: float = Field(default=2.25, gt=0.0)
     """Passes over the training split."""
     repeats: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
-    """Source -> how often a pass has each of its records; once where a source is not named."""
+    """Source, or type of entity or relation -> how often a pass has each record of it; of several the largest holds."""
     swap_names: float = Field(default=0.0, ge=0.0, le=1.0)
     """Chance of each name in a record's copies, all but the first of ``repeats``, to become another of its type."""
     max_steps: int | None = Field(default=None, ge=1)

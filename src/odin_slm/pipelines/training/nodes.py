@@ -70,7 +70,7 @@ def train_adapter(
 
     Raises:
         MissingInputError: A split is absent or empty.
-        WrongParameterError: ``params.repeats`` names a source that no record is of, or ``params.swap_names`` asks for
+        WrongParameterError: ``params.repeats`` names what no record is of or lists, or ``params.swap_names`` asks for
             other names where the task's texts hold none.
     """
     from odin_slm.training.callbacks import with_throughput

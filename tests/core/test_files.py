@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from odin_slm.core.files import new_file, new_folder, replace_folder, write_text
+from odin_slm.core.files import files_below, new_file, new_folder, replace_folder, write_text
 
 
 def test_a_file_that_fails_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
@@ -54,3 +55,17 @@ def test_links_are_followed_and_modes_stay(tmp_path: Path) -> None:
     assert oct((real / "folder").stat().st_mode)[-3:] == "770"
     assert sorted(path.name for path in real.iterdir()) == ["folder", "later", "queue.jsonl"]
     assert (tmp_path / "folder/a.txt").read_text() == "a"
+
+
+def test_files_are_found_by_links_too_and_not_in_circles(tmp_path: Path) -> None:
+    notes, disk = tmp_path / "notes", tmp_path / "disk"
+    for name in ("notes/b.txt", "notes/.hidden/c.txt", "notes/a/d.txt", "notes/a.txt", "disk/e.txt"):
+        write_text(tmp_path / name, "")
+    (notes / "linked").symlink_to(disk)
+    (disk / "back").symlink_to(notes)
+    (notes / "lost.txt").symlink_to(tmp_path / "nowhere")
+    (notes / "itself").symlink_to("itself")
+    os.mkfifo(notes / "pipe.txt")
+    found = [path.relative_to(notes).as_posix() for path in files_below(notes)]
+    assert found == ["a/d.txt", "a.txt", "b.txt", "itself", "linked/e.txt", "lost.txt"]
+    assert files_below(tmp_path / "nowhere") == files_below(notes / "a.txt") == []

@@ -6,11 +6,12 @@ import hashlib
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet
 import pytest
 
-from odin_slm.core.errors import CorpusFormatError, MissingInputError, OdinError
+from odin_slm.core.errors import CorpusFormatError, MissingInputError, OdinError, StorageError
 from odin_slm.corpora.own.block import OwnCorpus
 from odin_slm.datasets.own_corpora import OwnCorporaDataset, RawOwnCorpus
 from own_corpora_files import LAYOUTS, NOTES
@@ -52,6 +53,29 @@ def test_a_link_that_leads_out_of_the_folder_is_refused(notes: Path) -> None:
     (notes / "notes/c.txt").unlink()
     (notes / "notes/c.txt").symlink_to(notes / "notes/a.txt")
     assert raw(notes)["c.txt"] == "a.txt"
+    (notes / "others").mkdir()
+    (notes / "others/d.txt").write_text("d")
+    (notes / "notes/more").symlink_to(notes / "others")
+    with pytest.raises(CorpusFormatError, match=r"more/d\.txt: it is a link that leads out of the folder"):
+        len(raw(notes))
+    (notes / "notes/more").unlink()
+    (notes / "notes/lost.txt").symlink_to("nowhere.txt")
+    with pytest.raises(CorpusFormatError, match=r"lost\.txt: it is a link that leads nowhere"):
+        len(raw(notes))
+
+
+def test_a_folder_that_may_not_be_looked_into_ends_the_run(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (notes / "notes/closed").mkdir()
+    listed = Path.iterdir
+
+    def refuses(path: Path) -> Any:
+        if path.name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuses)
+    with pytest.raises(StorageError, match=r"closed: the folder cannot be looked into \(Permission denied\)"):
+        len(raw(notes))
 
 
 def test_a_link_to_itself_does_not_end_the_search(notes: Path) -> None:

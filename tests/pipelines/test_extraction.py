@@ -155,14 +155,14 @@ def test_a_folder_that_cannot_be_looked_into_ends_the_run(
 ) -> None:
     (tmp_path / "closed").mkdir()
     jsonl(tmp_path / "a.jsonl")
-    scan = os.scandir
+    listed = Path.iterdir
 
-    def refuses(path: Any) -> Any:
-        if Path(path).name == "closed":
+    def refuses(path: Path) -> Any:
+        if path.name == "closed":
             raise OSError(error.errno, error.strerror, str(path))
-        return scan(path)
+        return listed(path)
 
-    monkeypatch.setattr(os, "scandir", refuses)
+    monkeypatch.setattr(Path, "iterdir", refuses)
     with pytest.raises(DatasetError, match=rf"closed: the folder cannot be looked into \({error.strerror}\)"):
         read(tmp_path)
 

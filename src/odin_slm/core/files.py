@@ -5,12 +5,17 @@ A symbolic link is followed, as by any program that writes: what it names is rep
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from odin_slm.core.errors import StorageError
+
+_ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
 
 def write_text(path: Path, text: str | Iterable[str]) -> None:
@@ -69,6 +74,39 @@ def replace_folder(target: Path, source: Path) -> None:
     """Put a copy of ``source`` in the place of ``target``."""
     with new_folder(target) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return the files of a folder at any depth, by the order of their names; of a folder that is not there, none.
+
+    What is hidden is left out. Links are followed, but not in circles; one that leads nowhere is a file that cannot be
+    opened.
+
+    Raises:
+        StorageError: A folder may not be looked into; what it holds would be missing without a word.
+    """
+    return list(_walk(folder, frozenset()))
+
+
+def _walk(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
+    real = folder.resolve()
+    if real in above:
+        return
+    try:
+        found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return
+        raise StorageError(
+            f"the folder cannot be looked into ({error.strerror}).",
+            where=str(folder),
+            fix="Let this user in, or name a folder without it.",
+        ) from None
+    for path in found:
+        if path.is_dir():
+            yield from _walk(path, above | {real})
+        elif path.is_file() or (path.is_symlink() and not path.exists()):  # no pipe, which would be waited for
+            yield path
 
 
 def _temporary(path: Path) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 
 from odin_slm.core import json_text
 from odin_slm.core.errors import CorpusFormatError, MissingInputError, ReviewError
+from odin_slm.core.files import files_below
 from odin_slm.core.hashing import sha256_of
 from odin_slm.corpora.own.block import OwnCorpus
 from odin_slm.datasets import ReadOnlyDataset
@@ -98,17 +99,19 @@ def files_of(folder: Path, block: OwnCorpus) -> Iterator[Path]:
     Raises:
         MissingInputError: There is no such folder, or no such file in it.
         CorpusFormatError: One lies outside the folder, or is too large.
+        StorageError: A folder in it may not be looked into.
     """
     if not folder.is_dir():
         raise MissingInputError("there is no such folder.", where=str(folder), fix="Mend own_corpora.….folder.")
     root = folder.resolve()
     found = 0
-    for file in sorted(folder.rglob("*")):
-        name = file.relative_to(folder)
-        if any(part.startswith(".") for part in name.parts) or not file.is_file():
+    for file in files_below(folder):
+        if not block.holds(file.relative_to(folder).as_posix()):
             continue
-        if not block.holds(name.as_posix()):
-            continue
+        if not file.is_file():
+            raise CorpusFormatError(
+                "it is a link that leads nowhere.", where=str(file), fix="Put the file itself there."
+            )
         if not file.resolve().is_relative_to(root):
             raise CorpusFormatError(
                 "it is a link that leads out of the folder.", where=str(file), fix="Put the file itself there."

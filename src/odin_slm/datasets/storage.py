@@ -7,7 +7,6 @@ client looks for them (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``, a role, …)
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from odin_slm.core.errors import MissingInputError, StorageError
-from odin_slm.core.files import new_file
+from odin_slm.core.files import files_below, new_file
 
 _EXTRAS = {"s3": "s3"}
 """Protocol -> the extra of this package that brings its client."""
@@ -92,13 +91,7 @@ class LocalFolder:
         """
         if self._path.is_file():
             return [StoredFile(LocalFolder(self._path.parent), self._path.name)]
-        found = [
-            Path(folder, name)
-            for folder, _, names in os.walk(self._path, onerror=_closed)
-            for name in names
-            if Path(folder, name).is_file()
-        ]
-        return [StoredFile(self, file.relative_to(self._path).as_posix()) for file in sorted(found)]
+        return [StoredFile(self, file.relative_to(self._path).as_posix()) for file in files_below(self._path)]
 
     def names(self) -> set[str]:
         """Return the names of the files in this very folder."""
@@ -117,15 +110,6 @@ class LocalFolder:
     def remove(self, name: str) -> None:
         """Remove a file."""
         (self._path / name).unlink()
-
-
-def _closed(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError | NotADirectoryError):  # a folder that is not there has no files
-        raise StorageError(
-            f"the folder cannot be looked into ({error.strerror}).",
-            where=str(error.filename),
-            fix="Let this user in, or name the files and folders beside it one by one.",
-        ) from None
 
 
 class StoreFolder:

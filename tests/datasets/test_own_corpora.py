@@ -42,6 +42,9 @@ def test_nothing_is_read_before_a_text_is_asked_for(tmp_path: Path) -> None:
     loaded = OwnCorporaDataset(corpora={"notes": block}, root=str(tmp_path)).load()
     with pytest.raises(MissingInputError, match="there is no such folder"):
         len(loaded["notes"])
+    (tmp_path / "nowhere").write_text("a file")
+    with pytest.raises(MissingInputError, match="it is a file; a corpus is a folder"):
+        len(loaded["notes"])
 
 
 def test_a_link_that_leads_out_of_the_folder_is_refused(notes: Path) -> None:

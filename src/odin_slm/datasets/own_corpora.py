@@ -101,6 +101,10 @@ def files_of(folder: Path, block: OwnCorpus) -> Iterator[Path]:
         CorpusFormatError: One lies outside the folder, or is too large.
         StorageError: A folder in it may not be looked into.
     """
+    if folder.is_file():
+        raise MissingInputError(
+            "it is a file; a corpus is a folder.", where=str(folder), fix=f"Name {folder.parent}, and the file by files."
+        )
     if not folder.is_dir():
         raise MissingInputError("there is no such folder.", where=str(folder), fix="Mend own_corpora.….folder.")
     root = folder.resolve()

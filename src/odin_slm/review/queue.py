@@ -12,7 +12,7 @@ person has added or changed has no ``confidence``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from odin_slm.core import json_text
@@ -41,10 +41,10 @@ def task_of(row: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
     }
     relations: dict[tuple[Any, ...], dict[str, Any]] = {}
     for relation in row["relations"]:
-        ends = [[key for key in sorted(spans) if _is_place(key, relation[side])] for side in ("head", "tail")]
-        pairs = [(head, tail) for head in ends[0] for tail in ends[1] if head != tail]
-        if pairs:
-            head, tail = min(pairs, key=lambda pair: (abs(pair[0][0] - pair[1][0]), pair))
+        heads, tails = (_places(spans, relation[side]) for side in ("head", "tail"))
+        pairs = ((head, tail) for head in heads for tail in tails if head != tail)
+        if nearest := min(pairs, key=lambda pair: (abs(pair[0][0] - pair[1][0]), pair), default=None):
+            head, tail = nearest
             made = {"label": relation["type"], "head_span": _span(*head), "child_span": _span(*tail)}
             relations.setdefault((head, relation["type"], tail), {**made, "confidence": relation["confidence"]})
     return {
@@ -57,10 +57,10 @@ def task_of(row: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _is_place(key: tuple[int, int, str], argument: Mapping[str, Any]) -> bool:
-    begin, end, kind = key
-    there = any((place["begin"], place["end"]) == (begin, end) for place in argument["occurrences"])
-    return there and argument["type"] in (None, kind)
+def _places(spans: Iterable[tuple[int, int, str]], argument: Mapping[str, Any]) -> list[tuple[int, int, str]]:
+    """Return the spans that an argument of a relation stands for."""
+    there = {(place["begin"], place["end"]) for place in argument["occurrences"]}
+    return [span for span in spans if span[:2] in there and argument["type"] in (None, span[2])]
 
 
 def _span(begin: int, end: int, kind: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from odin_slm.config.parameters import CombinationParams, IngestionParams, TaskP
 from odin_slm.core.document import Document
 from odin_slm.core.errors import LeakageError
 from odin_slm.core.record import SPLITS, Record
-from odin_slm.dataprep.splitting import Folds, assign_splits, find_leaks, near_duplicates
+from odin_slm.dataprep.splitting import Folds, assign_splits, contained, find_leaks, near_duplicates
 from odin_slm.pipelines.combination.nodes import assess_quality, check_leakage, place_documents
 
 LEAK_OPTIONS = {"near_duplicate": 0.7, "seed": 1}
@@ -45,6 +45,40 @@ def test_near_duplicates_stay_together() -> None:
     pairs = [sentence(n, text=f"{text} Case {n} was reported.") for n in range(600, 640)]
     placed = assign_splits(MANY + pairs, **OPTIONS)
     assert len({placed[d.id].split for d in pairs}) == 1
+
+
+WITHIN = "In two of the patients GSK-3beta was raised by the drug, and fell again later."
+
+
+def holder(pmid: str, split: str) -> Document:
+    """An abstract that holds the sentence, set otherwise."""
+    document = abstract("biored", pmid, split)
+    return replace(document, text=f"{document.text}. {WITHIN.replace('-', ' - ').replace(',', ' ,')} {document.text}")
+
+
+def test_a_sentence_without_pubmed_id_stays_with_the_abstract_that_holds_it() -> None:
+    mine = replace(sentence(1, pmid="notes-1", text=WITHIN), id="notes-1", source="notes", split="train")
+    numbered = replace(mine, id="notes-2", pmid="2")
+    other = replace(sentence(3, pmid="notes-3"), id="notes-3", source="notes", split="train")
+    placed = assign_splits([mine, numbered, other, holder("7", "test")], **OPTIONS)
+    assert {name: place.split for name, place in placed.items()} == {
+        "notes-1": "test",
+        "notes-2": "test",  # it has the text of the first
+        "notes-3": "train",
+        "biored-7": "test",
+    }
+    assert assign_splits([numbered, holder("7", "test")], **OPTIONS)["notes-2"].split == "train", "ids tell them apart"
+
+
+def test_texts_within_others_are_found_whole_and_across_sides_alone() -> None:
+    texts = [WITHIN, holder("7", "test").text, WITHIN.upper(), " ".join(WITHIN.split()[:8]), "x", f"Un{WITHIN}"]
+    names = [f"n{number}" for number in range(len(texts))]
+    assert list(contained(texts, names)) == [(0, 1), (2, 1)], "not of equal texts, of phrases, or within words"
+    assert list(contained(texts, names, {2})) == [(2, 1)]
+    assert list(contained(texts, names, sides=[0, 0, 1, 1, 1, 1])) == [(2, 1)]
+    assert list(contained(texts, ["1", "2", "3", "4", "5", "6"])) == []
+    assert list(contained(texts, ["1", "2", "n", "4", "5", "6"])) == [(2, 1)]
+    assert list(contained([], [])) == []
 
 
 def test_one_text_in_two_unicode_forms_is_one() -> None:
@@ -190,6 +224,20 @@ def test_a_planted_leak_is_found(planted: str) -> None:
         leak = replace(leak, text=long.replace("boy", "girl"))
     leaks = find_leaks({"train": train, "test": [make_record(leak)]}, pmids, near_duplicate=0.7, seed=1)
     assert any("ade-900" in found["documents"] for found in leaks[planted])
+
+
+def test_an_undivided_document_within_another_one_is_a_leak() -> None:
+    mine = replace(sentence(1, pmid="notes-1", text=WITHIN), id="notes-1")
+    splits = {"train": [make_record(mine)], "test": [make_record(holder("7", "test"))]}
+    pmids = {"notes-1": "notes-1", "biored-7": "7"}
+    leaks = find_leaks(splits, pmids, near_duplicate=0.7, seed=1)
+    assert leaks["near_duplicates"] == [
+        {"documents": ["notes-1", "biored-7"], "splits": ["train", "test"], "contained": True}
+    ]
+    window = {**make_record(mine), "id": "notes-1#w1"}
+    more = {**make_record(mine), "id": "notes-1#w2", "input": "Nothing else was seen."}
+    windows = find_leaks({**splits, "train": [window, more]}, pmids, near_duplicate=0.7, seed=1)
+    assert windows["near_duplicates"] == [], "a short last window of another document proves nothing"
 
 
 def test_a_leak_is_refused_with_a_way_out() -> None:

@@ -1,7 +1,8 @@
 """One document-level split over all corpora, and the proof that nothing leaks through it.
 
-Documents that share a PubMed id, or whose texts are near-duplicates of each other, form one group, and a group lies
-in one split. The official membership of any of its documents decides first (test, then validation, then training);
+Documents that share a PubMed id, or whose texts are near-duplicates of each other, form one group, and so do those of
+which one stands within the other, where no PubMed ids tell whether they are of one abstract. A group lies in one split.
+The official membership of any of its documents decides first (test, then validation, then training);
 a group without one is placed by the hash of its smallest PubMed id, so that adding documents moves no others.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -35,6 +36,8 @@ _MISSED = 1.1e-4
 """Probability with which a pair at the threshold may be missed; bands of five rows just reach it at 0.7."""
 _OFFICIAL_ORDER = ("test", "validation", "train")
 _AT_ONCE = 4096
+_CONTAINED_WORDS = 10
+"""Words from which a text is looked for within others; what is shorter may be a phrase that anybody writes."""
 _SAME_ABSTRACT = 0.5
 """Similarity of the texts of two corpora from which they are one abstract; title and labels may be set differently."""
 Array = numpy.ndarray[Any, Any]
@@ -162,7 +165,7 @@ def _placed_groups(
 
 
 def _groups(documents: Sequence[Document], texts: Sequence[str], *, near_duplicate: float, seed: int) -> list[int]:
-    """Return the number of every document's group: those that share a PubMed id, or are near-duplicates."""
+    """Return the number of every document's group: those that share a PubMed id or a text, or are near-duplicates."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -170,6 +173,7 @@ def _groups(documents: Sequence[Document], texts: Sequence[str], *, near_duplica
     pairs = [(first.setdefault(document.pmid, number), number) for number, document in enumerate(documents)]
     near = near_duplicates(texts, range(len(texts)), threshold=near_duplicate, seed=seed)
     pairs += [(left, right) for left, right, _ in near]
+    pairs += contained(texts, [document.pmid for document in documents])
     left, right = numpy.array(pairs, dtype=numpy.int32).reshape(-1, 2).T
     edges = coo_array((numpy.ones(len(left), dtype=bool), (left, right)), shape=(len(documents),) * 2)
     groups: list[int] = connected_components(edges, directed=False)[1].tolist() if len(documents) else []
@@ -223,6 +227,47 @@ def _confirmed(
             similarity = _jaccard(shingles(left), shingles(right))
             if similarity >= threshold:
                 yield left, right, similarity
+
+
+def contained(
+    texts: Sequence[str], pmids: Sequence[str], whole: Collection[int] | None = None, sides: Sequence[int] | None = None
+) -> Iterator[tuple[int, int]]:
+    """Find texts that stand within longer ones, as a sentence does in its abstract: word for word, in one run.
+
+    Two texts with PubMed ids are left out, as the ids tell whether they are of one abstract; where all have one,
+    nothing is read. Else every text is read twice, and the first ten words of each are kept.
+
+    Args:
+        texts: The texts; what has fewer than ten words is not looked for.
+        pmids: The PubMed id of each, or any other name for its document that is no number.
+        whole: Numbers of the texts that are looked for; None: of all.
+        sides: A number for each text; pairs of one number are left out. None: no pair is.
+
+    Yields:
+        (number of the text that stands in the other, number of the other).
+    """
+    known = [pmid.isascii() and pmid.isdigit() for pmid in pmids]
+    if all(known):
+        return
+    wanted: dict[str, list[int]] = {}
+    for number, text in enumerate(texts):
+        if (whole is None or number in whole) and (first := next(_runs(_words(text)), None)):
+            wanted.setdefault(first, []).append(number)
+    words_of = lru_cache(maxsize=1024)(lambda number: _words(texts[number]))
+    for number, text in enumerate(texts if wanted else ()):
+        words = _words(text)
+        hits = {hit for run in _runs(words) for hit in wanted.get(run, ()) if not (known[hit] and known[number])}
+        for hit in sorted(hits):
+            apart = sides is None or sides[hit] != sides[number]
+            if apart and len(words_of(hit)) < len(words) and f" {words_of(hit)} " in f" {words} ":
+                yield hit, number
+
+
+def _runs(words: str) -> Iterator[str]:
+    """Yield every ten words in a row."""
+    spaces = [space.start() for space in re.finditer(" ", words)]
+    begins, ends = [0, *(space + 1 for space in spaces)], [*spaces, len(words)]
+    return (words[begin:end] for begin, end in zip(begins, ends[_CONTAINED_WORDS - 1 :], strict=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,7 +390,8 @@ def find_leaks(
         subject: The part of a record that is compared; see :meth:`odin_slm.tasks.Task.subject`.
 
     Returns:
-        ``exact_inputs``, ``pmids`` and ``near_duplicates``: one entry per leak, naming the documents.
+        ``exact_inputs``, ``pmids`` and ``near_duplicates``: one entry per leak, naming the documents. An undivided
+        document that stands within another one is among the latter (``contained``; see :func:`contained`).
     """
     names = list(splits)
     sides = [side for side, name in enumerate(names) for _ in splits[name]]
@@ -374,14 +420,19 @@ def find_leaks(
             for group in groups.values()
         ]
 
+    def leak(left: int, right: int, **found: Any) -> dict[str, Any]:
+        splits = [names[sides[left]], names[sides[right]]]
+        return {"documents": [documents[left], documents[right]], "splits": splits, **found}
+
+    texts = Mapped(subject, records)
     near = [
-        {
-            "documents": [documents[left], documents[right]],
-            "splits": [names[sides[left]], names[sides[right]]],
-            "jaccard": round(similarity, 4),
-        }
-        for left, right, similarity in _confirmed(sketches, Mapped(subject, records), documents, near_duplicate, sides)
+        leak(left, right, jaccard=round(similarity, 4))
+        for left, right, similarity in _confirmed(sketches, texts, documents, near_duplicate, sides)
     ]
+    parts = Counter(documents)
+    undivided = {number for number, document in enumerate(documents) if parts[document] == 1}
+    within = contained(texts, [pmids[document] for document in documents], undivided, sides)
+    near += [leak(left, right, contained=True) for left, right in within]
     return {
         "exact_inputs": crossing([digest.tobytes() for digest in sketches.digests]),
         "pmids": crossing([pmids[document] for document in documents]),

@@ -103,7 +103,9 @@ def files_of(folder: Path, block: OwnCorpus) -> Iterator[Path]:
     """
     if folder.is_file():
         raise MissingInputError(
-            "it is a file; a corpus is a folder.", where=str(folder), fix=f"Name {folder.parent}, and the file by files."
+            "it is a file; a corpus is a folder.",
+            where=str(folder),
+            fix=f"Name {folder.parent}, and the file by files.",
         )
     if not folder.is_dir():
         raise MissingInputError("there is no such folder.", where=str(folder), fix="Mend own_corpora.….folder.")

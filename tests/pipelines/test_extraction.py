@@ -182,6 +182,17 @@ def test_what_a_run_has_written_is_no_document_of_the_next(tmp_path: Path, resul
     assert len(list(documents("text", "id"))) == found
 
 
+def test_results_that_a_link_leads_to_are_no_documents(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "out").symlink_to(tmp_path / "disk")
+    jsonl(notes / "a.jsonl", TEXTS[:1])
+    jsonl(tmp_path / "disk/shard-00000-0123456789abcdef.failed.jsonl", TEXTS[1:2])
+    documents = DocumentsDataset(source={"path": str(notes)}, results={"path": str(notes / "out")}).load()
+    assert len(list(documents("text", "id"))) == 1
+
+
 def test_a_job_warns_before_the_results_of_another_one_go(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def job(name: str, rows: int = 1) -> None:
         shard = {"name": name, "rows": [{"id": "1", "text": TEXTS[0]}] * rows, "failed": []}

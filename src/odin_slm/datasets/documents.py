@@ -207,12 +207,13 @@ class ExtractionShardsDataset(AbstractDataset[Shards, list[str]]):
 
 def _own_results(documents: str, results: str) -> re.Pattern[str] | None:
     """Return what the names of a run's own results begin with, among those below its documents' folder."""
-    source, own = (
-        place.rstrip("/") if is_address(place) else os.path.realpath(place) for place in (documents, results)
-    )
-    if source == own:
-        return re.compile(rf"{_OWN.pattern}\Z")
-    return re.compile(re.escape(own[len(source) + 1 :]) + "/") if own.startswith(f"{source}/") else None
+    for normal in (os.path.abspath, os.path.realpath):  # either may be named by a link
+        source, own = (place.rstrip("/") if is_address(place) else normal(place) for place in (documents, results))
+        if source == own:
+            return re.compile(rf"{_OWN.pattern}\Z")
+        if own.startswith(f"{source}/"):
+            return re.compile(re.escape(own[len(source) + 1 :]) + "/")
+    return None
 
 
 def _failed(shard: str) -> str:

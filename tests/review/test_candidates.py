@@ -45,6 +45,26 @@ def test_nothing_held_out_and_nothing_like_it_is_reviewed() -> None:
     assert left_out == {"held_out": 2, "near_duplicate_of_held_out": 3, "repeated": 0}
 
 
+def test_no_part_of_a_held_out_text_is_reviewed_and_none_that_holds_one() -> None:
+    more = "He was given oral fluids for a week, until his kidneys had recovered from the contrast medium."
+    numbered = {"t": "901", "train": "902"}
+    held = known("t", "test", f"{more} {NOTE} Nothing else was of note in the months that followed, and he went home.")
+    short = known("v", "validation", "No other patient of this ward had a reaction to the drug.")
+    drawn = [
+        given("part", NOTE.lower()),
+        given("phrase", "Nothing else was of note."),
+        given("whole", f"{short[0]['text']} They had all been treated by the same physician, with half of the dose."),
+        given("train", more),
+    ]
+    data = [held, short, known("train", "train", more)]
+    data = [({**one, "pmid": numbered.get(one["id"], "notes")}, place) for one, place in data]
+    found, left_out = admitted(drawn, *data)
+    assert [one["id"] for one in found] == ["phrase", "train"], (
+        "PubMed ids tell that the last one is of another abstract"
+    )
+    assert left_out == {"held_out": 0, "near_duplicate_of_held_out": 2, "repeated": 0}
+
+
 def test_a_repeated_text_is_reviewed_once() -> None:
     found, left_out = admitted([given("a", NOTE), given("b", NOTE.upper()), given("c", "Something else entirely.")])
     assert [one["id"] for one in found] == ["a", "c"]

@@ -1,4 +1,4 @@
-"""Which documents may be reviewed: no validation or test document, and no near-duplicate of one."""
+"""Which documents may be reviewed: no validation or test document, no near-duplicate of one, and no part of one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from odin_slm.core.document import GivenDocument
 from odin_slm.core.hashing import sha256_text
 from odin_slm.corpora.own.offsets import plain
-from odin_slm.dataprep.splitting import near_duplicates
+from odin_slm.dataprep.splitting import contained, near_duplicates
 
 _UNSAFE = re.compile(r"[^\w.-]+", re.ASCII)
 _LONGEST = 80
@@ -74,6 +74,10 @@ def admit(
     texts = [*(plain(document.text) for document in free), *(document["text"] for document in held_out)]
     found = near_duplicates(texts, [str(n) for n in range(len(texts))], threshold=near_duplicate, seed=seed)
     pairs = sorted((left, right) for left, right, _ in found)
+    pmids = [known[document.id]["pmid"] if document.id in known else "" for document in free]
+    pmids += [document["pmid"] for document in held_out]
+    within = contained(texts, pmids, sides=[0] * len(free) + [1] * len(held_out))
+    pairs += [(min(pair), max(pair)) for pair in within]
     refused = {left: "near_duplicate_of_held_out" for left, right in pairs if left < len(free) <= right}
     for left, right in pairs:
         if right < len(free) and left not in refused:

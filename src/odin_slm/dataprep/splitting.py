@@ -406,18 +406,12 @@ def find_leaks(
     sketches = _sketches(subjects(), len(records), near_duplicate, seed)
 
     def crossing(keys: Sequence[Hashable]) -> list[dict[str, Any]]:
-        side_of = dict(zip(keys, sides, strict=True))
-        several = {key for key, side in zip(keys, sides, strict=True) if side_of[key] != side}
-        groups: dict[Hashable, list[int]] = {}
-        for position, key in enumerate(keys):
-            if key in several:
-                groups.setdefault(key, []).append(position)
         return [
             {
                 "documents": sorted({documents[i] for i in group}),
                 "splits": sorted({names[sides[i]] for i in group}),
             }
-            for group in groups.values()
+            for group in _crossing(keys, sides)
         ]
 
     def leak(left: int, right: int, **found: Any) -> dict[str, Any]:
@@ -438,6 +432,17 @@ def find_leaks(
         "pmids": crossing([pmids[document] for document in documents]),
         "near_duplicates": near,
     }
+
+
+def _crossing(keys: Sequence[Hashable], sides: Sequence[int]) -> Iterable[list[int]]:
+    """Return the numbers that have one key, for every key on several sides."""
+    side_of = dict(zip(keys, sides, strict=True))
+    several = {key for key, side in zip(keys, sides, strict=True) if side_of[key] != side}
+    groups: dict[Hashable, list[int]] = {}
+    for position, key in enumerate(keys):
+        if key in several:
+            groups.setdefault(key, []).append(position)
+    return groups.values()
 
 
 def _replaced_annotations(

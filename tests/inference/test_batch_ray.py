@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -153,12 +154,18 @@ def test_a_lost_worker_and_a_lost_node_cost_nothing_and_a_node_that_joins_late_g
     whole = extract("whole", shard_size=1)
     lost = next(iter(cluster.worker_nodes))
 
+    def readers() -> list[psutil.Process]:
+        return [p for p in psutil.process_iter(["name"]) if (p.info["name"] or "").startswith("ray::_Reading")]
+
     def kill_one() -> None:
-        (found, *_) = [p for p in psutil.process_iter(["name"]) if (p.info["name"] or "").startswith("ray::_Reading")]
-        found.kill()
+        readers()[0].kill()
 
     def swap() -> None:
+        on_it = readers()
         cluster.remove_node(lost, allow_graceful=False)
+        for process in on_it:  # they would notice, maybe after all shards are read; with a machine its processes end
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         join(cluster.address)
 
     on_write(at_1=kill_one, at_3=swap)
